@@ -1,0 +1,43 @@
+# Everything sets itself up: `make test` and `make demo` work on a fresh clone with Python 3.10 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export OMP_NUM_THREADS := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help demo test test-slow lint types wheel-test bench clean
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,report,distill]'
+	touch $(READY)
+
+demo: $(READY)  ## convert a kohya LoRA, load it, draw the difference: demo/
+	$(BIN)/python examples/demo.py --out demo
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+test: lint types  ## linters, types, the test suite, and once against the built wheel
+	$(BIN)/python -m pytest -q -n 2
+	$(MAKE) --no-print-directory wheel-test
+
+test-slow: $(READY)  ## full-size models and many-times checks
+	$(BIN)/python -m pytest -q -n 2 -m slow
+
+wheel-test: $(READY)  ## build the wheel and test it from an empty directory
+	BIN=$(CURDIR)/$(BIN) sh tests/wheel.sh
+
+bench: $(READY)  ## speed and memory against the peers
+	$(BIN)/python benchmarks/convert.py
+
+clean:
+	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,213 @@
+"""Every error a user can meet: what was wrong, where, and what to do next.
+
+Each error is one line of text and one process exit code. Errors are also the builtin exception a Python
+programmer would expect (``ValueError``, ``FileNotFoundError`` ...), so that ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class SiHubError(Exception):
+    """Root of the tree.
+
+    Args:
+        problem: what is wrong, as a sentence without the file's or key's name.
+        file: the file it is about.
+        key: the tensor name, metadata key or field it is about.
+        expected: what would have been right.
+        found: what was there instead.
+        hint: the next thing to do.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        key: str | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = None if file is None else str(file)
+        self.key = key
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        where = [part for part in (self.file, self.key) if part]
+        detail = [
+            f"{label} {_one_line(value)}"
+            for label, value in (("expected", self.expected), ("found", self.found))
+            if value is not None
+        ]
+        text = ": ".join([*where, self.problem])
+        if detail:
+            text += f" ({', '.join(detail)})"
+        return _one_line(f"{text}. {self.hint}" if self.hint else text)
+
+    def as_dict(self) -> dict[str, object]:
+        """The error for ``--json``: its type and every field that is set."""
+        fields = {
+            "error": type(self).__name__,
+            "problem": self.problem,
+            "file": self.file,
+            "key": self.key,
+            "expected": None if self.expected is None else _one_line(self.expected),
+            "found": None if self.found is None else _one_line(self.found),
+            "hint": self.hint,
+            "exit_code": self.exit_code,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def _one_line(value: object) -> str:
+    """Printable text on one line: control characters of a hostile file never reach the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+
+
+class UsageError(SiHubError, ValueError):
+    """The call itself makes no sense: an unknown option, name or combination."""
+
+    exit_code = 2
+
+
+class FormatError(SiHubError, ValueError):
+    """The bytes of a file break a rule of its format."""
+
+    exit_code = 3
+
+
+class ConversionRefused(SiHubError, ValueError):
+    """A conversion that could not be exact, and was not asked to be approximate."""
+
+    exit_code = 4
+
+
+class BaseMismatch(SiHubError, ValueError):
+    """The adapter and the base model do not fit: unknown modules, other shapes, no key matched."""
+
+    exit_code = 5
+
+
+class ChecksumError(SiHubError, ValueError):
+    """Bytes that are not those that were promised."""
+
+    exit_code = 6
+
+
+class MissingFile(SiHubError, FileNotFoundError):
+    """A file, folder or cached repository that is not there."""
+
+    exit_code = 7
+
+
+class FileAccessError(SiHubError, OSError):
+    """No permission, no space, or a file in the way that was not asked to be overwritten."""
+
+    exit_code = 8
+
+
+# The storage room: one error per rule that a safetensors header can break.
+
+
+class NotSafetensors(FormatError):
+    """Empty, too short, a pickle, an archive: not a safetensors file at all."""
+
+
+class TruncatedFile(FormatError):
+    """The file ends before its header or its data does."""
+
+
+class HeaderTooLarge(FormatError):
+    """A header larger than any real adapter's or checkpoint's."""
+
+
+class HeaderSyntaxError(FormatError):
+    """The header is not UTF-8, not JSON, too deep, or not a JSON object."""
+
+
+class DuplicateKey(FormatError):
+    """The same name twice in one JSON object."""
+
+
+class BadMetadata(FormatError):
+    """``__metadata__`` is not a table of text to text."""
+
+
+class BadTensorEntry(FormatError):
+    """A tensor's entry lacks dtype, shape or data_offsets, or has the wrong kind of value there."""
+
+
+class UnknownDtype(FormatError):
+    """A dtype that safetensors does not define."""
+
+
+class ShapeSizeMismatch(FormatError):
+    """dtype × shape does not give the number of bytes that data_offsets gives."""
+
+
+class OverlappingTensors(FormatError):
+    """Two tensors claim the same bytes."""
+
+
+class UnclaimedBytes(FormatError):
+    """A hole between tensors, or bytes behind the last one."""
+
+
+class NotFinite(FormatError):
+    """NaN or infinity in a tensor."""
+
+
+# The format room: the document and the tensors of a StyleInject adapter.
+
+
+class NotStyleInject(FormatError):
+    """A well-formed safetensors file that carries no StyleInject document."""
+
+
+class DocumentError(FormatError):
+    """The document breaks its JSON Schema or a rule no schema can state."""
+
+
+class DocumentTooLarge(FormatError):
+    """A document over 64 KiB."""
+
+
+class UnsupportedVersion(FormatError):
+    """A major version this library does not know, or a required feature it does not have."""
+
+
+class UnknownLeaf(FormatError):
+    """A tensor whose name ends in no leaf of the format."""
+
+
+class LayerShapeError(FormatError):
+    """Tensors of one layer whose shapes contradict each other."""
+
+
+class MissingTensor(FormatError):
+    """A layer without a tensor that it needs."""
+
+
+# The converters' room.
+
+
+class UnknownFamily(FormatError):
+    """No converter recognises the file."""
+
+
+class AmbiguousFamily(FormatError):
+    """More than one converter, or more than one base model, claims the file."""
+
+
+class UnsupportedFamily(ConversionRefused):
+    """Recognised, and refused with the reason: a checkpoint, a ControlNet, an adapter of an unsupported family."""

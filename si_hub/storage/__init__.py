@@ -1,0 +1,1 @@
+"""Bytes: safetensors headers read under limits, tensors as spans of files, whole files written atomically."""

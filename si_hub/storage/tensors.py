@@ -1,0 +1,228 @@
+"""A tensor as a description of where its bytes are: nothing is read until somebody asks.
+
+Converting a plain LoRA moves gigabytes without decoding one number, so the currency of every room is this
+description, not an array. Slicing along the first axis, reshaping and concatenating cost nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+#: Bytes per element of every dtype that safetensors defines with whole bytes.
+DTYPE_SIZES: dict[str, int] = {
+    "F64": 8, "I64": 8, "U64": 8, "C64": 8,
+    "F32": 4, "I32": 4, "U32": 4,
+    "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
+    "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+CHUNK = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """``length`` bytes of ``path`` from ``offset``."""
+
+    path: Path
+    offset: int
+    length: int
+
+    def cut(self, start: int, stop: int) -> Span:
+        return Span(self.path, self.offset + start, stop - start)
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            done = 0
+            while done < self.length:
+                piece = os.pread(descriptor, min(size, self.length - done), self.offset + done)
+                if not piece:
+                    raise EOFError(f"{self.path} ended at byte {self.offset + done}")
+                done += len(piece)
+                yield piece
+        finally:
+            os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes that are in memory: computed tensors, scalars."""
+
+    data: bytes
+
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+    def cut(self, start: int, stop: int) -> Held:
+        return Held(self.data[start:stop])
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        for start in range(0, len(self.data), size):
+            yield self.data[start : start + size]
+
+
+Piece = Span | Held
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """dtype (safetensors' name), shape, and the pieces that hold the row-major little-endian bytes in order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+    def __post_init__(self) -> None:
+        held = sum(piece.length for piece in self.pieces)
+        if held != self.nbytes:
+            raise ValueError(f"{self.dtype} {list(self.shape)} needs {self.nbytes} bytes, the pieces hold {held}")
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.count * DTYPE_SIZES[self.dtype]
+
+    @classmethod
+    def from_bytes(cls, dtype: str, shape: Sequence[int], data: bytes) -> Tensor:
+        return cls(dtype, tuple(shape), (Held(data),))
+
+    @classmethod
+    def scalar(cls, value: float) -> Tensor:
+        """A float32 scalar; raises ValueError where float32 cannot hold ``value`` exactly enough (overflow)."""
+        try:
+            return cls("F32", (), (Held(struct.pack("<f", value)),))
+        except OverflowError as error:
+            raise ValueError(f"{value} does not fit float32") from error
+
+    @classmethod
+    def from_torch(cls, tensor: torch.Tensor) -> Tensor:
+        import torch
+
+        plain = tensor.detach().to("cpu").contiguous()
+        raw = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
+        return cls(_torch_names()[plain.dtype], tuple(plain.shape), (Held(raw),))
+
+    @classmethod
+    def from_numpy(cls, array: numpy.ndarray[Any, Any]) -> Tensor:
+        name = {value: key for key, value in _NUMPY_NAMES.items()}[array.dtype.newbyteorder("<").str]
+        return cls(name, array.shape, (Held(array.astype(array.dtype.newbyteorder("<")).tobytes()),))
+
+    def reshape(self, *shape: int) -> Tensor:
+        return replace(self, shape=tuple(shape))
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` of the first axis, without reading them."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise ValueError(f"rows {start}:{stop} of {list(self.shape)}")
+        row = DTYPE_SIZES[self.dtype] * math.prod(self.shape[1:])
+        return Tensor(self.dtype, (stop - start, *self.shape[1:]), _cut(self.pieces, start * row, stop * row))
+
+    @classmethod
+    def concatenate(cls, tensors: Sequence[Tensor]) -> Tensor:
+        """Joined along the first axis; dtypes and other axes must agree."""
+        first = tensors[0]
+        if any((t.dtype, t.shape[1:]) != (first.dtype, first.shape[1:]) for t in tensors):
+            raise ValueError(f"cannot join {[(t.dtype, t.shape) for t in tensors]}")
+        rows = sum(t.shape[0] for t in tensors)
+        return cls(first.dtype, (rows, *first.shape[1:]), tuple(p for t in tensors for p in t.pieces))
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        for piece in self.pieces:
+            yield from piece.chunks(size)
+
+    def tobytes(self) -> bytes:
+        return b"".join(self.chunks())
+
+    def item(self) -> float:
+        """The one number of a tensor with one element (an alpha), as a float; torch is not needed for it."""
+        if self.count != 1:
+            raise ValueError(f"one element expected, shape is {list(self.shape)}")
+        raw = self.tobytes()
+        if self.dtype == "BF16":
+            return float(struct.unpack("<f", b"\0\0" + raw)[0])
+        if self.dtype == "BOOL":
+            return float(raw != b"\0")
+        if self.dtype not in _STRUCT_CODES:
+            raise ValueError(f"a scalar of dtype {self.dtype} is not supported")
+        return float(struct.unpack("<" + _STRUCT_CODES[self.dtype], raw)[0])
+
+    def torch(self) -> torch.Tensor:
+        """The values as a torch tensor: memory-mapped and private where one span of a file holds them all."""
+        import torch
+
+        dtype = {name: torch_dtype for torch_dtype, name in _torch_names().items()}[self.dtype]
+        if self.count == 0:
+            return torch.empty(self.shape, dtype=dtype)
+        return torch.frombuffer(self._buffer(), dtype=dtype).reshape(self.shape)
+
+    def numpy(self) -> numpy.ndarray[Any, Any]:
+        """The values as a numpy array; ValueError for dtypes that numpy does not have (BF16, float8)."""
+        import numpy
+
+        if self.dtype not in _NUMPY_NAMES:
+            raise ValueError(f"numpy has no {self.dtype}")
+        return numpy.frombuffer(self.tobytes(), dtype=_NUMPY_NAMES[self.dtype]).reshape(self.shape)
+
+    def _buffer(self) -> Any:
+        piece = self.pieces[0]
+        if len(self.pieces) == 1 and isinstance(piece, Span):
+            return _map(piece)
+        return bytearray(self.tobytes())
+
+
+def _cut(pieces: Sequence[Piece], start: int, stop: int) -> tuple[Piece, ...]:
+    kept: list[Piece] = []
+    at = 0
+    for piece in pieces:
+        low, high = max(start - at, 0), min(stop - at, piece.length)
+        if low < high:
+            kept.append(piece.cut(low, high))
+        at += piece.length
+    return tuple(kept)
+
+
+def _map(span: Span) -> memoryview:
+    import mmap
+
+    with open(span.path, "rb") as file:
+        start = span.offset - span.offset % mmap.ALLOCATIONGRANULARITY
+        room = mmap.mmap(file.fileno(), span.offset + span.length - start, access=mmap.ACCESS_COPY, offset=start)
+    return memoryview(room)[span.offset - start :]
+
+
+_STRUCT_CODES = {
+    "F64": "d", "F32": "f", "F16": "e", "I64": "q", "U64": "Q", "I32": "i", "U32": "I",
+    "I16": "h", "U16": "H", "I8": "b", "U8": "B",
+}  # fmt: skip
+
+_NUMPY_NAMES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4",
+    "I16": "<i2", "U16": "<u2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1", "C64": "<c8",
+}  # fmt: skip
+
+
+def _torch_names() -> dict[torch.dtype, str]:
+    import torch
+
+    names = {
+        "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+        "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL", "complex64": "C64", "uint16": "U16",
+        "uint32": "U32", "uint64": "U64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+        "float8_e8m0fnu": "F8_E8M0", "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    }  # fmt: skip
+    return {getattr(torch, torch_name): name for torch_name, name in names.items() if hasattr(torch, torch_name)}
