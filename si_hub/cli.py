@@ -1,0 +1,142 @@
+"""The command line: parse, call, print. What the commands do lives in the rooms they call.
+
+Results go to stdout, everything else to stderr. Exit codes are those of `si_hub.errors`: 0 done, 2 usage,
+3 format, 4 refused, 5 base mismatch, 6 checksum, 7 missing, 8 file access, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from si_hub import __version__
+from si_hub.errors import SiHubError
+
+INTERRUPTED = 130
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def as_json(command: Command) -> Command:
+    """The ``--json`` switch: the result, or the error, as one JSON object on stdout."""
+    return click.option("--json", "json_", is_flag=True, help="Print one JSON object for scripts, errors included.")(
+        command
+    )
+
+
+class Commands(click.Group):
+    """Turns our errors into one line and an exit code, whichever command raised them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SiHubError as error:
+            if "--json" in sys.argv:
+                click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
+            click.echo(f"si-hub: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("si-hub: interrupted, nothing half-written is left behind", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="si-hub")
+def main() -> None:
+    """StyleInject adapters for diffusers: convert, look, check.
+
+    \b
+    Examples:
+      si-hub convert lora.safetensors             a community LoRA becomes lora.styleinject.safetensors
+      si-hub convert lora.safetensors --base sdxl say which base model it is for
+      si-hub inspect lora.safetensors             what a file holds, without loading it
+      si-hub validate style.styleinject.safetensors
+
+    In Python:
+
+    \b
+      import si_hub; si_hub.enable()
+      pipe.load_styleinject_weights("style.styleinject.safetensors")
+    """
+
+
+@main.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: beside the source]")
+@click.option("--base", metavar="NAME|PATH", help="Base model: sd15, sd21, sdxl, flux ..., or a diffusers folder.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@click.option("--allow-partial", is_flag=True, help="Convert what fits, name every tensor left out, and succeed.")
+@as_json
+def convert(
+    source: Path, output: Path | None, base: str | None, force: bool, allow_partial: bool, json_: bool
+) -> None:
+    """Convert the adapter file or folder SOURCE to the StyleInject format, exactly.
+
+    \b
+    Examples:
+      si-hub convert lora.safetensors
+      si-hub convert lora.safetensors -o style.safetensors --force
+      si-hub convert peft_folder/ --base ./my-stable-diffusion
+    """
+    from si_hub.conversion import convert as convert_file
+    from si_hub.report.progress import progress_bar
+
+    with progress_bar("converting", quiet=json_) as progress:
+        result = convert_file(
+            source, output, base=base, force=force, allow_partial=allow_partial, progress=progress
+        )
+    show(result, json_)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--base", metavar="NAME|PATH", help="Base model to match a foreign file against.")
+@as_json
+def inspect(path: Path, base: str | None, json_: bool) -> None:
+    """Say what PATH is, read from its header alone: any adapter or checkpoint file, or a folder of them.
+
+    \b
+    Examples:
+      si-hub inspect lora.safetensors
+      si-hub inspect v1-5-pruned-emaonly.safetensors --json
+      si-hub inspect ./loras
+    """
+    from si_hub.inspection import inspect as inspect_path
+
+    show(inspect_path(path, base=base), json_)
+
+
+@main.command()
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
+@as_json
+def validate(paths: tuple[Path, ...], json_: bool) -> None:
+    """Check StyleInject files whole: header, document, shapes, hash of the data, NaN and infinity.
+
+    \b
+    Examples:
+      si-hub validate style.styleinject.safetensors
+      si-hub validate adapters/*.safetensors --json
+    """
+    from si_hub.inspection import validate as validate_path
+
+    show([validate_path(path) for path in paths], json_)
+
+
+def show(result: Any, json_: bool) -> None:
+    """Print ``result``: every result knows itself as JSON data and as lines for people."""
+    items = result if isinstance(result, list) else [result]
+    if json_:
+        data = [item.as_dict() for item in items]
+        click.echo(json.dumps(data if isinstance(result, list) else data[0], ensure_ascii=False, indent=2))
+        return
+    for item in items:
+        click.echo(item.as_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What people look at: tables of what a file holds and of what a conversion did."""
