@@ -135,6 +135,18 @@ class HeaderSyntaxError(FormatError):
     """The header is not UTF-8, not JSON, too deep, or not a JSON object."""
 
 
+class NotUtf8(HeaderSyntaxError):
+    """Text that UTF-8 cannot hold."""
+
+
+class NonFiniteNumber(HeaderSyntaxError):
+    """NaN or Infinity where JSON has no such number."""
+
+
+class TooDeep(HeaderSyntaxError):
+    """JSON nested deeper than any real header or document."""
+
+
 class DuplicateKey(FormatError):
     """The same name twice in one JSON object."""
 
@@ -145,6 +157,10 @@ class BadMetadata(FormatError):
 
 class BadTensorEntry(FormatError):
     """A tensor's entry lacks dtype, shape or data_offsets, or has the wrong kind of value there."""
+
+
+class ImpossibleShape(BadTensorEntry):
+    """A shape with more axes or more bytes than any machine can address."""
 
 
 class UnknownDtype(FormatError):

@@ -1,0 +1,93 @@
+"""Whole files or none: written beside the target under a temporary name, synced, then put in place at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from si_hub.errors import FileAccessError, MissingFile, SiHubError
+
+#: What a killed process can leave behind, in the target's folder: ``.si-hub-<16 hex digits>.tmp``. Safe to delete.
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".si-hub-", ".tmp"
+
+#: File systems without hard links answer os.link with one of these.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+@contextmanager
+def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """A new file, open for reading and writing, that appears at ``path`` whole when the block ends, or never.
+
+    Any exception, Ctrl-C included, removes the temporary; a killed process leaves at worst a temporary that cannot be
+    taken for a result. An existing file is never replaced unless ``overwrite`` says so, even one that appears while
+    the block runs. A symbolic link is replaced, not followed.
+
+    Raises:
+        MissingFile: the folder does not exist.
+        FileAccessError: a folder or an existing file is in the way, no permission, no space.
+    """
+    path = Path(path)
+    _check_target(path, overwrite)
+    temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    try:
+        # 0o666 and not a private mode: the user's umask decides, as for any file he writes.
+        with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _put_in_place(temporary, path, overwrite)
+        _sync_folder(path.parent)
+    except OSError as error:
+        if isinstance(error, SiHubError):
+            raise
+        raise FileAccessError(f"cannot be written: {error.strerror or error}", file=path) from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _check_target(path: Path, overwrite: bool) -> None:
+    if not path.parent.is_dir():
+        raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
+    if path.is_dir() and not path.is_symlink():
+        raise FileAccessError("is a folder", file=path, hint="Name a file in it.")
+    if not overwrite and os.path.lexists(path):
+        raise _in_the_way(path)
+
+
+def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
+    if not overwrite:
+        try:
+            os.link(temporary, path)
+        except FileExistsError as error:
+            raise _in_the_way(path) from error
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # Without links nothing is atomic and exclusive at once; being whole matters more than this last moment.
+            if os.path.lexists(path):
+                raise _in_the_way(path) from error
+        else:
+            return
+    os.replace(temporary, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; the file itself is synced and in place.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _in_the_way(path: Path) -> FileAccessError:
+    return FileAccessError("exists already", file=path, hint="Use --force (overwrite=True) to replace it.")
