@@ -57,9 +57,7 @@ def write_sdxl_lora(file: Path, rank: int) -> int:
 
 def write_sparse_checkpoint(file: Path, size: int) -> None:
     """A checkpoint of ``size`` bytes with SDXL's tensor names; its data is a hole in the file."""
-    names = [
-        f"model.diffusion_model.{path}.weight" for path in architectures.load("sdxl").components["unet"].modules
-    ]
+    names = [f"model.diffusion_model.{path}.weight" for path in architectures.load("sdxl").components["unet"].modules]
     row = size // len(names) // 2
     header = {
         name: {"dtype": "F16", "shape": [row], "data_offsets": [2 * row * index, 2 * row * (index + 1)]}

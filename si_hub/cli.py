@@ -72,9 +72,7 @@ def main() -> None:
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--allow-partial", is_flag=True, help="Convert what fits, name every tensor left out, and succeed.")
 @as_json
-def convert(
-    source: Path, output: Path | None, base: str | None, force: bool, allow_partial: bool, json_: bool
-) -> None:
+def convert(source: Path, output: Path | None, base: str | None, force: bool, allow_partial: bool, json_: bool) -> None:
     """Convert the adapter file or folder SOURCE to the StyleInject format, exactly.
 
     \b
@@ -87,9 +85,7 @@ def convert(
     from si_hub.report.progress import progress_bar
 
     with progress_bar("converting", quiet=json_) as progress:
-        result = convert_file(
-            source, output, base=base, force=force, allow_partial=allow_partial, progress=progress
-        )
+        result = convert_file(source, output, base=base, force=force, allow_partial=allow_partial, progress=progress)
     show(result, json_)
 
 
