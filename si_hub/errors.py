@@ -74,6 +74,10 @@ def _one_line(value: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
+class FormatWarning(UserWarning):
+    """A file that loads, but holds fields this library does not know; they are kept and written back."""
+
+
 class UsageError(SiHubError, ValueError):
     """The call itself makes no sense: an unknown option, name or combination."""
 
@@ -204,6 +208,14 @@ class UnsupportedVersion(FormatError):
 
 class UnknownLeaf(FormatError):
     """A tensor whose name ends in no leaf of the format."""
+
+
+class BadTensorName(FormatError):
+    """A tensor name that is not ``{component}.{module path}.{leaf}``: empty or unsafe segments, no module path."""
+
+
+class LeafDtypeError(FormatError):
+    """A tensor of the format that is not floating point."""
 
 
 class LayerShapeError(FormatError):

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -159,7 +159,14 @@ def parse_header(raw: bytes, size: int, path: Path) -> SafetensorsFile:
     return SafetensorsFile(path, size, len(raw), metadata, tensors)
 
 
-def parse_json(raw: bytes, *, file: Path | None, what: str, key: str | None = None) -> Any:
+def parse_json(
+    raw: bytes,
+    *,
+    file: Path | None,
+    what: str,
+    key: str | None = None,
+    parse_int: Callable[[str], int | float] = int,
+) -> Any:
     """JSON without what JSON forbids or leaves open: duplicate keys, NaN, bytes that are not UTF-8, lone surrogates."""
 
     def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -173,9 +180,23 @@ def parse_json(raw: bytes, *, file: Path | None, what: str, key: str | None = No
     def constant(text: str) -> NoReturn:
         raise errors.NonFiniteNumber(f"{what} has a number that JSON does not have", file=file, key=key, found=text)
 
+    def real(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else constant(text[:40])
+
+    def whole(text: str) -> int | float:
+        value = parse_int(text)
+        return value if type(value) is int else real(text)
+
     try:
         text = raw.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=table, parse_constant=constant)
+        value = json.loads(
+            text,
+            object_pairs_hook=table,
+            parse_constant=constant,
+            parse_float=real,
+            parse_int=None if parse_int is int else whole,
+        )
         # JSON can spell half a surrogate pair, which no UTF-8 text can hold: such a name could never be printed.
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
