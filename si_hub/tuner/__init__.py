@@ -1,1 +1,17 @@
-"""."""
+"""StyleInject in live models: functions for pipelines, and the PEFT tuner."""
+
+from __future__ import annotations
+
+from si_hub.tuner.fuse import fuse as fuse
+from si_hub.tuner.fuse import unfuse as unfuse
+from si_hub.tuner.injection import AdapterState as AdapterState
+from si_hub.tuner.injection import InjectReport as InjectReport
+from si_hub.tuner.injection import adapters as adapters
+from si_hub.tuner.injection import extract as extract
+from si_hub.tuner.injection import inject as inject
+from si_hub.tuner.injection import remove as remove
+from si_hub.tuner.injection import set_active as set_active
+from si_hub.tuner.injection import set_enabled as set_enabled
+from si_hub.tuner.injection import set_styles as set_styles
+from si_hub.tuner.injection import to_device as to_device
+from si_hub.tuner.leaves import Mismatch as Mismatch

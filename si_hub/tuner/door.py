@@ -1,0 +1,299 @@
+"""The one object of a model that PEFT and diffusers take for a tuner layer.
+
+They steer adapters by visiting every ``BaseTunerLayer``: set_adapter, set_scale, scale_layer, merge ... Our layers are
+not of that class, so those visits pass them by; this door, last child of the model, takes them and translates what is
+meant for us. Adapters loaded by our pipelines are *managed*: nothing but the call-time scale reaches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from si_hub.tuner.kinds import working_device, working_dtype
+from si_hub.tuner.layer import CHILD, Control, StyleInjectLayer
+
+#: Name of the door under the model.
+DOOR = "styleinject_door"
+#: The name by which diffusers undoes a call-time scale of zero: it then sets the scale of every active adapter to one.
+_UNDO = "styleinject call"
+
+
+@dataclass(slots=True)
+class Record:
+    """What the model knows of one adapter.
+
+    Attributes:
+        managed: loaded by our functions; PEFT does not know it.
+        active: chosen by set_active or, if PEFT knows it, by set_adapter.
+        branches: branch names, empty where they have none.
+        styles: branch weights by name that override the router.
+        fused: the factor it is fused with, None where it is not.
+        trainable: whether PEFT may turn its gradients on.
+    """
+
+    managed: bool
+    active: bool = True
+    branches: tuple[str, ...] = ()
+    styles: dict[str, float] | None = None
+    fused: float | None = None
+    trainable: bool = False
+
+
+@dataclass(slots=True)
+class Site:
+    """A base object that carries our child: a module, or the parent of bare parameters."""
+
+    base: nn.Module
+    layer: Any = field(repr=False)
+
+
+class Door(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+    """State of all adapters of one model; see the module's text for why it is a ``BaseTunerLayer``.
+
+    Attributes:
+        control: shared with every layer.
+        records: by adapter name.
+        sites: by logical module path (as the model names it, without ``.base_layer``).
+        originals: what `si_hub.tuner.fuse` keeps, by site.
+        known_enabled: PEFT's own switch (``disable_adapters``), for the adapters that PEFT knows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.control = Control(enabled=True, scales=[])
+        self.records: dict[str, Record] = {}
+        self.sites: dict[str, Site] = {}
+        self.originals: dict[str, Any] = {}
+        self.known_enabled = True
+
+    def forward(self, x: Any) -> Any:
+        """The identity: a model that is an nn.Sequential calls every child."""
+        return x
+
+    # State of our own.
+
+    def layers(self) -> Iterator[tuple[nn.Module, StyleInjectLayer]]:
+        for site in self.sites.values():
+            yield site.base, site.layer
+
+    def acts(self, name: str) -> bool:
+        record = self.records[name]
+        switch = self.control.enabled and (record.managed or self.known_enabled)
+        return switch and record.active and record.fused is None
+
+    def refresh(self) -> None:
+        """Tell every layer which of its adapters act."""
+        acting = {name for name in self.records if self.acts(name)}
+        for _, layer in self.layers():
+            layer.active = tuple(sorted(acting.intersection(layer.adapters.keys())))
+
+    def layer_at(self, path: str, base: nn.Module, create: Callable[[Control], Any] = StyleInjectLayer) -> Any:
+        """The child at ``base``, attached now if there is none."""
+        if path not in self.sites:
+            layer = create(self.control)
+            layer.attach(base)
+            self.sites[path] = Site(base, layer)
+        return self.sites[path].layer
+
+    def drop(self, name: str) -> None:
+        """Take one adapter out of every layer, and every layer that is left empty out of the model."""
+        for path, site in list(self.sites.items()):
+            if name in site.layer.adapters:
+                del site.layer.adapters[name]
+            if not site.layer.adapters:
+                site.layer.detach(site.base)
+                del self.sites[path]
+        self.records.pop(name, None)
+        self.refresh()
+
+    def known(self) -> list[str]:
+        """Adapters that PEFT knows of."""
+        return [name for name, record in self.records.items() if not record.managed]
+
+    # What PEFT and diffusers call or read.
+
+    @property
+    def r(self) -> dict[str, int]:
+        """Empty: diffusers numbers its automatic names by its length."""
+        return {}
+
+    @property
+    def base_layer(self) -> Door:
+        """Itself, so that replacing every tuner layer by its base layer leaves the door where it is."""
+        return self
+
+    def get_base_layer(self) -> Door:
+        return self
+
+    @property
+    def weight(self) -> Tensor:
+        raise AttributeError("the door has no weight")
+
+    @property
+    def bias(self) -> Tensor:
+        raise AttributeError("the door has no bias")
+
+    @property
+    def merged_adapters(self) -> list[str]:
+        return [name for name in self.known() if self.records[name].fused is not None]
+
+    @property
+    def active_adapter(self) -> list[str]:
+        active = [name for name in self.known() if self.records[name].active]
+        return [*active, _UNDO] if 0.0 in self.control.scales else active
+
+    @property
+    def disable_adapters(self) -> bool:
+        return not self.known_enabled
+
+    def _get_available_adapters(self) -> set[str]:
+        return set(self.known())
+
+    def _all_available_adapter_names(self) -> list[str]:
+        return sorted(self.known())
+
+    def enable_adapters(self, enabled: bool) -> None:
+        self.known_enabled = enabled
+        for name in self.known():
+            self.set_requires_grad(name, enabled and self.records[name].active)
+        self.refresh()
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        for name in self.known():
+            self.records[name].active = name in names
+            self.set_requires_grad(name, name in names and not inference_mode)
+        self.refresh()
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        names = {adapter_names} if isinstance(adapter_names, str) else set(adapter_names)
+        for name in names.intersection(self.known()):
+            for _, layer in self.layers():
+                if name in layer.adapters:
+                    layer[name].requires_grad_(requires_grad and self.records[name].trainable)
+
+    def set_scale(self, adapter: str, scale: float) -> None:
+        if adapter == _UNDO:
+            self.control.scales.remove(0.0)
+        elif adapter in self.known() and 0.0 not in self.control.scales:
+            self.set_weight(adapter, scale)
+
+    def set_weight(self, name: str, weight: float | Callable[[str], float]) -> None:
+        for _, layer in self.layers():
+            if name in layer.adapters:
+                layer[name].weight = float(weight(layer[name].path) if callable(weight) else weight)
+
+    def scale_layer(self, scale: float) -> None:
+        self.control.scales.append(float(scale))
+
+    def unscale_layer(self, scale: float | None = None) -> None:
+        if scale is None:
+            self.control.scales.clear()
+        elif scale in self.control.scales:
+            self.control.scales.remove(scale)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        if adapter_name in self.known():
+            self.drop(adapter_name)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Fuse ours where they are named; without names this is somebody else's fuse_lora, and ours stay as they are.
+
+        diffusers announces ``lora_scale`` by `scale_layer` and never takes it back, so it ends here.
+        """
+        from si_hub.tuner.fuse import fuse_door
+
+        scale = self.control.scale
+        self.control.scales.clear()
+        names = [name for name in adapter_names or () if name in self.known()]
+        if names:
+            fuse_door(self, names, scale, safe=safe_merge)
+
+    def unmerge(self) -> None:
+        from si_hub.tuner.fuse import unfuse_door
+
+        if self.merged_adapters:
+            unfuse_door(self, self.merged_adapters)
+
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
+        for base, layer in self.layers():
+            if adapter_name in layer.adapters:
+                layer[adapter_name].to(device or working_device(base), working_dtype(base, base))
+
+
+def _nested(door: Door) -> nn.Module:
+    # diffusers splits the module names of tuner layers at dots and takes the fourth part without looking.
+    inner: nn.Module = door
+    for step in ("calls", "layer", "peft"):
+        outer = _Step()
+        outer.add_module(step, inner)
+        inner = outer
+    return inner
+
+
+class _Step(nn.Module):
+    """A level of nesting, the identity when called."""
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+def root_of(model: nn.Module) -> nn.Module:
+    """The component itself behind torch.compile and PEFT's wrappers."""
+    while True:
+        if "_orig_mod" in model._modules:
+            inner = model._modules["_orig_mod"]
+        elif callable(get := getattr(type(model), "get_base_model", None)):
+            inner = get(model)
+        elif hasattr(type(model), "tuner_layer_cls"):
+            inner = model._modules["model"]
+        else:
+            return model
+        assert inner is not None
+        model = inner
+
+
+def find_door(model: nn.Module) -> Door | None:
+    """The model's door, None where nothing was ever injected."""
+    step = root_of(model)._modules.get(DOOR)
+    for name in ("peft", "layer", "calls"):
+        step = None if step is None else step._modules.get(name)
+    return step if isinstance(step, Door) else None
+
+
+def open_door(model: nn.Module) -> Door:
+    """The model's door, made now where there is none."""
+    door = find_door(model)
+    if door is None:
+        door = Door()
+        root_of(model).add_module(DOOR, _nested(door))
+    return door
+
+
+def close_door(model: nn.Module) -> None:
+    """Remove the door where no adapter is left."""
+    door = find_door(model)
+    if door is not None and not door.records:
+        del root_of(model)._modules[DOOR]
+
+
+def logical(path: str) -> str:
+    """A module path without the levels that foreign adapters put in."""
+    return ".".join(part for part in path.split(".") if part != "base_layer")
+
+
+def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by logical path; where foreign adapters wrap one, the innermost base module."""
+    found: dict[str, nn.Module] = {}
+    for name, module in root_of(model).named_modules():
+        parts = name.split(".")
+        ours = any(part.startswith((CHILD, DOOR)) for part in parts)
+        if ours or isinstance(module, BaseTunerLayer):
+            continue
+        found[logical(name)] = module
+    return found

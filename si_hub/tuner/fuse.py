@@ -1,0 +1,267 @@
+"""Adapters in the base weights, where that is exact, and out of them again, always exactly.
+
+The fused weights are computed from the untouched originals and the set of fused adapters, so no order of calls can
+matter. The originals are kept as they are, in their own storage: unfusing puts them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from si_hub.errors import ConversionRefused, NotFinite, UsageError
+from si_hub.tuner.door import Door, find_door
+from si_hub.tuner.kinds import is_readable
+from si_hub.tuner.layer import FixedRouter, LayerAdapter
+from si_hub.tuner.operator import mix, route, wide
+from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
+
+Adapter = LayerAdapter | ParameterAdapter
+
+
+@dataclass(slots=True)
+class Originals:
+    """What a base module had before: by parameter name, its tensor (None for a bias it did not have) and the mark of
+    the fused tensor that stands in for it."""
+
+    tensors: dict[str, Tensor | None]
+    marks: dict[str, int]
+    weights: dict[str, float]
+
+
+def fuse(model: nn.Module, names: Iterable[str] | str | None = None, scale: float = 1.0, safe: bool = False) -> None:
+    """Compute the base weights with adapters in them; the adapters stop acting on their own.
+
+    Exact where T is ``add`` and s does not depend on the input: one branch, a fixed router, or styles set. Fusing an
+    adapter again replaces its factor.
+
+    Args:
+        names: adapters, by default the active ones.
+        scale: factor on top of the user's weights.
+        safe: check that the fused weights are finite before any is changed.
+
+    Raises:
+        ConversionRefused: where it would not be exact, with the way out.
+        UsageError: for an unknown name.
+        NotFinite: by ``safe``.
+    """
+    door = find_door(model)
+    if door is None:
+        raise UsageError("the model has no adapters", hint="Load one first")
+    chosen = [names] if isinstance(names, str) else names
+    fuse_door(door, [n for n in door.records if door.acts(n)] if chosen is None else list(chosen), scale, safe=safe)
+
+
+def unfuse(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
+    """Put the base weights back, bit for bit; the adapters act on their own again.
+
+    Raises:
+        UsageError: where something else (a LoRA) was fused over the fused weights: that has to go first.
+    """
+    door = find_door(model)
+    if door is not None:
+        chosen = [names] if isinstance(names, str) else names
+        unfuse_door(door, list(door.records if chosen is None else chosen))
+
+
+def fuse_door(door: Door, names: list[str], scale: float, *, safe: bool = False) -> None:
+    """`fuse` on the door's own records."""
+    unknown = sorted(set(names) - door.records.keys())
+    if unknown:
+        raise UsageError("no adapter of that name in the model", key=", ".join(unknown), found=sorted(door.records))
+    for path, site in door.sites.items():
+        for name in names:
+            if name in site.layer.adapters:
+                _check_exact(path, site.base, site.layer[name])
+    factors = _factors(door) | dict.fromkeys(names, scale)
+    _settle(door, factors, fresh=set(names), safe=safe)
+
+
+def unfuse_door(door: Door, names: Iterable[str]) -> None:
+    """`unfuse` on the door's own records."""
+    leaving = set(names)
+    factors = _factors(door)
+    if leaving & factors.keys():
+        _settle(door, {name: factor for name, factor in factors.items() if name not in leaving}, fresh=set())
+
+
+def _factors(door: Door) -> dict[str, float]:
+    return {name: record.fused for name, record in door.records.items() if record.fused is not None}
+
+
+def _check_exact(path: str, base: nn.Module, adapter: Adapter) -> None:
+    if adapter.transform != "add":
+        raise ConversionRefused(
+            "the injection depends on the features, so no weight can hold it",
+            key=path,
+            expected="transform add",
+            found=adapter.transform,
+            hint="Keep the adapter unfused",
+        )
+    if adapter.branches > 1 and adapter.styles is None and not isinstance(adapter._modules["router"], FixedRouter):
+        raise ConversionRefused(
+            "the router chooses styles per input, so no weight can hold them",
+            key=path,
+            hint="Fix the styles with set_styles first, or keep the adapter unfused",
+        )
+    if adapter.branches and adapter.groups > 1:
+        raise ConversionRefused(
+            "a low-rank pair on a grouped convolution is no grouped convolution", key=path, hint="Keep it unfused"
+        )
+    if isinstance(adapter, LayerAdapter) and adapter.kind.low_rank and not is_readable(base):
+        raise ConversionRefused(
+            "the base weight is quantised, offloaded or hooked", key=path, hint="Fuse before quantising or offloading"
+        )
+
+
+def _settle(door: Door, factors: dict[str, float], *, fresh: set[str], safe: bool = False) -> None:
+    """Make the base weights those of the given fused adapters."""
+    _check_untouched(door)
+    prepared: dict[str, tuple[Originals, dict[str, Tensor]]] = {}
+    for path, site in door.sites.items():
+        fused = sorted(factors.keys() & set(site.layer.adapters.keys()))
+        if not fused and path not in door.originals:
+            continue
+        kept = door.originals.get(path) or _originals(site.base, site.layer)
+        frozen = {name: kept.weights[name] for name in fused if name in kept.weights and name not in fresh}
+        weights = {name: factors[name] * site.layer[name].weight for name in fused} | frozen
+        tensors = _fused(kept, [(site.layer[name], weights[name]) for name in fused]) if fused else {}
+        if safe:
+            _check_finite(path, tensors)
+        prepared[path] = (Originals(kept.tensors, {}, weights), tensors)
+    for path, (kept, tensors) in prepared.items():
+        _write(door.sites[path].base, kept, tensors)
+        if kept.weights:
+            door.originals[path] = kept
+        else:
+            door.originals.pop(path, None)
+    for name, record in door.records.items():
+        record.fused = factors.get(name)
+    door.refresh()
+
+
+def _originals(base: nn.Module, layer: nn.Module) -> Originals:
+    names = (layer.name,) if isinstance(layer, ParameterLayer) else ("weight", "bias")
+    tensors = {}
+    for name in names:
+        parameter = base._parameters.get(name)
+        tensors[name] = None if parameter is None else parameter.data
+    return Originals(tensors, {}, {})
+
+
+def _fused(kept: Originals, parts: list[tuple[Adapter, float]]) -> dict[str, Tensor]:
+    """Original + Σ_a w_a Δ_a by parameter name, computed in float32 at least."""
+    result: dict[str, Tensor] = {}
+    for adapter, weight in parts:
+        for name, delta in deltas(adapter, kept.tensors).items():
+            result[name] = result.get(name, torch.zeros((), device=delta.device)) + weight * delta
+    return {name: _added(kept, name, total) for name, total in result.items()}
+
+
+def _added(kept: Originals, name: str, total: Tensor) -> Tensor:
+    original = kept.tensors[name]
+    if original is None:
+        like = next(tensor for tensor in kept.tensors.values() if tensor is not None)
+        return total.to(like.dtype)
+    return (wide(original) + total).to(original.dtype)
+
+
+@torch.no_grad()
+def deltas(adapter: Adapter, base: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    """What an adapter of constant s and T = ``add`` adds to ``weight`` and ``bias`` at w = 1, float32 or wider.
+
+    r = (gain − 1)(W0 x + b) + W0 diag(gain_in − 1) x + weight_delta x + bias_delta, and Δh, are all linear in x.
+    """
+    if isinstance(adapter, ParameterAdapter):
+        name = next(iter(base))
+        return {name: wide(adapter.param_delta.weight)}
+    values = {name: wide(leaf.weight) for name, leaf in adapter.named_children() if hasattr(leaf, "weight")}
+    weight, bias = base.get("weight"), base.get("bias")
+    kron = values.get("kron")
+    parts: dict[str, list[Tensor]] = {"weight": [], "bias": []}
+    if "gain" in values:
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None:
+                parts[name].append(_axis(values["gain"] - 1, tensor.ndim, adapter, 0) * wide(tensor))
+    if "gain_in" in values:
+        assert weight is not None
+        parts["weight"].append(_axis(values["gain_in"] - 1, weight.ndim, adapter, 1) * wide(weight))
+    if "weight_delta" in values:
+        delta = values["weight_delta"]
+        parts["weight"].append(delta if kron is None or adapter.branches else _kron(kron, delta))
+    if "bias_delta" in values:
+        parts["bias"].append(values["bias_delta"])
+    if adapter.branches:
+        pair = _pair_product(adapter, values["down"], values["up"])
+        parts["weight"].append(pair if kron is None else _kron(kron, pair))
+    return {name: sum(found[1:], found[0]) for name, found in parts.items() if found}
+
+
+def _axis(vector: Tensor, ndim: int, adapter: LayerAdapter, axis: int) -> Tensor:
+    """The vector along output (0) or input (1) channels of a parameter; norms and embeddings have channels last."""
+    if adapter.kind.name in {"norm", "embedding"}:
+        return vector
+    shape = [1] * ndim
+    shape[axis] = -1
+    return vector.reshape(shape)
+
+
+def _pair_product(adapter: LayerAdapter, down: Tensor, up: Tensor) -> Tensor:
+    """(alpha / rank) · B · Σ_i s_i A_i in the shape of the base weight."""
+    if adapter.styles is not None:
+        down = mix(down, torch.tensor(adapter.styles, device=down.device))
+    elif isinstance(router := adapter._modules.get("router"), FixedRouter):
+        down = mix(down, route(wide(router.bias), None, router.bias))
+    product = up.flatten(1) @ down.flatten(1)
+    return adapter.scale * product.reshape(-1, *down.shape[1:])
+
+
+def _kron(left: Tensor, right: Tensor) -> Tensor:
+    """kron(left, right) over output and input channels; a kernel stays with the right factor."""
+    return torch.kron(left.reshape(*left.shape, *[1] * (right.ndim - 2)), right)
+
+
+def _write(base: nn.Module, kept: Originals, tensors: dict[str, Tensor]) -> None:
+    for name, original in kept.tensors.items():
+        fused = tensors.get(name)
+        parameter = base._parameters.get(name)
+        if fused is not None:
+            kept.marks[name] = _mark(fused)
+            if parameter is None:
+                base._parameters[name] = nn.Parameter(fused, requires_grad=False)
+            else:
+                parameter.data = fused
+        elif original is None:
+            base._parameters[name] = None
+        elif parameter is not None:
+            parameter.data = original
+
+
+def _check_untouched(door: Door) -> None:
+    for path, kept in door.originals.items():
+        for name, mark in kept.marks.items():
+            parameter = door.sites[path].base._parameters.get(name)
+            if parameter is None or _mark(parameter.data) != mark:
+                raise UsageError(
+                    "something else was fused over the fused weights",
+                    key=f"{path}.{name}",
+                    hint="Unfuse that (unfuse_lora) first",
+                )
+
+
+def _check_finite(path: str, tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NotFinite("the fused weight would hold NaN or infinity", key=f"{path}.{name}")
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _mark(tensor: Tensor) -> int:
+    """A checksum of the bits: two sums, one weighted by position, so that moved values show too."""
+    bits = tensor.contiguous().view(-1).view(_BITS[tensor.element_size()]).to(torch.int64)
+    return hash((int(bits.sum()), int((bits * torch.arange(1, bits.numel() + 1, device=bits.device)).sum())))

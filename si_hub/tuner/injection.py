@@ -1,0 +1,371 @@
+"""Adapters into a live model and out of it again.
+
+``model`` is any ``nn.Module`` component: a UNet, a transformer, a text encoder; also behind ``torch.compile`` or a
+``PeftModel``. Every function leaves the model as it was when it raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from si_hub.adapter import Component, Layer
+from si_hub.errors import BaseMismatch, UsageError
+from si_hub.storage.tensors import Tensor
+from si_hub.tuner.door import Door, Record, close_door, find_door, modules_by_path, open_door, root_of
+from si_hub.tuner.fuse import unfuse_door
+from si_hub.tuner.kinds import kind_of, working_device, working_dtype
+from si_hub.tuner.layer import LayerAdapter, StyleInjectLayer
+from si_hub.tuner.leaves import Mismatch, Placement, build, mismatches
+from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
+
+Weight = float | Callable[[str], float]
+_TEXT_MODEL = "text_model."
+
+
+@dataclass(frozen=True, slots=True)
+class InjectReport:
+    """What became of every layer of the file.
+
+    Attributes:
+        matched: layer paths that act now.
+        missing: layer paths without a module (or bare parameter) in the model.
+        mismatched: tensors whose shapes do not fit their module; their layers were left out whole.
+    """
+
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[Mismatch] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterState:
+    """One adapter of a model.
+
+    Attributes:
+        weights: the user's weight by layer path.
+        active: whether it was chosen to act.
+        enabled: whether adapters of this model are switched on.
+        branches: branch names.
+        styles: branch weights that override the router, None for the router itself.
+        fused: the factor it is fused into the base with, None where it is not.
+    """
+
+    weights: dict[str, float]
+    active: bool
+    enabled: bool
+    branches: tuple[str, ...]
+    styles: dict[str, float] | None
+    fused: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    path: str
+    base: nn.Module
+    parameter: str | None
+    adapter: LayerAdapter | ParameterAdapter
+
+
+def inject(
+    model: nn.Module,
+    component: Component,
+    *,
+    name: str,
+    branches: Sequence[str] = (),
+    low_cpu_mem_usage: bool = True,
+) -> InjectReport:
+    """Add an adapter, active with weight 1 beside those that are active already.
+
+    Tensors go to the device and dtype of their base module (the compute dtype of a quantised or float8 base).
+
+    Args:
+        model: the component model.
+        component: its layers by frozen module path.
+        name: a name that no adapter of the model has, without dots.
+        branches: names of the branches, for `set_styles`.
+        low_cpu_mem_usage: keep tensors that fit as they are (memory-mapped); False copies them.
+
+    Returns:
+        What matched. Where nothing did, the model is as before.
+
+    Raises:
+        UsageError: for a name that is taken or impossible.
+        BaseMismatch: for a module of a class that cannot be adapted, or an incomplete layer.
+    """
+    _check_name(model, name)
+    report = InjectReport()
+    plans = list(_plans(model, component, branches, low_cpu_mem_usage, report))
+    if not plans:
+        return report
+    door = open_door(model)
+    try:
+        for plan in plans:
+            create = StyleInjectLayer if plan.parameter is None else ParameterLayer.of(plan.parameter)
+            layer = door.layer_at(plan.path, plan.base, create)
+            plan.adapter.train(layer.training)
+            layer.adapters[name] = plan.adapter
+        door.records[name] = Record(managed=True, branches=tuple(branches))
+        door.refresh()
+    except BaseException:
+        door.drop(name)
+        close_door(model)
+        raise
+    return report
+
+
+def _check_name(model: nn.Module, name: str) -> None:
+    door = find_door(model)
+    if door is not None and name in door.records:
+        raise UsageError("the model has an adapter of that name already", key=name, hint="Choose another name")
+    if not name or "." in name or hasattr(nn.ModuleDict, name):
+        raise UsageError(
+            "impossible adapter name", key=name, hint="Choose one without dots that is no attribute of torch modules"
+        )
+
+
+def _plans(
+    model: nn.Module, component: Component, branches: Sequence[str], share: bool, report: InjectReport
+) -> Iterable[_Plan]:
+    modules = modules_by_path(model)
+    for path, layer in component.layers.items():
+        if "param_delta" in layer.tensors:
+            plan = _parameter_plan(modules, path, layer, share, report)
+        else:
+            plan = _module_plan(modules, model, path, layer, branches, share, report)
+        if plan is not None:
+            report.matched.append(path)
+            yield plan
+
+
+def live_path(modules: Mapping[str, nn.Module], path: str) -> str | None:
+    """The model's own name of a frozen module path: CLIP models have ``text_model.`` or not, files always do."""
+    candidates = (path, path.removeprefix(_TEXT_MODEL), _TEXT_MODEL + path)
+    return next((candidate for candidate in candidates if candidate in modules), None)
+
+
+def _module_plan(
+    modules: Mapping[str, nn.Module],
+    model: nn.Module,
+    path: str,
+    layer: Layer,
+    branches: Sequence[str],
+    share: bool,
+    report: InjectReport,
+) -> _Plan | None:
+    live = live_path(modules, path)
+    if live is None:
+        report.missing.append(path)
+        return None
+    module = modules[live]
+    kind = kind_of(module, path)
+    wrong = mismatches(path, module, kind, layer)
+    if wrong:
+        report.mismatched.extend(wrong)
+        return None
+    if branches and layer.branches not in {0, 1, len(branches)}:
+        raise BaseMismatch(
+            "the number of branches is not that of their names",
+            key=path,
+            expected=len(branches),
+            found=layer.branches,
+        )
+    placement = Placement(working_device(module), working_dtype(module, model), share)
+    return _Plan(live, module, None, build(path, module, kind, layer, placement))
+
+
+def _parameter_plan(
+    modules: Mapping[str, nn.Module], path: str, layer: Layer, share: bool, report: InjectReport
+) -> _Plan | None:
+    owner, _, parameter = path.rpartition(".")
+    live = live_path(modules, owner)
+    base = None if live is None else modules[live]
+    value = None if base is None else base._parameters.get(parameter)
+    if base is None or value is None:
+        report.missing.append(path)
+        return None
+    delta = layer.tensors["param_delta"]
+    if tuple(delta.shape) != tuple(value.shape):
+        report.mismatched.append(Mismatch(path, "param_delta", str(list(value.shape)), str(list(delta.shape))))
+        return None
+    device = value.device if value.device.type != "meta" else torch.device("cpu")
+    adapter = ParameterAdapter(path, Placement(device, value.dtype, share)(delta.torch()))
+    return _Plan(f"{live}.{parameter}" if live else parameter, base, parameter, adapter)
+
+
+def _door_with(model: nn.Module, names: Iterable[str]) -> Door:
+    """The door, which has to know all the names."""
+    door = find_door(model)
+    known = {} if door is None else door.records
+    unknown = sorted(set(names) - known.keys())
+    if unknown or door is None:
+        raise UsageError(
+            "no adapter of that name in the model",
+            key=", ".join(unknown) or None,
+            found=sorted(known),
+            hint="Load it first, or use a name from the list",
+        )
+    return door
+
+
+def remove(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
+    """Take adapters out, all of them by default; fused ones are unfused first.
+
+    The base modules were never replaced; after the last adapter nothing of ours is left in the model.
+
+    Raises:
+        UsageError: for an unknown name, or a fused adapter over whose weights something else was fused.
+    """
+    names = [names] if isinstance(names, str) else names
+    if names is None and find_door(model) is None:
+        return
+    door = _door_with(model, names or ())
+    chosen = list(door.records) if names is None else list(names)
+    unfuse_door(door, [name for name in chosen if door.records[name].fused is not None])
+    configs = getattr(root_of(model), "peft_config", {})
+    for name in chosen:
+        if not door.records[name].managed:
+            configs.pop(name, None)
+        door.drop(name)
+    close_door(model)
+
+
+def adapters(model: nn.Module) -> dict[str, AdapterState]:
+    """The state of every adapter of the model, by name."""
+    door = find_door(model)
+    if door is None:
+        return {}
+    return {
+        name: AdapterState(
+            weights={layer[name].path: layer[name].weight for _, layer in door.layers() if name in layer.adapters},
+            active=record.active,
+            enabled=door.control.enabled and (record.managed or door.known_enabled),
+            branches=record.branches,
+            styles=None if record.styles is None else dict(record.styles),
+            fused=record.fused,
+        )
+        for name, record in door.records.items()
+    }
+
+
+def set_active(model: nn.Module, weights: Mapping[str, Weight]) -> None:
+    """Choose which adapters act, and how strongly; those not named become inactive.
+
+    Args:
+        weights: by adapter name, a number or a function of the layer path.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    if not weights and find_door(model) is None:
+        return
+    door = _door_with(model, weights)
+    numbers = {
+        (name, path): float(weight(layer[name].path) if callable(weight) else weight)
+        for name, weight in weights.items()
+        for path, layer in ((path, site.layer) for path, site in door.sites.items())
+        if name in layer.adapters
+    }
+    for (name, path), number in numbers.items():
+        door.sites[path].layer[name].weight = number
+    for name, record in door.records.items():
+        record.active = name in weights
+    door.refresh()
+
+
+def set_enabled(model: nn.Module, enabled: bool) -> None:
+    """Switch all adapters on or off; which are active, and their weights, stay as they are."""
+    door = find_door(model)
+    if door is not None:
+        door.control.enabled = enabled
+        door.refresh()
+
+
+def set_styles(model: nn.Module, styles: Mapping[str, float] | None, names: Iterable[str] | str | None = None) -> None:
+    """Override the router by branch weights, used as given; None gives s back to the router.
+
+    Branches not named get weight 0. Layers of a single shared branch are not touched.
+
+    Args:
+        styles: by branch name.
+        names: adapters meant; by default every adapter that has one of the branches.
+
+    Raises:
+        UsageError: for an unknown adapter or branch, or a fused adapter.
+    """
+    names = [names] if isinstance(names, str) else names
+    if styles is None and find_door(model) is None:
+        return
+    door = _door_with(model, names or ())
+    chosen = list(door.records) if names is None else list(names)
+    if styles is not None and names is None:
+        chosen = [name for name in chosen if styles.keys() & set(door.records[name].branches)]
+    known = {branch for name in chosen for branch in door.records[name].branches}
+    unknown = sorted((styles or {}).keys() - known)
+    if unknown:
+        everything = sorted({branch for record in door.records.values() for branch in record.branches})
+        raise UsageError("no branch of that name", key=", ".join(unknown), found=everything)
+    for name in chosen:
+        if door.records[name].fused is not None:
+            raise UsageError("a fused adapter's styles are fixed", key=name, hint="Unfuse it first")
+    for name in chosen:
+        _override(door, name, styles)
+
+
+def _override(door: Door, name: str, styles: Mapping[str, float] | None) -> None:
+    record = door.records[name]
+    record.styles = None if styles is None else dict(styles)
+    values = None if styles is None else tuple(float(styles.get(branch, 0.0)) for branch in record.branches)
+    for _, layer in door.layers():
+        if name in layer.adapters and layer[name].branches == len(record.branches) > 0:
+            layer[name].styles = values
+
+
+def to_device(model: nn.Module, names: Iterable[str] | str, device: torch.device | str | int) -> None:
+    """Move adapters to a device, to make room; they have to be back beside the base to act.
+
+    Raises:
+        UsageError: for an unknown name.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    for _, layer in _door_with(model, names).layers():
+        for name in names:
+            if name in layer.adapters:
+                layer[name].to(device)
+
+
+def extract(model: nn.Module, name: str) -> Component:
+    """An adapter of the model in the form that files are written from; its tensors are copied.
+
+    Raises:
+        UsageError: for an unknown name, or tensors that are offloaded.
+    """
+    door = _door_with(model, [name])
+    root = root_of(model)
+    component = Component(class_name=type(root).__name__)
+    for _, layer in door.layers():
+        if name in layer.adapters:
+            adapter = layer[name]
+            component.layers[adapter.path] = Layer(
+                tensors=_tensors(adapter),
+                alpha=adapter.alpha,
+                transform=adapter.transform,
+                pool=adapter.pool,
+                groups=adapter.groups,
+            )
+    return component
+
+
+def _tensors(adapter: LayerAdapter | ParameterAdapter) -> dict[str, Tensor]:
+    """Leaves in the file's words: a leaf module of one weight has the leaf's own name, up is ``[out, rank]``."""
+    tensors = {}
+    for name, leaf in adapter.named_children():
+        for parameter, value in leaf.named_parameters():
+            if value.device.type == "meta":
+                raise UsageError("the adapter is offloaded", key=adapter.path, hint="Remove the offloading hooks first")
+            file_name = f"{name}.{parameter}" if name in {"down", "up", "router"} else name
+            tensors[file_name] = Tensor.from_torch(value.flatten(1) if name == "up" else value)
+    return tensors

@@ -1,0 +1,199 @@
+"""What an adapter needs to know of a base module's class, in one table."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from si_hub.errors import BaseMismatch
+
+FLOAT8 = {dtype for name in dir(torch) if name.startswith("float8") for dtype in [getattr(torch, name)]}
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a base module treats its input.
+
+    Attributes:
+        name: ``linear``, ``conv``, ``norm`` or ``embedding``.
+        channels_last: whether channels are the last axis; else they are axis 1.
+    """
+
+    name: str
+    channels_last: bool
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether the module is a product W0 x that can carry down, up, gain_in and kron."""
+        return self.name in {"linear", "conv"}
+
+
+_LAST = Kind("norm", True)
+_KINDS: tuple[tuple[type[nn.Module], Kind], ...] = (
+    (nn.Conv2d, Kind("conv", False)),
+    (nn.Embedding, Kind("embedding", True)),
+    (nn.LayerNorm, _LAST),
+    (nn.GroupNorm, Kind("norm", False)),
+    (nn.RMSNorm, _LAST),
+)
+#: Classes outside torch whose forward is linear in ``weight`` and ``bias`` over the last axis: y = norm(x) · weight.
+_LINEAR_NORMS = {"RMSNorm", "T5LayerNorm", "LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
+#: Linear by class, but its owner reads the weight and never calls it, so that a hook would never fire.
+_NEVER_CALLED = {"NonDynamicallyQuantizableLinear"}
+
+
+def kind_of(module: nn.Module, path: str) -> Kind:
+    """The kind of a base module, quantised linear layers included.
+
+    Raises:
+        BaseMismatch: for a class that is not known to be linear in its parameters, or that is never called.
+    """
+    name = type(module).__name__
+    if name in _NEVER_CALLED:
+        raise BaseMismatch(
+            f"{name} is read by its parent and never called, so nothing can be added to its output",
+            key=path,
+            hint="Leave this module out of the adapter",
+        )
+    for cls, kind in _KINDS:
+        if isinstance(module, cls):
+            return kind
+    if isinstance(getattr(module, "in_features", None), int) and isinstance(getattr(module, "out_features", None), int):
+        return Kind("linear", True)
+    if name in _LINEAR_NORMS:
+        return _LAST
+    raise BaseMismatch(
+        f"a module of class {name} cannot be adapted",
+        key=path,
+        expected="Linear, Conv2d, Embedding, LayerNorm, GroupNorm or RMSNorm",
+        found=f"{type(module).__module__}.{name}",
+        hint="Leave this module out of the adapter",
+    )
+
+
+def weight_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
+    """Shape of the base weight, also where the weight itself is packed by quantisation; ``()`` where there is none."""
+    sizes: Any = module
+    if kind.name == "linear":
+        return (sizes.out_features, sizes.in_features)
+    weight = module._parameters.get("weight")
+    return () if weight is None else tuple(weight.shape)
+
+
+def channels(module: nn.Module, kind: Kind) -> tuple[int, int]:
+    """Input and output channels of a linear layer or convolution."""
+    sizes: Any = module
+    if kind.name == "linear":
+        return sizes.in_features, sizes.out_features
+    return sizes.in_channels, sizes.out_channels
+
+
+def bias_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
+    """Shape that a bias of the module has, whether it has one or not."""
+    shape = weight_shape(module, kind)
+    if kind.name == "norm":
+        sizes: Any = module
+        return shape or (tuple(sizes.normalized_shape) if kind.channels_last else (sizes.num_channels,))
+    return shape[-1:] if kind.name == "embedding" else shape[:1]
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether reading the module's weight is the same as calling it.
+
+    Offloading and casting hooks act when a module is called: a replaced ``forward`` (accelerate, diffusers), a
+    forward hook, or a parametrization means that only a call gives the right weight.
+    """
+    return not (
+        "forward" in module.__dict__
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or hasattr(module, "parametrizations")
+        or type(module).__module__.split(".")[0] not in {"torch", "si_hub"}
+    )
+
+
+def is_readable(module: nn.Module) -> bool:
+    """Whether a base module's floating-point weight can be used in a product of our own.
+
+    Its forward hooks do not matter here (ours is one of them), a replaced ``forward`` does.
+    """
+    weight = module._parameters.get("weight")
+    return (
+        "forward" not in module.__dict__
+        and type(module) in {nn.Linear, nn.Conv2d}
+        and weight is not None
+        and type(weight) in {nn.Parameter, Tensor}
+        and weight.dtype.is_floating_point
+        and weight.dtype not in FLOAT8
+        and weight.device.type != "meta"
+    )
+
+
+def product(module: nn.Module, x: Tensor) -> Tensor:
+    """W0 x: the base product without its bias, through the module's own forward where its weight is not readable."""
+    if is_readable(module):
+        return evaluate(module, x, module._parameters["weight"], None)
+    with _without_bias(module):
+        return module.forward(x)  # type: ignore[no-any-return]
+
+
+def evaluate(module: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """The module's own function of x with other parameters, its hooks left out.
+
+    Exact for every kind of `kind_of`: all are linear in (weight, bias).
+    """
+    if isinstance(module, nn.Linear):
+        assert weight is not None
+        return nn.functional.linear(x, weight, bias)
+    if isinstance(module, nn.Conv2d):
+        assert weight is not None
+        return module._conv_forward(x, weight, bias)
+    if not module._parameters.keys() & {"weight", "bias"}:
+        raise BaseMismatch("the module has no floating-point parameters", found=type(module).__name__)
+    twin = copy.copy(module)
+    twin.__dict__ = {key: value for key, value in module.__dict__.items() if key != "forward"}
+    twin._parameters = dict(module._parameters)
+    twin._parameters.update(weight=weight, bias=bias)  # type: ignore[dict-item]
+    return type(module).forward(twin, x)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_bias(module: nn.Module) -> Iterator[None]:
+    bias = module._parameters.get("bias")
+    if bias is None:
+        yield
+        return
+    module._parameters["bias"] = None
+    try:
+        yield
+    finally:
+        module._parameters["bias"] = bias
+
+
+def working_dtype(module: nn.Module, model: nn.Module) -> torch.dtype:
+    """The dtype that a base module computes in: its weight's, or the compute dtype of a quantised or float8 base."""
+    declared = getattr(module, "compute_dtype", None)
+    if isinstance(declared, torch.dtype):
+        return declared
+    registry = getattr(module, "_diffusers_hook", None)
+    for hook in getattr(registry, "hooks", {}).values():
+        if isinstance(getattr(hook, "compute_dtype", None), torch.dtype):
+            return hook.compute_dtype  # type: ignore[no-any-return]
+    for parameter in (*module.parameters(recurse=False), *model.parameters()):
+        if parameter.dtype.is_floating_point and parameter.dtype not in FLOAT8:
+            return parameter.dtype
+    return torch.get_default_dtype()
+
+
+def working_device(module: nn.Module) -> torch.device:
+    """The device to keep an adapter's tensors on: that of the base weight, the CPU for an offloaded one."""
+    weight = next(module.parameters(recurse=False), None)
+    if weight is None or weight.device.type == "meta":
+        return torch.device("cpu")
+    return weight.device

@@ -1,0 +1,344 @@
+"""The child module that stands beside a base module, and the hook that adds to the base module's output.
+
+The base module stays the same object, of the same class, under the same name: its own ``forward`` runs (quantised or
+not), and what the active adapters contribute is added to what comes out. Taking the child and the hook away is the
+exact inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from si_hub.tuner import operator
+from si_hub.tuner.kinds import FLOAT8, Kind, evaluate, is_plain, product
+
+CHILD = "styleinject_layer"
+
+
+@dataclass(slots=True)
+class Control:
+    """What all layers of one model share.
+
+    Attributes:
+        enabled: the user's switch for every adapter.
+        scales: factors of the call that is running (``cross_attention_kwargs={"scale": s}``), innermost last.
+    """
+
+    enabled: bool
+    scales: list[float]
+
+    @property
+    def scale(self) -> float:
+        total = 1.0
+        for factor in self.scales:
+            total *= factor
+        return total
+
+
+class Value(nn.Module):
+    """One tensor as a module that returns it when called, so that offloading hooks treat it like any leaf."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class FixedRouter(nn.Module):
+    """A router without an input: logits ``[n]`` that are the same for everything."""
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self) -> Tensor:
+        return self.bias
+
+
+class LayerAdapter(nn.Module):
+    """One adapter in one layer: its tensors as leaves, and their contribution.
+
+    Leaves, each present where the adapter has it: ``down`` and ``up`` (nn.Linear or nn.Conv2d), ``router``
+    (nn.Linear, or `FixedRouter`), and `Value` for ``gain``, ``gain_in``, ``weight_delta``, ``bias_delta``, ``kron``.
+
+    Attributes:
+        path: the layer's module path in the file's words.
+        kind: how the base module treats its input.
+        branches: n, 0 without a low-rank pair.
+        rank: r, of the whole layer where the base convolution is grouped.
+        alpha: numerator of the scale alpha / rank.
+        weight: the user's weight w in this layer.
+        styles: branch weights that override the router, used as given.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        kind: Kind,
+        leaves: dict[str, nn.Module],
+        *,
+        branches: int = 0,
+        rank: int = 0,
+        alpha: float | None = None,
+        transform: str = "add",
+        pool: str = "mean",
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.kind = kind
+        self.branches = branches
+        self.rank = rank
+        self.alpha = alpha
+        self.transform = transform
+        self.pool = pool
+        self.groups = groups
+        self.weight = 1.0
+        self.styles: tuple[float, ...] | None = None
+        for name, leaf in leaves.items():
+            self.add_module(name, leaf)
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return 1.0 if self.alpha is None or self.rank == 0 else self.alpha / self.rank
+
+    def leaf(self, name: str) -> nn.Module | None:
+        return self._modules.get(name)
+
+    def forward(self, base: nn.Module, x: Tensor, h: Tensor, weight: float) -> Tensor:
+        """The contribution c to the base output.
+
+        Args:
+            base: the base module, called with a batch.
+            x: its input.
+            h: its output.
+            weight: w, not 0.
+
+        Returns:
+            A tensor of h's shape and dtype.
+        """
+        u, parts = h, []
+        linear = self._linear_part(base, x, h)
+        if linear is not None:
+            parts.append(weight * linear)
+            u = h + parts[0]
+        if self.branches:
+            dh = self._low_rank(x, h, weight * self.scale)
+            axes = operator.inner_axes(h.ndim, self.kind.channels_last)
+            parts.append(operator.inject(self.transform, u, dh, axes))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def value(self, name: str, like: Tensor) -> Tensor | None:
+        """An optional tensor in the dtype and on the device of ``like``."""
+        leaf = self._modules.get(name)
+        if leaf is None:
+            return None
+        value: Tensor = leaf()
+        return value.to(like.device, like.dtype)
+
+    def _linear_part(self, base: nn.Module, x: Tensor, h: Tensor) -> Tensor | None:
+        """(gain − 1) ⊙ h + W0((gain_in − 1) ⊙ x) + weight_delta x + bias_delta, without what is absent."""
+        last = self.kind.channels_last
+        gain, gain_in = self.value("gain", h), self.value("gain_in", x)
+        delta, bias = self.value("weight_delta", h), self.value("bias_delta", h)
+        parts = []
+        if gain is not None:
+            parts.append(operator.on_channels(gain - 1, h.ndim, last) * h)
+        if gain_in is not None:
+            parts.append(product(base, operator.on_channels(gain_in - 1, x.ndim, last) * x).to(h.dtype))
+        if delta is not None:
+            parts.append(self._delta_product(base, x, delta, h).to(h.dtype))
+        if bias is not None:
+            parts.append(operator.on_channels(bias, h.ndim, last).expand_as(h))
+        return sum(parts[1:], parts[0]) if parts else None
+
+    def _delta_product(self, base: nn.Module, x: Tensor, delta: Tensor, h: Tensor) -> Tensor:
+        """weight_delta x; kron(kron, weight_delta) x where the delta is a Kronecker factor."""
+        x = x.to(h.dtype) if x.dtype.is_floating_point else x
+        kron = None if self.branches else self.value("kron", h)
+        if kron is None:
+            return evaluate(base, x, delta, None)
+        split = _Blocks(x, kron, self.kind)
+        return split.join(split.apply(evaluate(base, split.x, delta, None)))
+
+    def _low_rank(self, x: Tensor, h: Tensor, scale: float) -> Tensor:
+        """scale · B · Σ_i s_i A_i x."""
+        down, up = self._modules["down"], self._modules["up"]
+        assert down is not None
+        assert up is not None
+        kron = self.value("kron", h)
+        split = None if kron is None else _Blocks(x, kron, self.kind)
+        z = self._mixed_product(down, x if split is None else split.x, h) * scale
+        if split is not None:
+            z = split.apply(z)
+        dh = _call(up, z, h.dtype)
+        return (dh if split is None else split.join(dh)).to(h.dtype)
+
+    def _mixed_product(self, down: nn.Module, x: Tensor, h: Tensor) -> Tensor:
+        s = self._styles(x, h)
+        if s is None:
+            return _call(down, x, h.dtype)
+        positions = h.shape[1:-1].numel() if self.kind.channels_last else h.shape[2:].numel()
+        pays = operator.mixing_pays(self.branches, h.shape[0], positions, constant=s.ndim == 1)
+        if not (pays and is_plain(down)):
+            return operator.weigh(_call(down, x, h.dtype), s, self.kind.channels_last)
+        x, weight = _aligned(x, _parameter(down, "weight"), h.dtype)
+        return _with_weight(down, x, operator.mix(weight, s))
+
+    def _styles(self, x: Tensor, h: Tensor) -> Tensor | None:
+        """s as ``[n]`` or ``[N, n]``; None for the single branch of a layer without a router."""
+        if self.styles is not None:
+            return torch.tensor(self.styles, device=h.device, dtype=torch.float32)
+        router = self._modules.get("router")
+        if router is None:
+            return None
+        if isinstance(router, FixedRouter):
+            return operator.route(operator.wide(router().to(h.device)), None, router().to(h.device))
+        pooled = operator.pool(x, operator.inner_axes(x.ndim, self.kind.channels_last))
+        if is_plain(router):
+            weight, bias = _parameter(router, "weight"), _parameter(router, "bias")
+            return operator.route(pooled, weight.to(h.device), bias.to(h.device))
+        return torch.softmax(operator.wide(router(pooled.to(h.dtype))), dim=-1)
+
+
+class StyleInjectLayer(nn.Module):
+    """All adapters of one base module.
+
+    Attributes:
+        adapters: `LayerAdapter` by adapter name.
+        active: names that act, sorted, so that the order of loading never changes a bit of the sum.
+    """
+
+    def __init__(self, control: Control) -> None:
+        super().__init__()
+        self.control = control
+        self.adapters = nn.ModuleDict()
+        self.active: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> LayerAdapter:
+        adapter = self.adapters[name]
+        assert isinstance(adapter, LayerAdapter)
+        return adapter
+
+    def items(self) -> Iterator[tuple[str, LayerAdapter]]:
+        for name in self.adapters:
+            yield name, self[name]
+
+    def hook(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        """The forward hook on the base module: output + Σ_a c_a, or None (output as it is) where nothing acts."""
+        scale = self.control.scale
+        if not self.active or scale == 0:
+            return None
+        x: Tensor = args[0] if args else next(iter(kwargs.values()))
+        x = x.to(output.device)
+        bare = output.ndim == (1 if self._channels_last else 3)
+        h, x = (output[None], x[None]) if bare else (output, x)
+        total: Tensor | None = None
+        for name in self.active:
+            adapter = self.adapters[name]
+            weight = adapter.weight * scale
+            if weight != 0:
+                part = adapter(base, x, h, weight)
+                total = part if total is None else total + part
+        if total is None:
+            return None
+        return output + (total[0] if bare else total)
+
+    @property
+    def _channels_last(self) -> bool:
+        return self[self.active[0]].kind.channels_last
+
+    def attach(self, base: nn.Module) -> None:
+        base.add_module(CHILD, self)
+        base.register_forward_hook(self.hook, with_kwargs=True)
+
+    def detach(self, base: nn.Module) -> None:
+        """Undo `attach`, also on a deep copy, whose hook handle nobody holds."""
+        for key, hook in list(base._forward_hooks.items()):
+            if getattr(hook, "__self__", None) is self:
+                del base._forward_hooks[key]
+                base._forward_hooks_with_kwargs.pop(key, None)
+        del base._modules[CHILD]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StyleInjectLayer:
+        # Layerwise casting stores a base layer with all its children in float8; an adapter would lose its precision.
+        def gently(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            lossy = moved.dtype in FLOAT8 and tensor.dtype not in FLOAT8
+            return tensor.to(moved.device) if lossy else moved
+
+        super()._apply(gently, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class _Blocks:
+    """x with its channels split into i1 blocks, for kron(K, M) x without ever expanding kron(K, M)."""
+
+    def __init__(self, x: Tensor, kron: Tensor, kind: Kind) -> None:
+        self.kron = kron
+        self.last = kind.channels_last
+        self.instances = 0 if self.last else x.shape[0]
+        inner = kron.shape[1]
+        self.x = x.unflatten(-1, (inner, -1)) if self.last else x.unflatten(1, (inner, -1)).flatten(0, 1)
+
+    def apply(self, product: Tensor) -> Tensor:
+        return operator.transpose_kron(product, self.kron, self.instances)
+
+    def join(self, product: Tensor) -> Tensor:
+        return product.flatten(-2) if self.last else product.unflatten(0, (self.instances, -1)).flatten(1, 2)
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    value = getattr(module, name)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _aligned(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Input and weight in one dtype: the weight's, for trainable float32 leaves too, but never float8."""
+    weight = weight.to(x.device, dtype if weight.dtype in FLOAT8 else weight.dtype)
+    if torch.is_autocast_enabled(x.device.type):
+        return x, weight
+    return x.to(weight.dtype), weight
+
+
+def _call(leaf: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """leaf(x), through the leaf itself wherever a hook may be waiting for the call."""
+    if not is_plain(leaf):
+        result: Tensor = leaf(x.to(dtype))
+        return result
+    x, weight = _aligned(x, _parameter(leaf, "weight"), dtype)
+    return _with_weight(leaf, x, weight)
+
+
+def _with_weight(leaf: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """The leaf's product with another weight, one for the batch or one per instance (``[N, r, ...]``)."""
+    if isinstance(leaf, nn.Conv2d):
+        return _grouped(leaf, x, weight) if weight.ndim == 5 else leaf._conv_forward(x, weight, None)
+    if weight.ndim == 2:
+        return F.linear(x, weight)
+    return torch.bmm(x.flatten(1, -2), weight.mT).unflatten(1, x.shape[1:-1]) if x.ndim > 2 else _rows(x, weight)
+
+
+def _rows(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.bmm(x[:, None], weight.mT)[:, 0]
+
+
+def _grouped(leaf: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution with its own weight per instance: the batch becomes groups of one instance."""
+    instances, padding = x.shape[0], leaf.padding
+    if leaf.padding_mode != "zeros":
+        x = F.pad(x, leaf._reversed_padding_repeated_twice, mode=leaf.padding_mode)
+        padding = (0, 0)
+    folded = x.reshape(1, -1, *x.shape[2:])
+    out = F.conv2d(folded, weight.flatten(0, 1), None, leaf.stride, padding, leaf.dilation, instances)
+    return out.reshape(instances, -1, *out.shape[2:])

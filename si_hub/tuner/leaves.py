@@ -1,0 +1,186 @@
+"""From the tensors of a file's layer to the leaves of a live module: shapes checked, devices and dtypes settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from si_hub.adapter import Layer
+from si_hub.errors import BaseMismatch
+from si_hub.tuner.kinds import Kind, bias_shape, channels, weight_shape
+from si_hub.tuner.layer import FixedRouter, LayerAdapter, Value
+
+_LOW_RANK_ONLY = ("down.weight", "up.weight", "router.weight", "router.bias", "gain_in", "kron")
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A tensor that does not fit the module of its name."""
+
+    path: str
+    leaf: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.path}.{self.leaf}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an adapter's tensors go. ``share``: keep a tensor that already fits as it is, memory-mapped or not."""
+
+    device: torch.device
+    dtype: torch.dtype
+    share: bool
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        dtype = self.dtype if tensor.dtype.is_floating_point else tensor.dtype
+        placed = tensor.to(self.device, dtype)
+        return placed.clone() if placed is tensor and not self.share else placed
+
+
+def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Shape by leaf name, as docs/FORMAT.md gives it, for this module; only leaves that the module can carry."""
+    weight, bias = weight_shape(module, kind), bias_shape(module, kind)
+    shapes = {"gain": bias, "bias_delta": bias}
+    if weight:
+        shapes["weight_delta"] = weight
+    if not kind.low_rank:
+        return shapes
+    into, out = channels(module, kind)
+    kernel = weight[2:]
+    kron = layer.tensors.get("kron")
+    shapes |= {"router.weight": (layer.branches, into), "router.bias": (layer.branches,), "gain_in": (into,)}
+    if kron is not None:
+        o1, i1 = (*kron.shape, 0, 0)[:2]
+        if len(kron.shape) != 2 or not i1 or not o1 or into % i1 or out % o1:
+            shapes["kron"] = (out, into)
+            return shapes
+        shapes["kron"] = (o1, i1)
+        into, out = into // i1, out // o1
+    if kron is not None and not layer.branches:
+        shapes["weight_delta"] = (out, into, *kernel)
+    groups = getattr(module, "groups", 1)
+    shapes["down.weight"] = (layer.branches * layer.rank, into, *kernel)
+    shapes["up.weight"] = (out, layer.rank // groups)
+    return shapes
+
+
+def mismatches(path: str, module: nn.Module, kind: Kind, layer: Layer) -> list[Mismatch]:
+    """Every tensor of the layer whose shape does not fit; kernels of one element count as none."""
+    expected = expected_shapes(module, kind, layer)
+    wrong = []
+    for leaf, tensor in layer.tensors.items():
+        wanted = expected.get(leaf)
+        if wanted is None:
+            wrong.append(Mismatch(path, leaf, f"no {leaf} for {type(module).__name__}", str(list(tensor.shape))))
+        elif _squeezed(tuple(tensor.shape)) != _squeezed(wanted):
+            wrong.append(Mismatch(path, leaf, str(list(wanted)), str(list(tensor.shape))))
+    groups = getattr(module, "groups", 1)
+    if layer.branches and layer.groups != groups:
+        wrong.append(Mismatch(path, "up.weight", f"groups {groups}", f"groups {layer.groups}"))
+    return wrong
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Without a 1×1 kernel, so that a linear layer and a 1×1 convolution look the same."""
+    return shape[:2] if len(shape) > 2 and set(shape[2:]) == {1} else shape
+
+
+def build(path: str, module: nn.Module, kind: Kind, layer: Layer, placement: Placement) -> LayerAdapter:
+    """The live form of a layer whose shapes fit.
+
+    Raises:
+        BaseMismatch: for a pair without its other half, or several branches without a router.
+    """
+    shapes = expected_shapes(module, kind, layer)
+    _check_complete(path, layer)
+
+    def take(leaf: str) -> Tensor:
+        return placement(layer.tensors[leaf].torch().reshape(shapes[leaf]))
+
+    leaves: dict[str, nn.Module] = {}
+    if layer.branches:
+        leaves["down"], leaves["up"] = pair(module, kind, take("down.weight"), take("up.weight"))
+    if "router.bias" in layer.tensors:
+        bias = take("router.bias")
+        leaves["router"] = (
+            router(take("router.weight"), bias) if "router.weight" in layer.tensors else FixedRouter(bias)
+        )
+    for leaf in ("gain", "gain_in", "weight_delta", "bias_delta", "kron"):
+        if leaf in layer.tensors:
+            leaves[leaf] = Value(take(leaf))
+    return LayerAdapter(
+        path,
+        kind,
+        leaves,
+        branches=layer.branches,
+        rank=layer.rank,
+        alpha=layer.alpha,
+        transform=layer.transform,
+        pool=layer.pool,
+        groups=layer.groups,
+    )
+
+
+def _check_complete(path: str, layer: Layer) -> None:
+    tensors = layer.tensors
+    if ("down.weight" in tensors) != ("up.weight" in tensors):
+        missing = "up.weight" if "down.weight" in tensors else "down.weight"
+        raise BaseMismatch("half of a low-rank pair is missing", key=f"{path}.{missing}")
+    if layer.branches > 1 and "router.bias" not in tensors:
+        raise BaseMismatch(f"{layer.branches} branches need a router", key=f"{path}.router.bias")
+    if "router.weight" in tensors and "router.bias" not in tensors:
+        raise BaseMismatch("a learned router has a bias", key=f"{path}.router.bias")
+
+
+def pair(module: nn.Module, kind: Kind, down: Tensor, up: Tensor) -> tuple[nn.Module, nn.Module]:
+    """The leaves of A and B that compute like the base module: its kernel, stride, padding and dilation.
+
+    Args:
+        down: ``[n * r, in]`` or ``[n * r, in, *kernel]``.
+        up: ``[out, r / groups]``.
+    """
+    if kind.name == "linear":
+        return _filled(nn.Linear, {"weight": down}, down.shape[1], down.shape[0]), _filled(
+            nn.Linear, {"weight": up}, up.shape[1], up.shape[0]
+        )
+    assert isinstance(module, nn.Conv2d)
+    padding: Any = module.padding
+    first = _filled(
+        nn.Conv2d,
+        {"weight": down},
+        down.shape[1],
+        down.shape[0],
+        kernel_size=module.kernel_size,
+        stride=module.stride,
+        padding=padding,
+        dilation=module.dilation,
+        padding_mode=module.padding_mode,
+    )
+    second = _filled(
+        nn.Conv2d,
+        {"weight": up[:, :, None, None]},
+        up.shape[1] * module.groups,
+        up.shape[0],
+        kernel_size=1,
+        groups=module.groups,
+    )
+    return first, second
+
+
+def router(weight: Tensor, bias: Tensor) -> nn.Module:
+    """The learned router: weight ``[n, in]``, bias ``[n]``."""
+    return _filled(nn.Linear, {"weight": weight, "bias": bias}, weight.shape[1], weight.shape[0])
+
+
+def _filled(cls: type[nn.Module], tensors: dict[str, Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+    """A module made without memory, around tensors that are there already."""
+    leaf = cls(*args, bias="bias" in tensors, device="meta", **kwargs)
+    for name, tensor in tensors.items():
+        leaf._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+    return leaf

@@ -1,0 +1,173 @@
+"""The mathematics of one layer as pure functions of tensors: no modules, no state.
+
+With h the base layer's output and x its input, an adapter of user weight w adds c (docs/FORMAT.md)::
+
+    s  = softmax(R · pool(x) + r0)
+    Δh = (alpha / rank) · B · Σ_i s_i · A_i x
+    r  = w · [(gain − 1) ⊙ h + W0((gain_in − 1) ⊙ x) + weight_delta x + bias_delta]
+    c  = r + δT(h + r, w · Δh)
+
+Shapes: ``N`` instances of a batch, ``C`` channels, ``n`` branches, ``r`` the rank. A *channels-last* tensor is
+``[N, *tokens, C]`` (linear layers, norms over features, embeddings), any other is ``[N, C, *space]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Added to every variance before its root, so that a constant channel has a finite normal form.
+EPSILON = 1e-5
+
+Axes = tuple[int, ...]
+
+
+def inner_axes(ndim: int, channels_last: bool) -> Axes:
+    """The token or space axes of a batched tensor: everything but instances and channels."""
+    return tuple(range(1, ndim - 1)) if channels_last else tuple(range(2, ndim))
+
+
+def on_channels(vector: Tensor, ndim: int, channels_last: bool) -> Tensor:
+    """A ``[C]`` vector in a shape that broadcasts over a tensor of ``ndim`` axes."""
+    return vector if channels_last else vector.reshape(-1, *[1] * (ndim - 2))
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """At least float32: what statistics and softmax are taken in."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def pool(x: Tensor, axes: Axes) -> Tensor:
+    """Mean over the token or space axes, ``[N, C]``, at least float32; a tensor without such axes is its own mean."""
+    x = wide(x)
+    return x.mean(axes) if axes else x
+
+
+def route(pooled: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
+    """The style probabilities: ``[N, n]`` of a learned router, ``[n]`` of a fixed one (no ``weight``)."""
+    with torch.autocast(pooled.device.type, enabled=False):
+        bias = bias.to(pooled.dtype)
+        logits = bias if weight is None else F.linear(pooled, weight.to(pooled.dtype), bias)
+        return torch.softmax(logits, dim=-1)
+
+
+def mix(down: Tensor, s: Tensor) -> Tensor:
+    """Σ_i s_i A_i before anything is multiplied.
+
+    Args:
+        down: ``[n * r, ...]``, branch after branch.
+        s: ``[n]`` or ``[N, n]``.
+
+    Returns:
+        ``[r, ...]`` or ``[N, r, ...]``.
+    """
+    n = s.shape[-1]
+    rank = down.shape[0] // n
+    mixed = s.to(down.dtype) @ down.reshape(n, -1)
+    return mixed.reshape(*s.shape[:-1], rank, *down.shape[1:])
+
+
+def weigh(products: Tensor, s: Tensor, channels_last: bool) -> Tensor:
+    """Σ_i s_i (A_i x) from all n products.
+
+    Args:
+        products: ``[N, *tokens, n * r]`` or ``[N, n * r, *space]``.
+        s: ``[n]`` or ``[N, n]``.
+
+    Returns:
+        ``[N, *tokens, r]`` or ``[N, r, *space]``.
+    """
+    n = s.shape[-1]
+    axis = products.ndim - 1 if channels_last else 1
+    split = products.unflatten(axis, (n, -1))
+    shape = [1] * split.ndim
+    shape[axis] = n
+    if s.ndim == 2:
+        shape[0] = s.shape[0]
+    return (split * s.to(products.dtype).reshape(shape)).sum(axis)
+
+
+def mixing_pays(branches: int, instances: int, positions: int, constant: bool) -> bool:
+    """Whether mixing the A_i first costs fewer multiplications than n products.
+
+    Per instance of ``positions`` output positions, in units of one A_i: n products cost n · positions; mixing costs n
+    once for every different s, then positions. `benchmarks/operator.py` measures both.
+    """
+    mixtures = 1 if constant else instances
+    return mixtures * branches + instances * positions < instances * branches * positions
+
+
+def transpose_kron(product: Tensor, kron: Tensor, instances: int) -> Tensor:
+    """Apply the left Kronecker factor over the blocks of channels.
+
+    Args:
+        product: ``[N * i1, C, *space]`` or ``[..., i1, C]``: see ``instances``.
+        kron: ``[o1, i1]``.
+        instances: ``N`` for the convolution layout, 0 for the linear one.
+
+    Returns:
+        ``[N * o1, C, *space]`` or ``[..., o1, C]``.
+    """
+    kron = kron.to(product.dtype)
+    if not instances:
+        return kron @ product
+    blocks = product.reshape(instances, kron.shape[1], -1)
+    return (kron @ blocks).reshape(instances * kron.shape[0], *product.shape[1:])
+
+
+def spread(u: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
+    """u − μ(u) and σ(u) = √(population variance + 1e-5), per instance and channel."""
+    centred = u - u.mean(axes, keepdim=True)
+    return centred, (centred.square().mean(axes, keepdim=True) + EPSILON).sqrt()
+
+
+def _variance(u: Tensor, dh: Tensor, axes: Axes) -> Tensor:
+    centred, sigma = spread(u, axes)
+    return dh * centred / sigma
+
+
+def _restyle(u: Tensor, dh: Tensor, axes: Axes) -> Tensor:
+    # σ(u + Δh) / σ(u) − 1 without its cancellation: var(u + Δh) − var(u) = mean(dc · (2 uc + dc)), c: centred.
+    centred, sigma = spread(u, axes)
+    centred_dh = dh - dh.mean(axes, keepdim=True)
+    gained = (centred_dh * (2 * centred + centred_dh)).mean(axes, keepdim=True)
+    _, new_sigma = spread(u + dh, axes)
+    return gained / (sigma * (sigma + new_sigma)) * centred
+
+
+def _adain(u: Tensor, dh: Tensor, axes: Axes) -> Tensor:
+    return _restyle(u, dh, axes) + dh.mean(axes, keepdim=True)
+
+
+_TRANSFORMS: dict[str, Callable[[Tensor, Tensor, Axes], Tensor]] = {
+    "variance": _variance,
+    "restyle": _restyle,
+    "adain": _adain,
+}
+
+
+def inject(transform: str, u: Tensor, dh: Tensor, axes: Axes) -> Tensor:
+    """δT(u, Δh): what the injection adds to u; exactly zero where Δh is zero.
+
+    Args:
+        transform: one of `si_hub.adapter.TRANSFORMS`.
+        u: features, ``[N, *tokens, C]`` or ``[N, C, *space]``.
+        dh: Δh of the same shape.
+        axes: the token or space axes; where they have one element together, every transform is ``add``.
+
+    Returns:
+        A tensor of u's shape, in the dtype of ``dh``. Statistics are float32 or wider.
+    """
+    if transform == "add" or _elements(u, axes) == 1:
+        return dh
+    return _TRANSFORMS[transform](wide(u), wide(dh), axes).to(dh.dtype)
+
+
+def _elements(u: Tensor, axes: Axes) -> int:
+    count = 1
+    for axis in axes:
+        count *= u.shape[axis]
+    return count

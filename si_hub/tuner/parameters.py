@@ -1,0 +1,104 @@
+"""Deltas of bare parameters: what a DiT block reads as ``self.scale_shift_table``.
+
+No module is called there, so nothing can be added to an output. While the parent's forward runs, and only then, the
+name is shadowed in the parent's ``__dict__`` by parameter + Σ_a w_a · delta_a; the parameter itself is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from si_hub.errors import BaseMismatch
+from si_hub.tuner.layer import CHILD, Control, Value
+
+
+class ParameterAdapter(nn.Module):
+    """One adapter's delta of one bare parameter.
+
+    Attributes:
+        path: the parameter's path in the file's words.
+        weight: the user's weight w.
+    """
+
+    branches = 0
+    rank = 0
+    alpha = None
+    transform = "add"
+    pool = "mean"
+    groups = 1
+
+    def __init__(self, path: str, delta: Tensor) -> None:
+        super().__init__()
+        self.path = path
+        self.weight = 1.0
+        self.styles: tuple[float, ...] | None = None
+        self.param_delta = Value(delta)
+
+    def forward(self, parameter: Tensor, weight: float) -> Tensor:
+        """weight · delta, in the parameter's dtype and on its device."""
+        delta: Tensor = self.param_delta()
+        return weight * delta.to(parameter.device, parameter.dtype)
+
+
+class ParameterLayer(nn.Module):
+    """All adapters of one bare parameter; its interface is that of `si_hub.tuner.layer.StyleInjectLayer`."""
+
+    def __init__(self, control: Control, name: str) -> None:
+        super().__init__()
+        self.control = control
+        self.name = name
+        self.adapters = nn.ModuleDict()
+        self.active: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str) -> Callable[[Control], ParameterLayer]:
+        return lambda control: cls(control, name)
+
+    def __getitem__(self, name: str) -> ParameterAdapter:
+        adapter = self.adapters[name]
+        assert isinstance(adapter, ParameterAdapter)
+        return adapter
+
+    def items(self) -> Iterator[tuple[str, ParameterAdapter]]:
+        for name in self.adapters:
+            yield name, self[name]
+
+    def before(self, parent: nn.Module, _: Any) -> None:
+        """Forward pre-hook of the parent: shadow the parameter."""
+        scale = self.control.scale
+        parameter = parent._parameters[self.name]
+        acting = [self[name] for name in self.active if self[name].weight * scale != 0]
+        if parameter is None or not acting:
+            return
+        if parameter.device.type == "meta":
+            raise BaseMismatch(
+                "the parameter is offloaded when its delta is needed",
+                key=acting[0].path,
+                hint="Use model offloading (enable_model_cpu_offload), not sequential offloading, with this adapter",
+            )
+        effective: Tensor = parameter
+        for adapter in acting:
+            effective = effective + adapter(parameter, adapter.weight * scale)
+        parent.__dict__[self.name] = effective
+
+    def after(self, parent: nn.Module, _args: Any, _output: Any) -> None:
+        """Forward hook of the parent, called after an exception too: show the parameter again."""
+        parent.__dict__.pop(self.name, None)
+
+    def attach(self, parent: nn.Module) -> None:
+        parent.add_module(f"{CHILD}_{self.name}", self)
+        parent.register_forward_pre_hook(self.before)
+        parent.register_forward_hook(self.after, always_call=True)
+
+    def detach(self, parent: nn.Module) -> None:
+        """Undo `attach`."""
+        for hooks in (parent._forward_pre_hooks, parent._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if getattr(hook, "__self__", None) is self:
+                    del hooks[key]
+                    parent._forward_hooks_always_called.pop(key, None)
+        parent.__dict__.pop(self.name, None)
+        del parent._modules[f"{CHILD}_{self.name}"]
