@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from si_hub.tuner.config import StyleInjectConfig as StyleInjectConfig
 from si_hub.tuner.fuse import fuse as fuse
 from si_hub.tuner.fuse import unfuse as unfuse
 from si_hub.tuner.injection import AdapterState as AdapterState
@@ -15,3 +16,4 @@ from si_hub.tuner.injection import set_enabled as set_enabled
 from si_hub.tuner.injection import set_styles as set_styles
 from si_hub.tuner.injection import to_device as to_device
 from si_hub.tuner.leaves import Mismatch as Mismatch
+from si_hub.tuner.model import StyleInjectModel as StyleInjectModel

@@ -52,7 +52,7 @@ class Site:
     layer: Any = field(repr=False)
 
 
-class Door(nn.Module, BaseTunerLayer):  # type: ignore[misc]
+class Door(nn.Module, BaseTunerLayer):
     """State of all adapters of one model; see the module's text for why it is a ``BaseTunerLayer``.
 
     Attributes:

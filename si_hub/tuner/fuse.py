@@ -178,7 +178,12 @@ def deltas(adapter: Adapter, base: dict[str, Tensor | None]) -> dict[str, Tensor
     if isinstance(adapter, ParameterAdapter):
         name = next(iter(base))
         return {name: wide(adapter.param_delta.weight)}
-    values = {name: wide(leaf.weight) for name, leaf in adapter.named_children() if hasattr(leaf, "weight")}
+    values = {
+        name: wide(value)
+        for name, leaf in adapter.named_children()
+        for parameter, value in leaf.named_parameters()
+        if parameter == "weight"
+    }
     weight, bias = base.get("weight"), base.get("bias")
     kron = values.get("kron")
     parts: dict[str, list[Tensor]] = {"weight": [], "bias": []}

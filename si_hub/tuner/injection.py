@@ -96,7 +96,7 @@ def inject(
         UsageError: for a name that is taken or impossible.
         BaseMismatch: for a module of a class that cannot be adapted, or an incomplete layer.
     """
-    _check_name(model, name)
+    check_name(model, name)
     report = InjectReport()
     plans = list(_plans(model, component, branches, low_cpu_mem_usage, report))
     if not plans:
@@ -117,7 +117,8 @@ def inject(
     return report
 
 
-def _check_name(model: nn.Module, name: str) -> None:
+def check_name(model: nn.Module, name: str) -> None:
+    """Raise UsageError for an adapter name that is taken or cannot be one."""
     door = find_door(model)
     if door is not None and name in door.records:
         raise UsageError("the model has an adapter of that name already", key=name, hint="Choose another name")

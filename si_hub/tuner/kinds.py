@@ -153,14 +153,15 @@ def evaluate(module: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor |
         return nn.functional.linear(x, weight, bias)
     if isinstance(module, nn.Conv2d):
         assert weight is not None
-        return module._conv_forward(x, weight, bias)
+        convolved: Tensor = module._conv_forward(x, weight, bias)
+        return convolved
     if not module._parameters.keys() & {"weight", "bias"}:
         raise BaseMismatch("the module has no floating-point parameters", found=type(module).__name__)
     twin = copy.copy(module)
     twin.__dict__ = {key: value for key, value in module.__dict__.items() if key != "forward"}
-    twin._parameters = dict(module._parameters)
-    twin._parameters.update(weight=weight, bias=bias)  # type: ignore[dict-item]
-    return type(module).forward(twin, x)  # type: ignore[no-any-return]
+    twin._parameters = {**module._parameters, "weight": weight, "bias": bias}  # type: ignore[dict-item]
+    result: Tensor = type(module).forward(twin, x)
+    return result
 
 
 @contextmanager

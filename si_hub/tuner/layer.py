@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from si_hub.adapter import Pool, Transform
 from si_hub.tuner import operator
 from si_hub.tuner.kinds import FLOAT8, Kind, evaluate, is_plain, product
 
@@ -88,8 +89,8 @@ class LayerAdapter(nn.Module):
         branches: int = 0,
         rank: int = 0,
         alpha: float | None = None,
-        transform: str = "add",
-        pool: str = "mean",
+        transform: Transform = "add",
+        pool: Pool = "mean",
         groups: int = 1,
     ) -> None:
         super().__init__()
@@ -244,7 +245,7 @@ class StyleInjectLayer(nn.Module):
         h, x = (output[None], x[None]) if bare else (output, x)
         total: Tensor | None = None
         for name in self.active:
-            adapter = self.adapters[name]
+            adapter = self[name]
             weight = adapter.weight * scale
             if weight != 0:
                 part = adapter(base, x, h, weight)
@@ -288,13 +289,15 @@ class _Blocks:
         self.last = kind.channels_last
         self.instances = 0 if self.last else x.shape[0]
         inner = kron.shape[1]
-        self.x = x.unflatten(-1, (inner, -1)) if self.last else x.unflatten(1, (inner, -1)).flatten(0, 1)
+        self.x = operator.unflatten(x, -1, inner) if self.last else operator.unflatten(x, 1, inner).flatten(0, 1)
 
     def apply(self, product: Tensor) -> Tensor:
         return operator.transpose_kron(product, self.kron, self.instances)
 
     def join(self, product: Tensor) -> Tensor:
-        return product.flatten(-2) if self.last else product.unflatten(0, (self.instances, -1)).flatten(1, 2)
+        if self.last:
+            return product.flatten(-2)
+        return product.reshape(self.instances, -1, *product.shape[2:])
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:
@@ -326,11 +329,8 @@ def _with_weight(leaf: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
         return _grouped(leaf, x, weight) if weight.ndim == 5 else leaf._conv_forward(x, weight, None)
     if weight.ndim == 2:
         return F.linear(x, weight)
-    return torch.bmm(x.flatten(1, -2), weight.mT).unflatten(1, x.shape[1:-1]) if x.ndim > 2 else _rows(x, weight)
-
-
-def _rows(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.bmm(x[:, None], weight.mT)[:, 0]
+    product = torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), weight.mT)
+    return product.reshape(*x.shape[:-1], -1)
 
 
 def _grouped(leaf: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:

@@ -35,6 +35,12 @@ def on_channels(vector: Tensor, ndim: int, channels_last: bool) -> Tensor:
     return vector if channels_last else vector.reshape(-1, *[1] * (ndim - 2))
 
 
+def unflatten(tensor: Tensor, axis: int, *sizes: int) -> Tensor:
+    """One axis split in several; the last of them is what is left (torch's own method has no types)."""
+    axis %= tensor.ndim
+    return tensor.reshape(*tensor.shape[:axis], *sizes, -1, *tensor.shape[axis + 1 :])
+
+
 def wide(tensor: Tensor) -> Tensor:
     """At least float32: what statistics and softmax are taken in."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
@@ -82,12 +88,13 @@ def weigh(products: Tensor, s: Tensor, channels_last: bool) -> Tensor:
     """
     n = s.shape[-1]
     axis = products.ndim - 1 if channels_last else 1
-    split = products.unflatten(axis, (n, -1))
+    split = unflatten(products, axis, n)
     shape = [1] * split.ndim
     shape[axis] = n
     if s.ndim == 2:
         shape[0] = s.shape[0]
-    return (split * s.to(products.dtype).reshape(shape)).sum(axis)
+    weighted: Tensor = (split * s.to(products.dtype).reshape(shape)).sum(axis)
+    return weighted
 
 
 def mixing_pays(branches: int, instances: int, positions: int, constant: bool) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from si_hub.adapter import Pool, Transform
 from si_hub.errors import BaseMismatch
 from si_hub.tuner.layer import CHILD, Control, Value
 
@@ -26,8 +27,8 @@ class ParameterAdapter(nn.Module):
     branches = 0
     rank = 0
     alpha = None
-    transform = "add"
-    pool = "mean"
+    transform: Transform = "add"
+    pool: Pool = "mean"
     groups = 1
 
     def __init__(self, path: str, delta: Tensor) -> None:

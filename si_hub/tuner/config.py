@@ -1,0 +1,122 @@
+"""The PEFT configuration of a StyleInject adapter, in the words of a LoRA's."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import peft.utils.peft_types as peft_types
+from peft import PeftConfig
+
+from si_hub.adapter import POOLS, TRANSFORMS
+from si_hub.errors import DocumentError, UsageError
+
+NAME = "styleinject"
+ROUTERS = ("learned", "fixed")
+
+
+def extend_peft_type() -> peft_types.PeftType:
+    """The member ``STYLEINJECT`` of PEFT's closed enum, added once.
+
+    PEFT looks types up by value, by name and by iterating, so the member goes into all three tables.
+    """
+    value = NAME.upper()
+    members = peft_types.PeftType._member_map_
+    if value not in members:
+        member = str.__new__(peft_types.PeftType, value)
+        member._name_ = value
+        member._value_ = value
+        type.__setattr__(peft_types.PeftType, value, member)
+        members[value] = member
+        peft_types.PeftType._member_names_.append(value)
+        peft_types.PeftType._value2member_map_[value] = member
+    found: peft_types.PeftType = members[value]
+    return found
+
+
+@dataclass
+class StyleInjectConfig(PeftConfig):
+    """What to train.
+
+    Attributes:
+        r: rank of every low-rank pair.
+        alpha: numerator of the scale alpha / r; None means alpha = r, a scale of one.
+        num_branches: n parallel down matrices. More than one pays where many styles are trained together.
+        branches: names of the branches, one each, so that ``set_styles`` can mix them.
+        transform: the injection T, see docs/FORMAT.md. ``variance`` keeps most of the base model's own ability.
+        pool: how the router sees the input.
+        router: ``learned`` per instance, or ``fixed``: the same for every input.
+        target_modules: names or path endings, or a regular expression that matches whole paths.
+        exclude_modules: the same, for modules to leave out.
+        rank_pattern: rank by path ending or regular expression, where it is not ``r``.
+        alpha_pattern: alpha likewise.
+        train_bias: also train a difference of each module's bias.
+        init_weights: True: random down, zero up and router, so that training starts exactly at the base. False:
+            random up and router too, for tests.
+    """
+
+    r: int = 8
+    alpha: float | None = None
+    num_branches: int = 1
+    branches: list[str] | None = None
+    transform: str = "variance"
+    pool: str = "mean"
+    router: str = "learned"
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    train_bias: bool = False
+    init_weights: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = extend_peft_type()
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            setattr(self, name, set(value) if isinstance(value, (list, tuple)) else value)
+        _check(self)
+
+    @property
+    def layers_to_transform(self) -> None:
+        """PEFT reads it; paths are chosen by ``target_modules`` alone."""
+        return
+
+
+def _check(config: StyleInjectConfig) -> None:
+    for name, allowed in (("transform", TRANSFORMS), ("pool", POOLS), ("router", ROUTERS)):
+        value = getattr(config, name)
+        if value not in allowed:
+            raise UsageError("unknown value", key=name, expected=" | ".join(allowed), found=value)
+    for name in ("r", "num_branches"):
+        if getattr(config, name) < 1:
+            raise UsageError("has to be 1 or more", key=name, found=getattr(config, name))
+    if config.branches is not None and len(set(config.branches)) != config.num_branches:
+        raise UsageError(
+            "needs one name per branch, all different",
+            key="branches",
+            expected=config.num_branches,
+            found=config.branches,
+        )
+
+
+def _refuse_unknown(init: Any) -> Any:
+    """PEFT drops the fields it does not know with a warning; a field that changes a model's meaning is not dropped."""
+    known = {f.name for f in fields(StyleInjectConfig)}
+
+    @functools.wraps(init)
+    def checked(self: StyleInjectConfig, *args: Any, **kwargs: Any) -> None:
+        unknown = sorted(kwargs.keys() - known)
+        if unknown:
+            raise DocumentError(
+                "unknown field in a StyleInject configuration",
+                key=", ".join(unknown),
+                hint="Upgrade si-hub, or take the field out of adapter_config.json",
+            )
+        init(self, *args, **kwargs)
+
+    return checked
+
+
+StyleInjectConfig.__init__ = _refuse_unknown(StyleInjectConfig.__init__)  # type: ignore[method-assign]

@@ -1,0 +1,282 @@
+"""StyleInject as a PEFT tuner: ``get_peft_model``, ``PeftModel`` save and load, ``add_adapter`` of diffusers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners.tuners_utils import (
+    BaseTuner,
+    BaseTunerLayer,
+    _check_adapters_not_merged,
+    _delete_auxiliary_adapter,
+    check_target_module_exists,
+)
+from peft.utils import register_peft_method
+from peft.utils.other import get_pattern_key
+from torch import Tensor, nn
+
+from si_hub.errors import BaseMismatch, UsageError
+from si_hub.tuner.config import NAME, StyleInjectConfig, extend_peft_type
+from si_hub.tuner.door import Door, Record, close_door, find_door, logical, open_door
+from si_hub.tuner.fuse import fuse_door, unfuse_door
+from si_hub.tuner.injection import check_name
+from si_hub.tuner.kinds import FLOAT8, Kind, bias_shape, channels, kind_of, weight_shape, working_device, working_dtype
+from si_hub.tuner.layer import CHILD, FixedRouter, LayerAdapter, Value
+from si_hub.tuner.leaves import pair, router
+
+_OURS = f".{CHILD}.adapters."
+
+
+class StyleInjectModel(BaseTuner):
+    """The tuner: adapters beside the modules that ``target_modules`` names, steered through the model's door."""
+
+    prefix = NAME + "_"
+    tuner_layer_cls = Door
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
+
+    # Adding an adapter.
+
+    def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
+        if peft_config.target_modules is None:
+            raise UsageError("no modules to adapt", key="target_modules", hint="Name them in StyleInjectConfig")
+        return peft_config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """PEFT's own, undone when it raises: a failed adapter must not stand in the way of the next one."""
+        door = find_door(model)
+        taken = door is not None and adapter_name in door.records
+        try:
+            check_name(model, adapter_name)
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        except BaseException:
+            door = find_door(model)
+            if not taken or adapter_name not in _known(door):
+                self.peft_config.pop(adapter_name, None)
+            if door is not None and not taken:
+                door.drop(adapter_name)
+                close_door(model)
+            # diffusers looks for it once the first add_adapter was tried, whether that worked or not.
+            model.peft_config = self.peft_config  # type: ignore[assignment]
+            raise
+
+    @staticmethod
+    def _check_target_module_exists(peft_config: Any, key: str) -> Any:
+        if any(part.startswith(StyleInjectModel.prefix) for part in key.split(".")):
+            return False
+        return check_target_module_exists(peft_config, key)
+
+    def _create_and_replace(
+        self,
+        peft_config: Any,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        base: nn.Module = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        path = logical(current_key)
+        door = open_door(self.model)
+        adapter = fresh(peft_config, path, base, self.model)
+        layer = door.layer_at(path, base)
+        adapter.train(layer.training)
+        layer.adapters[adapter_name] = adapter
+        branches = tuple(peft_config.branches or ())
+        door.records.setdefault(adapter_name, Record(managed=False, branches=branches, trainable=True))
+
+    def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
+        super()._mark_only_adapters_as_trainable(model)
+        door = _door(model)
+        for name in door.known():
+            config = self.peft_config.get(name)
+            trainable = name in self.active_adapters and config is not None and not config.inference_mode
+            door.set_requires_grad(name, trainable)
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        if autocast_adapter_dtype:
+            for _, layer in _door(self.model).layers():
+                if adapter_name in layer.adapters:
+                    _widen(layer.adapters[adapter_name])
+
+    # Steering and removing.
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Delete one adapter of ours; a merged one has to be unmerged first.
+
+        Raises:
+            UsageError: for an unknown name.
+        """
+        door = _door(self.model)
+        if adapter_name not in self.peft_config or adapter_name not in door.known():
+            raise UsageError("no adapter of that name", key=adapter_name, found=sorted(door.known()))
+        _check_adapters_not_merged(self.model, adapter_name)
+        del self.peft_config[adapter_name]
+        door.drop(adapter_name)
+        left = [name for name in self.active_adapters if name != adapter_name]
+        self.active_adapter = left or sorted(door.known())[:1]
+        if not left and self.active_adapter:
+            door.set_adapter(self.active_adapter)
+        _delete_auxiliary_adapter(self.model, adapter_name, new_active_adapters=self.active_adapter or None)
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
+        """Fuse ours (by default the active ones) where that is exact.
+
+        Raises:
+            ConversionRefused: where it is not.
+        """
+        door = _door(self.model)
+        fuse_door(door, self._chosen(door, adapter_names), 1.0, safe=safe_merge)
+
+    def unmerge_adapter(self) -> None:
+        """Put the base weights back, bit for bit."""
+        door = _door(self.model)
+        unfuse_door(door, door.merged_adapters)
+
+    def _chosen(self, door: Door, names: list[str] | None) -> list[str]:
+        return [name for name in door.known() if door.acts(name)] if names is None else names
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,
+        progressbar: bool = False,
+        safe_merge: bool = False,
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        door = _door(self.model)
+        merged = door.merged_adapters
+        if merge:
+            fuse_door(door, self._chosen(door, adapter_names), 1.0, safe=safe_merge)
+            # What is kept of the originals is let go: the fused weights are the model's weights from now on.
+            for path, kept in list(door.originals.items()):
+                if kept.weights.keys() <= set(door.known()):
+                    del door.originals[path]
+        else:
+            unfuse_door(door, merged)
+        for name in door.known():
+            self.peft_config.pop(name, None)
+            door.drop(name)
+        close_door(self.model)
+        if not self.peft_config and hasattr(self.model, "peft_config"):
+            del self.model.peft_config
+        return self.model
+
+    # The state dict: ``{module}.styleinject_layer.adapters.{name}.{leaf}`` in the model, without the name in a file.
+
+    @classmethod
+    def _get_adapter_state_dict(
+        cls,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str,
+        state_dict: dict[str, Tensor],
+        unwanted_adapter_names: list[str],
+    ) -> dict[str, Tensor]:
+        return {key: value for key, value in state_dict.items() if f"{_OURS}{adapter_name}." in key}
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        module, mark, leaf = key.rpartition(f"{_OURS}{adapter_name}.")
+        return f"{logical(module)}.{CHILD}.{leaf}" if mark else key
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        wanted = {}
+        for key in model.state_dict():
+            if f"{_OURS}{adapter_name}." in key:
+                short = cls._remove_adapter_name_from_key(key, adapter_name)
+                wanted[short] = wanted["base_model.model." + short] = key
+        return {wanted.get(key, key): value for key, value in state_dict.items()}
+
+
+def _door(model: nn.Module) -> Door:
+    door = find_door(model)
+    if door is None:
+        raise UsageError("the model has no StyleInject adapter", hint="Add one first")
+    return door
+
+
+def _known(door: Door | None) -> list[str]:
+    return [] if door is None else door.known()
+
+
+def _pattern(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
+    return patterns.get(get_pattern_key(patterns.keys(), path), default)
+
+
+def fresh(config: StyleInjectConfig, path: str, base: nn.Module, model: nn.Module) -> LayerAdapter:
+    """A new adapter of one module: random A_i, zero B and zero router, so that it starts exactly at the base.
+
+    Raises:
+        BaseMismatch: for a module without a low-rank form, or a rank that the groups of a convolution do not divide.
+    """
+    kind = kind_of(base, path)
+    if not kind.low_rank:
+        raise BaseMismatch("only linear layers and convolutions are trained", key=path, found=type(base).__name__)
+    rank, alpha = _pattern(config.rank_pattern, path, config.r), _pattern(config.alpha_pattern, path, config.alpha)
+    groups = getattr(base, "groups", 1)
+    if rank % groups:
+        raise BaseMismatch(
+            "the groups do not divide the rank", key=path, expected=f"a multiple of {groups}", found=rank
+        )
+    leaves = _leaves(config, kind, base, model, rank, groups)
+    return LayerAdapter(
+        path,
+        kind,
+        leaves,
+        branches=config.num_branches,
+        rank=rank,
+        alpha=None if alpha is None else float(alpha),
+        transform=config.transform,  # type: ignore[arg-type]
+        pool=config.pool,  # type: ignore[arg-type]
+        groups=groups,
+    )
+
+
+def _leaves(
+    config: StyleInjectConfig, kind: Kind, base: nn.Module, model: nn.Module, rank: int, groups: int
+) -> dict[str, nn.Module]:
+    into, out = channels(base, kind)
+    n, kernel = config.num_branches, weight_shape(base, kind)[2:]
+    place: dict[str, Any] = {"device": working_device(base), "dtype": working_dtype(base, model)}
+
+    def noise(*shape: int) -> Tensor:
+        # kaiming_uniform_ with a = √5, as LoRA starts its A: uniform within 1 / √fan_in.
+        tensor = torch.empty(shape, **place)
+        return nn.init.kaiming_uniform_(tensor, a=5**0.5)
+
+    def start(*shape: int) -> Tensor:
+        return torch.zeros(shape, **place) if config.init_weights else torch.randn(shape, **place) * 0.1
+
+    down, up = pair(base, kind, noise(n * rank, into, *kernel), start(out, rank // groups))
+    leaves = {"down": down, "up": up}
+    if n > 1:
+        bias = start(n)
+        leaves["router"] = FixedRouter(bias) if config.router == "fixed" else router(start(n, into), bias)
+    if config.train_bias:
+        leaves["bias_delta"] = Value(start(*bias_shape(base, kind)))
+    return leaves
+
+
+def _widen(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        if parameter.dtype in {torch.float16, torch.bfloat16} | FLOAT8:
+            parameter.data = parameter.data.float()
+
+
+def register() -> None:
+    """Make PEFT know the tuner; once, however often it is imported."""
+    kind = extend_peft_type()
+    if kind not in PEFT_TYPE_TO_TUNER_MAPPING:
+        register_peft_method(
+            name=NAME, config_cls=StyleInjectConfig, model_cls=StyleInjectModel, prefix=StyleInjectModel.prefix
+        )
+
+
+register()
