@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from si_hub.format.hashes import identity as identity
+from si_hub.format.reader import adapter_of as adapter_of
 from si_hub.format.reader import is_styleinject as is_styleinject
 from si_hub.format.reader import read as read
 from si_hub.format.reader import read_document as read_document
@@ -18,6 +19,7 @@ __all__ = [
     "DEFAULT_NAME",
     "FORMAT_VERSION",
     "Written",
+    "adapter_of",
     "identity",
     "is_styleinject",
     "read",

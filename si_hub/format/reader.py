@@ -50,13 +50,23 @@ def read(path: str | Path, *, verify: bool = False) -> Adapter:
         MissingFile, FileAccessError: no such file, no access.
     """
     file = read_safetensors(path)
+    adapter = adapter_of(file)
+    if verify:
+        check_data(file, read_document(file)["tensors_sha256"])
+        check_finite(file)
+    return adapter
+
+
+def adapter_of(file: SafetensorsFile) -> Adapter:
+    """The adapter in a file whose header is parsed; or in tensors and metadata that never were in a file.
+
+    Raises:
+        FormatError: see `read`.
+    """
     document = migrate(read_document(file))
     documents.check_schema(document, strict=False, file=file.path)
     unknown = documents.unknown_fields(document)
     adapter = _adapter(file, document, bool(unknown))
-    if verify:
-        check_data(file, document["tensors_sha256"])
-        check_finite(file)
     if unknown:
         documents.warn_unknown(unknown, file.path)
     return adapter
