@@ -1,1 +1,17 @@
-"""."""
+"""Foreign adapter files → `si_hub.adapter.Adapter`: what they are, whose modules they change, and by how much."""
+
+from __future__ import annotations
+
+from si_hub.converters.detection import Detection as Detection
+from si_hub.converters.detection import detect as detect
+from si_hub.converters.lowering import Conversion as Conversion
+from si_hub.converters.lowering import convert as convert
+from si_hub.converters.registry import FAMILIES as FAMILIES
+from si_hub.converters.registry import Family as Family
+from si_hub.converters.report import Report as Report
+from si_hub.converters.report import Use as Use
+from si_hub.converters.source import Source as Source
+from si_hub.converters.source import open_source as open_source
+
+__all__ = ["FAMILIES", "Conversion", "Detection", "Family", "Report", "Source", "Use", "convert", "detect",
+           "open_source"]  # fmt: skip

@@ -1,0 +1,151 @@
+"""A foreign adapter file → a StyleInject file, in one call: what ``si-hub convert`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from si_hub import converters
+from si_hub.adapter import Component
+from si_hub.architectures import Architecture
+from si_hub.converters import Report
+from si_hub.errors import FileAccessError
+from si_hub.format import writer
+
+SUFFIX = ".styleinject.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A written conversion.
+
+    Attributes:
+        source, path: the file read and the file written.
+        source_size, size: their bytes.
+        base: name of the base model.
+        family, naming: what the source was.
+        modules: number of layers by component.
+        ranks: number of layers by rank; 0 are layers without a low-rank pair.
+        alphas: number of layers by alpha; ``"rank"`` where alpha is the rank.
+        source_sha256: of the source file.
+        sha256: of the written data section.
+        identity: of the adapter.
+        report: every source tensor's fate.
+        exact: every kept number is the source's own.
+    """
+
+    source: Path
+    path: Path
+    source_size: int
+    size: int
+    base: str
+    family: str
+    naming: str
+    modules: dict[str, int]
+    ranks: dict[int, int]
+    alphas: dict[str, int]
+    source_sha256: str | None
+    sha256: str
+    identity: str
+    report: Report
+    exact: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {
+            "source": str(self.source), "path": str(self.path), "source_size": self.source_size, "size": self.size,
+            "base": self.base, "family": self.family, "naming": self.naming, "modules": self.modules,
+            "ranks": {str(rank): count for rank, count in self.ranks.items()}, "alphas": self.alphas,
+            "source_sha256": self.source_sha256, "tensors_sha256": self.sha256, "identity": self.identity,
+            "exact": self.exact, **self.report.as_dict(),
+        }  # fmt: skip
+
+    def as_text(self) -> str:
+        """The result as lines for people."""
+        modules = ", ".join(f"{name} {count}" for name, count in self.modules.items())
+        lines = [
+            f"{self.path}",
+            f"  from     {self.source.name}: {self.family} for {self.base} ({self.naming})",
+            f"  modules  {sum(self.modules.values())} ({modules})",
+            f"  rank     {_tally(self.ranks)}",
+            f"  alpha    {_tally(self.alphas)}",
+            f"  size     {_megabytes(self.source_size)} -> {_megabytes(self.size)}, {'exact' if self.exact else ''}",
+            f"  sha256   {self.sha256} (tensors)",
+            f"  identity {self.identity}",
+        ]
+        dropped = self.report.dropped
+        if dropped:
+            lines.append(f"  dropped  {len(dropped)} tensors:")
+            lines += [f"    {name}: {reason}" for name, reason in dropped.items()]
+        lines += [f"  note     {note}" for note in self.report.notes]
+        return "\n".join(lines)
+
+
+def default_output(source: Path) -> Path:
+    """Beside the source: ``lora.safetensors`` → ``lora.styleinject.safetensors``; inside a folder, under its name."""
+    if source.is_dir():
+        return source / f"{source.resolve().name}{SUFFIX}"
+    return source.with_name(f"{source.name.removesuffix('.safetensors')}{SUFFIX}")
+
+
+def convert(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    base: str | Path | Architecture | None = None,
+    force: bool = False,
+    allow_partial: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Converted:
+    """Convert an adapter file or folder to the StyleInject format, exactly, and write it.
+
+    Args:
+        source: a safetensors file, a PEFT folder, or a diffusers LoRA folder.
+        output: the file to write; by default beside the source.
+        base: name, folder or checkpoint of the base model; found by names and shapes where it is not given.
+        force: overwrite an existing output.
+        allow_partial: convert what fits and name what was left out, instead of refusing.
+        progress: called with (bytes done, bytes in all).
+
+    Raises:
+        FileAccessError: the output exists, or is the source.
+        SiHubError: everything of `si_hub.converters.convert` and `si_hub.format.write`.
+    """
+    source = Path(source)
+    path = default_output(source) if output is None else Path(output)
+    if path.exists() and not force:
+        raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
+    found = converters.convert(source, base=base, allow_partial=allow_partial)
+    if path.exists() and path.samefile(found.source.path):
+        raise FileAccessError("is the source itself", file=path, hint="Name another file with -o.")
+    written = writer.write(found.adapter, path, overwrite=force, hash_source=found.source.path, progress=progress)
+    components = found.adapter.components
+    return Converted(
+        source, path, found.source.size, written.size, found.base.name, found.family, found.naming,
+        {name: len(component.layers) for name, component in components.items()},
+        _count_ranks(components), _count_alphas(components),
+        written.source_sha256, written.tensors_sha256, written.identity, found.report,
+    )  # fmt: skip
+
+
+def _count_ranks(components: dict[str, Component]) -> dict[int, int]:
+    ranks = [layer.rank for component in components.values() for layer in component.layers.values()]
+    return {rank: ranks.count(rank) for rank in sorted(set(ranks))}
+
+
+def _count_alphas(components: dict[str, Component]) -> dict[str, int]:
+    layers = [layer for component in components.values() for layer in component.layers.values() if layer.rank]
+    alphas = ["rank" if layer.alpha is None else f"{layer.alpha:g}" for layer in layers]
+    return {alpha: alphas.count(alpha) for alpha in sorted(set(alphas))}
+
+
+def _tally(counts: dict[Any, int]) -> str:
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} in {count}" for value, count in counts.items())
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,54 @@
+"""Dense differences: ``diff`` and ``diff_b`` of full fine-tunes, ``w_norm`` and ``b_norm`` of norms. Bytes as is."""
+
+from __future__ import annotations
+
+import math
+
+from si_hub.converters.lora import misfit
+from si_hub.converters.modules import Lowered, SourceModule, Target
+from si_hub.errors import BaseMismatch
+from si_hub.storage.tensors import Tensor
+
+_WEIGHTS = ("diff", "w_norm")
+_BIASES = ("diff_b", "b_norm")
+
+
+def lower_deltas(module: SourceModule, target: Target) -> Lowered:
+    """W += diff and b += diff_b, as LyCORIS and ComfyUI apply them: no alpha.
+
+    Raises:
+        BaseMismatch: a shape differs from the base's, or the base has no bias.
+    """
+    leaves: dict[str, Tensor] = {}
+    for slot in _WEIGHTS:
+        if slot in module.tensors:
+            leaf = "param_delta" if target.kind == "parameter" else "weight_delta"
+            leaves[leaf] = _shaped(module, slot, target)
+    for slot in _BIASES:
+        if slot in module.tensors:
+            leaves["bias_delta"] = bias(module, slot, target)
+    return Lowered(leaves)
+
+
+def bias(module: SourceModule, slot: str, target: Target) -> Tensor:
+    """The bias difference in ``slot``, checked against the base."""
+    tensor = module.tensors[slot]
+    if not target.bias:
+        raise BaseMismatch(
+            f"the base model's {target.kind} has no bias to change", file=module.file, key=module.names[slot],
+            hint="Say which base model it is for with --base.",
+        )  # fmt: skip
+    if tensor.count != target.shape[0]:
+        raise misfit(module, slot, "bias", target.shape[0], list(tensor.shape), target)
+    return tensor.reshape(target.shape[0])
+
+
+def _shaped(module: SourceModule, slot: str, target: Target) -> Tensor:
+    """A difference in the base's shape; a 1x1 convolution may stand for a linear layer and the reverse."""
+    tensor = module.tensors[slot]
+    if tensor.shape == target.shape:
+        return tensor
+    pointwise = all(math.prod(shape[2:]) == 1 and len(shape) > 1 for shape in (tensor.shape, target.shape))
+    if not (pointwise and tensor.shape[:2] == target.shape[:2]):
+        raise misfit(module, slot, "weight", list(target.shape), list(tensor.shape), target)
+    return tensor.reshape(*target.shape)

@@ -1,0 +1,98 @@
+"""Header metadata of the source: what becomes part of the document, what is kept, what is left out and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from si_hub.converters.source import METADATA_CONFIG
+
+#: Metadata stay within the first ranged read of a file together with the document.
+KEY_LIMIT = 1024
+TOTAL_LIMIT = 8192
+
+#: document field → metadata keys it is taken from, best first.
+_TEXTS = {
+    "title": ("modelspec.title", "model_spec.title", "ss_output_name"),
+    "author": ("modelspec.author", "model_spec.author"),
+    "license": ("modelspec.license", "model_spec.license"),
+}
+_LISTS = {
+    "trigger_words": ("modelspec.trigger_phrase", "modelspec.usage_hint_trigger", "trained_words", "TrainedWords"),
+    "tags": ("modelspec.tags", "model_spec.tags"),
+}
+#: They say something of the old file that is not true of the new one.
+_STALE = {
+    "format": "describes the source file", "modelspec.hash_sha256": "hash of the source file",
+    "modelspec.architecture": "derived anew", "modelspec.sai_model_spec": "derived anew",
+    "modelspec.implementation": "derived anew", "modelspec.title": "moved into the document",
+    "modelspec.author": "moved into the document", "modelspec.license": "moved into the document",
+    "modelspec.trigger_phrase": "moved into the document", "modelspec.tags": "moved into the document",
+    "modelspec.prediction_type": "moved into the document", "sshs_model_hash": "hash of the source file",
+    "sshs_legacy_hash": "hash of the source file", "styleinject": "reserved", METADATA_CONFIG: "moved into the layers",
+}  # fmt: skip
+
+
+def describe(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Title, author, license, trigger words and tags, where the metadata have them."""
+    about: dict[str, Any] = {}
+    for name, keys in _TEXTS.items():
+        about |= {name: text for key in reversed(keys) if (text := metadata.get(key, "").strip())}
+    for name, keys in _LISTS.items():
+        for key in keys:
+            if name not in about and (words := _words(metadata.get(key, ""))):
+                about[name] = words
+    return about
+
+
+def _words(text: str) -> list[str]:
+    """A JSON list or a comma-separated text as its distinct words, in order."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    parts = value if isinstance(value, list) else str(value).split(",")
+    return list(dict.fromkeys(word for part in parts if isinstance(part, str) and (word := part.strip())))
+
+
+def keep(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """(metadata to preserve, reason by key for those left out); small ones first, so that a large one costs no other."""
+    kept: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    room = TOTAL_LIMIT
+    for key, value in sorted(metadata.items(), key=lambda item: (len(item[1]), item[0])):
+        size = len(key.encode()) + len(value.encode())
+        if key in _STALE:
+            left_out[key] = _STALE[key]
+        elif size > min(KEY_LIMIT, room):
+            left_out[key] = f"{size} bytes, too large for an adapter's header"
+        else:
+            kept[key] = value
+            room -= size
+    return kept, left_out
+
+
+def prediction_type(metadata: Mapping[str, str]) -> str | None:
+    """``epsilon`` or ``v_prediction``, where the metadata say so."""
+    text = metadata.get("modelspec.prediction_type", "")
+    if metadata.get("ss_base_model_version", "").endswith("_v") or text == "v":
+        return "v_prediction"
+    return text or None
+
+
+#: base → how metadata name it; only asked where names and shapes leave several.
+_HINTS = {
+    "sd15": ("sd_v1", "stable-diffusion-v1"),
+    "sd21": ("sd_v2", "stable-diffusion-v2"),
+    "sdxl": ("sdxl_", "stable-diffusion-xl-v1-base"),
+    "sdxl-refiner": ("sdxl_refiner", "stable-diffusion-xl-v1-refiner"),
+    "flux": ("flux1", "flux-1", "Flux.1", "flux"),
+    "sd3": ("sd3", "stable-diffusion-3", "stable-diffusion-v3"),
+}
+
+
+def hinted_bases(metadata: Mapping[str, str]) -> set[str]:
+    """Base models that the metadata name."""
+    texts = [metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")]
+    return {name for name, starts in _HINTS.items() if any(text.startswith(starts) for text in texts)}

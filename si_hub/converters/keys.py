@@ -1,0 +1,195 @@
+"""What the parts of a tensor's name mean: container, prefix, module, suffix. Naming only; families are apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+from si_hub.architectures import Architecture, Model
+from si_hub.architectures.layouts import LAYOUTS, Part
+
+
+class Suffix(NamedTuple):
+    """What a suffix says: the slot of the module that the tensor fills, and whose spelling it is."""
+
+    slot: str
+    spelling: str
+
+
+def _spell(spelling: str, **suffixes: str) -> dict[str, Suffix]:
+    return {text: Suffix(slot, spelling) for slot, texts in suffixes.items() for text in texts.split()}
+
+
+#: Every known suffix. A name is cut at the longest one that fits.
+SUFFIXES: Mapping[str, Suffix] = MappingProxyType(
+    _spell("kohya", down=".lora_down.weight", up=".lora_up.weight", mid=".lora_mid.weight", alpha=".alpha",
+           magnitude=".dora_scale")
+    | _spell("peft", down=".lora_A.weight .lora_A", up=".lora_B.weight .lora_B", up_bias=".lora_B.bias",
+             magnitude=".lora_magnitude_vector .lora_magnitude_vector.weight",
+             embedding_down=".lora_embedding_A", embedding_up=".lora_embedding_B")
+    | _spell("diffusers", down=".lora.down.weight .lora_linear_layer.down.weight",
+             up=".lora.up.weight .lora_linear_layer.up.weight")
+    | _spell("attention-processor", down="_lora.down.weight", up="_lora.up.weight")
+    | _spell("ai-toolkit", magnitude=".magnitude")
+    | _spell("lycoris", hada_w1_a=".hada_w1_a", hada_w1_b=".hada_w1_b", hada_w2_a=".hada_w2_a",
+             hada_w2_b=".hada_w2_b", hada_t1=".hada_t1", hada_t2=".hada_t2")
+    | _spell("lycoris", lokr_w1=".lokr_w1", lokr_w1_a=".lokr_w1_a", lokr_w1_b=".lokr_w1_b", lokr_w2=".lokr_w2",
+             lokr_w2_a=".lokr_w2_a", lokr_w2_b=".lokr_w2_b", lokr_t2=".lokr_t2")
+    | _spell("lycoris", a1=".a1.weight", a2=".a2.weight", b1=".b1.weight", b2=".b2.weight", bm=".bm.weight",
+             ia3_weight=".weight", on_input=".on_input", oft_blocks=".oft_blocks", oft_diag=".oft_diag",
+             rescale=".rescale", diff=".diff", diff_b=".diff_b", w_norm=".w_norm", b_norm=".b_norm",
+             sparse_indices=".bias_indices", sparse_values=".bias_values", sparse_size=".bias_size")
+    | _spell("peft", ia3=".ia3_l", oft_r=".oft_R .oft_R.weight", boft_r=".boft_R", boft_s=".boft_s")
+    | _spell("comfy", set_weight=".set_weight", reshape=".reshape_weight")
+)  # fmt: skip
+
+#: PEFT's in-memory names carry the adapter's name inside: ``lora_A.default.weight``.
+_INFIX = re.compile(
+    r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?"
+    r"|lokr_t2|oft_R|boft_[Rs]|ia3_l))\.([^.]+)((?:\.weight|\.bias)?)"
+)
+#: kohya's OFT of Flux numbers the blocks of a fused layer.
+_NUMBERED = re.compile(r"\.oft_blocks\.(\d+)")
+_CONTAINER = "base_model.model."
+
+
+class Key(NamedTuple):
+    """A tensor's name taken apart."""
+
+    stem: str
+    slot: str
+    spelling: str
+    adapter: str
+
+
+def split(name: str) -> Key | None:
+    """Take a tensor's name apart; ``None`` where no known suffix ends it."""
+    at = _first_cut(name, 0)
+    while at >= 0:
+        stem, rest = name[:at], name[at:]
+        infix = _INFIX.fullmatch(rest)
+        if rest in SUFFIXES:
+            return Key(stem, *SUFFIXES[rest], "")
+        if infix and infix[1] + infix[3] in SUFFIXES:
+            return Key(stem, *SUFFIXES[infix[1] + infix[3]], infix[2])
+        if _NUMBERED.fullmatch(rest):
+            return Key(stem, "oft_blocks", "kohya", "")
+        at = _first_cut(name, at + 1)
+    return None
+
+
+def _first_cut(name: str, start: int) -> int:
+    places = [place for place in (name.find(".", start), name.find("_lora.", start)) if place >= 0]
+    return min(places, default=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The start of a module's name: which components it can mean, first choice first, and how names are written.
+
+    Attributes:
+        text: the prefix itself.
+        components: pipeline attribute names.
+        flat: dots of the module's path are written as underscores.
+    """
+
+    text: str
+    components: tuple[str, ...]
+    flat: bool
+
+
+_DENOISER = ("unet", "transformer", "prior")
+_T5 = ("text_encoder_3", "text_encoder_2")
+
+#: Longest first; a name without any of them belongs to the component that all such names fit.
+PREFIXES: tuple[Prefix, ...] = tuple(
+    sorted(
+        (
+            *(Prefix(f"{kind}_unet_", _DENOISER, True) for kind in ("lora", "oft")),
+            Prefix("lora_unet__", _DENOISER, True),
+            Prefix("lora_transformer_", _DENOISER, True),
+            Prefix("lora_prior_unet_", ("prior",), True),
+            Prefix("lycoris_", _DENOISER, True),
+            *(Prefix(f"{kind}_te_", ("text_encoder",), True) for kind in ("lora", "oft")),
+            *(Prefix(f"{kind}_te1_", ("text_encoder",), True) for kind in ("lora", "oft")),
+            # OneTrainer calls Flux's T5 te2, kohya te3.
+            *(Prefix(f"{kind}_te2_", ("text_encoder_2",), True) for kind in ("lora", "oft")),
+            *(Prefix(f"{kind}_te3_", _T5, True) for kind in ("lora", "oft")),
+            *(Prefix(f"{name}.", (name,), False) for name in ("unet", "transformer", "prior")),
+            *(Prefix(f"{name}.", (name,), False) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")),
+            Prefix("diffusion_model.", _DENOISER, False),
+            Prefix("model.diffusion_model.", _DENOISER, False),
+            Prefix("text_encoders.clip_l.transformer.", ("text_encoder",), False),
+            Prefix("text_encoders.clip_g.transformer.", ("text_encoder_2",), False),
+            Prefix("text_encoders.t5xxl.transformer.", _T5, False),
+        ),
+        key=lambda prefix: -len(prefix.text),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a source module belongs: the component, its parts there, and how the source wrote it.
+
+    Attributes:
+        component: pipeline attribute name.
+        parts: the base modules, several for a fused one.
+        prefix: as the source has it, the container included.
+        body: the rest of the source's module name.
+        layout: the naming that knew it, a key of `LAYOUTS`.
+    """
+
+    component: str
+    parts: tuple[Part, ...]
+    prefix: str
+    body: str
+    layout: str
+
+
+@lru_cache(maxsize=64)
+def _index(model: Model, flat: bool) -> dict[str, tuple[str, tuple[Part, ...]]]:
+    """Every name any layout gives a module, and what it stands for."""
+    found: dict[str, tuple[str, tuple[Part, ...]]] = {}
+    for layout, names in LAYOUTS.items():
+        for name, parts in names(model).items():
+            found.setdefault(name.replace(".", "_") if flat else name, (layout, parts))
+    return found
+
+
+def locate(stem: str, architecture: Architecture, bare: tuple[str, ...]) -> Place | None:
+    """Look a source module's name up in the base's own module lists.
+
+    Args:
+        bare: components to try for a name without a known prefix.
+    """
+    for prefix, body, components, flat in _readings(stem, bare):
+        for component in components:
+            model = architecture.components.get(component)
+            known = None if model is None else _index(model, flat).get(body)
+            if known is not None:
+                return Place(component, known[1], prefix, body, known[0])
+    return None
+
+
+def _readings(stem: str, bare: tuple[str, ...]) -> list[tuple[str, str, tuple[str, ...], bool]]:
+    """(prefix, body, components, flat) of every way to read a stem, the longest prefix first."""
+    inner = stem.removeprefix(_CONTAINER)
+    outer = stem[: len(stem) - len(inner)]
+    found: list[tuple[str, str, tuple[str, ...], bool]] = []
+    for prefix in PREFIXES:
+        if inner.startswith(prefix.text):
+            body = inner[len(prefix.text) :]
+            plain = body if prefix.flat else body.removeprefix(_CONTAINER)
+            text = outer + prefix.text + body[: len(body) - len(plain)]
+            found.append((text, plain, prefix.components, prefix.flat))
+    return [*found, (outer, inner, bare, False)]
+
+
+def prefixed(stem: str) -> bool:
+    """Whether the stem begins with a prefix that names its component."""
+    return any(stem.removeprefix(_CONTAINER).startswith(prefix.text) for prefix in PREFIXES)

@@ -1,0 +1,47 @@
+"""What became of every tensor of the source: nothing is dropped silently."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Fate = Literal["used", "folded", "dropped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What became of one source tensor: its bytes are used, its value went into others, or it was dropped."""
+
+    fate: Fate
+    reason: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """Every tensor of the source and what became of it; notes on anything else that was decided.
+
+    Attributes:
+        uses: by source tensor name.
+        left_out: header metadata that were not carried over, with the reason.
+        notes: decisions a reader should know of.
+    """
+
+    uses: dict[str, Use] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Dropped tensors and why."""
+        return {name: use.reason for name, use in self.uses.items() if use.fate == "dropped"}
+
+    def count(self) -> dict[str, int]:
+        """Number of tensors by fate."""
+        counts = Counter(use.fate for use in self.uses.values())
+        return {fate: counts[fate] for fate in ("used", "folded", "dropped")}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON data: counts, and names only where something was left out."""
+        return {"tensors": self.count(), "dropped": self.dropped, "metadata_left_out": self.left_out,
+                "notes": self.notes}  # fmt: skip

@@ -1,0 +1,76 @@
+"""The scale of every module, wherever the source keeps it: an alpha tensor, a PEFT configuration, or nowhere."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from si_hub.converters.modules import SourceModule
+from si_hub.errors import FormatError, LayerShapeError, NotFinite, UnsupportedFamily
+
+
+def read_alpha(module: SourceModule) -> float | None:
+    """The alpha tensor's value, of any dtype and with one element of any shape; 0 is None, the rank, as in kohya's.
+
+    Raises:
+        FormatError: more than one element, or a dtype no alpha has.
+        NotFinite: NaN or infinity.
+    """
+    tensor, name = module.tensors["alpha"], module.names["alpha"]
+    try:
+        value = tensor.item()
+    except ValueError as error:
+        raise FormatError(str(error), file=module.file, key=name) from error
+    if not math.isfinite(value):
+        raise NotFinite("an alpha must be finite", file=module.file, key=name, found=value)
+    return value or None
+
+
+def config_alpha(module: SourceModule, path: str, rank: int, config: Mapping[str, Any]) -> float:
+    """alpha of a module under a PEFT configuration: patterns first, and rank-stabilised scales folded in.
+
+    PEFT scales by alpha / r, with ``use_rslora`` by alpha / √r; the result over ``rank`` is that scale.
+
+    Args:
+        path: the module's name as PEFT knew it.
+
+    Raises:
+        UnsupportedFamily: the configuration asks for what a LoRA cannot express.
+        FormatError, LayerShapeError: a value of the wrong kind; another rank than the tensors'.
+    """
+    for switch in ("use_dora", "alora_invocation_tokens", "use_qalora", "trainable_token_indices"):
+        if config.get(switch):
+            raise UnsupportedFamily(
+                f"its configuration sets {switch}, which this version does not convert",
+                file=module.file, key=module.stem,
+            )  # fmt: skip
+    given = _number(module, _pattern(config.get("rank_pattern"), path, config.get("r", rank)), "r")
+    alpha = _number(module, _pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", given)), "lora_alpha")
+    if given != rank:
+        raise LayerShapeError(
+            "its rank differs from the configuration's", file=module.file, key=module.names["down"],
+            expected=f"r = {given:g}", found=rank,
+        )  # fmt: skip
+    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+
+
+def _pattern(patterns: Any, path: str, default: Any) -> Any:
+    """A value for ``path``; PEFT matches each pattern against the end of the name, at a dot."""
+    if isinstance(patterns, dict):
+        for pattern, value in patterns.items():
+            try:
+                if re.match(rf"(.*\.)?({pattern})$", path):
+                    return value
+            except re.error:
+                continue
+    return default
+
+
+def _number(module: SourceModule, value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise FormatError(
+            "the adapter's configuration has no usable number", file=module.file, key=name, found=repr(value)
+        )
+    return float(value)

@@ -1,0 +1,88 @@
+"""The foreign adapter as it lies on disk: its tensors, its header metadata, and a configuration beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from si_hub.errors import AmbiguousFamily, FormatError, MissingFile
+from si_hub.storage.header import parse_json, read_safetensors
+from si_hub.storage.tensors import Tensor
+
+#: Weight files of a folder, best first: PEFT's, diffusers'.
+FOLDER_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+CONFIG_NAME = "adapter_config.json"
+#: Where diffusers keeps the PEFT configuration of each component, inside the header.
+METADATA_CONFIG = "lora_adapter_metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A foreign adapter.
+
+    Attributes:
+        path: the weights file.
+        size: its bytes.
+        tensors: by name, not read.
+        metadata: of its header.
+        configs: PEFT configurations by component name; ``""`` is the one for all.
+    """
+
+    path: Path
+    size: int
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def open_source(path: str | Path) -> Source:
+    """Open a safetensors file, a PEFT folder or a diffusers LoRA folder; headers only.
+
+    Raises:
+        MissingFile, FileAccessError: nothing there, or nothing readable.
+        AmbiguousFamily: a folder of several files, none under a name that says it is the adapter.
+        FormatError: a header or configuration that breaks its rules.
+    """
+    path = weights_file(Path(path))
+    file = read_safetensors(path)
+    configs = _header_configs(file.metadata, path)
+    beside = path.parent / CONFIG_NAME
+    if beside.is_file():
+        configs[""] = _object(beside.read_bytes(), beside, "the file")
+    return Source(path, file.size, file.tensors, file.metadata, configs)
+
+
+def weights_file(path: Path) -> Path:
+    """The weights file that ``path`` is or holds."""
+    if not path.is_dir():
+        return path
+    for name in FOLDER_NAMES:
+        if (path / name).is_file():
+            return path / name
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise AmbiguousFamily(
+            "the folder holds several safetensors files", file=path,
+            found=", ".join(file.name for file in files[:4]), hint="Name the one to convert.",
+        )  # fmt: skip
+    raise MissingFile("the folder holds no adapter", file=path, expected=" or ".join(FOLDER_NAMES))
+
+
+def _header_configs(metadata: dict[str, str], path: Path) -> dict[str, dict[str, Any]]:
+    if METADATA_CONFIG not in metadata:
+        return {}
+    configs: dict[str, dict[str, Any]] = {}
+    for key, value in _object(metadata[METADATA_CONFIG].encode(), path, METADATA_CONFIG).items():
+        component, _, name = key.rpartition(".")
+        configs.setdefault(component, {})[name] = value
+    return configs
+
+
+def _object(raw: bytes, path: Path, what: str) -> dict[str, Any]:
+    value = parse_json(raw, file=path, what=what)
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is not a JSON object", file=path)
+    return value
