@@ -1,1 +1,10 @@
-"""."""
+"""StyleInject in diffusers pipelines: `enable` for all of them, `StyleInjectLoaderMixin` for one's own class."""
+
+from __future__ import annotations
+
+from si_hub.pipelines.enabling import enable as enable
+from si_hub.pipelines.mixin import StyleInjectLoaderMixin as StyleInjectLoaderMixin
+from si_hub.pipelines.report import ComponentReport as ComponentReport
+from si_hub.pipelines.report import LoadReport as LoadReport
+
+__all__ = ["ComponentReport", "LoadReport", "StyleInjectLoaderMixin", "enable"]

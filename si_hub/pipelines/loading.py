@@ -1,0 +1,162 @@
+"""Putting an adapter into a pipeline: all of it or, whatever goes wrong, nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from si_hub import tuner
+from si_hub.adapter import Adapter, Component
+from si_hub.errors import BaseMismatch, NotFinite, UsageError
+from si_hub.pipelines import embeddings, padding, registry
+from si_hub.pipelines.report import ComponentReport, LoadReport
+from si_hub.storage.finite import count_bad
+
+_SHOWN = 3
+
+
+def load(
+    pipeline: Any, adapter: Adapter, name: str | None, *, source: str, low_cpu_mem_usage: bool, strict: bool
+) -> LoadReport:
+    """Add ``adapter`` to every component of the pipeline that it has layers for, under a new name.
+
+    It is neither activated nor are others deactivated here.
+
+    Raises:
+        UsageError: the name is in use, or no name for an adapter.
+        NotFinite: a tensor holds NaN or infinity.
+        BaseMismatch: nothing matched, or not everything did and ``strict`` is set.
+    """
+    name = registry.free_name(pipeline) if name is None else name
+    _check_new_name(pipeline, name)
+    check_finite(adapter, source)
+    with ExitStack() as undo:
+        parts = {}
+        for component, content in adapter.components.items():
+            model = registry.models(pipeline).get(component)
+            if model is None:
+                everything = [*content.layers, *(f"embedding.{token}" for token in content.embeddings)]
+                parts[component] = ComponentReport(missing=tuple(everything))
+                continue
+            parts[component] = _add(pipeline, model, component, content, adapter, name, low_cpu_mem_usage, undo)
+        report = LoadReport(name, source, base_text(adapter), parts)
+        check_complete(report, pipeline, strict)
+        for component, part in parts.items():
+            if part.matched:
+                registry.remember(registry.models(pipeline)[component], name, adapter)
+        undo.pop_all()
+    return report
+
+
+def _add(
+    pipeline: Any,
+    model: nn.Module,
+    component: str,
+    content: Component,
+    adapter: Adapter,
+    name: str,
+    low_cpu_mem_usage: bool,
+    undo: ExitStack,
+) -> ComponentReport:
+    matched: list[str] = []
+    missing: list[str] = []
+    unexpected: list[str] = []
+    if content.layers:
+        found = tuner.inject(
+            model,
+            padding.prepared(model, content, component),
+            name=name,
+            branches=adapter.branches,
+            low_cpu_mem_usage=low_cpu_mem_usage,
+        )
+        undo.callback(_remove_layers, model, name)
+        matched, missing, unexpected = [*found.matched], [*found.missing], [*map(str, found.mismatched)]
+    if content.embeddings:
+        tokens = [f"embedding.{token}" for token in content.embeddings]
+        if embeddings.tokenizer_of(pipeline, component) is None:
+            unexpected += [f"{token}: {type(pipeline).__name__} cannot load textual inversions" for token in tokens]
+        else:
+            embeddings.add(pipeline, component, content.embeddings)
+            undo.callback(embeddings.remove, pipeline, component, content.embeddings)
+            matched += tokens
+    return ComponentReport(tuple(matched), tuple(missing), tuple(unexpected))
+
+
+def _remove_layers(model: nn.Module, name: str) -> None:
+    if name in tuner.adapters(model):
+        tuner.remove(model, [name])
+
+
+def unload(pipeline: Any, names: list[str]) -> None:
+    """Take adapters out of every component, embeddings included."""
+    for component, model in registry.models(pipeline).items():
+        for name in names:
+            source = registry.sources(model).get(name)
+            _remove_layers(model, name)
+            content = source.components[component] if source else Component()
+            if content.embeddings and embeddings.tokenizer_of(pipeline, component) is not None:
+                embeddings.remove(pipeline, component, content.embeddings)
+            registry.forget(model, name)
+
+
+def activate(pipeline: Any, weights: dict[str, dict[str, float | Callable[[str], float]]]) -> None:
+    """Make the named adapters, with these weights, the only active ones; components not named have none."""
+    for component, model in registry.models(pipeline).items():
+        present = tuner.adapters(model)
+        if present:
+            tuner.set_active(model, {n: w for n, w in weights.get(component, {}).items() if n in present})
+
+
+def check_finite(adapter: Adapter, source: str) -> None:
+    """Raises NotFinite for the first tensor with a NaN or an infinity in it; nothing is decoded for that."""
+    for component, content in adapter.components.items():
+        tensors = {f"{path}.{leaf}": t for path, layer in content.layers.items() for leaf, t in layer.tensors.items()}
+        tensors |= {f"embedding.{token}": tensor for token, tensor in content.embeddings.items()}
+        for key, tensor in tensors.items():
+            if bad := sum(map(partial(count_bad, tensor.dtype), tensor.chunks())):
+                raise NotFinite(
+                    "the tensor holds numbers that are NaN or infinite",
+                    file=source,
+                    key=f"{component}.{key}",
+                    found=f"{bad} of {tensor.count}",
+                    hint="Such a file cannot give an image; get or train it again",
+                )
+
+
+def check_complete(report: LoadReport, pipeline: Any, strict: bool) -> None:
+    """Raises BaseMismatch where nothing matched, or where something did not and ``strict`` is set."""
+    left = [*report.missing, *report.unexpected]
+    if report.matched and not (strict and left):
+        return
+    total = len(left) + len(report.matched)
+    what = f"{len(left)} of its {total} layers do not" if report.matched else "none of its layers"
+    known = ", ".join(registry.models(pipeline))
+    raise BaseMismatch(
+        f"{what} fit this {type(pipeline).__name__}",
+        file=report.source,
+        key=", ".join(left[:_SHOWN]) or None,
+        expected=report.base,
+        found=f"components {known}",
+        hint="strict=False loads what fits" if report.matched else "Load it into a pipeline of the base it is made for",
+    )
+
+
+def _check_new_name(pipeline: Any, name: object) -> None:
+    if not isinstance(name, str) or not name or "." in name:
+        raise UsageError("an adapter's name is a text without dots", key="adapter_name", found=repr(name))
+    if name in registry.by_name(pipeline):
+        raise UsageError(
+            "an adapter of this name is loaded",
+            key=name,
+            hint="Choose another adapter_name, delete_styleinject_adapters() first, or pass hotswap=True",
+        )
+
+
+def base_text(adapter: Adapter) -> str:
+    """Architecture and, where known, repository of the base an adapter is for."""
+    base = adapter.base_model
+    return base.architecture if base.repo_id is None else f"{base.architecture}, {base.repo_id}"

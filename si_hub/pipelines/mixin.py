@@ -1,0 +1,278 @@
+"""The methods that `si_hub.enable` gives to every diffusers pipeline, for those who prefer to inherit them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from si_hub.adapter import Adapter, BaseModel
+from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
+from si_hub.pipelines import styles as branches
+from si_hub.pipelines.hotswap import swap
+from si_hub.pipelines.report import LoadReport
+
+if TYPE_CHECKING:
+    import torch
+
+    from si_hub.format import Written
+
+Source = str | os.PathLike[str] | Mapping[str, "torch.Tensor"] | Adapter
+Names = str | Sequence[str]
+
+
+class StyleInjectLoaderMixin:
+    """StyleInject adapters for a ``DiffusionPipeline``: load, combine, weigh, mix styles, fuse, save, unload.
+
+    The methods mirror those for LoRA, and leave those alone: ``set_adapters``, ``fuse_lora``, ``delete_adapters`` and
+    ``unload_lora_weights`` concern LoRAs only. Adapters of both kinds act together. The components are the models
+    among the pipeline's components; no LoRA support is needed.
+    """
+
+    def load_styleinject_weights(
+        self,
+        pretrained_model_name_or_path_or_dict: Source,
+        adapter_name: str | None = None,
+        *,
+        weight_name: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool | None = None,
+        token: str | bool | None = None,
+        metadata: Mapping[str, str] | None = None,
+        hotswap: bool = False,
+        low_cpu_mem_usage: bool = True,
+        strict: bool = True,
+        weight: weights.Weight = 1.0,
+    ) -> LoadReport:
+        """Load an adapter and make it the only active one; on any error the pipeline is as it was.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: a file, a folder that holds one StyleInject file, the id of a
+                repository on the Hub or in its cache, an `Adapter`, or tensors by name as `styleinject_state_dict`
+                returns them.
+            adapter_name: the name it gets, ``default_0``, ``default_1`` ... by default.
+            weight_name: which file of a folder or repository.
+            subfolder: where in it.
+            revision: branch, tag or commit of a repository.
+            cache_dir: another cache than huggingface_hub's.
+            force_download: fetch again what is cached.
+            local_files_only: never ask the Hub.
+            token: for private and gated repositories.
+            metadata: the header metadata that belongs to a plain table of tensors.
+            hotswap: replace the numbers of the loaded adapter ``adapter_name`` in place; a compiled model stays
+                compiled. Weights and styles stay as they are. See `enable_styleinject_hotswap`.
+            low_cpu_mem_usage: keep tensors of the right dtype memory-mapped; False copies them.
+            strict: whether layers without a place in this pipeline are an error.
+            weight: as in `set_styleinject_adapters`.
+
+        Returns:
+            What matched, by component; ``print`` shows it.
+
+        Raises:
+            TypeError: an unknown keyword.
+            MissingFile, FormatError, FileAccessError: the file.
+            NotFinite: NaN or infinity in a tensor.
+            BaseMismatch: nothing matched; with ``strict``, not everything did.
+            UsageError: a name in use, several files to choose from, tokens that the tokenizer has already.
+        """
+        fetch = sources.Fetch(
+            weight_name, subfolder, revision, _path(cache_dir), force_download, local_files_only, token
+        )
+        adapter, source = sources.adapter(pretrained_model_name_or_path_or_dict, fetch, metadata)
+        add = swap if hotswap else loading.load
+        with offload.paused(self):
+            report = add(self, adapter, adapter_name, source=source, low_cpu_mem_usage=low_cpu_mem_usage, strict=strict)
+            if not hotswap:
+                try:
+                    self.set_styleinject_adapters(report.adapter_name, weight)
+                except BaseException:
+                    loading.unload(self, [report.adapter_name])
+                    raise
+                self.enable_styleinject()
+        return report
+
+    @classmethod
+    def styleinject_state_dict(
+        cls,
+        pretrained_model_name_or_path_or_dict: str | os.PathLike[str] | Mapping[str, torch.Tensor],
+        *,
+        weight_name: str | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+        local_files_only: bool | None = None,
+        token: str | bool | None = None,
+    ) -> sources.StateDict:
+        """An adapter's tensors by their names in the file, its header metadata as ``.metadata``; no pipeline needed.
+
+        Args and errors are those of `load_styleinject_weights`, which takes the result.
+        """
+        fetch = sources.Fetch(
+            weight_name, subfolder, revision, _path(cache_dir), force_download, local_files_only, token
+        )
+        return sources.state_dict(pretrained_model_name_or_path_or_dict, fetch)
+
+    def unload_styleinject_weights(self) -> None:
+        """Take all adapters out; every weight is the base's, bit for bit, every module the same object as before."""
+        with offload.paused(self):
+            loading.unload(self, list(registry.by_name(self)))
+
+    def delete_styleinject_adapters(self, adapter_names: Names) -> None:
+        """Take the named adapters out; fused ones are unfused first.
+
+        Raises:
+            UsageError: an unknown name; nothing is deleted then.
+        """
+        names = registry.listed(adapter_names, self)
+        with offload.paused(self):
+            loading.unload(self, names)
+
+    def save_styleinject_weights(
+        self,
+        save_directory: str | os.PathLike[str],
+        adapter_name: str | None = None,
+        *,
+        weight_name: str = "styleinject.safetensors",
+        components: Sequence[str] | None = None,
+        base_model: BaseModel | str | None = None,
+        overwrite: bool = False,
+    ) -> Written:
+        """Save one adapter; what is still as it was loaded is saved in the bytes it came in.
+
+        Args:
+            save_directory: a folder, created where it does not exist.
+            adapter_name: which; not needed where only one is loaded.
+            weight_name: the file's name.
+            components: which of its components, all by default.
+            base_model: what it is for, where it was not loaded from a file.
+            overwrite: replace an existing file.
+
+        Raises:
+            UsageError: which adapter, which component, or for which base is not clear.
+            FileAccessError: a file in the way.
+        """
+        name = saving.only_name(self, adapter_name)
+        with offload.paused(self):
+            adapter = saving.collect(self, name, components, base_model)
+        return saving.write(adapter, Path(save_directory), weight_name, overwrite)
+
+    def set_styleinject_adapters(self, adapter_names: Names, adapter_weights: weights.Weight = None) -> None:
+        """Choose which adapters act, and how strongly; all others are inactive.
+
+        Args:
+            adapter_names: one or several; an empty list deactivates all.
+            adapter_weights: one for all or a list with one per name. Each is a number; or a table by component
+                (``{"unet": 0.7, "text_encoder": 0.2}``); a component's entry may be a table by UNet block
+                (``{"unet": {"down": 0.5, "mid": 1.0, "up": {"block_0": [0.2, 0.4, 0.6]}}}``) or module path
+                (``{"unet": {"time_embedding": 0.0}}``). What is left out has weight 1.
+
+        Raises:
+            UsageError: an unknown name, component, block or module; nothing is changed then.
+        """
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        models = registry.models(self)
+        shared = weights.share_out(names, adapter_weights, registry.by_name(self), models)
+        loading.activate(
+            self,
+            {
+                component: {n: weights.per_module(models[component], w, component) for n, w in mine.items()}
+                for component, mine in shared.items()
+            },
+        )
+
+    def get_list_styleinject_adapters(self) -> dict[str, list[str]]:
+        """Names of the loaded adapters, by component."""
+        return registry.by_component(self)
+
+    def get_active_styleinject_adapters(self) -> list[str]:
+        """Names of the active adapters, in the order they were loaded."""
+        return registry.active(self)
+
+    def enable_styleinject(self) -> None:
+        """Let the active adapters act again."""
+        registry.set_enabled(self, True)
+
+    def disable_styleinject(self) -> None:
+        """Switch all adapters off, fused ones excepted; which are active, and their weights, is kept.
+
+        Loading an adapter switches them on again.
+        """
+        registry.set_enabled(self, False)
+
+    def set_styleinject_device(self, adapter_names: Names, device: torch.device | str | int) -> None:
+        """Move adapters to a device, to make room; they have to be back beside the base to act.
+
+        Raises:
+            UsageError: an unknown name.
+        """
+        registry.to_device(self, registry.listed(adapter_names, self), device)
+
+    def set_styles(self, styles: Mapping[str, float] | None, adapter_names: Names | None = None) -> None:
+        """Mix the branches by name, in every layer, in place of the router: ``set_styles({"ink": 0.7, "neon": 0.3})``.
+
+        Args:
+            styles: weights used as given; branches left out get 0. ``None`` gives the choice back to the router.
+            adapter_names: which adapters, by default all that have a branch of these names.
+
+        Raises:
+            UsageError: an unknown style or adapter.
+        """
+        branches.choose(self, styles, None if adapter_names is None else registry.listed(adapter_names, self))
+
+    def fuse_styleinject(
+        self,
+        components: Sequence[str] | None = None,
+        scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: Names | None = None,
+    ) -> None:
+        """Compute the base weights with adapters in them: exact, or refused.
+
+        Args:
+            components: where, by default everywhere.
+            scale: factor on top of the adapters' weights.
+            safe_fusing: check for NaN and infinity before any weight is changed.
+            adapter_names: which, by default the active ones.
+
+        Raises:
+            ConversionRefused: T is not ``add``, or a router chooses per input; the error says the way out.
+            UsageError: an unknown component or name, or one that is fused already.
+        """
+        names = None if adapter_names is None else registry.listed(adapter_names, self)
+        with offload.paused(self):
+            fusing.fuse(self, components, scale, safe_fusing, names)
+
+    def unfuse_styleinject(self, components: Sequence[str] | None = None) -> None:
+        """Put the base weights back, bit for bit, whatever was called since; the adapters act on their own again."""
+        with offload.paused(self):
+            fusing.unfuse(self, components)
+
+    @property
+    def num_fused_styleinject(self) -> int:
+        """How many adapters are fused."""
+        return len(fusing.fused(self))
+
+    @property
+    def fused_styleinject(self) -> list[str]:
+        """Names of the fused adapters."""
+        return fusing.fused(self)
+
+    def enable_styleinject_hotswap(self, target_rank: int = 128) -> None:
+        """Pad adapters loaded from now on to one rank, so that ``hotswap=True`` can follow with any other.
+
+        Args:
+            target_rank: the highest rank among all adapters to come.
+
+        Raises:
+            UsageError: adapters are loaded already.
+        """
+        padding.enable(self, target_rank)
+
+
+def _path(path: str | os.PathLike[str] | None) -> Path | None:
+    return None if path is None else Path(path)

@@ -1,0 +1,45 @@
+"""Offload hooks hold tables of a model's tensors: taken off while adapters come and go, put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def paused(pipeline: Any) -> Iterator[None]:
+    """Run the body without offload hooks; on the way out, also of an exception, they are as they were.
+
+    Model and sequential CPU offload go back to the device they were enabled for. Group offload indexes the new
+    tensors. A pipeline with a device map keeps its hooks: its models are whole, each on its device.
+    """
+    from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading as reapply
+
+    enable = None if getattr(pipeline, "hf_device_map", None) is not None else _enabler(pipeline)
+    if enable is not None:
+        pipeline.remove_all_hooks()
+    try:
+        yield
+    finally:
+        if enable is not None:
+            enable(device=pipeline._offload_device)
+        for model in pipeline.components.values():
+            if isinstance(model, nn.Module):
+                reapply(model)
+
+
+def _enabler(pipeline: Any) -> Any:
+    """The pipeline's method that puts its accelerate hooks back, None where it has no such hooks."""
+    from accelerate.hooks import AlignDevicesHook, CpuOffload
+
+    kinds: set[type] = set()
+    for model in pipeline.components.values():
+        hook = getattr(model, "_hf_hook", None) if isinstance(model, nn.Module) else None
+        for single in getattr(hook, "hooks", [hook]):
+            kinds.update(kind for kind in (AlignDevicesHook, CpuOffload) if isinstance(single, kind))
+    if AlignDevicesHook in kinds:
+        return pipeline.enable_sequential_cpu_offload
+    return pipeline.enable_model_cpu_offload if CpuOffload in kinds else None

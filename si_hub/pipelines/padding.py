@@ -1,0 +1,72 @@
+"""Leveling ranks, so that any adapter can take another's place in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from si_hub.adapter import Component, Layer
+from si_hub.errors import UsageError
+from si_hub.pipelines import registry
+from si_hub.storage.tensors import Tensor
+
+_RANK = "styleinject_hotswap_rank"
+
+
+def enable(pipeline: Any, target_rank: int) -> None:
+    """Pad every adapter that is loaded from now on to one rank, so that any two of them can be swapped.
+
+    Raises:
+        UsageError: an adapter is loaded already, or the rank is not positive.
+    """
+    if target_rank < 1:
+        raise UsageError("a rank is at least 1", key="target_rank", found=target_rank)
+    if loaded := list(registry.by_name(pipeline)):
+        raise UsageError(
+            "adapters are loaded already",
+            found=", ".join(loaded),
+            hint="Call enable_styleinject_hotswap() first, then load, then compile",
+        )
+    for model in registry.models(pipeline).values():
+        model.__dict__[_RANK] = target_rank
+
+
+def prepared(model: nn.Module, content: Component, component: str = "model") -> Component:
+    """``content`` padded to the model's hotswap rank with zeros, its scale multiplied into ``up``; or as it is.
+
+    Raises:
+        UsageError: a layer of a higher rank.
+    """
+    rank = model.__dict__.get(_RANK)
+    if rank is None:
+        return content
+    layers = {path: _padded(layer, rank, f"{component}.{path}") for path, layer in content.layers.items()}
+    return replace(content, layers=layers)
+
+
+def _padded(layer: Layer, rank: int, key: str) -> Layer:
+    if not layer.rank:
+        return layer
+    if layer.rank > rank or layer.groups > 1:
+        raise UsageError(
+            "the layer cannot be padded to the rank that hotswapping was enabled for",
+            key=key,
+            expected=f"at most {rank}, no groups",
+            found=f"rank {layer.rank}, {layer.groups} groups",
+            hint="enable_styleinject_hotswap(target_rank=…) takes the highest rank of all adapters",
+        )
+    down, up = layer.tensors["down.weight"].torch(), layer.tensors["up.weight"].torch()
+    if layer.scale != 1.0:
+        up = up * layer.scale
+    wide_down = down.new_zeros(layer.branches, rank, *down.shape[1:])
+    wide_down[:, : layer.rank] = down.reshape(layer.branches, layer.rank, *down.shape[1:])
+    wide_up = up.new_zeros(up.shape[0], rank)
+    wide_up[:, : layer.rank] = up
+    tensors = {
+        **layer.tensors,
+        "down.weight": Tensor.from_torch(wide_down.flatten(0, 1)),
+        "up.weight": Tensor.from_torch(wide_up),
+    }
+    return replace(layer, tensors=tensors, alpha=None)

@@ -1,0 +1,70 @@
+"""What a load did: which layers of the adapter found their module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentReport:
+    """One component's part of a load.
+
+    Attributes:
+        matched: layers that act on their module now, and embeddings that have their token.
+        missing: layers whose module the component does not have.
+        unexpected: entries the component has no use for, with the reason: a module of another shape, an embedding
+            where there is no tokenizer.
+    """
+
+    matched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a load did, by component; ``print(report)`` shows it, ``bool(report)`` is always true.
+
+    Attributes:
+        adapter_name: the name it goes by from here on.
+        source: where it came from.
+        base: architecture and, where known, repository that the adapter is made for.
+        components: by the pipeline's attribute name.
+    """
+
+    adapter_name: str
+    source: str
+    base: str
+    components: Mapping[str, ComponentReport]
+
+    @property
+    def matched(self) -> tuple[str, ...]:
+        """``component.layer`` of every match."""
+        return self._gathered("matched")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """``component.layer`` of everything whose module the pipeline does not have."""
+        return self._gathered("missing")
+
+    @property
+    def unexpected(self) -> tuple[str, ...]:
+        """``component.layer`` and reason of everything that did not fit."""
+        return self._gathered("unexpected")
+
+    def _gathered(self, field: str) -> tuple[str, ...]:
+        return tuple(f"{name}.{key}" for name, part in self.components.items() for key in getattr(part, field))
+
+    def __str__(self) -> str:
+        lines = [f"{self.adapter_name}: {len(self.matched)} layers of {self.source} (for {self.base})"]
+        for name, part in self.components.items():
+            lines.append(
+                f"  {name}: {len(part.matched)} matched, {len(part.missing)} missing, {len(part.unexpected)} unexpected"
+            )
+            for label, keys in (("missing", part.missing), ("unexpected", part.unexpected)):
+                lines += [f"    {label}: {key}" for key in keys[:_SHOWN]]
+                lines += [f"    … and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
+        return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""From what is loaded back to an Adapter: what is still as it was loaded is saved in the bytes it came in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from si_hub import format as file_format
+from si_hub import tuner
+from si_hub.adapter import Adapter, BaseModel, Component, Layer
+from si_hub.errors import FileAccessError, UsageError
+from si_hub.pipelines import embeddings, registry
+from si_hub.storage.tensors import Tensor
+
+
+def collect(pipeline: Any, name: str, components: Sequence[str] | None, base_model: BaseModel | str | None) -> Adapter:
+    """One loaded adapter as an `Adapter`.
+
+    Args:
+        components: which to take, all by default.
+        base_model: what the adapter is for; needed where it was not loaded from a file but added for training.
+
+    Raises:
+        UsageError: no such component, or no base model known.
+    """
+    owners = registry.by_name(pipeline)[name]
+    for component in components or ():
+        if component not in owners:
+            raise UsageError(
+                f"adapter {name!r} does not adapt it", key=component, expected="one of " + ", ".join(owners)
+            )
+    models = registry.models(pipeline)
+    taken = {component: models[component] for component in components or owners}
+    known = [registry.sources(model).get(name) for model in taken.values()]
+    source = next((adapter for adapter in known if adapter is not None), None)
+    base = BaseModel(base_model) if isinstance(base_model, str) else base_model
+    base = base or (source.base_model if source else None)
+    if base is None:
+        raise UsageError(
+            "this adapter was not loaded from a file, so nothing says what it is for",
+            key=name,
+            hint="Say it: base_model='sdxl', or the name of its architecture",
+        )
+    parts = {}
+    for component, model in taken.items():
+        before = source.components.get(component, Component()) if source else Component(type(model).__name__)
+        live = tuner.extract(model, name) if name in tuner.adapters(model) else Component()
+        parts[component] = Component(
+            before.class_name,
+            {path: _layer(layer, before.layers.get(path)) for path, layer in live.layers.items()},
+            {
+                token: _unchanged(Tensor.from_torch(rows), before.embeddings[token])
+                for token, rows in embeddings.values(pipeline, component, before.embeddings).items()
+            },
+        )
+    if source is not None:
+        return replace(source, base_model=base, components=parts)
+    branches = next((tuple(tuner.adapters(model)[name].branches) for model in taken.values()), ())
+    return Adapter(base, parts, branches)
+
+
+def only_name(pipeline: Any, name: str | None) -> str:
+    """``name``, checked; without one, the only loaded adapter."""
+    loaded = list(registry.by_name(pipeline))
+    if name is None and len(loaded) != 1:
+        found = ", ".join(loaded) or "none is loaded"
+        raise UsageError("which adapter is not clear", key="adapter_name", found=found)
+    return registry.listed(name or loaded[0], pipeline)[0]
+
+
+def write(adapter: Adapter, folder: Path, weight_name: str, overwrite: bool) -> file_format.Written:
+    """Write into ``folder``, which is created where it does not exist."""
+    if folder.is_file():
+        raise FileAccessError("a folder is expected, this is a file", file=folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return file_format.write(adapter, folder / weight_name, overwrite=overwrite)
+
+
+def _layer(live: Layer, before: Layer | None) -> Layer:
+    if before is None:
+        return live
+    alpha = before.alpha if before.scale == live.scale else live.alpha
+    tensors = {
+        leaf: _unchanged(tensor, before.tensors[leaf]) if leaf in before.tensors else tensor
+        for leaf, tensor in live.tensors.items()
+    }
+    return replace(live, tensors=tensors, alpha=alpha)
+
+
+def _unchanged(live: Tensor, before: Tensor) -> Tensor:
+    """``before`` (its own dtype, its own kind of kernel) where ``live`` is what loading it gives, else ``live``."""
+    if live.count != before.count:
+        return live
+    values = live.torch()
+    try:
+        loaded = before.torch()
+    except (OSError, EOFError, ValueError):
+        # The file is gone or was cut since; the values in the model are what counts.
+        return live
+    return before if torch.equal(loaded.to(values.dtype).reshape(values.shape), values) else live

@@ -1,0 +1,50 @@
+"""Branches are styles: their weights, over all adapters of a pipeline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from si_hub import tuner
+from si_hub.errors import UsageError
+from si_hub.pipelines import registry
+
+
+def names(pipeline: Any, adapters: list[str] | None = None) -> dict[str, tuple[str, ...]]:
+    """Branch names by adapter, for those adapters that have named branches."""
+    found = {
+        name: tuple(state.branches)
+        for model in registry.models(pipeline).values()
+        for name, state in tuner.adapters(model).items()
+        if state.branches
+    }
+    return {name: styles for name, styles in found.items() if adapters is None or name in adapters}
+
+
+def choose(pipeline: Any, styles: Mapping[str, float] | None, adapters: list[str] | None = None) -> None:
+    """Override the routers of all adapters that have the named branches; ``None`` gives every router its work back.
+
+    Weights are used as given; a branch of such an adapter that is not named gets 0.
+
+    Raises:
+        UsageError: a style that no adapter has, or a weight that is no finite number.
+    """
+    known = names(pipeline, adapters)
+    for style, weight in (styles or {}).items():
+        if not any(style in branches for branches in known.values()):
+            listed = "; ".join(f"{name}: {', '.join(branches)}" for name, branches in known.items())
+            raise UsageError(
+                "no adapter has a branch of this name", key=style, expected=listed or "adapters with named branches"
+            )
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise UsageError("a style's weight is a finite number", key=style, found=repr(weight))
+    if styles is not None and not styles:
+        raise UsageError("no style is named", hint="set_styles(None) gives the choice back to the router")
+    for model in registry.models(pipeline).values():
+        for name in tuner.adapters(model):
+            if name not in known:
+                continue
+            own = None if styles is None else {style: w for style, w in styles.items() if style in known[name]}
+            if own is None or own:
+                tuner.set_styles(model, own, [name])
