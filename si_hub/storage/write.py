@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,7 @@ from si_hub.storage.header import HEADER_LIMIT, open_regular
 from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Piece, Tensor
 
 _BUFFERS = 4
+_WINDOW = 128 << 20
 Progress = Callable[[int, int], None]
 
 
@@ -81,6 +83,7 @@ def write_safetensors(
         stop = threading.Event()
         source = side.submit(_hash_file, hash_source, stop) if hash_source else None
         try:
+            _reserve(file.fileno(), len(draft) + sum(tensor.nbytes for tensor in ordered.values()))
             stream = _Stream(file.fileno(), len(draft), check_finite, path, progress)
             digests = Digests(stream.run(ordered), source.result() if source else None)
         finally:
@@ -148,7 +151,7 @@ class _Stream:
                 full = memoryview(buffer.room)[:length]
                 buffer.busy = [
                     hasher.submit(digest.update, full),
-                    writer.submit(_pwrite, self.target, full, self.start + done),
+                    writer.submit(_write_behind, self.target, full, self.start + done),
                 ]
                 done += length
                 if self.progress:
@@ -223,6 +226,31 @@ def _pwrite(target: int, data: memoryview, at: int) -> None:
     while data:
         count = os.pwrite(target, data, at)
         data, at = data[count:], at + count
+
+
+def _write_behind(target: int, data: memoryview, at: int) -> None:
+    """Write, and let the kernel bring it to the disk meanwhile: the fsync at the end has nothing left to wait for.
+
+    What is on the disk already leaves memory but for the last `_WINDOW` bytes, so that writing gigabytes neither
+    asks the machine for gigabytes of memory nor drives a base model out of it.
+    """
+    _pwrite(target, data, at)
+    if hasattr(os, "posix_fadvise"):
+        for start in (at, at - _WINDOW):
+            if start >= 0:
+                os.posix_fadvise(target, start, len(data), os.POSIX_FADV_DONTNEED)
+
+
+def _reserve(target: int, size: int) -> None:
+    """Take the space on the disk now: a full disk is an error before the work, and writing is faster."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(target, 0, size)
+    except OSError as error:
+        # File systems that cannot reserve say so; they report a full disk when it is full.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP):
+            raise
 
 
 def _hash_file(path: Path, stop: threading.Event) -> str:
