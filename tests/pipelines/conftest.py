@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -201,3 +202,77 @@ def adapter() -> Callable[..., Adapter]:
         return Adapter(BaseModel("sd15"), components, branches, {"title": "test"})
 
     return build
+
+
+@pytest.fixture
+def latents() -> Callable[..., torch.Tensor]:
+    """Two steps of the whole pipeline from fixed noise, `[1, 4, 8, 8]`."""
+
+    def run(pipe: Any, prompt: str = "ink cat", **options: Any) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(2)
+        out = pipe(prompt, height=16, width=16, num_inference_steps=2, generator=draw, output_type="latent", **options)
+        return out.images  # type: ignore[no-any-return]
+
+    return run
+
+
+@pytest.fixture
+def as_lora() -> Callable[..., dict[str, torch.Tensor]]:
+    """A diffusers LoRA state dict with the numbers of a Component, by hand: `unet.{path}.lora_A.weight` ..."""
+
+    def build(component: Component, name: str) -> dict[str, torch.Tensor]:
+        found = {}
+        for path, layer in component.layers.items():
+            down, up = layer.tensors["down.weight"].torch(), layer.tensors["up.weight"].torch()
+            up = up.reshape(*up.shape, *(1,) * (down.ndim - 2))
+            found[f"{name}.{path}.lora_A.weight"] = down.clone()
+            found[f"{name}.{path}.lora_B.weight"] = up * layer.scale
+        return found
+
+    return build
+
+
+@pytest.fixture
+def as_kohya() -> Callable[..., dict[str, torch.Tensor]]:
+    """A kohya LoRA state dict with the numbers of a Component, by hand: `lora_unet_{flat path}.lora_down.weight` ..."""
+
+    def build(component: Component, prefix: str) -> dict[str, torch.Tensor]:
+        found = {}
+        for path, layer in component.layers.items():
+            down, up = layer.tensors["down.weight"].torch(), layer.tensors["up.weight"].torch()
+            stem = f"{prefix}_{path.replace('.', '_')}"
+            found[f"{stem}.lora_down.weight"] = down.clone()
+            found[f"{stem}.lora_up.weight"] = up.reshape(*up.shape, *(1,) * (down.ndim - 2)).clone()
+            found[f"{stem}.alpha"] = torch.tensor(layer.alpha)
+        return found
+
+    return build
+
+
+@pytest.fixture
+def merged() -> Callable[..., nn.Module]:
+    """A float64 copy of a model with the low-rank pairs of a Component in its weights: W + w · alpha/rank · B A."""
+
+    def build(model: nn.Module, component: Component, weight: float | Callable[[str], float] = 1.0) -> nn.Module:
+        twin = copy.deepcopy(model).double()
+        modules = dict(twin.named_modules())
+        with torch.no_grad():
+            for path, layer in component.layers.items():
+                module = modules.get(path) or modules[path.removeprefix("text_model.")]
+                down, up = (layer.tensors[leaf].torch().double() for leaf in ("down.weight", "up.weight"))
+                alpha = up.shape[1] if layer.alpha is None else layer.alpha
+                delta = (up @ down.flatten(1)).reshape(module.weight.shape) * alpha / up.shape[1]
+                module.weight += delta * (weight(path) if callable(weight) else weight)
+        return twin
+
+    return build
+
+
+@pytest.fixture
+def error() -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """‖a − b‖ / ‖b‖ in float64."""
+
+    def measure(found: torch.Tensor, expected: torch.Tensor) -> float:
+        return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+    return measure

@@ -16,7 +16,9 @@ from si_hub.errors import BaseMismatch, NotFinite, UsageError
 Build = Callable[..., Any]
 
 
-def test_smoke(sd: Build, lora: Build, adapter: Build, noise: Build, words: Build, state: Build, same: Build, tmp_path: Path) -> None:
+def test_smoke(
+    sd: Build, lora: Build, adapter: Build, noise: Build, words: Build, state: Build, same: Build, tmp_path: Path
+) -> None:
     pipe = sd()
     before, base = state(pipe), noise(pipe)
     made = adapter(unet=lora(pipe.unet), text_encoder=lora(pipe.text_encoder, ("q_proj",), prefix="text_model."))
