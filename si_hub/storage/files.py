@@ -1,10 +1,11 @@
-"""Whole files or none: written beside the target under a temporary name, synced, then put in place at once."""
+"""Files opened with typed errors, and written whole or not at all: beside the target, synced, put in place at once."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,9 +33,10 @@ def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
         FileAccessError: a folder or an existing file is in the way, no permission, no space.
     """
     path = Path(path)
-    _check_target(path, overwrite)
     temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    ours = (None, str(path), str(temporary), str(path.parent))
     try:
+        _check_target(path, overwrite)
         # 0o666 and not a private mode: the user's umask decides, as for any file he writes.
         with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w+b") as file:
             yield file
@@ -43,7 +45,8 @@ def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
         _put_in_place(temporary, path, overwrite)
         _sync_folder(path.parent)
     except OSError as error:
-        if isinstance(error, SiHubError):
+        # What the block itself does with other files is not this file's error.
+        if isinstance(error, SiHubError) or error.filename not in ours:
             raise
         raise FileAccessError(f"cannot be written: {error.strerror or error}", file=path) from error
     finally:
@@ -51,7 +54,28 @@ def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
             os.unlink(temporary)
 
 
+def open_regular(path: Path) -> int:
+    """A read-only descriptor of a regular file; typed errors for everything that is none."""
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise MissingFile("no such file", file=path) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FileAccessError(f"cannot be opened: {reason}", file=path) from error
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise FileAccessError("is a folder", file=path, hint="Name a .safetensors file in it.")
+    raise FileAccessError("is not a regular file", file=path)
+
+
 def _check_target(path: Path, overwrite: bool) -> None:
+    if "\0" in str(path):
+        raise FileAccessError("a file name cannot hold a zero byte", file=path)
     if not path.parent.is_dir():
         raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
     if path.is_dir() and not path.is_symlink():

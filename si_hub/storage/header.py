@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from si_hub import errors
+from si_hub.storage.files import open_regular
 from si_hub.storage.tensors import DTYPE_SIZES, Span, Tensor
 
 #: The safetensors library refuses longer headers, so no file that it can load has one.
@@ -99,25 +99,6 @@ def read_safetensors(path: str | Path) -> SafetensorsFile:
     if len(head) < 8 + length:
         raise errors.TruncatedFile("shrank while it was read", file=path)
     return parse_header(head[8 : 8 + length], size, path)
-
-
-def open_regular(path: Path) -> int:
-    """A read-only descriptor of a regular file; typed errors for everything that is none."""
-    try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        raise errors.MissingFile("no such file", file=path) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise errors.FileAccessError(f"cannot be opened: {reason}", file=path) from error
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return descriptor
-    os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        raise errors.FileAccessError("is a folder", file=path, hint="Name a .safetensors file in it.")
-    raise errors.FileAccessError("is not a regular file", file=path)
 
 
 def header_length(head: bytes, size: int, path: Path) -> int:

@@ -14,6 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from si_hub.errors import FileAccessError, SiHubError, TruncatedFile
+from si_hub.storage.files import open_regular
+
 if TYPE_CHECKING:
     import numpy
     import torch
@@ -42,13 +45,12 @@ class Span:
         return Span(self.path, self.offset + start, stop - start)
 
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
-        descriptor = os.open(self.path, os.O_RDONLY)
+        """The bytes in pieces of ``size``; TruncatedFile, MissingFile or FileAccessError where they cannot be had."""
+        descriptor = open_regular(self.path)
         try:
             done = 0
             while done < self.length:
-                piece = os.pread(descriptor, min(size, self.length - done), self.offset + done)
-                if not piece:
-                    raise EOFError(f"{self.path} ended at byte {self.offset + done}")
+                piece = _pread(descriptor, min(size, self.length - done), self.offset + done, self.path)
                 done += len(piece)
                 yield piece
         finally:
@@ -85,6 +87,8 @@ class Tensor:
     pieces: tuple[Piece, ...]
 
     def __post_init__(self) -> None:
+        if self.dtype not in DTYPE_SIZES or any(size < 0 for size in self.shape):
+            raise ValueError(f"no tensor is {self.dtype} {list(self.shape)}")
         held = sum(piece.length for piece in self.pieces)
         if held != self.nbytes:
             raise ValueError(f"{self.dtype} {list(self.shape)} needs {self.nbytes} bytes, the pieces hold {held}")
@@ -103,7 +107,7 @@ class Tensor:
 
     @classmethod
     def scalar(cls, value: float) -> Tensor:
-        """A float32 scalar; raises ValueError where float32 cannot hold ``value`` exactly enough (overflow)."""
+        """A float32 scalar; raises ValueError where ``value`` is beyond float32."""
         try:
             return cls("F32", (), (Held(struct.pack("<f", value)),))
         except OverflowError as error:
@@ -111,30 +115,40 @@ class Tensor:
 
     @classmethod
     def from_torch(cls, tensor: torch.Tensor) -> Tensor:
+        """A copy of the values; ValueError for dtypes that safetensors does not have."""
         import torch
 
+        if tensor.dtype not in _torch_names():
+            raise ValueError(f"safetensors has no {tensor.dtype}")
         plain = tensor.detach().to("cpu").contiguous()
         raw = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
         return cls(_torch_names()[plain.dtype], tuple(plain.shape), (Held(raw),))
 
     @classmethod
     def from_numpy(cls, array: numpy.ndarray[Any, Any]) -> Tensor:
-        name = {value: key for key, value in _NUMPY_NAMES.items()}[array.dtype.newbyteorder("<").str]
-        return cls(name, array.shape, (Held(array.astype(array.dtype.newbyteorder("<")).tobytes()),))
+        """A copy of the values; ValueError for dtypes that safetensors does not have."""
+        little = array.dtype.newbyteorder("<")
+        name = {value: key for key, value in _NUMPY_NAMES.items()}.get(little.str)
+        if name is None:
+            raise ValueError(f"safetensors has no {array.dtype}")
+        return cls(name, array.shape, (Held(array.astype(little).tobytes()),))
 
     def reshape(self, *shape: int) -> Tensor:
+        """The same bytes under another shape; ValueError where the sizes differ."""
         return replace(self, shape=tuple(shape))
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` of the first axis, without reading them."""
-        if not 0 <= start <= stop <= self.shape[0]:
+        if not self.shape or not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"rows {start}:{stop} of {list(self.shape)}")
         row = DTYPE_SIZES[self.dtype] * math.prod(self.shape[1:])
         return Tensor(self.dtype, (stop - start, *self.shape[1:]), _cut(self.pieces, start * row, stop * row))
 
     @classmethod
     def concatenate(cls, tensors: Sequence[Tensor]) -> Tensor:
-        """Joined along the first axis; dtypes and other axes must agree."""
+        """Joined along the first axis, without reading; ValueError where dtypes or other axes differ."""
+        if not tensors or not tensors[0].shape:
+            raise ValueError("nothing to join: no tensors, or scalars")
         first = tensors[0]
         if any((t.dtype, t.shape[1:]) != (first.dtype, first.shape[1:]) for t in tensors):
             raise ValueError(f"cannot join {[(t.dtype, t.shape) for t in tensors]}")
@@ -180,7 +194,8 @@ class Tensor:
 
     def _buffer(self) -> Any:
         piece = self.pieces[0]
-        if len(self.pieces) == 1 and isinstance(piece, Span):
+        # Some files' headers have an odd length; torch wants its numbers aligned.
+        if len(self.pieces) == 1 and isinstance(piece, Span) and piece.offset % DTYPE_SIZES[self.dtype] == 0:
             return _map(piece)
         return bytearray(self.tobytes())
 
@@ -196,12 +211,34 @@ def _cut(pieces: Sequence[Piece], start: int, stop: int) -> tuple[Piece, ...]:
     return tuple(kept)
 
 
+def _pread(descriptor: int, size: int, at: int, path: Path) -> bytes:
+    try:
+        piece = os.pread(descriptor, size, at)
+    except OSError as error:
+        raise FileAccessError(f"cannot be read: {error.strerror}", file=path) from error
+    if not piece:
+        raise TruncatedFile("ended while it was read", file=path, found=f"{at} bytes")
+    return piece
+
+
 def _map(span: Span) -> memoryview:
+    """The span's bytes as private memory that the file backs: what is never touched is never read."""
     import mmap
 
-    with open(span.path, "rb") as file:
-        start = span.offset - span.offset % mmap.ALLOCATIONGRANULARITY
-        room = mmap.mmap(file.fileno(), span.offset + span.length - start, access=mmap.ACCESS_COPY, offset=start)
+    start = span.offset - span.offset % mmap.ALLOCATIONGRANULARITY
+    end = span.offset + span.length
+    descriptor = open_regular(span.path)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size < end:
+            raise TruncatedFile("is shorter than its header said", file=span.path, expected=end, found=size)
+        room = mmap.mmap(descriptor, end - start, access=mmap.ACCESS_COPY, offset=start)
+    except OSError as error:
+        if isinstance(error, SiHubError):
+            raise
+        raise FileAccessError(f"cannot be mapped: {error.strerror}", file=span.path) from error
+    finally:
+        os.close(descriptor)
     return memoryview(room)[span.offset - start :]
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from si_hub.errors import FileAccessError, NotFinite, TruncatedFile
-from si_hub.storage.files import atomic_file
+from si_hub.storage.files import atomic_file, open_regular
 from si_hub.storage.finite import count_bad
-from si_hub.storage.header import HEADER_LIMIT, open_regular
+from si_hub.storage.header import HEADER_LIMIT
 from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Piece, Tensor
 
 _BUFFERS = 4
