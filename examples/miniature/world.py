@@ -1,0 +1,178 @@
+"""Builds the miniature from seeds: every step is skipped where its result is there, and taken up where it stopped.
+
+``python -m examples.miniature.world`` builds into ``build/miniature/world``; ``--ship`` then puts the result beside
+this file, with the manifest. ``accelerate launch -m examples.miniature.world`` uses every device there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
+
+from . import base as base_model
+from .checkpoints import HERE, fold
+from .judges import train_judges
+from .peers import PEERS, train_peer
+from .scenes import scenes
+from .styles import ALL, TAUGHT, fine_tune
+
+SHIPPED = ("base", "checkpoints", "peers", "judges.safetensors")
+COMMAND = "python -m examples.miniature.world --only {step}"
+LIMIT = 50_000_000  # bytes of all shipped weights
+
+
+def halve(folder: Path) -> None:
+    """Rewrites every safetensors file under a folder in fp16; configs keep saying float32, so it loads as that."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        save_file({name: value.half() for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+
+
+def save_folder(pipe: Any, folder: Path) -> None:
+    """A pipeline in diffusers layout, fp16; whole or not at all."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    pipe.save_pretrained(part)
+    halve(part)
+    part.replace(folder)
+
+
+def load_base(out: Path) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(out / "base", safety_checker=None)
+
+
+Save = Callable[[], None]
+Step = Callable[[Path, Path], Save]
+
+
+def make_judges(out: Path, work: Path) -> Save:
+    tensors = {name: value.half() for name, value in train_judges(work).state_dict().items()}
+    return partial(save_file, tensors, out / "judges.safetensors", metadata={"format": "pt"})
+
+
+def make_vae(out: Path, work: Path) -> Save:
+    return partial(base_model.train_vae(work).save_pretrained, work / "vae")
+
+
+def make_text(out: Path, work: Path) -> Save:
+    tokenizer = base_model.load_tokenizer(work / "tokenizer")
+    drawn = list(islice(scenes(base_model.BASE_SEED), base_model.BASE_PICTURES))
+    return partial(base_model.train_text_encoder(tokenizer, drawn, work).save_pretrained, work / "text_encoder")
+
+
+def make_base(out: Path, work: Path) -> Save:
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
+    tokenizer = base_model.load_tokenizer(work / "tokenizer")
+    return partial(save_folder, base_model.train_base(vae, text_encoder, tokenizer, work), out / "base")
+
+
+def make_checkpoint(name: str, out: Path, work: Path) -> Save:
+    pipe = load_base(out)
+    fine_tune(pipe, name, work)
+    return partial(fold, pipe, out / "checkpoints" / f"{name}.safetensors", f"miniature {name.replace('_', ' ')}")
+
+
+def make_peer(name: str, out: Path, work: Path) -> Save:
+    return train_peer(load_base(out), name, out / "peers" / f"{name}.safetensors", work)
+
+
+# Name → what trains it and says how it is saved, and where its result lies: below ``work`` for what only later steps
+# need, else below ``out``.
+STEPS: dict[str, tuple[Step, str]] = {
+    "judges": (make_judges, "judges.safetensors"),
+    "vae": (make_vae, "work/vae"),
+    "text": (make_text, "work/text_encoder"),
+    "base": (make_base, "base"),
+    **{name: (partial(make_checkpoint, name), f"checkpoints/{name}.safetensors") for name in (*TAUGHT, ALL)},
+    **{name: (partial(make_peer, name), f"peers/{name}.safetensors") for name in PEERS},
+}
+
+
+def result_of(step: str, out: Path, work: Path) -> Path:
+    place = STEPS[step][1]
+    return work / place.removeprefix("work/") if place.startswith("work/") else out / place
+
+
+def step_of(file: Path, out: Path) -> str:
+    """The step that made a shipped file."""
+    path = file.relative_to(out).as_posix()
+    return next(step for step, (_, place) in STEPS.items() if path == place or path.startswith(f"{place}/"))
+
+
+def write_manifest(out: Path) -> None:
+    """``manifest.json``: size, sha256 and command of every shipped weight file.
+
+    Raises:
+        ValueError: together they are larger than `LIMIT`.
+    """
+    files = sorted(file for name in SHIPPED for file in _weights(out / name))
+    entries = {
+        file.relative_to(out).as_posix(): {
+            "bytes": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "command": COMMAND.format(step=step_of(file, out)),
+        }
+        for file in files
+    }
+    total = sum(file.stat().st_size for file in files)
+    if total > LIMIT:
+        raise ValueError(f"{out}: the weights are {total} bytes together, more than {LIMIT}")
+    (out / "manifest.json").write_text(json.dumps(entries, indent=2) + "\n")
+
+
+def _weights(place: Path) -> list[Path]:
+    return [place] if place.is_file() else list(place.rglob("*.safetensors"))
+
+
+def ship(out: Path) -> None:
+    """Puts what was built beside this file."""
+    for name in SHIPPED:
+        target = HERE / name
+        if (out / name).is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(out / name, target)
+        else:
+            shutil.copyfile(out / name, target)
+    write_manifest(HERE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(STEPS), default=list(STEPS), help="steps to do")
+    parser.add_argument("--work", type=Path, default=Path("build/miniature"), help="pictures, latents, training states")
+    parser.add_argument("--out", type=Path, help="where the world is built  [default: WORK/world]")
+    parser.add_argument("--ship", action="store_true", help="put the built world beside this module")
+    parser.add_argument("--threads", type=int, default=1, help="threads of one process on the CPU")
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    out: Path = arguments.out or work / "world"
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(arguments.threads)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    machine = PartialState()
+    for step in arguments.only:
+        if not result_of(step, out, work).exists():
+            save = STEPS[step][0](out, work)
+            if machine.is_main_process:
+                save()
+        machine.wait_for_everyone()
+    if arguments.ship and machine.is_main_process:
+        ship(out)
+
+
+if __name__ == "__main__":
+    main()
