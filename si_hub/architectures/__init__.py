@@ -8,11 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from si_hub.architectures.checkpoint import from_checkpoint
 from si_hub.architectures.folder import from_folder
 from si_hub.architectures.model import Architecture, Model, Module, load_modules
 from si_hub.errors import UsageError
 
-__all__ = ["Architecture", "Model", "Module", "from_folder", "load", "names", "resolve"]
+__all__ = ["Architecture", "Model", "Module", "from_checkpoint", "from_folder", "load", "names", "resolve"]
 
 
 def names() -> tuple[str, ...]:
@@ -49,6 +50,8 @@ def resolve(base: str | Path | Architecture) -> Architecture:
     path = Path(base)
     if path.is_dir():
         return from_folder(path)
+    if path.is_file():
+        return from_checkpoint(path, map(load, names()))
     return load(str(base))
 
 

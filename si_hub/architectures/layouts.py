@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from si_hub.architectures.model import Model
 
@@ -39,61 +40,75 @@ _SGM_TOP = {
     "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
     "conv_norm_out": "out.0", "conv_out": "out.2",
 }  # fmt: skip
-_BLOCK = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)")
+_BLOCK = re.compile(
+    r"(?:(down|up)_blocks\.([0-9]{1,4})|mid_block)\.(resnets|attentions|downsamplers|upsamplers)\.([0-9]{1,4})\.(.+)"
+)
+_MID = "mid"
+
+
+class Block(NamedTuple):
+    """A resnet, attention or resampler of a diffusers UNet."""
+
+    side: str
+    number: int
+    kind: str
+    position: int
 
 
 def sgm(model: Model) -> Names:
     """Names of CompVis and Stability's UNets: blocks numbered through, one per resnet or resampler."""
-    if "conv_in" not in model.modules or not any(path.startswith("down_blocks.") for path in model.modules):
+    if "conv_in" not in model.modules:
         return {}
-    place = _sgm_places(model)
-    found: Names = {}
-    for path in model.modules:
-        block = _BLOCK.fullmatch(path)
-        if path in _SGM_TOP:
-            found[_SGM_TOP[path]] = (Part(path),)
-        elif block:
-            side, number, kind, index, rest = block.groups()
-            rest = {"resnets": _RESNET.get(rest, rest), "downsamplers": "op"}.get(kind, rest)
-            found[f"{place[side, number, kind, index]}.{rest}"] = (Part(path),)
-    return found
+    blocks = {path: found for path in model.modules if (found := _block(path))}
+    place = _sgm_places({block for block, _ in blocks.values()})
+    names: Names = {_SGM_TOP[path]: (Part(path),) for path in model.modules if path in _SGM_TOP}
+    for path, (block, rest) in blocks.items():
+        if block in place:
+            inner = {"resnets": _RESNET.get(rest, rest), "downsamplers": "op"}.get(block.kind, rest)
+            names[f"{place[block]}.{inner}"] = (Part(path),)
+    return names
 
 
-def _sgm_places(model: Model) -> dict[tuple[str | None, str | None, str, str], str]:
-    """(side, block, kind, index) → the SGM name of that resnet, attention or resampler."""
-    held = {block.groups()[:4] for path in model.modules if (block := _BLOCK.fullmatch(path))}
-    place: dict[tuple[str | None, str | None, str, str], str] = {}
+def _block(path: str) -> tuple[Block, str] | None:
+    """The block that a module lies in, and the rest of its path."""
+    match = _BLOCK.fullmatch(path)
+    if match is None:
+        return None
+    side, number, kind, index, rest = match.groups()
+    return Block(side or _MID, int(number or 0), kind, int(index)), rest
+
+
+def _sgm_places(blocks: set[Block]) -> dict[Block, str]:
+    """The SGM name of every resnet, attention and resampler."""
+    place: dict[Block, str] = {}
     for side, prefix, at in (("down", "input_blocks", 1), ("up", "output_blocks", 0)):
-        for number in _count(held, side, None):
-            resnets = _count(held, side, number)
-            for index in resnets:
-                place[side, number, "resnets", index] = f"{prefix}.{at}.0"
-                place[side, number, "attentions", index] = f"{prefix}.{at}.1"
+        for number in sorted({block.number for block in blocks if block.side == side}):
+            for index in _resnets(blocks, side, number):
+                place[Block(side, number, "resnets", index)] = f"{prefix}.{at}.0"
+                place[Block(side, number, "attentions", index)] = f"{prefix}.{at}.1"
                 at += 1
-            if (side, number, "downsamplers", "0") in held:
-                place[side, number, "downsamplers", "0"] = f"{prefix}.{at}.0"
+            if (down := Block(side, number, "downsamplers", 0)) in blocks:
+                place[down] = f"{prefix}.{at}.0"
                 at += 1
-            if (side, number, "upsamplers", "0") in held:
-                after = 2 if (side, number, "attentions", resnets[-1]) in held else 1
-                place[side, number, "upsamplers", "0"] = f"{prefix}.{at - 1}.{after}"
-    for index in range(sum(key[0] is None and key[2] == "resnets" for key in held)):
-        place[None, None, "resnets", str(index)] = f"middle_block.{2 * index}"
-        place[None, None, "attentions", str(index)] = f"middle_block.{2 * index + 1}"
+            # An upsampler follows the last attention of its block, or the last resnet where there is none.
+            attended = any(block[:3] == (side, number, "attentions") for block in blocks)
+            place[Block(side, number, "upsamplers", 0)] = f"{prefix}.{at - 1}.{2 if attended else 1}"
+    for index in _resnets(blocks, _MID, 0):
+        place[Block(_MID, 0, "resnets", index)] = f"middle_block.{2 * index}"
+        place[Block(_MID, 0, "attentions", index)] = f"middle_block.{2 * index + 1}"
     return place
 
 
-def _count(held: set[tuple[str | None, ...]], side: str, number: str | None) -> list[str]:
-    """Block numbers of a side, or resnet numbers of one of its blocks, in order."""
-    column = 1 if number is None else 3
-    chosen = {key[column] for key in held if key[0] == side and number in (None, key[1]) and key[2] == "resnets"}
-    return sorted((str(value) for value in chosen), key=int)
+def _resnets(blocks: set[Block], side: str, number: int) -> list[int]:
+    """Numbers of the resnets of one block, in order."""
+    return sorted(block.position for block in blocks if block[:3] == (side, number, "resnets"))
 
 
 #: Source → base modules in the order of the source's output rows. ``{}`` is a block's number. ``~`` marks a final
 #: modulation: diffusers stores (scale, shift), the original (shift, scale), so the halves of its rows are swapped.
 _ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
 _ADDED = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
-_BFL = {
+_BFL: dict[str, str | list[str]] = {
     "img_in": "x_embedder",
     "txt_in": "context_embedder",
     "time_in.in_layer": "time_text_embed.timestep_embedder.linear_1",
@@ -124,7 +139,7 @@ _BFL = {
     "final_layer.linear": "proj_out",
     "final_layer.adaLN_modulation.1": "~norm_out.linear",
 }
-_MMDIT = {
+_MMDIT: dict[str, str | list[str]] = {
     "x_embedder.proj": "pos_embed.proj",
     "context_embedder": "context_embedder",
     "t_embedder.mlp.0": "time_text_embed.timestep_embedder.linear_1",
@@ -153,9 +168,25 @@ _MMDIT = {
 }
 
 
+#: The trainer's attention processors: 1 is the image's side, 2 the text's; single blocks train linear1's q, k and v.
+_XLABS: dict[str, str | list[str]] = {
+    "double_blocks.{}.processor.qkv_lora1": _BFL["double_blocks.{}.img_attn.qkv"],
+    "double_blocks.{}.processor.qkv_lora2": _BFL["double_blocks.{}.txt_attn.qkv"],
+    "double_blocks.{}.processor.proj_lora1": _BFL["double_blocks.{}.img_attn.proj"],
+    "double_blocks.{}.processor.proj_lora2": _BFL["double_blocks.{}.txt_attn.proj"],
+    "single_blocks.{}.processor.qkv": [f"single_transformer_blocks.{{}}.{name}" for name in _ATTENTION],
+    "single_blocks.{}.processor.proj": _BFL["single_blocks.{}.linear2"],
+}
+
+
 def bfl(model: Model) -> Names:
     """Names of Black Forest Labs' Flux code."""
     return _from_table(model, _BFL) if model.class_name.startswith("Flux") else {}
+
+
+def xlabs(model: Model) -> Names:
+    """Names of XLabs' Flux trainer."""
+    return _from_table(model, _XLABS) if model.class_name.startswith("Flux") else {}
 
 
 def mmdit(model: Model) -> Names:
@@ -164,7 +195,7 @@ def mmdit(model: Model) -> Names:
 
 
 def _from_table(model: Model, table: Mapping[str, str | list[str]]) -> Names:
-    blocks = sorted({part for path in model.modules for part in path.split(".") if part.isdecimal()}, key=int)
+    blocks = sorted({match[1] for path in model.modules if (match := re.match(r"\w+blocks\.([0-9]{1,4})\.", path))})
     found: Names = {}
     for source, targets in table.items():
         wanted = [targets] if isinstance(targets, str) else targets
@@ -219,5 +250,6 @@ LAYOUTS: dict[str, Callable[[Model], Names]] = {
     "transformers-5": bare_clip,
     "sgm": sgm,
     "bfl": bfl,
+    "xlabs": xlabs,
     "mmdit": mmdit,
 }

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from si_hub.converters.lora import misfit
+from si_hub.converters.checks import bias, misfit
 from si_hub.converters.modules import Lowered, SourceModule, Target
-from si_hub.errors import BaseMismatch
 from si_hub.storage.tensors import Tensor
 
 _WEIGHTS = ("diff", "w_norm")
@@ -28,19 +27,6 @@ def lower_deltas(module: SourceModule, target: Target) -> Lowered:
         if slot in module.tensors:
             leaves["bias_delta"] = bias(module, slot, target)
     return Lowered(leaves)
-
-
-def bias(module: SourceModule, slot: str, target: Target) -> Tensor:
-    """The bias difference in ``slot``, checked against the base."""
-    tensor = module.tensors[slot]
-    if not target.bias:
-        raise BaseMismatch(
-            f"the base model's {target.kind} has no bias to change", file=module.file, key=module.names[slot],
-            hint="Say which base model it is for with --base.",
-        )  # fmt: skip
-    if tensor.count != target.shape[0]:
-        raise misfit(module, slot, "bias", target.shape[0], list(tensor.shape), target)
-    return tensor.reshape(target.shape[0])
 
 
 def _shaped(module: SourceModule, slot: str, target: Target) -> Tensor:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from si_hub import architectures
 from si_hub.architectures import Architecture
-from si_hub.architectures.layouts import Part
 from si_hub.converters import header, keys
 from si_hub.converters.modules import SourceModule, Target
 from si_hub.converters.registry import FAMILIES, Family, classify, nearest, rejection
@@ -112,9 +111,9 @@ def detect(source: Source, base: Architecture | None = None, *, allow_partial: b
 
 def group(source: Source) -> Grouped:
     """Put the tensors that belong together in one module each, by the longest known suffix of their names."""
-    if (found := rejection(source.tensors)) and not any(map(_adapter_key, source.tensors)):
-        reject, key = found
-        raise UnsupportedFamily(f"is {reject.name}, no adapter of layers", file=source.path, key=key,
+    if found := rejection(source.tensors):
+        reject, first = found
+        raise UnsupportedFamily(f"is {reject.name}, no adapter of layers", file=source.path, key=first,
                                 hint=reject.hint or None)  # fmt: skip
     grouped = Grouped()
     adapters: dict[str, str] = {}
@@ -143,15 +142,10 @@ def group(source: Source) -> Grouped:
     return grouped
 
 
-def _adapter_key(name: str) -> bool:
-    key = keys.split(name)
-    return key is not None and key.slot in {"down", "up", "hada_w1_a", "diff", "oft_blocks", "a1", "lokr_w1"}
-
-
 def _again(source: Source, module: SourceModule, key: keys.Key, name: str) -> str:
     """The slot of a further numbered OFT block; any other slot that is filled twice is an error."""
     if key.slot == "oft_blocks":
-        return f"oft_blocks"
+        return "oft_blocks"
     raise AmbiguousFamily(
         "two tensors of the file mean the same", file=source.path, key=name, found=module.names[key.slot]
     )
@@ -178,13 +172,11 @@ def classify_modules(source: Source, grouped: Grouped, *, allow_partial: bool) -
             file=source.path, key=stem,
         )  # fmt: skip
     for stem, family in refused.items():
-        grouped.dropped |= {
-            name: f"{family.title}: {family.reason}" for name in grouped.modules.pop(stem).names.values()
-        }
+        grouped.dropped |= dict.fromkeys(grouped.modules.pop(stem).names.values(), f"{family.title}: {family.reason}")
         del families[stem]
     if grouped.unknown and not allow_partial:
         raise _unknown(source, grouped)
-    grouped.dropped |= {name: "no converter knows what it is" for name in grouped.unknown}
+    grouped.dropped |= dict.fromkeys(grouped.unknown, "no converter knows what it is")
     return families
 
 
@@ -192,8 +184,8 @@ def _unknown(source: Source, grouped: Grouped) -> UnknownFamily:
     if not source.tensors:
         return UnknownFamily("holds no tensors", file=source.path)
     shown = ", ".join(grouped.unknown[:_SHOWN])
-    slots: Counter[str] = Counter(key.slot for name in grouped.unknown if (key := keys.split(name)))
-    family, objection = nearest(_slots_of(grouped.unknown))
+    slots = _slots_of(grouped.unknown)
+    family, objection = nearest(slots)
     close = f"; nearest is {family.title}, but a module {objection}" if slots else ""
     return UnknownFamily(
         f"{len(grouped.unknown)} of {len(source.tensors)} tensors are of no known family{close}",
@@ -204,8 +196,8 @@ def _unknown(source: Source, grouped: Grouped) -> UnknownFamily:
 
 def _slots_of(names: list[str]) -> set[str]:
     """Slots of the module that the first explicable name belongs to."""
-    split = [(name, key) for name in names if (key := keys.split(name))]
-    return {key.slot for _, key in split if key.stem == split[0][1].stem}
+    split = [key for name in names if (key := keys.split(name))]
+    return {key.slot for key in split if key.stem == split[0].stem}
 
 
 def fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> Match:
@@ -331,8 +323,3 @@ def _doubles(match: Match) -> Iterator[tuple[str, str]]:
             first = seen.setdefault((place.component, part.path), stem)
             if first != stem:
                 yield first, stem
-
-
-def part_rows(part: Part, rows: int) -> tuple[tuple[int, int], ...]:
-    """The rows of a source module's output that belong to ``part``."""
-    return ((0, rows),) if part.rows is None else part.rows

@@ -24,7 +24,7 @@ _LISTS = {
 }
 #: They say something of the old file that is not true of the new one.
 _STALE = {
-    "format": "describes the source file", "modelspec.hash_sha256": "hash of the source file",
+    "modelspec.hash_sha256": "hash of the source file",
     "modelspec.architecture": "derived anew", "modelspec.sai_model_spec": "derived anew",
     "modelspec.implementation": "derived anew", "modelspec.title": "moved into the document",
     "modelspec.author": "moved into the document", "modelspec.license": "moved into the document",
@@ -38,7 +38,9 @@ def describe(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Title, author, license, trigger words and tags, where the metadata have them."""
     about: dict[str, Any] = {}
     for name, keys in _TEXTS.items():
-        about |= {name: text for key in reversed(keys) if (text := metadata.get(key, "").strip())}
+        texts = [text for key in keys if (text := metadata.get(key, "").strip())]
+        if texts:
+            about[name] = texts[0]
     for name, keys in _LISTS.items():
         for key in keys:
             if name not in about and (words := _words(metadata.get(key, ""))):
@@ -57,11 +59,13 @@ def _words(text: str) -> list[str]:
 
 
 def keep(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """(metadata to preserve, reason by key for those left out); small ones first, so that a large one costs no other."""
+    """(metadata to preserve, reason by key for those left out): small ones first, so a large one costs no other."""
     kept: dict[str, str] = {}
     left_out: dict[str, str] = {}
     room = TOTAL_LIMIT
     for key, value in sorted(metadata.items(), key=lambda item: (len(item[1]), item[0])):
+        if key == "format":
+            continue
         size = len(key.encode()) + len(value.encode())
         if key in _STALE:
             left_out[key] = _STALE[key]

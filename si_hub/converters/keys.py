@@ -34,6 +34,7 @@ SUFFIXES: Mapping[str, Suffix] = MappingProxyType(
     | _spell("diffusers", down=".lora.down.weight .lora_linear_layer.down.weight",
              up=".lora.up.weight .lora_linear_layer.up.weight")
     | _spell("attention-processor", down="_lora.down.weight", up="_lora.up.weight")
+    | _spell("xlabs", down=".down.weight", up=".up.weight")
     | _spell("ai-toolkit", magnitude=".magnitude")
     | _spell("lycoris", hada_w1_a=".hada_w1_a", hada_w1_b=".hada_w1_b", hada_w2_a=".hada_w2_a",
              hada_w2_b=".hada_w2_b", hada_t1=".hada_t1", hada_t2=".hada_t2")

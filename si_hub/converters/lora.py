@@ -2,71 +2,54 @@
 
 from __future__ import annotations
 
-import math
-
+from si_hub.converters.checks import bias, misfit, pair_rank
 from si_hub.converters.modules import Lowered, SourceModule, Target
-from si_hub.errors import BaseMismatch, LayerShapeError
+from si_hub.converters.numbers import scaled
+from si_hub.errors import BaseMismatch
 from si_hub.storage.tensors import Tensor
 
 
 def lower_lora(module: SourceModule, target: Target) -> Lowered:
-    """up ``[out, rank(, 1, 1)]`` and down ``[rank, in(, *kernel)]`` as the format's pair.
+    """up ``[out, rank(, 1, 1)]`` and down ``[rank, in(, *kernel)]`` as the format's pair, in the base's own kind.
+
+    A bias of up is scaled like the product (PEFT's ``lora_bias``); ``diff_b`` is not (ComfyUI's).
 
     Raises:
         LayerShapeError: up and down contradict each other.
         BaseMismatch: they do not fit the base module.
     """
     down, up = module.tensors["down"], module.tensors["up"]
-    rank = check_pair(module)
-    out, in_, *kernel = target.shape if len(target.shape) > 1 else (*target.shape, 0)
+    rank = pair_rank(module)
+    if target.kind not in ("linear", "conv"):
+        raise BaseMismatch(
+            f"a LoRA pair cannot change a base module of kind {target.kind}", file=module.file, key=module.names["up"]
+        )
+    out, in_, *kernel = target.shape
     groups = rank // up.shape[1] if up.shape[1] else 1
     if up.shape[0] != out:
         raise misfit(module, "up", "output", out, up.shape[0], target)
     if down.shape[1] != in_ * groups:
         raise misfit(module, "down", "input", in_ * groups, down.shape[1], target)
-    if _kernel(down) != tuple(size for size in kernel if kernel.count(1) != len(kernel)):
+    if _kernel(down.shape[2:]) != _kernel(tuple(kernel)):
         raise misfit(module, "down", "kernel", kernel or "none", list(down.shape[2:]) or "none", target)
-    leaves = {
-        "down.weight": down.reshape(rank, down.shape[1], *kernel),
-        "up.weight": up.reshape(*up.shape[:2]),
-    }
-    return Lowered(leaves, module.alpha, groups)
+    leaves = {"down.weight": down.reshape(rank, down.shape[1], *kernel), "up.weight": up.reshape(*up.shape[:2])}
+    lowered = Lowered(leaves, module.alpha, groups)
+    if "diff_b" in module.tensors:
+        leaves["bias_delta"] = bias(module, "diff_b", target)
+    if "up_bias" in module.tensors:
+        leaves["bias_delta"] = _scaled_bias(module, rank, target, lowered)
+    return lowered
 
 
-def check_pair(module: SourceModule) -> int:
-    """The rank that up and down agree on."""
-    down, up = module.tensors["down"], module.tensors["up"]
-    for slot, tensor in (("down", down), ("up", up)):
-        if len(tensor.shape) < 2:
-            raise LayerShapeError(
-                f"a LoRA {slot} matrix needs two axes or more", file=module.file, key=module.names[slot],
-                found=list(tensor.shape),
-            )  # fmt: skip
-    if math.prod(up.shape[2:]) != 1:
-        raise LayerShapeError(
-            "the up matrix has a kernel", file=module.file, key=module.names["up"],
-            expected="[out, rank] or [out, rank, 1, 1]", found=list(up.shape),
-        )  # fmt: skip
-    rank, other = down.shape[0], up.shape[1]
-    # PEFT gives the up matrix of a grouped convolution rank / groups columns.
-    grouped = len(down.shape) > 2 and other and rank % other == 0
-    if rank != other and not grouped:
-        raise LayerShapeError(
-            "up and down have different ranks", file=module.file, key=module.names["up"],
-            expected=f"{rank} columns, the rows of {module.names['down']}", found=list(up.shape),
-        )  # fmt: skip
-    return rank
+def _scaled_bias(module: SourceModule, rank: int, target: Target, lowered: Lowered) -> Tensor:
+    tensor = bias(module, "up_bias", target)
+    scale = 1.0 if module.alpha is None or not rank else module.alpha / rank
+    if scale == 1:
+        return tensor
+    lowered.folded.add("up_bias")
+    return scaled(tensor, scale)
 
 
-def misfit(module: SourceModule, slot: str, axis: str, expected: object, found: object, target: Target) -> BaseMismatch:
-    """The error for a tensor that does not fit the base module."""
-    return BaseMismatch(
-        f"the {axis} size differs from the base model's {target.kind} {list(target.shape)}",
-        file=module.file, key=module.names[slot], expected=expected, found=found,
-        hint="Say which base model it is for with --base.",
-    )  # fmt: skip
-
-
-def _kernel(down: Tensor) -> tuple[int, ...]:
-    kernel = down.shape[2:]
+def _kernel(kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """A kernel without those of size one: a 1x1 convolution and a linear layer are the same."""
     return () if all(size == 1 for size in kernel) else kernel

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from si_hub import __version__
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.architectures import Architecture, resolve
 from si_hub.architectures.layouts import Part
 from si_hub.converters import header, keys
-from si_hub.converters.detection import Detection, Grouped, detect, target
-from si_hub.converters.lora import check_pair
+from si_hub.converters.checks import pair_rank
+from si_hub.converters.detection import Detection, detect, target
 from si_hub.converters.modules import Lowered, SourceModule
 from si_hub.converters.report import Report, Use
 from si_hub.converters.scales import config_alpha, read_alpha
 from si_hub.converters.source import Source, open_source
+from si_hub.converters.wayback import alpha_layout, layout
 from si_hub.errors import ConversionRefused, UnsupportedFamily
 from si_hub.storage.tensors import Tensor
 
@@ -88,7 +87,7 @@ def _convert_module(
     if stem in found.match.misfits:
         return drop(str(found.match.misfits[stem].problem))
     family = found.families[stem]
-    if "down" in module.tensors and check_pair(module) == 0:
+    if "down" in module.tensors and pair_rank(module) == 0:
         return drop("a LoRA of rank 0 has no effect")
     if "down" in module.tensors:
         module.alpha = _alpha(source, module, place)
@@ -107,8 +106,8 @@ def _convert_module(
 def _alpha(source: Source, module: SourceModule, place: keys.Place) -> float | None:
     if "alpha" in module.tensors:
         return read_alpha(module)
-    config = source.configs.get(place.component, source.configs.get(""))
-    return None if config is None else config_alpha(module, place.body, check_pair(module), config)
+    config = source.configs.get(place.component, source.configs.get("") if module.spelling == "peft" else None)
+    return None if config is None else config_alpha(module, place.body, pair_rank(module), config)
 
 
 def _cut(lowered: Lowered, part: Part) -> Layer:
@@ -166,8 +165,8 @@ def _assemble(source: Source, found: Detection, components: dict[str, Component]
         "source": {"name": source.path.name, "size": source.size},
         "family": found.family(),
         "naming": naming,
-        "alpha_layout": _alpha_layout(found.grouped, source.configs),
-        "layout": _layout(found),
+        "alpha_layout": alpha_layout(found, bool(source.configs)),
+        "layout": layout(found),
         "tool": f"si-hub {__version__}",
         "exact": True,
     }
@@ -179,17 +178,3 @@ def _naming(found: Detection) -> str:
     """``lora_unet_ sgm, lora_te1_ diffusers``: prefixes and layouts, the most frequent first."""
     counts = Counter(f"{place.prefix} {place.layout}".strip() for place in found.match.places.values())
     return ", ".join(name for name, _ in counts.most_common())
-
-
-def _alpha_layout(grouped: Grouped, configs: Mapping[str, Any]) -> str:
-    """Where the source kept its alphas: ``F32 [] in 264 of 264 modules``, or ``configuration``."""
-    pairs = [module for module in grouped.modules.values() if "down" in module.tensors]
-    alphas = [module.tensors["alpha"] for module in pairs if "alpha" in module.tensors]
-    if not alphas:
-        return "configuration" if configs else "none"
-    kinds = Counter(f"{alpha.dtype} {list(alpha.shape)}" for alpha in alphas)
-    return f"{', '.join(kind for kind, _ in kinds.most_common())} in {len(alphas)} of {len(pairs)} modules"
-
-
-def _layout(found: Detection) -> dict[str, Any]:
-    return {}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from si_hub.converters.deltas import lower_deltas
+from si_hub.converters.keys import split
 from si_hub.converters.lora import lower_lora
 from si_hub.converters.modules import Lowered, SourceModule, Target
 
@@ -74,7 +75,8 @@ _HADA = "hada_w1_a hada_w1_b hada_w2_a hada_w2_b"
 _SPARSE = "sparse_indices sparse_values sparse_size"
 
 FAMILIES: tuple[Family, ...] = (
-    Family("lora", "LoRA or LoCon", _slots("down up", may="alpha up_bias diff_b"), lower_lora),
+    Family("lora", "LoRA or LoCon", _slots("down up", may="alpha diff_b"), lower_lora),
+    Family("lora-bias", "LoRA with a bias", _slots("down up up_bias", may="alpha"), lower_lora),
     Family("full", "full difference", _slots(has_any="diff diff_b", may="alpha"), lower_deltas),
     Family("norm", "norm difference", _slots(has_any="w_norm b_norm"), lower_deltas),
     Family("locon-tucker", "LoCon with a Tucker core", _slots("down mid up", may="alpha diff_b"), reason=_NOT_YET),
@@ -93,8 +95,8 @@ FAMILIES: tuple[Family, ...] = (
     Family("boft-peft", "BOFT of PEFT", _slots("boft_r", may="boft_s"), reason=_NEEDS_BASE),
     Family("embedding-lora", "LoRA of an embedding", _slots("embedding_down embedding_up", may="alpha"),
            reason=_NOT_YET),
-    Family("set", "control LoRA that replaces weights", _slots(has_any="set_weight reshape", may="down up alpha diff_b"),
-           reason=_NEEDS_BASE),
+    Family("set", "control LoRA that replaces weights",
+           _slots(has_any="set_weight reshape", may="down up alpha diff_b"), reason=_NEEDS_BASE),
 )  # fmt: skip
 
 
@@ -136,6 +138,9 @@ def _reject(name: str, pattern: str, hint: str = "", share: float = 0.0) -> Reje
 
 _DISTILL = "`si-hub distill` makes an adapter of a tuned checkpoint."
 
+#: Slots whose suffix a whole model has as well.
+_PLAIN = {"ia3_weight"}
+
 REJECTS: tuple[Reject, ...] = (
     _reject("a ControlNet-LLLite", r"lllite_"),
     _reject("a quantised LoRA of nunchaku", r".*\.(?:qweight|wscales|smooth_orig|wtscale)$|.*\.lora_(?:down|up)$",
@@ -153,17 +158,22 @@ REJECTS: tuple[Reject, ...] = (
             r"|(?:post_)?quant_conv\.", "", 0.5),
     _reject("an upscaler", r"(?:params_ema|params)\.|model\.\d+\.(?:weight|bias|sub\.)|conv_first\.|body\.\d+\.rdb"
             r"|RRDB_trunk\.", "", 0.3),
-    _reject("a text encoder", r"(?:text_model|encoder\.block|shared|transformer\.resblocks)\b.*\.?weight$", _DISTILL, 0.3),
+    _reject("a text encoder", r"(?:text_model|encoder\.block|shared|transformer\.resblocks)\b.*\.?weight$",
+            _DISTILL, 0.3),
     _reject("a full model", r"(?:down_blocks|up_blocks|mid_block|input_blocks|transformer_blocks|double_blocks"
             r"|single_blocks|joint_blocks|single_transformer_blocks)\..*\.(?:weight|bias|scale)$", _DISTILL, 0.5),
 )  # fmt: skip
 
 
 def rejection(names: Iterable[str]) -> tuple[Reject, str] | None:
-    """The kind of file these tensor names are, if it is one that no converter is for, and the first name that says so."""
+    """The kind of file these tensor names are, if no converter is for it, and the first name that says so.
+
+    Names with an adapter's suffix never speak for a whole model, whatever they begin with.
+    """
     names = list(names)
+    plain = [name for name in names if (key := split(name)) is None or key.slot in _PLAIN]
     for reject in REJECTS:
-        hits = [name for name in names if reject.pattern.match(name)]
+        hits = [name for name in (plain if reject.share else names) if reject.pattern.match(name)]
         if hits and len(hits) >= reject.share * len(names):
             return reject, hits[0]
     return None

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from si_hub.converters.modules import SourceModule
 from si_hub.errors import FormatError, LayerShapeError, NotFinite, UnsupportedFamily
+
+#: PEFT settings that make a LoRA more than ΔW = scale · B · A, and the values for which they do.
+_UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
+    "use_dora": bool,
+    "use_qalora": bool,
+    "alora_invocation_tokens": bool,
+    "layer_replication": bool,
+    "arrow_config": bool,
+    # These change the base model's weights when the adapter is loaded.
+    "init_lora_weights": lambda value: str(value).startswith(("pissa", "olora", "corda", "loftq", "lora_ga", "milora")),
+}
+#: A group under a quantifier can take a matcher exponential time; no real configuration has one.
+_QUANTIFIED_GROUP = re.compile(r"\)[*+{]")
+_PATTERN_LIMIT = 512
 
 
 def read_alpha(module: SourceModule) -> float | None:
@@ -40,11 +54,11 @@ def config_alpha(module: SourceModule, path: str, rank: int, config: Mapping[str
         UnsupportedFamily: the configuration asks for what a LoRA cannot express.
         FormatError, LayerShapeError: a value of the wrong kind; another rank than the tensors'.
     """
-    for switch in ("use_dora", "alora_invocation_tokens", "use_qalora", "trainable_token_indices"):
-        if config.get(switch):
+    for setting, value in config.items():
+        if (reason := _UNSUPPORTED.get(setting)) and value and reason(value):
             raise UnsupportedFamily(
-                f"its configuration sets {switch}, which this version does not convert",
-                file=module.file, key=module.stem,
+                f"its configuration sets {setting}, which a plain LoRA cannot express",
+                file=module.file, key=module.stem, found=f"{setting} = {value}",
             )  # fmt: skip
     given = _number(module, _pattern(config.get("rank_pattern"), path, config.get("r", rank)), "r")
     alpha = _number(module, _pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", given)), "lora_alpha")
@@ -58,14 +72,19 @@ def config_alpha(module: SourceModule, path: str, rank: int, config: Mapping[str
 
 def _pattern(patterns: Any, path: str, default: Any) -> Any:
     """A value for ``path``; PEFT matches each pattern against the end of the name, at a dot."""
-    if isinstance(patterns, dict):
-        for pattern, value in patterns.items():
-            try:
-                if re.match(rf"(.*\.)?({pattern})$", path):
-                    return value
-            except re.error:
-                continue
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        if path == pattern or path.endswith(f".{pattern}"):
+            return value
+        if not _QUANTIFIED_GROUP.search(pattern) and len(pattern) <= _PATTERN_LIMIT and _matches(pattern, path):
+            return value
     return default
+
+
+def _matches(pattern: str, path: str) -> bool:
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", path) is not None
+    except re.error:
+        return False
 
 
 def _number(module: SourceModule, value: Any, name: str) -> float:

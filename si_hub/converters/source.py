@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from si_hub.errors import AmbiguousFamily, FormatError, MissingFile
+from si_hub.errors import AmbiguousFamily, FormatError, MissingFile, NotSafetensors, UnsupportedFamily
 from si_hub.storage.header import parse_json, read_safetensors
 from si_hub.storage.tensors import Tensor
 
@@ -15,6 +15,8 @@ FOLDER_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 CONFIG_NAME = "adapter_config.json"
 #: Where diffusers keeps the PEFT configuration of each component, inside the header.
 METADATA_CONFIG = "lora_adapter_metadata"
+#: Names under which a pickle is opened, tensors only, because the user named that very file.
+PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,16 @@ def open_source(path: str | Path) -> Source:
     Raises:
         MissingFile, FileAccessError: nothing there, or nothing readable.
         AmbiguousFamily: a folder of several files, none under a name that says it is the adapter.
+        UnsupportedFamily: a pickle of more than tensors.
         FormatError: a header or configuration that breaks its rules.
     """
     path = weights_file(Path(path))
-    file = read_safetensors(path)
-    configs = _header_configs(file.metadata, path)
+    tensors, metadata, size = _open_file(path)
+    configs = _header_configs(metadata, path)
     beside = path.parent / CONFIG_NAME
     if beside.is_file():
         configs[""] = _object(beside.read_bytes(), beside, "the file")
-    return Source(path, file.size, file.tensors, file.metadata, configs)
+    return Source(path, size, tensors, metadata, configs)
 
 
 def weights_file(path: Path) -> Path:
@@ -68,7 +71,38 @@ def weights_file(path: Path) -> Path:
             "the folder holds several safetensors files", file=path,
             found=", ".join(file.name for file in files[:4]), hint="Name the one to convert.",
         )  # fmt: skip
-    raise MissingFile("the folder holds no adapter", file=path, expected=" or ".join(FOLDER_NAMES))
+    raise MissingFile(
+        "the folder holds no safetensors adapter", file=path, expected=" or ".join(FOLDER_NAMES),
+        hint="A pickle is only opened when it is named itself.",
+    )  # fmt: skip
+
+
+def _open_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str], int]:
+    """(tensors, metadata, size of the file)."""
+    try:
+        file = read_safetensors(path)
+    except NotSafetensors:
+        if path.suffix not in PICKLES or not path.stat().st_size:
+            raise
+        return _unpickle(path), {}, path.stat().st_size
+    return file.tensors, file.metadata, file.size
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch file, opened so that no code in it can run."""
+    import torch
+
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UnsupportedFamily(
+            "is a pickle of more than tensors, or none", file=path, found=type(error).__name__,
+            hint="Save it as safetensors where it was made.",
+        ) from error  # fmt: skip
+    held = held.get("state_dict", held) if isinstance(held, dict) else held
+    if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
+        raise UnsupportedFamily("is a pickle without a plain table of tensors", file=path)
+    return {str(name): Tensor.from_torch(value) for name, value in held.items()}
 
 
 def _header_configs(metadata: dict[str, str], path: Path) -> dict[str, dict[str, Any]]:

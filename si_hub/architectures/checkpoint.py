@@ -1,0 +1,81 @@
+"""A single-file checkpoint as a base model: recognised by its header under the names of any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from si_hub.architectures.folder import from_folder
+from si_hub.architectures.layouts import Names, bfl, diffusers, mmdit, sgm
+from si_hub.architectures.model import Architecture, Model, Module
+from si_hub.errors import BaseMismatch
+from si_hub.storage.header import read_safetensors
+
+#: Where a checkpoint keeps its denoiser.
+_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+_LAYOUTS = (sgm, bfl, mmdit, diffusers)
+#: Modules that releases of one architecture have or lack: FLUX.1 [schnell] has no guidance.
+_OPTIONAL = ("time_text_embed.guidance_embedder.",)
+#: The first layer's input channels differ between releases: inpainting, editing and depth models.
+_FIRST = ("conv_in", "x_embedder", "pos_embed.proj")
+_DENOISERS = ("unet", "transformer")
+
+
+def from_checkpoint(path: str | Path, known: Iterable[Architecture]) -> Architecture:
+    """The architecture among ``known`` whose denoiser a safetensors checkpoint holds, with the file's own sizes.
+
+    A file that lies beside a ``config.json`` is read as part of that folder, so any model can be a base there.
+
+    Raises:
+        BaseMismatch: the denoiser is of none of them.
+        MissingFile, FileAccessError, FormatError: as `si_hub.storage.header.read_safetensors`.
+    """
+    path = Path(path)
+    shapes = {name: tensor.shape for name, tensor in read_safetensors(path).tensors.items()}
+    if (path.parent / "config.json").is_file():
+        return from_folder(path.parent)
+    for prefix in _PREFIXES:
+        inner = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
+        for architecture in known:
+            if found := _match(architecture, inner):
+                return found
+    raise BaseMismatch(
+        "is a checkpoint of no known architecture", file=path,
+        hint="Save it as a diffusers folder and name that, or name an adapter's base by its architecture.",
+    )  # fmt: skip
+
+
+def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
+    for component in _DENOISERS:
+        model = architecture.components.get(component)
+        for layout in _LAYOUTS if model else ():
+            assert model is not None
+            modules = _sizes(model, layout(model), shapes)
+            if modules is not None:
+                held = {**architecture.components, component: Model(model.class_name, modules)}
+                return replace(architecture, components=held)
+    return None
+
+
+def _sizes(model: Model, names: Names, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Module] | None:
+    """The model's modules with the checkpoint's sizes, ``None`` if it is another model."""
+    modules = dict(model.modules)
+    for name, parts in names.items():
+        first = modules[parts[0].path]
+        shape = shapes.get(f"{name}.weight", shapes.get(f"{name}.scale", shapes.get(name)))
+        expected = (sum(modules[part.path].shape[0] for part in parts), *first.shape[1:])
+        if shape is None and name and parts[0].path.startswith(_OPTIONAL):
+            del modules[parts[0].path]
+        elif shape is None or not _alike(parts[0].path, shape, expected):
+            return None
+        elif shape != expected:
+            modules[parts[0].path] = replace(first, shape=shape)
+    return modules if names else None
+
+
+def _alike(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Equal, or different in the input channels of the first layer only."""
+    if path in _FIRST and len(shape) == len(expected) and len(shape) > 1:
+        return (shape[0], *shape[2:]) == (expected[0], *expected[2:])
+    return shape == expected
