@@ -217,7 +217,7 @@ def _axis(vector: Tensor, ndim: int, adapter: LayerAdapter, axis: int) -> Tensor
 def _pair_product(adapter: LayerAdapter, down: Tensor, up: Tensor) -> Tensor:
     """(alpha / rank) · B · Σ_i s_i A_i in the shape of the base weight."""
     if adapter.styles is not None:
-        down = mix(down, torch.tensor(adapter.styles, device=down.device))
+        down = mix(down, torch.tensor(adapter.styles, device=down.device, dtype=down.dtype))
     elif isinstance(router := adapter._modules.get("router"), FixedRouter):
         down = mix(down, route(wide(router.bias), None, router.bias))
     product = up.flatten(1) @ down.flatten(1)

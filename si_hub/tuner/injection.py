@@ -122,7 +122,7 @@ def check_name(model: nn.Module, name: str) -> None:
     door = find_door(model)
     if door is not None and name in door.records:
         raise UsageError("the model has an adapter of that name already", key=name, hint="Choose another name")
-    if not name or "." in name or hasattr(nn.ModuleDict, name):
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
         raise UsageError(
             "impossible adapter name", key=name, hint="Choose one without dots that is no attribute of torch modules"
         )

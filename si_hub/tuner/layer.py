@@ -198,7 +198,7 @@ class LayerAdapter(nn.Module):
     def _styles(self, x: Tensor, h: Tensor) -> Tensor | None:
         """s as ``[n]`` or ``[N, n]``; None for the single branch of a layer without a router."""
         if self.styles is not None:
-            return torch.tensor(self.styles, device=h.device, dtype=torch.float32)
+            return torch.tensor(self.styles, device=h.device, dtype=operator.wide_dtype(h))
         router = self._modules.get("router")
         if router is None:
             return None

@@ -60,7 +60,8 @@ class StyleInjectModel(BaseTuner):
                 door.drop(adapter_name)
                 close_door(model)
             # diffusers looks for it once the first add_adapter was tried, whether that worked or not.
-            model.peft_config = self.peft_config  # type: ignore[assignment]
+            if getattr(model, "_hf_peft_config_loaded", False):
+                model.peft_config = self.peft_config
             raise
 
     @staticmethod

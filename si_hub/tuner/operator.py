@@ -41,9 +41,13 @@ def unflatten(tensor: Tensor, axis: int, *sizes: int) -> Tensor:
     return tensor.reshape(*tensor.shape[:axis], *sizes, -1, *tensor.shape[axis + 1 :])
 
 
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that statistics and softmax are taken in: float32, or float64 where the features are."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
 def wide(tensor: Tensor) -> Tensor:
-    """At least float32: what statistics and softmax are taken in."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return tensor.to(wide_dtype(tensor))
 
 
 def pool(x: Tensor, axes: Axes) -> Tensor:

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import si_hub.tuner as tuner
+from si_hub.adapter import Component
+from si_hub.errors import ConversionRefused, NotFinite, UsageError
+from si_hub.storage.tensors import Tensor as Stored
+
+
+@pytest.mark.parametrize("optional", ["none", "gain", "gain_in", "weight_delta", "bias_delta", "kron", "all"])
+def test_a_fused_layer_is_the_layer_with_its_adapter(case: Any, optional: str, make_layer: Any, close: Any) -> None:
+    base = case.base().double()
+    if getattr(base, "groups", 1) > 1:
+        pytest.skip("refused, see below")
+    model = nn.Sequential(base)
+    tuner.inject(model, Component(layers={"0": make_layer(base, 1, optional)}), name="style")
+    tuner.set_active(model, {"style": 0.7})
+    x = torch.randn(case.batch).double()
+    weight, bias = base.weight.detach().clone(), base.bias
+    expected = model(x).detach()
+    tuner.fuse(model)
+    assert not torch.equal(base.weight, weight)
+    close(model(x).detach(), expected)
+    tuner.unfuse(model)
+    assert torch.equal(base.weight, weight)
+    assert base.bias is bias
+
+
+def test_fixed_styles_fuse_and_stay_fixed(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    tuner.inject(net, whole(), name="style", branches=["ink", "neon"])
+    tuner.set_styles(net, {"ink": 0.7, "neon": 0.3})
+    expected = net(ids)
+    tuner.fuse(net)
+    torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UsageError, match="style: a fused adapter's styles are fixed"):
+        tuner.set_styles(net, None)
+
+
+def test_a_fixed_router_fuses(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    component = whole()
+    for layer in component.layers.values():
+        del layer.tensors["router.weight"]
+    tuner.inject(net, component, name="style")
+    expected = net(ids)
+    tuner.fuse(net)
+    torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_norms_and_bare_parameters_fuse(net: nn.Module, ids: Tensor) -> None:
+    from si_hub.adapter import Layer
+
+    def layer(**tensors: Tensor) -> Layer:
+        return Layer({name: Stored.from_torch(tensor) for name, tensor in tensors.items()})
+
+    layers = {
+        "embed": layer(weight_delta=torch.randn(11, 12)),
+        "norm": layer(weight_delta=torch.randn(12), bias_delta=torch.randn(12)),
+        "rms": layer(gain=torch.randn(12)),
+        "group": layer(gain=torch.randn(8), bias_delta=torch.randn(8)),
+        "table": layer(param_delta=torch.randn(8, 1, 1)),
+    }
+    before = net(ids)
+    tuner.inject(net, Component(layers=layers), name="style")
+    expected = net(ids)
+    tuner.fuse(net)
+    torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
+    tuner.unfuse(net)
+    assert torch.equal(net(ids), expected)
+    tuner.remove(net)
+    assert torch.equal(net(ids), before)
+
+
+def test_what_is_not_exact_is_refused_with_the_way_out(net: nn.Module, whole: Any, make_layer: Any) -> None:
+    tuner.inject(net, whole(), name="routed", branches=["ink", "neon"])
+    with pytest.raises(ConversionRefused, match=r"set_styles first"):
+        tuner.fuse(net)
+    tuner.remove(net)
+    tuner.inject(net, whole(n=1, transform="restyle"), name="bent")
+    with pytest.raises(ConversionRefused, match=r"expected transform add, found restyle"):
+        tuner.fuse(net)
+    grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
+    tuner.inject(grouped, Component(layers={"0": make_layer(grouped[0], 1, "none")}), name="grouped")
+    with pytest.raises(ConversionRefused, match="grouped convolution"):
+        tuner.fuse(grouped)
+
+
+def test_a_refused_fuse_changes_nothing(net: nn.Module, whole: Any) -> None:
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    tuner.inject(net, whole(n=1), name="good")
+    tuner.inject(net, whole(n=1, transform="adain"), name="bad")
+    with pytest.raises(ConversionRefused):
+        tuner.fuse(net)
+    component = whole(n=1, seed=3)
+    component.layers["fc"].tensors["up.weight"] = Stored.from_torch(torch.full((8, 4), torch.nan))
+    tuner.inject(net, component, name="broken")
+    with pytest.raises(NotFinite, match=r"fc.weight"):
+        tuner.fuse(net, ["good", "broken"], safe=True)
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
+    assert all(adapter.fused is None for adapter in tuner.adapters(net).values())
+
+
+def test_a_fused_adapter_does_not_act_twice(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    tuner.inject(net, whole(n=1), name="style")
+    expected = net(ids)
+    tuner.fuse(net)
+    tuner.set_active(net, {"style": 1.0})
+    tuner.set_enabled(net, True)
+    torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_removing_a_fused_adapter_unfuses_it(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    before = net(ids)
+    tuner.inject(net, whole(n=1, seed=1), name="one")
+    tuner.inject(net, whole(n=1, seed=2), name="two")
+    tuner.fuse(net)
+    tuner.remove(net, "one")
+    with_two = net(ids)
+    tuner.remove(net, "two")
+    assert torch.equal(net(ids), before)
+    assert not torch.equal(with_two, before)
+
+
+def test_weights_that_something_else_changed_are_not_thrown_away(net: nn.Module, whole: Any) -> None:
+    tuner.inject(net, whole(n=1), name="style")
+    tuner.fuse(net)
+    net.get_parameter("fc.weight").data += 1
+    for call in (tuner.unfuse, tuner.remove, tuner.fuse):
+        with pytest.raises(UsageError, match=r"fc.weight: something else was fused over"):
+            call(net)  # type: ignore[operator]
+    net.get_parameter("fc.weight").data -= 1
+
+
+def test_half_precision_bases_come_back_bit_for_bit(net: nn.Module, whole: Any) -> None:
+    net.to(torch.float16)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    tuner.inject(net, whole(n=1), name="style")
+    tuner.fuse(net, scale=0.3)
+    assert net.get_parameter("fc.weight").dtype == torch.float16
+    tuner.remove(net)
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
+
+
+_CALLS = st.one_of(
+    st.tuples(st.just("fuse"), st.sampled_from([["one"], ["two"], ["one", "two"]]), st.sampled_from([0.5, 1.0])),
+    st.tuples(st.just("unfuse"), st.sampled_from([None, ["one"], ["two"]]), st.just(0.0)),
+    st.tuples(
+        st.just("set_active"), st.sampled_from([["one"], ["two"], ["one", "two"], []]), st.sampled_from([0.3, 2.0])
+    ),
+    st.tuples(st.just("set_enabled"), st.just(None), st.sampled_from([0.0, 1.0])),
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(calls=st.lists(_CALLS, max_size=8), delete_first=st.booleans())
+def test_no_sequence_of_calls_can_change_the_base(calls: Any, delete_first: bool, whole: Any, net: nn.Module) -> None:
+    state = {name: value.clone() for name, value in net.state_dict().items() if "styleinject" not in name}
+    tuner.inject(net, whole(n=1, seed=1), name="one")
+    tuner.inject(net, whole(n=1, seed=2), name="two")
+    for call, names, number in calls:
+        if call == "fuse":
+            tuner.fuse(net, names, scale=number)
+        elif call == "unfuse":
+            tuner.unfuse(net, names)
+        elif call == "set_active":
+            tuner.set_active(net, dict.fromkeys(names, number))
+        else:
+            tuner.set_enabled(net, bool(number))
+    if delete_first:
+        tuner.remove(net, "one")
+    else:
+        tuner.unfuse(net)
+        fused = [adapter.fused for adapter in tuner.adapters(net).values()]
+        assert fused == [None, None]
+        assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
+    tuner.remove(net)
+    assert net.state_dict().keys() == state.keys()
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import si_hub.tuner as tuner
+from si_hub.adapter import Component, Layer
+from si_hub.errors import BaseMismatch, UsageError
+from si_hub.storage.header import read_safetensors
+from si_hub.storage.tensors import Tensor as Stored
+
+
+def _layer(**tensors: Tensor) -> Layer:
+    return Layer({name.replace("__", "."): Stored.from_torch(tensor) for name, tensor in tensors.items()})
+
+
+def test_the_report_names_matched_missing_and_mismatched_layers(
+    net: nn.Module, whole: Callable[..., Component]
+) -> None:
+    component = whole()
+    component.layers["nowhere.at.all"] = component.layers["fc"]
+    component.layers["conv"].tensors["down.weight"] = Stored.from_torch(torch.zeros(8, 8, 5, 5))
+    report = tuner.inject(net, component, name="style")
+    assert report.matched == ["fc"]
+    assert report.missing == ["nowhere.at.all"]
+    assert [(wrong.path, wrong.leaf) for wrong in report.mismatched] == [("conv", "down.weight")]
+    assert report.mismatched[0].expected == "[8, 8, 3, 3]"
+    assert report.mismatched[0].found == "[8, 8, 5, 5]"
+    assert "conv.down.weight" in str(report.mismatched[0])
+
+
+def test_nothing_matched_leaves_the_model_as_it_was(net: nn.Module) -> None:
+    names = [name for name, _ in net.named_modules()]
+    report = tuner.inject(net, Component(layers={"nowhere": _layer(bias_delta=torch.ones(3))}), name="style")
+    assert report.matched == []
+    assert [name for name, _ in net.named_modules()] == names
+    assert tuner.adapters(net) == {}
+
+
+def test_a_new_adapter_acts_together_with_those_before(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    base = net(ids)
+    tuner.inject(net, whole(seed=1), name="one")
+    one = net(ids)
+    tuner.inject(net, whole(seed=2), name="two")
+    both = net(ids)
+    tuner.set_active(net, {"two": 1.0})
+    two = net(ids)
+    states = tuner.adapters(net)
+    assert [state.active for state in states.values()] == [False, True]
+    assert not any(torch.equal(a, b) for a in (base, one) for b in (two, both))
+
+
+def test_adapters_give_the_same_bits_in_either_order(ids: Tensor, net: nn.Module, whole: Any) -> None:
+    outputs = []
+    for order in (("one", "two"), ("two", "one")):
+        for name in order:
+            tuner.inject(net, whole(transform="restyle", seed=len(name) + ord(name[0])), name=name)
+        outputs.append(net(ids))
+        tuner.remove(net)
+    assert torch.equal(*outputs)
+
+
+def test_removing_gives_back_the_same_objects_and_bits(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    before, modules, state = net(ids), dict(net.named_modules()), net.state_dict()
+    hooks = {name: len(module._forward_hooks) for name, module in modules.items()}
+    tuner.inject(net, whole(), name="one")
+    tuner.inject(net, whole(seed=2), name="two")
+    assert not torch.equal(net(ids), before)
+    tuner.remove(net, "one")
+    assert list(tuner.adapters(net)) == ["two"]
+    tuner.remove(net, ["two"])
+    assert torch.equal(net(ids), before)
+    after = dict(net.named_modules())
+    assert after.keys() == modules.keys()
+    assert all(after[name] is modules[name] for name in modules)
+    assert {name: len(module._forward_hooks) for name, module in after.items()} == hooks
+    assert net.state_dict().keys() == state.keys()
+
+
+def test_base_keys_of_the_state_dict_do_not_change(net: nn.Module, whole: Any) -> None:
+    keys = set(net.state_dict())
+    tuner.inject(net, whole(), name="style")
+    assert keys < set(net.state_dict())
+    assert all("styleinject_layer.adapters.style." in key for key in set(net.state_dict()) - keys)
+
+
+def test_a_failed_injection_leaves_the_model_as_it_was(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    before, names = net(ids), [name for name, _ in net.named_modules()]
+    component = whole()
+    del component.layers["conv"].tensors["router.bias"]
+    with pytest.raises(BaseMismatch, match=r"conv.router.bias: 2 branches need a router"):
+        tuner.inject(net, component, name="style")
+    assert [name for name, _ in net.named_modules()] == names
+    assert torch.equal(net(ids), before)
+    tuner.inject(net, whole(), name="style")
+
+
+@pytest.mark.parametrize("name", ["", "v1.5", "keys", "training"])
+def test_impossible_names_are_refused(net: nn.Module, whole: Any, name: str) -> None:
+    with pytest.raises(UsageError, match="impossible adapter name"):
+        tuner.inject(net, whole(), name=name)
+
+
+def test_a_taken_name_is_refused(net: nn.Module, whole: Any) -> None:
+    tuner.inject(net, whole(), name="style")
+    with pytest.raises(UsageError, match="has an adapter of that name"):
+        tuner.inject(net, whole(), name="style")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net: tuner.remove(net, "other"),
+        lambda net: tuner.set_active(net, {"other": 1.0}),
+        lambda net: tuner.set_styles(net, None, ["other"]),
+        lambda net: tuner.fuse(net, ["other"]),
+        lambda net: tuner.extract(net, "other"),
+        lambda net: tuner.to_device(net, "other", "cpu"),
+    ],
+)
+def test_unknown_adapters_are_an_error_that_lists_the_known(net: nn.Module, whole: Any, call: Any) -> None:
+    tuner.inject(net, whole(), name="style")
+    with pytest.raises(UsageError, match=r"other: no adapter of that name in the model \(found \['style'\]\)"):
+        call(net)
+
+
+def test_weights_are_numbers_or_functions_of_the_path(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    tuner.inject(net, whole(), name="style")
+    tuner.set_active(net, {"style": lambda path: 0.5 if path == "fc" else 0.0})
+    assert tuner.adapters(net)["style"].weights == {"fc": 0.5, "conv": 0.0}
+    only_fc = net(ids)
+    tuner.remove(net)
+    component = whole()
+    del component.layers["conv"]
+    tuner.inject(net, component, name="style")
+    tuner.set_active(net, {"style": 0.5})
+    assert torch.equal(net(ids), only_fc)
+
+
+def test_a_failing_weight_function_changes_nothing(net: nn.Module, whole: Any) -> None:
+    tuner.inject(net, whole(), name="style")
+
+    def fails(path: str) -> float:
+        if path == "conv":
+            raise KeyError(path)
+        return 3.0
+
+    with pytest.raises(KeyError):
+        tuner.set_active(net, {"style": fails})
+    assert tuner.adapters(net)["style"].weights == {"fc": 1.0, "conv": 1.0}
+
+
+def test_disabling_is_the_base_and_enabling_gives_everything_back(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    base = net(ids)
+    tuner.inject(net, whole(), name="style")
+    tuner.set_active(net, {"style": 0.5})
+    adapted = net(ids)
+    tuner.set_enabled(net, False)
+    assert torch.equal(net(ids), base)
+    assert not tuner.adapters(net)["style"].enabled
+    tuner.set_enabled(net, True)
+    assert torch.equal(net(ids), adapted)
+
+
+def test_styles_override_the_router_and_none_gives_it_back(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    tuner.inject(net, whole(), name="style", branches=["ink", "neon"])
+    routed = net(ids)
+    tuner.set_styles(net, {"ink": 1.0})
+    ink = net(ids)
+    assert tuner.adapters(net)["style"].styles == {"ink": 1.0}
+    tuner.set_styles(net, {"neon": 1.0})
+    assert not torch.equal(net(ids), ink)
+    tuner.set_styles(net, None)
+    assert torch.equal(net(ids), routed)
+    with pytest.raises(UsageError, match=r"oil: no branch of that name \(found \['ink', 'neon'\]\)"):
+        tuner.set_styles(net, {"oil": 1.0})
+
+
+def test_one_branch_chosen_is_an_adapter_of_that_branch_alone(net: nn.Module, ids: Tensor, whole: Any) -> None:
+    component = whole()
+    tuner.inject(net, component, name="style", branches=["ink", "neon"])
+    tuner.set_styles(net, {"neon": 1.0})
+    neon = net(ids)
+    tuner.remove(net)
+    for layer in component.layers.values():
+        layer.tensors["down.weight"] = layer.tensors["down.weight"].rows(4, 8)
+        del layer.tensors["router.weight"], layer.tensors["router.bias"]
+    tuner.inject(net, component, name="alone")
+    torch.testing.assert_close(net(ids), neon)
+
+
+def test_the_number_of_branch_names_is_checked(net: nn.Module, whole: Any) -> None:
+    with pytest.raises(BaseMismatch, match=r"fc: the number of branches .* \(expected 3, found 2\)"):
+        tuner.inject(net, whole(), name="style", branches=["a", "b", "c"])
+
+
+def test_extracting_gives_back_what_was_injected(net: nn.Module, whole: Any) -> None:
+    component = whole(transform="adain")
+    component.layers["table"] = _layer(param_delta=torch.randn(8, 1, 1))
+    component.layers["norm"] = _layer(weight_delta=torch.randn(12), bias_delta=torch.randn(12))
+    tuner.inject(net, component, name="style")
+    back = tuner.extract(net, "style")
+    assert back.class_name == "Net"
+    assert back.layers.keys() == component.layers.keys()
+    for path, layer in component.layers.items():
+        found = back.layers[path]
+        assert {name: (t.dtype, t.shape, t.tobytes()) for name, t in found.tensors.items()} == {
+            name: (t.dtype, t.shape, t.tobytes()) for name, t in layer.tensors.items()
+        }
+        assert (found.alpha, found.transform, found.pool, found.groups) == (
+            layer.alpha,
+            layer.transform,
+            layer.pool,
+            layer.groups,
+        )
+
+
+def test_clip_paths_are_found_with_and_without_text_model(ids: Tensor) -> None:
+    inner, outer = nn.Module(), nn.Module()
+    inner.add_module("fc", nn.Linear(3, 3))
+    outer.add_module("text_model", inner)
+    component = Component(layers={"text_model.fc": _layer(bias_delta=torch.ones(3))})
+    for model in (inner, outer):
+        assert tuner.inject(model, component, name="style").matched == ["text_model.fc"]
+        assert list(tuner.extract(model, "style").layers) == ["text_model.fc"]
+
+
+def test_a_linear_adapter_fits_a_1x1_convolution_and_the_reverse() -> None:
+    x = torch.randn(2, 5, 6, 6)
+    fc, conv = nn.Linear(5, 4), nn.Conv2d(5, 4, 1)
+    conv.weight.data, conv.bias.data = fc.weight.data[:, :, None, None], fc.bias.data  # type: ignore[union-attr]
+    flat = {"down__weight": torch.randn(2, 5), "up__weight": torch.randn(4, 2), "weight_delta": torch.randn(4, 5)}
+    square = {name: t if name == "up__weight" else t[:, :, None, None] for name, t in flat.items()}
+    outputs = []
+    for tensors in (flat, square):
+        on_linear, on_conv = nn.Sequential(fc), nn.Sequential(conv)
+        for model in (on_linear, on_conv):
+            assert tuner.inject(model, Component(layers={"0": _layer(**tensors)}), name="style").matched
+        outputs += [on_linear(x.movedim(1, -1)).movedim(-1, 1), on_conv(x)]
+        tuner.remove(on_linear)
+        tuner.remove(on_conv)
+    for other in outputs[1:]:
+        torch.testing.assert_close(other, outputs[0])
+
+
+def _norms() -> list[tuple[str, nn.Module, Tensor]]:
+    from diffusers.models.normalization import RMSNorm as DiffusersNorm
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    x = torch.randn(2, 8, 8)
+    return [
+        ("LayerNorm", nn.LayerNorm(8), x),
+        ("GroupNorm", nn.GroupNorm(2, 8), x[..., None]),
+        ("RMSNorm", nn.RMSNorm(8), x),
+        ("T5LayerNorm", T5LayerNorm(8), x),
+        ("diffusers RMSNorm", DiffusersNorm(8, eps=1e-6), x),
+        ("Embedding", nn.Embedding(8, 8), torch.randint(0, 8, (2, 5))),
+        ("Linear", nn.Linear(8, 8), x),
+        ("Conv2d", nn.Conv2d(8, 8, 3), torch.randn(2, 8, 5, 5)),
+    ]
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_deltas_of_any_module_are_a_module_with_changed_parameters(index: int) -> None:
+    _, module, x = _norms()[index]
+    module = module.double()
+    x = x.double() if x.dtype.is_floating_point else x
+    weight = module.get_parameter("weight")
+    delta, bias = torch.randn(weight.shape), torch.randn(8)
+    component = Component(layers={"0": _layer(weight_delta=delta, bias_delta=bias)})
+    model = nn.Sequential(module)
+    assert tuner.inject(model, component, name="style").matched == ["0"]
+    tuner.set_active(model, {"style": 0.5})
+    got = model(x).detach()
+    tuner.remove(model)
+    weight.data += 0.5 * delta.double()
+    expected = module(x).detach() + 0.5 * bias.double().reshape(
+        -1, *[1] * (2 if index == 7 else 1 if index == 1 else 0)
+    )
+    expected = expected if index != 1 else module(x).detach() + 0.5 * bias.double().reshape(-1, 1, 1)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_norm_of_unknown_class_is_refused_by_name() -> None:
+    class OnePlusNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(4))
+
+    with pytest.raises(BaseMismatch, match="0: a module of class OnePlusNorm cannot be adapted"):
+        tuner.inject(
+            nn.Sequential(OnePlusNorm()), Component(layers={"0": _layer(weight_delta=torch.ones(4))}), name="style"
+        )
+
+
+def test_a_linear_layer_that_is_never_called_is_refused() -> None:
+    attention = nn.MultiheadAttention(4, 2)
+    with pytest.raises(BaseMismatch, match="is read by its parent and never called"):
+        tuner.inject(attention, Component(layers={"out_proj": _layer(bias_delta=torch.ones(4))}), name="style")
+
+
+def test_tensors_that_fit_stay_memory_mapped(tmp_path: Path) -> None:
+    file = tmp_path / "file.safetensors"
+    save_file({"down.weight": torch.randn(2, 6), "up.weight": torch.randn(4, 2)}, file)
+    tensors = read_safetensors(file).tensors
+    for share, dtype in ((True, torch.float32), (False, torch.float32), (True, torch.float16)):
+        model = nn.Sequential(nn.Linear(6, 4).to(dtype))
+        made: dict[str, Tensor] = {}
+
+        class Watched(Stored):
+            def torch(self) -> Tensor:
+                made[self.shape.__repr__()] = tensor = super().torch()
+                return tensor
+
+        layer = Layer({name: Watched(t.dtype, t.shape, t.pieces) for name, t in tensors.items()})
+        tuner.inject(model, Component(layers={"0": layer}), name="style", low_cpu_mem_usage=share)
+        for leaf in ("down", "up"):
+            kept = model.get_parameter(f"0.styleinject_layer.adapters.style.{leaf}.weight")
+            source = made[repr(tuple(kept.shape))]
+            assert kept.dtype == dtype
+            assert (kept.data_ptr() == source.data_ptr()) == (share and dtype == torch.float32)
+
+
+def test_an_adapter_follows_the_base_in_dtype(net: nn.Module, whole: Any) -> None:
+    net.to(torch.bfloat16)
+    tuner.inject(net, whole(), name="style")
+    dtypes = {p.dtype for name, p in net.named_parameters() if "styleinject" in name}
+    assert dtypes == {torch.bfloat16}
+
+
+def test_a_model_that_is_a_sequence_still_runs(whole: Any) -> None:
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU())
+    x = torch.randn(2, 3, 12)
+    expected = model(x)
+    tuner.inject(model, Component(layers={"0": whole().layers["fc"]}), name="style")
+    tuner.set_active(model, {})
+    assert torch.equal(model(x), expected)
