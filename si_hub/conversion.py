@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,9 @@ from si_hub import converters
 from si_hub.adapter import Component
 from si_hub.architectures import Architecture
 from si_hub.converters import Report
+from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError
 from si_hub.format import writer
-
-SUFFIX = ".styleinject.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +65,28 @@ class Converted:
     def as_text(self) -> str:
         """The result as lines for people."""
         modules = ", ".join(f"{name} {count}" for name, count in self.modules.items())
-        lines = [
-            f"{self.path}",
-            f"  from     {self.source.name}: {self.family} for {self.base} ({self.naming})",
-            f"  modules  {sum(self.modules.values())} ({modules})",
-            f"  rank     {_tally(self.ranks)}",
-            f"  alpha    {_tally(self.alphas)}",
-            f"  size     {_megabytes(self.source_size)} -> {_megabytes(self.size)}, {'exact' if self.exact else ''}",
-            f"  sha256   {self.sha256} (tensors)",
-            f"  identity {self.identity}",
-        ]
-        dropped = self.report.dropped
-        if dropped:
-            lines.append(f"  dropped  {len(dropped)} tensors:")
-            lines += [f"    {name}: {reason}" for name, reason in dropped.items()]
-        lines += [f"  note     {note}" for note in self.report.notes]
-        return "\n".join(lines)
+        return "\n".join(
+            [
+                str(self.path),
+                f"  from     {self.source}: {self.family} for {self.base} ({self.naming})",
+                f"  modules  {sum(self.modules.values())} ({modules})",
+                f"  rank     {_tally(self.ranks)}",
+                f"  alpha    {_tally(self.alphas)}",
+                f"  size     {_size(self.source_size)} -> {_size(self.size)}{', exact' if self.exact else ''}",
+                f"  sha256   {self.sha256} (tensors)",
+                f"  identity {self.identity}",
+                *_reasons("dropped", self.report.dropped),
+                *_reasons("metadata left out", self.report.left_out),
+                *(f"  note     {note}" for note in self.report.notes),
+            ]
+        )
 
 
 def default_output(source: Path) -> Path:
     """Beside the source: ``lora.safetensors`` → ``lora.styleinject.safetensors``; inside a folder, under its name."""
     if source.is_dir():
-        return source / f"{source.resolve().name}{SUFFIX}"
-    return source.with_name(f"{source.name.removesuffix('.safetensors')}{SUFFIX}")
+        return source / f"{source.resolve().name}{STYLEINJECT_SUFFIX}"
+    return source.with_name(f"{source.stem}{STYLEINJECT_SUFFIX}")
 
 
 def convert(
@@ -131,21 +130,32 @@ def convert(
 
 
 def _count_ranks(components: dict[str, Component]) -> dict[int, int]:
-    ranks = [layer.rank for component in components.values() for layer in component.layers.values()]
-    return {rank: ranks.count(rank) for rank in sorted(set(ranks))}
+    layers = [layer for component in components.values() for layer in component.layers.values()]
+    return dict(sorted(Counter(layer.rank for layer in layers).items()))
 
 
 def _count_alphas(components: dict[str, Component]) -> dict[str, int]:
     layers = [layer for component in components.values() for layer in component.layers.values() if layer.rank]
-    alphas = ["rank" if layer.alpha is None else f"{layer.alpha:g}" for layer in layers]
-    return {alpha: alphas.count(alpha) for alpha in sorted(set(alphas))}
+    return dict(Counter("rank" if layer.alpha is None else f"{layer.alpha:g}" for layer in layers).most_common())
 
 
 def _tally(counts: dict[Any, int]) -> str:
+    """``8 in 192, 4 in 72``; the value alone where there is one."""
     if len(counts) == 1:
         return str(next(iter(counts)))
-    return ", ".join(f"{value} in {count}" for value, count in counts.items())
+    return ", ".join(f"{value} in {count}" for value, count in counts.items()) or "none"
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+def _reasons(title: str, names: dict[str, str]) -> list[str]:
+    """A line for every reason, with how many names it has and the first of them."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in names.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"  {title}: {len(held)} ({', '.join(held[:3])}{', ...' if len(held) > 3 else ''}): {reason}"
+        for reason, held in by_reason.items()
+    ]
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from si_hub.architectures.model import Architecture, Model, Module, load_modules
 from si_hub.errors import UsageError
 
 __all__ = ["Architecture", "Model", "Module", "from_checkpoint", "from_folder", "load", "names", "resolve"]
+
+_TABLES = Path(__file__).with_name("tables")
 
 
 def names() -> tuple[str, ...]:
@@ -67,6 +68,6 @@ def _model(table: str) -> Model:
 
 
 def _table(name: str) -> dict[str, Any]:
-    text = (files(__package__) / "tables" / f"{name}.json").read_text(encoding="utf-8")
+    text = (_TABLES / f"{name}.json").read_text(encoding="utf-8")
     value: dict[str, Any] = json.loads(text)
     return value

@@ -245,11 +245,11 @@ def bare_clip(model: Model) -> Names:
 #: Every layout by name; where two give a name a meaning, the first wins.
 LAYOUTS: dict[str, Callable[[Model], Names]] = {
     "diffusers": diffusers,
-    "diffusers-to_out": without_list_index,
-    "attention-processor": attention_processor,
-    "transformers-5": bare_clip,
     "sgm": sgm,
     "bfl": bfl,
-    "xlabs": xlabs,
     "mmdit": mmdit,
+    "transformers-5": bare_clip,
+    "diffusers-to_out": without_list_index,
+    "attention-processor": attention_processor,
+    "xlabs": xlabs,
 }

@@ -104,7 +104,7 @@ def detect(source: Source, base: Architecture | None = None, *, allow_partial: b
     grouped = group(source)
     families = classify_modules(source, grouped, allow_partial=allow_partial)
     candidates = [base] if base else [architectures.load(name) for name in architectures.names()]
-    match = choose(source, [fit(grouped, families, candidate) for candidate in candidates], given=base is not None)
+    match = choose(source, fit_all(grouped, families, candidates), given=base is not None)
     check_whole(source, match, allow_partial=allow_partial)
     return Detection(grouped, families, match)
 
@@ -113,7 +113,7 @@ def group(source: Source) -> Grouped:
     """Put the tensors that belong together in one module each, by the longest known suffix of their names."""
     if found := rejection(source.tensors):
         reject, first = found
-        raise UnsupportedFamily(f"is {reject.name}, no adapter of layers", file=source.path, key=first,
+        raise UnsupportedFamily(f"is {reject.name}, which cannot be converted", file=source.path, key=first,
                                 hint=reject.hint or None)  # fmt: skip
     grouped = Grouped()
     adapters: dict[str, str] = {}
@@ -129,10 +129,15 @@ def group(source: Source) -> Grouped:
             grouped.unknown.append(name)
         else:
             adapters.setdefault(key.adapter, name)
-            module = grouped.modules.setdefault(key.stem, SourceModule(key.stem, source.path))
-            slot = key.slot if key.slot not in module.tensors else _again(source, module, key, name)
-            module.tensors[slot], module.names[slot] = tensor, name
-            module.spelling = module.spelling or key.spelling
+            if key.stem not in grouped.modules:
+                reading = keys.read_stem(key.stem)
+                grouped.modules[key.stem] = SourceModule(key.stem, source.path, reading, spelling=key.spelling)
+            module = grouped.modules[key.stem]
+            if key.slot in module.tensors:
+                raise AmbiguousFamily(
+                    "two tensors of the file mean the same", file=source.path, key=name, found=module.names[key.slot]
+                )
+            module.tensors[key.slot], module.names[key.slot] = tensor, name
     named = [adapter for adapter in adapters if adapter]
     if len(named) > 1:
         raise AmbiguousFamily(
@@ -140,15 +145,6 @@ def group(source: Source) -> Grouped:
             found=", ".join(named), hint="Save one adapter a file.",
         )  # fmt: skip
     return grouped
-
-
-def _again(source: Source, module: SourceModule, key: keys.Key, name: str) -> str:
-    """The slot of a further numbered OFT block; any other slot that is filled twice is an error."""
-    if key.slot == "oft_blocks":
-        return "oft_blocks"
-    raise AmbiguousFamily(
-        "two tensors of the file mean the same", file=source.path, key=name, found=module.names[key.slot]
-    )
 
 
 def classify_modules(source: Source, grouped: Grouped, *, allow_partial: bool) -> dict[str, Family]:
@@ -200,33 +196,57 @@ def _slots_of(names: list[str]) -> set[str]:
     return {key.slot for key in split if key.stem == split[0].stem}
 
 
-def fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> Match:
-    """Place every module in one base model, by name and then by shape."""
+def fit_all(grouped: Grouped, families: Mapping[str, Family], candidates: list[Architecture]) -> list[Match]:
+    """Matches of the base models that could be meant: by names alone if those names' shapes fit as well."""
+    matches = [place_all(grouped, candidate) for candidate in candidates]
+    most = max(len(match.places) for match in matches)
+    by_names = [match for match in matches if len(match.places) == most]
+    for match in by_names:
+        check_shapes(grouped, families, match)
+    if any(not match.misfits for match in by_names):
+        return by_names
+    for match in matches:
+        check_shapes(grouped, families, match)
+    return matches
+
+
+def place_all(grouped: Grouped, architecture: Architecture) -> Match:
+    """Place every module in one base model, by name."""
     match = Match(architecture)
-    bare = _bare_component(grouped, families, architecture)
+    bare = _bare_component(grouped, architecture)
     for stem, module in grouped.modules.items():
-        place = keys.locate(stem, architecture, bare)
+        place = keys.locate(module.reading, architecture, bare)
         if place is None:
             match.strangers.append(stem)
-            continue
-        match.places[stem] = place
-        if error := _misfit(module, families[stem], target(architecture, place)):
-            match.misfits[stem] = error
+        else:
+            match.places[stem] = place
     return match
 
 
-def _bare_component(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> tuple[str, ...]:
-    """The one component that most names without a prefix fit, the denoiser before the text encoders."""
-    stems = [stem for stem in grouped.modules if not keys.prefixed(stem)]
+def check_shapes(grouped: Grouped, families: Mapping[str, Family], match: Match) -> None:
+    """Note the placed modules whose shapes are not the base's."""
+    for stem, place in match.places.items():
+        if error := _misfit(grouped.modules[stem], families[stem], target(match.architecture, place)):
+            match.misfits[stem] = error
+
+
+def _bare_component(grouped: Grouped, architecture: Architecture) -> tuple[str, ...]:
+    """The one component that names without a prefix can mean: that with most of them, fitting by sizes."""
+    modules = [module for module in grouped.modules.values() if not module.reading.components]
 
     def score(component: str) -> int:
-        places = ((stem, keys.locate(stem, architecture, (component,))) for stem in stems)
-        return sum(
-            place is not None and not _misfit(grouped.modules[stem], families[stem], target(architecture, place))
-            for stem, place in places
-        )
+        places = ((module, keys.locate(module.reading, architecture, (component,))) for module in modules)
+        return sum(place is not None and _sizes_fit(module, target(architecture, place)) for module, place in places)
 
-    return (max(architecture.components, key=score),) if stems and architecture.components else ()
+    return (max(architecture.components, key=score),) if modules and architecture.components else ()
+
+
+def _sizes_fit(module: SourceModule, target: Target) -> bool:
+    """Whether input and output sizes of a low-rank pair are the base's; anything else fits by its name."""
+    if not {"down", "up"} <= module.tensors.keys() or len(target.shape) < 2:
+        return True
+    sizes = module.tensors["up"].shape[:1], module.tensors["down"].shape[1:2]
+    return sizes == (target.shape[:1], target.shape[1:2])
 
 
 def _misfit(module: SourceModule, family: Family, target: Target) -> SiHubError | None:

@@ -54,7 +54,7 @@ _INFIX = re.compile(
     r"|lokr_t2|oft_R|boft_[Rs]|ia3_l))\.([^.]+)((?:\.weight|\.bias)?)"
 )
 #: kohya's OFT of Flux numbers the blocks of a fused layer.
-_NUMBERED = re.compile(r"\.oft_blocks\.(\d+)")
+_NUMBERED = re.compile(r"\.oft_blocks\.([0-3])")
 _CONTAINER = "base_model.model."
 
 
@@ -77,8 +77,8 @@ def split(name: str) -> Key | None:
             return Key(stem, *SUFFIXES[rest], "")
         if infix and infix[1] + infix[3] in SUFFIXES:
             return Key(stem, *SUFFIXES[infix[1] + infix[3]], infix[2])
-        if _NUMBERED.fullmatch(rest):
-            return Key(stem, "oft_blocks", "kohya", "")
+        if numbered := _NUMBERED.fullmatch(rest):
+            return Key(stem, f"oft_blocks_{numbered[1]}", "kohya", "")
         at = _first_cut(name, at + 1)
     return None
 
@@ -152,45 +152,52 @@ class Place:
     layout: str
 
 
-@lru_cache(maxsize=64)
-def _index(model: Model, flat: bool) -> dict[str, tuple[str, tuple[Part, ...]]]:
-    """Every name any layout gives a module, and what it stands for."""
-    found: dict[str, tuple[str, tuple[Part, ...]]] = {}
-    for layout, names in LAYOUTS.items():
-        for name, parts in names(model).items():
-            found.setdefault(name.replace(".", "_") if flat else name, (layout, parts))
-    return found
+class Reading(NamedTuple):
+    """A source module's name without its prefix.
+
+    Attributes:
+        prefix: as the source has it, the container included.
+        body: the rest.
+        components: that the prefix can mean; none for a bare name.
+        flat: dots are written as underscores.
+    """
+
+    prefix: str
+    body: str
+    components: tuple[str, ...]
+    flat: bool
 
 
-def locate(stem: str, architecture: Architecture, bare: tuple[str, ...]) -> Place | None:
+_BY_TEXT = {prefix.text: prefix for prefix in PREFIXES}
+_START = re.compile(f"({re.escape(_CONTAINER)})?({'|'.join(map(re.escape, _BY_TEXT))})?({re.escape(_CONTAINER)})?")
+
+
+def read_stem(stem: str) -> Reading:
+    """Cut the longest known prefix off a source module's name, and PEFT's container with it."""
+    match = _START.match(stem)
+    assert match is not None
+    prefix = _BY_TEXT.get(match[2] or "", Prefix("", (), False))
+    return Reading(stem[: match.end()], stem[match.end() :], prefix.components, prefix.flat)
+
+
+@lru_cache(maxsize=256)
+def _index(model: Model, layout: str, flat: bool) -> dict[str, tuple[Part, ...]]:
+    """The names a layout gives a model's modules, and what they stand for."""
+    names = LAYOUTS[layout](model)
+    return {name.replace(".", "_"): parts for name, parts in names.items()} if flat else names
+
+
+def locate(reading: Reading, architecture: Architecture, bare: tuple[str, ...]) -> Place | None:
     """Look a source module's name up in the base's own module lists.
 
     Args:
-        bare: components to try for a name without a known prefix.
+        bare: components to try for a name without a prefix.
     """
-    for prefix, body, components, flat in _readings(stem, bare):
-        for component in components:
-            model = architecture.components.get(component)
-            known = None if model is None else _index(model, flat).get(body)
-            if known is not None:
-                return Place(component, known[1], prefix, body, known[0])
+    for component in reading.components or bare:
+        model = architecture.components.get(component)
+        for layout in LAYOUTS if model else ():
+            assert model is not None
+            parts = _index(model, layout, reading.flat).get(reading.body)
+            if parts is not None:
+                return Place(component, parts, reading.prefix, reading.body, layout)
     return None
-
-
-def _readings(stem: str, bare: tuple[str, ...]) -> list[tuple[str, str, tuple[str, ...], bool]]:
-    """(prefix, body, components, flat) of every way to read a stem, the longest prefix first."""
-    inner = stem.removeprefix(_CONTAINER)
-    outer = stem[: len(stem) - len(inner)]
-    found: list[tuple[str, str, tuple[str, ...], bool]] = []
-    for prefix in PREFIXES:
-        if inner.startswith(prefix.text):
-            body = inner[len(prefix.text) :]
-            plain = body if prefix.flat else body.removeprefix(_CONTAINER)
-            text = outer + prefix.text + body[: len(body) - len(plain)]
-            found.append((text, plain, prefix.components, prefix.flat))
-    return [*found, (outer, inner, bare, False)]
-
-
-def prefixed(stem: str) -> bool:
-    """Whether the stem begins with a prefix that names its component."""
-    return any(stem.removeprefix(_CONTAINER).startswith(prefix.text) for prefix in PREFIXES)

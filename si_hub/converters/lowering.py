@@ -70,6 +70,9 @@ def convert(
     for stem, module in found.grouped.modules.items():
         _convert_module(source, found, stem, module, components, report)
     _embed(source, found, components, report, allow_partial=allow_partial)
+    zero = sum("alpha" in module.tensors and module.alpha is None for module in found.grouped.modules.values())
+    if zero:
+        report.notes.append(f"alpha is 0 in {zero} modules, which kohya's trainer reads as the rank")
     if not any(component.layers for component in components.values()):
         raise ConversionRefused("nothing of it has an effect", file=source.path, found="modules of rank 0 only")
     return _assemble(source, found, components, report)

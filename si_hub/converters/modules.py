@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from si_hub.converters.keys import Reading
 from si_hub.storage.tensors import Tensor
 
 
@@ -17,12 +18,14 @@ class SourceModule:
         file: the source file, for messages.
         tensors: by slot.
         names: tensor name by slot.
+        reading: the stem without its prefix.
         spelling: whose suffixes it has.
         alpha: the resolved numerator of alpha / rank; ``None`` means alpha = rank.
     """
 
     stem: str
     file: Path
+    reading: Reading
     tensors: dict[str, Tensor] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     spelling: str = ""

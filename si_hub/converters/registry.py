@@ -72,6 +72,7 @@ _NEEDS_BASE = "its weights are a function of the base model's own weights, which
 _DELTAS = "diff diff_b w_norm b_norm"
 _LOKR = "lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2"
 _HADA = "hada_w1_a hada_w1_b hada_w2_a hada_w2_b"
+_OFT = "oft_blocks oft_blocks_0 oft_blocks_1 oft_blocks_2 oft_blocks_3 oft_diag"
 _SPARSE = "sparse_indices sparse_values sparse_size"
 
 FAMILIES: tuple[Family, ...] = (
@@ -89,8 +90,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("glora", "GLoRA", _slots("a1 a2 b1 b2", may="alpha bm"), reason=_NEEDS_BASE),
     Family("ia3-lycoris", "(IA)³ of LyCORIS", _slots("ia3_weight on_input"), reason=_NOT_YET),
     Family("ia3-peft", "(IA)³ of PEFT", _slots("ia3"), reason=_NOT_YET),
-    Family("oft", "OFT or BOFT of LyCORIS or kohya", _slots(has_any="oft_blocks oft_diag", may="rescale alpha"),
-           reason=_NEEDS_BASE),
+    Family("oft", "OFT or BOFT of LyCORIS or kohya", _slots(has_any=_OFT, may="rescale alpha"), reason=_NEEDS_BASE),
     Family("oft-peft", "OFT of PEFT", _slots("oft_r"), reason=_NEEDS_BASE),
     Family("boft-peft", "BOFT of PEFT", _slots("boft_r", may="boft_s"), reason=_NEEDS_BASE),
     Family("embedding-lora", "LoRA of an embedding", _slots("embedding_down embedding_up", may="alpha"),
@@ -146,6 +146,8 @@ REJECTS: tuple[Reject, ...] = (
     _reject("a quantised LoRA of nunchaku", r".*\.(?:qweight|wscales|smooth_orig|wtscale)$|.*\.lora_(?:down|up)$",
             "Convert the LoRA it was made from."),
     _reject("an IP-Adapter", r"(?:image_proj|ip_adapter)\."),
+    _reject("a LoRA in cloneofsimo's numbered layout", r"(?:unet|text_encoder)(?::[0-9]+)+:(?:up|down)$",
+            "Its layers have numbers, not names; save it anew with a trainer that names them."),
     _reject("a hypernetwork", r"(?:320|640|768|1024|1280|2048)\.\d\.linear"),
     _reject("a ControlNet", r"control_model\.|controlnet_|input_hint_block|zero_convs\."),
     _reject("a T2I-Adapter", r"adapter\.(?:body|conv_in)\."),

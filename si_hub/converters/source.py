@@ -15,6 +15,8 @@ FOLDER_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 CONFIG_NAME = "adapter_config.json"
 #: Where diffusers keeps the PEFT configuration of each component, inside the header.
 METADATA_CONFIG = "lora_adapter_metadata"
+#: How converted files are called: they are never a source.
+STYLEINJECT_SUFFIX = ".styleinject.safetensors"
 #: Names under which a pickle is opened, tensors only, because the user named that very file.
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
@@ -49,6 +51,8 @@ def open_source(path: str | Path) -> Source:
     """
     path = weights_file(Path(path))
     tensors, metadata, size = _open_file(path)
+    if "styleinject" in metadata:
+        raise UnsupportedFamily("is a StyleInject adapter already", file=path, hint="Load it as it is.")
     configs = _header_configs(metadata, path)
     beside = path.parent / CONFIG_NAME
     if beside.is_file():
@@ -63,7 +67,7 @@ def weights_file(path: Path) -> Path:
     for name in FOLDER_NAMES:
         if (path / name).is_file():
             return path / name
-    files = sorted(path.glob("*.safetensors"))
+    files = sorted(file for file in path.glob("*.safetensors") if not file.name.endswith(STYLEINJECT_SUFFIX))
     if len(files) == 1:
         return files[0]
     if files:
