@@ -58,6 +58,18 @@ VAE: dict[str, Any] = {
 }
 
 
+def merged(parts: list[str], merge: str) -> list[str]:
+    """The parts of a word after one merge of byte-pair encoding, wherever it applies from left to right."""
+    left, right = merge.split()
+    found: list[str] = []
+    for part in parts:
+        if found and (found[-1], part) == (left, right):
+            found[-1] = left + right
+        else:
+            found.append(part)
+    return found
+
+
 def write_vocabulary(folder: Path) -> None:
     """CLIP's ``vocab.json`` and ``merges.txt``: letters, and one token for each word of the grammar."""
     letters = sorted(set("".join(words())))
@@ -65,13 +77,13 @@ def write_vocabulary(folder: Path) -> None:
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     for word in words():
         parts = [*word[:-1], f"{word[-1]}</w>"]
+        for merge in merges:
+            parts = merged(parts, merge)
         while len(parts) > 1:
-            merge = f"{parts[0]} {parts[1]}"
-            parts = ["".join(parts[:2]), *parts[2:]]
-            if merge not in merges:
-                merges.append(merge)
-                tokens.append("".join(merge.split()))
-    tokens = list(dict.fromkeys([*tokens, "<|startoftext|>", "<|endoftext|>"]))
+            merges.append(f"{parts[0]} {parts[1]}")
+            parts = merged(parts, merges[-1])
+            tokens.append(parts[0])
+    tokens = [*tokens, "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
