@@ -7,7 +7,6 @@ Results go to stdout, everything else to stderr. Exit codes are those of `si_hub
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,18 +14,23 @@ from typing import Any, TypeVar
 import click
 
 from si_hub import __version__
-from si_hub.errors import SiHubError
+from si_hub.errors import FileAccessError, SiHubError
 
 INTERRUPTED = 130
+JSON = "si_hub.json"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def as_json(command: Command) -> Command:
-    """The ``--json`` switch: the result, or the error, as one JSON object on stdout."""
-    return click.option("--json", "json_", is_flag=True, help="Print one JSON object for scripts, errors included.")(
-        command
-    )
+    """The ``--json`` switch: the result, or the error, as JSON on stdout."""
+
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+        ctx.find_root().meta[JSON] = value
+        return value
+
+    text = "Print JSON for scripts, errors included."
+    return click.option("--json", "json_", is_flag=True, is_eager=True, callback=remember, help=text)(command)
 
 
 class Commands(click.Group):
@@ -36,13 +40,18 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except SiHubError as error:
-            if "--json" in sys.argv:
-                click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
-            click.echo(f"si-hub: {error}", err=True)
-            ctx.exit(error.exit_code)
+            return self.report(ctx, error)
+        except OSError as error:
+            return self.report(ctx, FileAccessError(error.strerror or str(error), file=error.filename))
         except KeyboardInterrupt:
             click.echo("si-hub: interrupted, nothing half-written is left behind", err=True)
             ctx.exit(INTERRUPTED)
+
+    def report(self, ctx: click.Context, error: SiHubError) -> Any:
+        if ctx.find_root().meta.get(JSON):
+            click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
+        click.echo(f"si-hub: {error}", err=True)
+        ctx.exit(error.exit_code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,0 +1,250 @@
+"""What a file is, from its header alone: our adapters, everybody else's, checkpoints, and folders of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from si_hub import converters, format
+from si_hub.adapter import Adapter, Component
+from si_hub.converters.registry import rejection
+from si_hub.errors import MissingFile, SiHubError
+from si_hub.report.text import short, size_text, tally
+from si_hub.storage.header import SafetensorsFile, read_safetensors
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One component of an adapter: layers by rank and by alpha, and what else it carries."""
+
+    modules: int
+    ranks: dict[int, int]
+    alphas: dict[str, int]
+    leaves: dict[str, int]
+    embeddings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "modules": self.modules,
+            "ranks": {str(rank): count for rank, count in self.ranks.items()},
+            "alphas": self.alphas,
+            "tensors": self.leaves,
+            "embeddings": list(self.embeddings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What one file is.
+
+    Attributes:
+        path, size: the file and its bytes.
+        kind: ``styleinject``, ``adapter`` (a foreign one), or what else it was recognised as.
+        tensors, parameters: how many tensors, and numbers in them.
+        dtypes: number of tensors by dtype.
+        family, naming, base: of an adapter.
+        parts: by component of the base model.
+        metadata: the header's, as they are.
+        document: of a StyleInject file.
+        dropped: source tensors that a conversion would leave out, and why.
+        problem: why it could not be converted or loaded, as `SiHubError.as_dict`.
+    """
+
+    path: Path
+    size: int
+    kind: str
+    tensors: int
+    parameters: int
+    dtypes: dict[str, int]
+    family: str | None = None
+    naming: str | None = None
+    base: str | None = None
+    parts: dict[str, Part] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    document: dict[str, Any] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    problem: dict[str, object] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON data; what is empty is left out."""
+        values = {
+            "path": str(self.path), "size": self.size, "kind": self.kind, "family": self.family,
+            "naming": self.naming, "base": self.base, "tensors": self.tensors, "parameters": self.parameters,
+            "dtypes": self.dtypes, "components": {name: part.as_dict() for name, part in self.parts.items()},
+            "metadata": self.metadata, "document": self.document, "dropped": self.dropped, "problem": self.problem,
+        }  # fmt: skip
+        return {key: value for key, value in values.items() if value not in (None, {}, "")}
+
+    def as_text(self) -> str:
+        """The result as lines for people."""
+        what = " ".join(filter(None, [self.family, f"for {self.base}" if self.base else None]))
+        rows = [
+            ("kind", f"{self.kind}{f': {what}' if what else ''}"),
+            ("size", f"{size_text(self.size)}, {self.tensors:,} tensors, {self.parameters:,} numbers"),
+            ("dtype", tally(self.dtypes)),
+            ("naming", self.naming),
+            *((name, _part_text(part)) for name, part in self.parts.items()),
+            ("dropped", f"{len(self.dropped)} tensors" if self.dropped else None),
+            *(("", f"{short(name)}: {reason}") for name, reason in self.dropped.items()),
+            *(("metadata" if first else "", f"{key} = {short(text)}") for first, key, text in _numbered(self.metadata)),
+            ("problem", _problem_text(self.problem)),
+        ]
+        lines = [f"  {label:<16}{text}" for label, text in rows if text]
+        return "\n".join([short(str(self.path), 500), *lines])
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A StyleInject file that was checked whole and found good."""
+
+    path: Path
+    size: int
+    identity: str
+    format_version: str
+    tensors_sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {
+            "path": str(self.path), "valid": True, "size": self.size, "format_version": self.format_version,
+            "identity": self.identity, "tensors_sha256": self.tensors_sha256,
+        }  # fmt: skip
+
+    def as_text(self) -> str:
+        """The result as a line for people."""
+        return f"{self.path}: valid, format {self.format_version}, identity {self.identity}"
+
+
+def inspect(path: str | Path, *, base: str | Path | None = None) -> Inspection | list[Inspection]:
+    """Say what a file is, or every safetensors file in a folder; tensor data are not read, torch is not imported.
+
+    Args:
+        path: a file, or a folder.
+        base: the base model to match foreign adapters against, as for `si_hub.convert`.
+
+    Raises:
+        MissingFile: nothing there, or a folder without safetensors files.
+        FormatError: a single file whose header breaks a rule; in a folder it becomes that file's ``problem``.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return inspect_file(path, base)
+    files = sorted(path.rglob("*.safetensors"))
+    if not files:
+        raise MissingFile("the folder holds no .safetensors file", file=path, hint="Name a file.")
+    return [_inspect_kindly(file, base) for file in files]
+
+
+def validate(path: str | Path) -> Validation:
+    """Check one StyleInject file whole: header, document, layers, hash of the data, NaN and infinity.
+
+    Raises:
+        FormatError, ChecksumError, MissingFile, FileAccessError: what is wrong with it.
+    """
+    path = Path(path)
+    format.validate(path)
+    file = read_safetensors(path)
+    document = format.read_document(file)
+    return Validation(
+        path, file.size, format.identity(document, file), document["format_version"], document["tensors_sha256"]
+    )
+
+
+def inspect_file(path: Path, base: str | Path | None) -> Inspection:
+    """One file; what it cannot be converted for is its ``problem``, a broken header is an error."""
+    file = read_safetensors(path)
+    if format.is_styleinject(file):
+        return _native(file)
+    try:
+        found = converters.convert(path, base=base, allow_partial=True)
+    except SiHubError as error:
+        other = rejection(file.tensors)
+        return _facts(file, other[0].name if other else "unknown", problem=error.as_dict())
+    return _facts(
+        file,
+        "adapter",
+        family=found.family,
+        naming=found.naming,
+        base=found.base.name,
+        parts=_parts(found.adapter),
+        dropped=found.report.dropped,
+        problem=_strict_problem(path, base) if found.report.dropped else {},
+    )
+
+
+def _inspect_kindly(path: Path, base: str | Path | None) -> Inspection:
+    try:
+        return inspect_file(path, base)
+    except SiHubError as error:
+        return Inspection(path, path.stat().st_size, "unreadable", 0, 0, {}, problem=error.as_dict())
+
+
+def _native(file: SafetensorsFile) -> Inspection:
+    document = format.read_document(file)
+    adapter = format.adapter_of(file)
+    return _facts(
+        file,
+        "styleinject",
+        family=f"format {document['format_version']}",
+        base=adapter.base_model.architecture,
+        parts=_parts(adapter),
+        document=document,
+    )
+
+
+def _strict_problem(path: Path, base: str | Path | None) -> dict[str, object]:
+    """Why the file is not converted without ``allow_partial``, if it is not."""
+    try:
+        converters.convert(path, base=base)
+    except SiHubError as error:
+        return error.as_dict()
+    return {}
+
+
+def _facts(file: SafetensorsFile, kind: str, **more: Any) -> Inspection:
+    tensors = file.tensors.values()
+    dtypes = dict(Counter(tensor.dtype for tensor in tensors).most_common())
+    metadata = {key: text for key, text in file.metadata.items() if key != "styleinject"}
+    return Inspection(
+        file.path, file.size, kind, len(tensors), sum(tensor.count for tensor in tensors), dtypes,
+        metadata=metadata, **more,
+    )  # fmt: skip
+
+
+def _parts(adapter: Adapter) -> dict[str, Part]:
+    return {name: _part(component) for name, component in adapter.components.items()}
+
+
+def _part(component: Component) -> Part:
+    layers = list(component.layers.values())
+    low_rank = [layer for layer in layers if layer.rank]
+    alphas = Counter("rank" if layer.alpha is None else f"{layer.alpha:g}" for layer in low_rank)
+    return Part(
+        len(layers),
+        dict(Counter(layer.rank for layer in low_rank).most_common()),
+        dict(alphas.most_common()),
+        dict(Counter(leaf for layer in layers for leaf in layer.tensors).most_common()),
+        tuple(component.embeddings),
+    )
+
+
+def _part_text(part: Part) -> str:
+    rank = f", rank {tally(part.ranks)}, alpha {tally(part.alphas)}" if part.ranks else ""
+    others = {leaf: count for leaf, count in part.leaves.items() if leaf not in ("down.weight", "up.weight")}
+    more = f", {tally(others)}" if others else ""
+    tokens = f", embeddings {', '.join(map(short, part.embeddings))}" if part.embeddings else ""
+    return f"{part.modules} modules{rank}{more}{tokens}"
+
+
+def _numbered(table: dict[str, str]) -> list[tuple[bool, str, str]]:
+    return [(index == 0, key, table[key]) for index, key in enumerate(sorted(table))]
+
+
+def _problem_text(problem: dict[str, object]) -> str:
+    if not problem:
+        return ""
+    where = f"{problem['key']}: " if "key" in problem else ""
+    hint = f". {problem['hint']}" if "hint" in problem else ""
+    return f"{where}{problem['problem']}{hint}"

@@ -1,0 +1,31 @@
+"""Words and numbers for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def size_text(count: int) -> str:
+    """Bytes in the unit people would use: ``812 B``, ``23.1 kB``, ``871.4 MB``, ``6.9 GB`` (powers of 1000)."""
+    if count < 1000:
+        return f"{count} B"
+    size = count / 1000
+    for unit in ("kB", "MB"):
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def tally(counts: Mapping[Any, int]) -> str:
+    """``4`` where there is one value, ``4 × 30, 8 × 2`` where there are several."""
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} × {count}" for value, count in counts.items())
+
+
+def short(text: str, limit: int = 100) -> str:
+    """A stranger's text on one line of the terminal: no control characters, no novels."""
+    plain = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
+    return plain if len(plain) <= limit else f"{plain[: limit - 1]}…"
