@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from si_hub.architectures.model import Architecture, Model, modules_from_shapes
-from si_hub.errors import BaseMismatch, FormatError, MissingFile
+from si_hub.errors import BaseMismatch, FileAccessError, FormatError, MissingFile
 from si_hub.storage.header import parse_json, read_safetensors
 
 #: Where a component's weights may be, best first; fp16 and other variants carry a word before ``.safetensors``.
@@ -30,14 +30,14 @@ def from_folder(path: str | Path) -> Architecture:
         raise MissingFile("no such folder", file=path)
     index = path / "model_index.json"
     if index.is_file():
-        return _pipeline(path, _json(index))
+        return _pipeline(path, read_object(index))
     config = path / "config.json"
     if not config.is_file():
         raise MissingFile(
             "the folder has neither model_index.json nor config.json", file=path,
             hint="Name a diffusers pipeline folder, or one of its component folders.",
         )  # fmt: skip
-    class_name = _class_name(_json(config))
+    class_name = _class_name(read_object(config))
     fallback = next((name for pattern, name in _ATTRIBUTES if re.search(pattern, class_name)), None)
     name = path.name if _COMPONENT.fullmatch(path.name) else fallback
     if name is None:
@@ -69,7 +69,7 @@ def _component(folder: Path, class_name: str) -> Model:
 def _weight_files(folder: Path) -> list[Path]:
     indices = sorted(folder.glob("*.safetensors.index*.json"))
     if indices:
-        weight_map = _json(indices[0]).get("weight_map")
+        weight_map = read_object(indices[0]).get("weight_map")
         if not isinstance(weight_map, dict):
             raise FormatError("the index has no weight_map", file=indices[0])
         return [folder / name for name in sorted({Path(str(name)).name for name in weight_map.values()})]
@@ -93,7 +93,7 @@ def frozen_path(name: str, class_name: str) -> str:
 
 def _prediction_type(path: Path) -> str | None:
     config = path / "scheduler" / "scheduler_config.json"
-    value = _json(config).get("prediction_type") if config.is_file() else None
+    value = read_object(config).get("prediction_type") if config.is_file() else None
     return value if isinstance(value, str) else None
 
 
@@ -102,8 +102,18 @@ def _class_name(config: dict[str, Any]) -> str:
     return str(config.get("_class_name") or (names[0] if isinstance(names, list) and names else ""))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    value = parse_json(path.read_bytes(), file=path, what="the file")
+def read_object(path: Path) -> dict[str, Any]:
+    """A small JSON file that holds one object.
+
+    Raises:
+        FileAccessError: not readable.
+        FormatError: not JSON, or no object.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise FileAccessError(f"cannot be read: {error.strerror}", file=path) from error
+    value = parse_json(raw, file=path, what="the file")
     if not isinstance(value, dict):
         raise FormatError("is not a JSON object", file=path)
     return value

@@ -12,7 +12,8 @@ from si_hub.architectures import Architecture, resolve
 from si_hub.architectures.layouts import Part
 from si_hub.converters import header, keys
 from si_hub.converters.checks import pair_rank
-from si_hub.converters.detection import Detection, detect, target
+from si_hub.converters.detection import Detection, detect
+from si_hub.converters.matching import target
 from si_hub.converters.modules import Lowered, SourceModule
 from si_hub.converters.report import Report, Use
 from si_hub.converters.scales import config_alpha, read_alpha

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from si_hub.architectures.folder import read_object
 from si_hub.errors import AmbiguousFamily, FormatError, MissingFile, NotSafetensors, UnsupportedFamily
 from si_hub.storage.header import parse_json, read_safetensors
 from si_hub.storage.tensors import Tensor
@@ -56,7 +57,7 @@ def open_source(path: str | Path) -> Source:
     configs = _header_configs(metadata, path)
     beside = path.parent / CONFIG_NAME
     if beside.is_file():
-        configs[""] = _object(beside.read_bytes(), beside, "the file")
+        configs[""] = read_object(beside)
     return Source(path, size, tensors, metadata, configs)
 
 
@@ -113,14 +114,10 @@ def _header_configs(metadata: dict[str, str], path: Path) -> dict[str, dict[str,
     if METADATA_CONFIG not in metadata:
         return {}
     configs: dict[str, dict[str, Any]] = {}
-    for key, value in _object(metadata[METADATA_CONFIG].encode(), path, METADATA_CONFIG).items():
+    table = parse_json(metadata[METADATA_CONFIG].encode(), file=path, what=METADATA_CONFIG, key=METADATA_CONFIG)
+    if not isinstance(table, dict):
+        raise FormatError("is not a JSON object", file=path, key=METADATA_CONFIG)
+    for key, value in table.items():
         component, _, name = key.rpartition(".")
         configs.setdefault(component, {})[name] = value
     return configs
-
-
-def _object(raw: bytes, path: Path, what: str) -> dict[str, Any]:
-    value = parse_json(raw, file=path, what=what)
-    if not isinstance(value, dict):
-        raise FormatError(f"{what} is not a JSON object", file=path)
-    return value

@@ -1,0 +1,130 @@
+"""A source's tensors put together by module, and every module given its family; by names alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+from si_hub.converters import keys
+from si_hub.converters.modules import SourceModule
+from si_hub.converters.registry import FAMILIES, Family, classify, nearest, rejection
+from si_hub.converters.source import Source
+from si_hub.errors import AmbiguousFamily, UnknownFamily, UnsupportedFamily
+
+#: Tensors that ride along and are no module of the base: a pattern, and why they are dropped.
+_DROPS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"_aux\."), "a slider's training aid, not part of the adapter"),
+)
+_BUNDLE = re.compile(r"bundle_emb\.(?P<token>.+)\.(?P<kind>string_to_param\.[^.]+|clip_l|clip_g|t5xxl)")
+#: Names shown in a message.
+SHOWN = 3
+
+
+@dataclass(slots=True)
+class Grouped:
+    """A source taken apart by names.
+
+    Attributes:
+        modules: by stem, in the source's order.
+        embeddings: tensor name → (token, kind) of textual inversions.
+        dropped: tensor name → why.
+        unknown: names that nothing explains.
+    """
+
+    modules: dict[str, SourceModule] = field(default_factory=dict)
+    embeddings: dict[str, tuple[str, str]] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+
+
+def group(source: Source) -> Grouped:
+    """Put the tensors that belong together in one module each, by the longest known suffix of their names."""
+    if found := rejection(source.tensors):
+        reject, first = found
+        raise UnsupportedFamily(f"is {reject.name}, which cannot be converted", file=source.path, key=first,
+                                hint=reject.hint or None)  # fmt: skip
+    grouped = Grouped()
+    adapters: dict[str, str] = {}
+    for name, tensor in source.tensors.items():
+        key = keys.split(name)
+        bundle = _BUNDLE.fullmatch(name)
+        drop = next((reason for pattern, reason in _DROPS if pattern.match(name)), None)
+        if bundle:
+            grouped.embeddings[name] = (bundle["token"], bundle["kind"])
+        elif drop is not None:
+            grouped.dropped[name] = drop
+        elif key is None:
+            grouped.unknown.append(name)
+        else:
+            adapters.setdefault(key.adapter, name)
+            if key.stem not in grouped.modules:
+                reading = keys.read_stem(key.stem)
+                grouped.modules[key.stem] = SourceModule(key.stem, source.path, reading, spelling=key.spelling)
+            module = grouped.modules[key.stem]
+            if key.slot in module.tensors:
+                raise AmbiguousFamily(
+                    "two tensors of the file mean the same", file=source.path, key=name, found=module.names[key.slot]
+                )
+            module.tensors[key.slot], module.names[key.slot] = tensor, name
+    named = [adapter for adapter in adapters if adapter]
+    if len(named) > 1:
+        raise AmbiguousFamily(
+            "the file holds several PEFT adapters", file=source.path, key=adapters[named[1]],
+            found=", ".join(named), hint="Save one adapter a file.",
+        )  # fmt: skip
+    return grouped
+
+
+def classify_modules(source: Source, grouped: Grouped, *, allow_partial: bool) -> dict[str, Family]:
+    """The family of every module; unsupported and unknown ones are errors, or dropped where a part may be."""
+    families: dict[str, Family] = {}
+    for stem, module in list(grouped.modules.items()):
+        family = classify(module.tensors)
+        if family is None:
+            grouped.unknown.extend(module.names.values())
+            del grouped.modules[stem]
+        else:
+            families[stem] = family
+    if not families and grouped.embeddings and not grouped.unknown:
+        raise UnsupportedFamily(
+            "is a textual inversion alone, which cannot be converted", file=source.path, key=next(iter(grouped.embeddings)),
+            hint="Load it with load_textual_inversion.",
+        )  # fmt: skip
+    if not families:
+        raise _unknown(source, grouped)
+    refused = {stem: family for stem, family in families.items() if family.lower is None}
+    if refused and (not allow_partial or len(refused) == len(families)):
+        stem, family = next(iter(refused.items()))
+        counts = Counter(family.title for family in refused.values())
+        raise UnsupportedFamily(
+            f"is {' and '.join(counts)} ({len(refused)} of {len(families)} modules): {family.reason}",
+            file=source.path, key=stem,
+        )  # fmt: skip
+    for stem, family in refused.items():
+        grouped.dropped |= dict.fromkeys(grouped.modules.pop(stem).names.values(), f"{family.title}: {family.reason}")
+        del families[stem]
+    if grouped.unknown and not allow_partial:
+        raise _unknown(source, grouped)
+    grouped.dropped |= dict.fromkeys(grouped.unknown, "no converter knows what it is")
+    return families
+
+
+def _unknown(source: Source, grouped: Grouped) -> UnknownFamily:
+    if not source.tensors:
+        return UnknownFamily("holds no tensors", file=source.path)
+    shown = ", ".join(grouped.unknown[:SHOWN])
+    slots = _slots_of(grouped.unknown)
+    family, objection = nearest(slots)
+    close = f"; nearest is {family.title}, but a module {objection}" if slots else ""
+    return UnknownFamily(
+        f"{len(grouped.unknown)} of {len(source.tensors)} tensors are of no known family{close}",
+        file=source.path, key=grouped.unknown[0] if grouped.unknown else None, found=shown or None,
+        hint=f"Known families: {', '.join(family.name for family in FAMILIES)}.",
+    )  # fmt: skip
+
+
+def _slots_of(names: list[str]) -> set[str]:
+    """Slots of the module that the first explicable name belongs to."""
+    split = [key for name in names if (key := keys.split(name))]
+    return {key.slot for key in split if key.stem == split[0].stem}

@@ -1,0 +1,186 @@
+"""Which base model a source is for: its modules looked up in each one's lists, then held against the shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from si_hub import architectures
+from si_hub.architectures import Architecture
+from si_hub.converters import header, keys
+from si_hub.converters.grouping import SHOWN, Grouped
+from si_hub.converters.modules import SourceModule, Target
+from si_hub.converters.registry import Family
+from si_hub.converters.source import Source
+from si_hub.errors import AmbiguousFamily, BaseMismatch, SiHubError
+
+
+@dataclass(slots=True)
+class Match:
+    """How a source's modules fit one base model.
+
+    Attributes:
+        architecture: the base.
+        places: by stem, for the modules whose names it has.
+        misfits: by stem, for those whose shapes it has not.
+        strangers: stems it has no module for.
+    """
+
+    architecture: Architecture
+    places: dict[str, keys.Place] = field(default_factory=dict)
+    misfits: dict[str, SiHubError] = field(default_factory=dict)
+    strangers: list[str] = field(default_factory=list)
+
+    @property
+    def fitting(self) -> int:
+        """Number of modules that fit by name and shape."""
+        return len(self.places) - len(self.misfits)
+
+
+def fit_all(grouped: Grouped, families: Mapping[str, Family], candidates: list[Architecture]) -> list[Match]:
+    """Matches of the base models that could be meant: by names alone if those names' shapes fit as well."""
+    matches = [place_all(grouped, candidate) for candidate in candidates]
+    most = max(len(match.places) for match in matches)
+    by_names = [match for match in matches if len(match.places) == most]
+    for match in by_names:
+        check_shapes(grouped, families, match)
+    if any(not match.misfits for match in by_names):
+        return by_names
+    for match in matches:
+        check_shapes(grouped, families, match)
+    return matches
+
+
+def place_all(grouped: Grouped, architecture: Architecture) -> Match:
+    """Place every module in one base model, by name."""
+    match = Match(architecture)
+    bare = _bare_component(grouped, architecture)
+    for stem, module in grouped.modules.items():
+        place = keys.locate(module.reading, architecture, bare)
+        if place is None:
+            match.strangers.append(stem)
+        else:
+            match.places[stem] = place
+    return match
+
+
+def check_shapes(grouped: Grouped, families: Mapping[str, Family], match: Match) -> None:
+    """Note the placed modules whose shapes are not the base's."""
+    for stem, place in match.places.items():
+        if error := _misfit(grouped.modules[stem], families[stem], target(match.architecture, place)):
+            match.misfits[stem] = error
+
+
+def _bare_component(grouped: Grouped, architecture: Architecture) -> tuple[str, ...]:
+    """The one component that names without a prefix can mean: that with most of them, fitting by sizes."""
+    modules = [module for module in grouped.modules.values() if not module.reading.components]
+
+    def score(component: str) -> int:
+        places = ((module, keys.locate(module.reading, architecture, (component,))) for module in modules)
+        return sum(place is not None and _sizes_fit(module, target(architecture, place)) for module, place in places)
+
+    return (max(architecture.components, key=score),) if modules and architecture.components else ()
+
+
+def _sizes_fit(module: SourceModule, target: Target) -> bool:
+    """Whether input and output sizes of a low-rank pair are the base's; anything else fits by its name."""
+    if not {"down", "up"} <= module.tensors.keys() or len(target.shape) < 2:
+        return True
+    sizes = module.tensors["up"].shape[:1], module.tensors["down"].shape[1:2]
+    return sizes == (target.shape[:1], target.shape[1:2])
+
+
+def _misfit(module: SourceModule, family: Family, target: Target) -> SiHubError | None:
+    if family.lower is None:
+        return None
+    try:
+        family.lower(module, target)
+    except BaseMismatch as error:
+        return error
+    return None
+
+
+def target(architecture: Architecture, place: keys.Place) -> Target:
+    """All parts of a place as one module, stacked along the output axis."""
+    modules = architecture.components[place.component].modules
+    held = [modules[part.path] for part in place.parts]
+    if len(held) == 1:
+        return Target(held[0].kind, held[0].shape, held[0].bias)
+    rows = sum(module.shape[0] for module in held)
+    return Target(held[0].kind, (rows, *held[0].shape[1:]), all(module.bias for module in held))
+
+
+def choose(source: Source, matches: list[Match], *, given: bool) -> Match:
+    """The base model that fits best: by names, then by shapes, then by what the metadata say.
+
+    Raises:
+        BaseMismatch: not one module fits.
+        AmbiguousFamily: several bases fit equally well.
+    """
+    most = max(match.fitting for match in matches)
+    best = [match for match in matches if match.fitting == most]
+    if most == 0:
+        raise _no_base(source, best[0], given=given)
+    if len(best) > 1:
+        hinted = header.hinted_bases(source.metadata)
+        best = [match for match in best if match.architecture.name in hinted] or best
+    if len(best) > 1:
+        raise AmbiguousFamily(
+            "more than one base model fits by names and shapes", file=source.path,
+            found=", ".join(match.architecture.name for match in best),
+            hint="Say which one it is for with --base.",
+        )  # fmt: skip
+    return best[0]
+
+
+def _no_base(source: Source, match: Match, *, given: bool) -> BaseMismatch:
+    what = match.architecture.name if given else "any shipped base model"
+    error = next(iter(match.misfits.values()), None)
+    if given and error is not None:
+        return BaseMismatch(
+            f"none of its modules fits {what}: {error.problem}", file=source.path, key=error.key,
+            expected=error.expected, found=error.found,
+        )  # fmt: skip
+    stems = [*match.strangers, *match.misfits]
+    return BaseMismatch(
+        f"none of its {len(stems)} modules fits {what}", file=source.path,
+        found=", ".join(stems[:SHOWN]),
+        hint="Name the base model with --base: a diffusers folder, or one of "
+        + ", ".join(architectures.names()) + ".",
+    )  # fmt: skip
+
+
+def check_whole(source: Source, match: Match, *, allow_partial: bool) -> None:
+    """Refuse a source that fits its base only in part, and modules that two names mean.
+
+    Raises:
+        BaseMismatch, AmbiguousFamily.
+    """
+    for first, second in _doubles(match):
+        raise AmbiguousFamily("two modules of the file are the same module of the base model",
+                              file=source.path, key=second, found=first)  # fmt: skip
+    if allow_partial:
+        return
+    name = match.architecture.name
+    if match.strangers:
+        raise BaseMismatch(
+            f"{len(match.strangers)} of {len(match.strangers) + len(match.places)} modules are not in {name}",
+            file=source.path, key=match.strangers[0], found=", ".join(match.strangers[:SHOWN]),
+            hint="Say which base model it is for with --base, or convert what fits with --allow-partial.",
+        )  # fmt: skip
+    if match.misfits:
+        error = next(iter(match.misfits.values()))
+        raise BaseMismatch(
+            f"{len(match.misfits)} of {len(match.places)} modules do not fit {name}: {error.problem}",
+            file=source.path, key=error.key, expected=error.expected, found=error.found,
+            hint="Say which base model it is for with --base, or convert what fits with --allow-partial.",
+        )  # fmt: skip
+
+
+def _doubles(match: Match) -> Iterator[tuple[str, str]]:
+    seen: dict[tuple[str, str], str] = {}
+    for stem, place in match.places.items():
+        for part in place.parts:
+            first = seen.setdefault((place.component, part.path), stem)
+            if first != stem:
+                yield first, stem
