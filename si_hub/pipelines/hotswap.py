@@ -83,7 +83,7 @@ def _plan(
         plan = [(old[path], new.get(path)) for path in old]
     finally:
         tuner.remove(model, [_INCOMING])
-    return ComponentReport(tuple(found.matched), tuple(found.missing), tuple(map(str, found.mismatched))), plan
+    return ComponentReport(tuple(found.matched), tuple(found.missing), tuple(loading.misfits(found))), plan
 
 
 def _layers(model: nn.Module, name: str) -> dict[str, Live]:

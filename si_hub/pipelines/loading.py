@@ -74,7 +74,7 @@ def _add(
             low_cpu_mem_usage=low_cpu_mem_usage,
         )
         undo.callback(_remove_layers, model, name)
-        matched, missing, unexpected = [*found.matched], [*found.missing], [*map(str, found.mismatched)]
+        matched, missing, unexpected = [*found.matched], [*found.missing], misfits(found)
     if content.embeddings:
         tokens = [f"embedding.{token}" for token in content.embeddings]
         if embeddings.tokenizer_of(pipeline, component) is None:
@@ -84,6 +84,14 @@ def _add(
             undo.callback(embeddings.remove, pipeline, component, content.embeddings)
             matched += tokens
     return ComponentReport(tuple(matched), tuple(missing), tuple(unexpected))
+
+
+def misfits(report: tuner.InjectReport) -> list[str]:
+    """The layers whose module has another shape, each with all its differences."""
+    by_path: dict[str, list[str]] = {}
+    for entry in report.mismatched:
+        by_path.setdefault(entry.path, []).append(f"{entry.leaf} is {entry.found}, not {entry.expected}")
+    return [f"{path}: {'; '.join(differences)}" for path, differences in by_path.items()]
 
 
 def _remove_layers(model: nn.Module, name: str) -> None:

@@ -124,11 +124,12 @@ def _expand_list(model: nn.Module, path: str, weights: list[Any], where: str) ->
 
 
 def _child(model: nn.Module, path: str, key: str, where: str) -> str:
+    module = key
     if _is_unet(model) and not path:
-        key = _UNET_BLOCKS.get(key, key)
+        module = _UNET_BLOCKS.get(key, key)
     elif _is_unet(model) and path in ("down_blocks", "up_blocks"):
-        key = key.removeprefix("block_")
-    child = f"{path}.{key}" if path else key
+        module = key.removeprefix("block_")
+    child = f"{path}.{module}" if path else module
     if _find(model, child) is None:
         parent = _find(model, path)
         raise UsageError(
