@@ -13,8 +13,10 @@ from si_hub.adapter import Component
 from si_hub.architectures import Architecture
 from si_hub.converters import Report
 from si_hub.converters.source import STYLEINJECT_SUFFIX
-from si_hub.errors import FileAccessError
+from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite
 from si_hub.format import writer
+from si_hub.format.layers import EMBEDDING, split_name
+from si_hub.storage.tensors import Span, Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,10 @@ def convert(
     found = converters.convert(source, base=base, allow_partial=allow_partial)
     if path.exists() and path.samefile(found.source.path):
         raise FileAccessError("is the source itself", file=path, hint="Name another file with -o.")
-    written = writer.write(found.adapter, path, overwrite=force, hash_source=found.source.path, progress=progress)
+    try:
+        written = writer.write(found.adapter, path, overwrite=force, hash_source=found.source.path, progress=progress)
+    except (NotFinite, LeafDtypeError) as error:
+        raise in_source_words(error, found) from error
     components = found.adapter.components
     return Converted(
         source, path, found.source.size, written.size, found.base.name, found.family, found.naming,
@@ -127,6 +132,31 @@ def convert(
         _count_ranks(components), _count_alphas(components),
         written.source_sha256, written.tensors_sha256, written.identity, found.report,
     )  # fmt: skip
+
+
+def in_source_words(error: FormatError, found: converters.Conversion) -> FormatError:
+    """The same error about a tensor of the source, whose name the user knows, instead of one of the new file."""
+    component, module, leaf = split_name(error.key or "", None)
+    held = found.adapter.components[component]
+    tensor = held.embeddings[module] if leaf == EMBEDDING else held.layers[module].tensors[leaf]
+    home = _home(tensor, found.source)
+    return type(error)(
+        error.problem, file=found.source.path, key=home or error.key, expected=error.expected, found=error.found,
+        hint=error.hint,
+    )  # fmt: skip
+
+
+def _home(tensor: Tensor, source: converters.Source) -> str | None:
+    """The source tensor that the first bytes of ``tensor`` are of."""
+    first = tensor.pieces[0]
+    for name, candidate in source.tensors.items():
+        for piece in candidate.pieces:
+            if isinstance(first, Span) and isinstance(piece, Span):
+                if piece.offset <= first.offset < piece.offset + piece.length:
+                    return name
+            elif piece is first:
+                return name
+    return None
 
 
 def _count_ranks(components: dict[str, Component]) -> dict[int, int]:
