@@ -31,7 +31,7 @@ def from_checkpoint(path: str | Path, known: Iterable[Architecture]) -> Architec
         BaseMismatch: the denoiser is of none of them.
         MissingFile, FileAccessError, FormatError: as `si_hub.storage.header.read_safetensors`.
     """
-    path = Path(path)
+    path, known = Path(path), tuple(known)
     shapes = {name: tensor.shape for name, tensor in read_safetensors(path).tensors.items()}
     if (path.parent / "config.json").is_file():
         return from_folder(path.parent)

@@ -88,7 +88,8 @@ def classify_modules(source: Source, grouped: Grouped, *, allow_partial: bool) -
             families[stem] = family
     if not families and grouped.embeddings and not grouped.unknown:
         raise UnsupportedFamily(
-            "is a textual inversion alone, which cannot be converted", file=source.path, key=next(iter(grouped.embeddings)),
+            "is a textual inversion alone, which cannot be converted", file=source.path,
+            key=next(iter(grouped.embeddings)),
             hint="Load it with load_textual_inversion.",
         )  # fmt: skip
     if not families:

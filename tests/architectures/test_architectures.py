@@ -1,0 +1,122 @@
+"""The shipped tables against fresh models, published parameter counts, and lists read from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from si_hub import architectures
+from si_hub.architectures.folder import frozen_path
+from si_hub.architectures.generate import ARCHITECTURES, MODELS, TABLES
+from si_hub.architectures.model import KINDS, load_modules, modules_from_shapes
+from si_hub.errors import UsageError
+
+KEYLISTS = Path(__file__).parents[3] / "shared" / "keylists" / "base_modules"
+
+
+def live_kinds(model: Any, class_name: str) -> dict[str, str]:
+    """Module path → kind, by the class of the live module."""
+    from torch import nn
+
+    classes = {nn.Linear: "linear", nn.Conv2d: "conv", nn.Embedding: "embedding"}
+    found: dict[str, str] = {}
+    for path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if "weight" in own:
+            kind = classes.get(type(module), "norm" if "Norm" in type(module).__name__ else "?")
+            found[frozen_path(f"{path}.weight", class_name).removesuffix(".weight")] = kind
+    return found
+
+
+@pytest.mark.parametrize("table", MODELS)
+def test_a_table_holds_the_modules_kinds_and_shapes_of_a_fresh_model(table: str) -> None:
+    import torch
+
+    library, class_name, config = MODELS[table]
+    room = import_module(library)
+    with torch.device("meta"):
+        if library == "diffusers":
+            model = getattr(room, class_name)(**config)
+        else:
+            settings = getattr(room, "T5Config" if class_name.startswith("T5") else "CLIPTextConfig")(**config)
+            model = getattr(room, class_name)(settings)
+    modules = load_modules(json.loads((TABLES / f"{table}.json").read_text())["modules"])
+    expected = {frozen_path(name, class_name): tuple(value.shape) for name, value in model.state_dict().items()}
+    assert modules == modules_from_shapes(expected)
+    kinds = {path: module.kind for path, module in modules.items() if module.kind != "parameter"}
+    assert kinds == live_kinds(model, class_name)
+    assert {module.kind for module in modules.values()} <= set(KINDS)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "component", "published"),
+    [
+        ("sd15", "unet", 859_520_964),
+        ("sd15", "text_encoder", 123_060_480),
+        ("sd21", "unet", 865_910_724),
+        ("sd21", "text_encoder", 340_387_840),
+        ("sdxl", "unet", 2_567_463_684),
+        ("sdxl", "text_encoder_2", 694_659_840),
+        ("flux", "transformer", 11_901_408_320),
+    ],
+)
+def test_a_table_counts_the_published_number_of_parameters(architecture: str, component: str, published: int) -> None:
+    modules = architectures.load(architecture).components[component].modules
+    assert sum(prod(module.shape) + module.shape[0] * module.bias for module in modules.values()) == published
+
+
+@pytest.mark.parametrize(
+    ("listed", "architecture", "component"),
+    [
+        ("unet_sd15_diffusers", "sd15", "unet"),
+        ("unet_sd21_diffusers", "sd21", "unet"),
+        ("unet_sdxl_diffusers", "sdxl", "unet"),
+        ("te_clip_l", "sd15", "text_encoder"),
+        ("te_openclip_h_23", "sd21", "text_encoder"),
+        ("te_clip_bigg", "sdxl", "text_encoder_2"),
+        ("te_t5_xxl", "flux", "text_encoder_2"),
+        ("transformer_flux_dev_diffusers", "flux", "transformer"),
+        ("transformer_sd3_medium_diffusers", "sd3", "transformer"),
+    ],
+)
+@pytest.mark.skipif(not KEYLISTS.is_dir(), reason="no key lists next to the checkout")
+def test_a_table_equals_the_list_of_a_real_base_model(listed: str, architecture: str, component: str) -> None:
+    parameters = json.loads((KEYLISTS / f"{listed}.json").read_text())["parameters"]
+    expected = modules_from_shapes({name: tuple(shape) for name, shape in parameters.items()})
+    assert architectures.load(architecture).components[component].modules == expected
+
+
+def test_the_tables_and_the_script_that_writes_them_agree() -> None:
+    assert json.loads((TABLES / "architectures.json").read_text()) == ARCHITECTURES
+    assert {path.stem for path in TABLES.glob("*.json")} == {*MODELS, "architectures"}
+    assert sum(path.stat().st_size for path in TABLES.glob("*.json")) < 300_000
+
+
+def test_clip_text_encoders_always_carry_text_model() -> None:
+    for name in architectures.names():
+        for model in architectures.load(name).components.values():
+            if model.class_name.startswith("CLIPText"):
+                assert all(path.startswith(("text_model.", "text_projection")) for path in model.modules)
+
+
+def test_every_alias_loads_its_architecture() -> None:
+    for name in architectures.names():
+        for alias in architectures.load(name).aliases:
+            assert architectures.load(alias.upper()).name == name
+
+
+def test_resolve_takes_a_name_a_folder_and_a_loaded_architecture(tiny_folder: Path) -> None:
+    sdxl = architectures.load("sdxl")
+    assert architectures.resolve("sdxl") is sdxl
+    assert architectures.resolve(sdxl) is sdxl
+    assert set(architectures.resolve(tiny_folder).components) == {"unet", "text_encoder"}
+
+
+def test_an_unknown_base_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"no base model is called 'sdxxl'.*sd15, sd21, sdxl.*folder"):
+        architectures.resolve("sdxxl")
