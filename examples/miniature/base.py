@@ -7,7 +7,7 @@ together on latents that are computed once.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
 
 
-def ids_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> torch.Tensor:
+def ids_of(tokenizer: Any, prompts: Sequence[str]) -> torch.Tensor:
     """``[prompts, TOKENS]``."""
     found = tokenizer(
         list(prompts), padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
@@ -103,19 +103,18 @@ def ids_of(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> torch.Tensor:
     return torch.as_tensor(found)
 
 
-def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+def text_config(tokenizer: CLIPTokenizer, **options: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
     )
 
 
@@ -191,7 +190,7 @@ class TextLessons(nn.Module):
     What it teaches is what pictures would have to teach: which words belong together, and what relations mean.
     """
 
-    def __init__(self, text_encoder: CLIPTextModel) -> None:
+    def __init__(self, text_encoder: nn.Module) -> None:
         super().__init__()
         self.text_encoder = text_encoder
         self.queries = nn.Parameter(torch.randn(len(FACTS), TEXT_WIDTH))
@@ -211,19 +210,24 @@ class TextLessons(nn.Module):
         return torch.stack(losses).sum()
 
 
-def train_text_encoder(tokenizer: CLIPTokenizer, scenes: Sequence[Scene], work: Path) -> CLIPTextModel:
-    """A text encoder that knows what the sentences of the grammar say, with and without a style."""
-    torch.manual_seed(TEXT_RECIPE.seed)
+def teach_text(recipe: Recipe, text_encoder: nn.Module, tokenizer: Any, scenes: Sequence[Scene], work: Path) -> None:
+    """Teaches a text encoder what the sentences of the grammar say, with and without a style."""
     styles = [None, *STYLES]
     ids = torch.stack([ids_of(tokenizer, [scene.prompt(style) for scene in scenes]) for style in styles])
     truth = torch.tensor([answers(scene) for scene in scenes])
-    text_encoder = new_text_encoder(tokenizer)
 
     def batch_of(generator: torch.Generator, count: int) -> Batch:
         rows = picked(generator, count, len(scenes))
         return {"ids": ids[picked(generator, count, len(styles)), rows], "labels": truth[rows]}
 
-    train(TEXT_RECIPE, TextLessons(text_encoder), batch_of, work)
+    train(recipe, TextLessons(text_encoder), batch_of, work)
+
+
+def train_text_encoder(tokenizer: CLIPTokenizer, scenes: Sequence[Scene], work: Path) -> CLIPTextModel:
+    """The base's text encoder after its first lessons."""
+    torch.manual_seed(TEXT_RECIPE.seed)
+    text_encoder = CLIPTextModel(text_config(tokenizer))
+    teach_text(TEXT_RECIPE, text_encoder, tokenizer, scenes, work)
     return text_encoder
 
 
@@ -257,27 +261,38 @@ class Denoising(nn.Module):
         return F.mse_loss(self.unet(noisy, timesteps, states).sample, target)
 
 
-class DenoisingBatches:
-    """Batches of (latent, prompt, noise, timestep); ``ids[k, row]`` are the k-th way to say what latent row shows.
+class LatentBatches:
+    """Batches of latents, what they show, noise and timesteps.
 
     Args:
         latents: ``[count, 8, 8, 8]``.
-        ids: ``[count, TOKENS]``.
-        empty: ``[TOKENS]`` of the empty prompt.
+        said: for each text encoder, the name of its argument, a tokenizer and the prompts.
     """
 
-    def __init__(self, latents: torch.Tensor, ids: torch.Tensor, empty: torch.Tensor) -> None:
-        self.latents, self.ids, self.empty = latents, ids, empty
+    def __init__(self, latents: torch.Tensor, said: Mapping[str, tuple[Any, Sequence[str]]]) -> None:
+        self.latents = latents
+        self.said = {
+            name: (ids_of(tokenizer, prompts), ids_of(tokenizer, [""])) for name, (tokenizer, prompts) in said.items()
+        }
 
     def __call__(self, generator: torch.Generator, count: int) -> Batch:
         rows = picked(generator, count, len(self.latents))
         dropped = torch.rand(count, 1, generator=generator) < UNCONDITIONAL
         return {
             "latents": self.latents[rows],
-            "ids": torch.where(dropped, self.empty, self.ids[rows]),
             "noise": torch.randn(count, *self.latents.shape[1:], generator=generator),
             "timesteps": torch.randint(1000, (count,), generator=generator),
+            **{name: torch.where(dropped, empty, ids[rows]) for name, (ids, empty) in self.said.items()},
         }
+
+
+def plain_lessons(vae: AutoencoderKL, tokenizers: Mapping[str, Any], work: Path) -> LatentBatches:
+    """The plain pictures with prompts that name no style, for one or more tokenizers by the argument they serve."""
+    pictures = draw_set("plain", BASE_PICTURES, seed=BASE_SEED, work=work)
+    prompts = [scene.prompt() for scene in pictures.scenes]
+    return LatentBatches(
+        encode(vae, pictures, work), {name: (tokenizer, prompts) for name, tokenizer in tokenizers.items()}
+    )
 
 
 def train_base(
@@ -285,12 +300,9 @@ def train_base(
 ) -> StableDiffusionPipeline:
     """U-Net and text encoder together, on plain pictures with prompts that name no style."""
     torch.manual_seed(BASE_RECIPE.seed)
-    pictures = draw_set("plain", BASE_PICTURES, seed=BASE_SEED, work=work)
-    ids = ids_of(tokenizer, [scene.prompt() for scene in pictures.scenes])
-    unet = UNet2DConditionModel(**UNET)
-    scheduler = new_scheduler()
-    batches = DenoisingBatches(encode(vae, pictures, work), ids, ids_of(tokenizer, [""])[0])
-    train(BASE_RECIPE, Denoising(unet, text_encoder, scheduler), batches, work)
+    unet, scheduler = UNet2DConditionModel(**UNET), new_scheduler()
+    lessons = plain_lessons(vae, {"ids": tokenizer}, work)
+    train(BASE_RECIPE, Denoising(unet, text_encoder, scheduler), lessons, work)
     return assemble(vae, text_encoder, tokenizer, unet, scheduler)
 
 

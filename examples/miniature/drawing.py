@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
 import torch
 
+from .base import TOKENS
+from .render import SIDE
 from .scenes import Scene, scenes
 
 STEPS = 20
@@ -21,6 +23,18 @@ def unseen_scenes(count: int = 200) -> list[Scene]:
     return list(islice(scenes(TEST_SEED, held_out=True), count))
 
 
+# What a pipeline must be told beyond Stable Diffusion's own defaults, for a batch of so many prompts.
+OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "FluxPipeline": lambda count: {
+        "height": SIDE,
+        "width": SIDE,
+        "max_sequence_length": TOKENS,
+        "true_cfg_scale": GUIDANCE,
+        "negative_prompt": [""] * count,
+    },
+}
+
+
 def draw_prompts(pipe: Any, prompts: Sequence[str], *, seed: int = 0, **options: Any) -> torch.Tensor:
     """Pictures ``[prompts, 3, 32, 32]`` in -1 … 1, the k-th from noise of ``seed + k`` whatever the batch.
 
@@ -31,10 +45,11 @@ def draw_prompts(pipe: Any, prompts: Sequence[str], *, seed: int = 0, **options:
         options: handed to the pipeline; `STEPS` steps and guidance `GUIDANCE` unless said otherwise.
     """
     pipe.set_progress_bar_config(disable=True)
-    calls = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, **options}
     drawn = []
     for start in range(0, len(prompts), BATCH):
         batch = list(prompts[start : start + BATCH])
         generators = [torch.Generator().manual_seed(seed + start + k) for k in range(len(batch))]
+        own = OPTIONS[name](len(batch)) if (name := type(pipe).__name__) in OPTIONS else {}
+        calls = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, **own, **options}
         drawn.append(pipe(batch, generator=generators, output_type="pt", **calls).images.float().cpu())
     return torch.cat(drawn) * 2.0 - 1.0

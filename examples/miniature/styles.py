@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .base import VAE_PER_STYLE, Denoising, DenoisingBatches, encode, ids_of
+from .base import VAE_PER_STYLE, Denoising, LatentBatches, encode
 from .data import Pictures, draw_set
 from .scenes import STYLES
 from .training import Recipe, train
@@ -31,18 +31,19 @@ def style_pictures(style: str, work: Path) -> Pictures:
     return draw_set(style, VAE_PER_STYLE, seed=STYLES.index(style), work=work)
 
 
-def lessons(pipe: Any, name: str, work: Path) -> DenoisingBatches:
+def lessons(pipe: Any, name: str, work: Path) -> LatentBatches:
     """The training set of one checkpoint: for `ALL`, every style by its name, and the plain one without any too."""
     if name != ALL:
         told: list[tuple[str, str | None]] = [(name, None)]
     else:
         told = [("plain", None), *((style, style) for style in STYLES)]
-    latents, ids = [], []
+    latents: list[torch.Tensor] = []
+    prompts: list[str] = []
     for style, word in told:
         pictures = style_pictures(style, work)
         latents.append(encode(pipe.vae, pictures, work))
-        ids.append(ids_of(pipe.tokenizer, [scene.prompt(word) for scene in pictures.scenes]))
-    return DenoisingBatches(torch.cat(latents), torch.cat(ids), ids_of(pipe.tokenizer, [""])[0])
+        prompts += [scene.prompt(word) for scene in pictures.scenes]
+    return LatentBatches(torch.cat(latents), {"ids": (pipe.tokenizer, prompts)})
 
 
 def fine_tune(pipe: Any, name: str, work: Path) -> None:

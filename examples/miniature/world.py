@@ -25,12 +25,13 @@ from transformers import CLIPTextModel
 
 from . import base as base_model
 from .checkpoints import HERE, fold
+from .families import train_dit, train_sdxl
 from .judges import train_judges
 from .peers import PEERS, train_peer
 from .scenes import scenes
 from .styles import ALL, TAUGHT, fine_tune
 
-SHIPPED = ("base", "checkpoints", "peers", "judges.safetensors")
+SHIPPED = ("base", "checkpoints", "peers", "sdxl", "dit", "judges.safetensors")
 COMMAND = "python -m examples.miniature.world --only {step}"
 LIMIT = 50_000_000  # bytes of all shipped weights
 
@@ -90,6 +91,14 @@ def make_peer(name: str, out: Path, work: Path) -> Save:
     return train_peer(load_base(out), name, out / "peers" / f"{name}.safetensors", work)
 
 
+def make_sdxl(out: Path, work: Path) -> Save:
+    return partial(save_folder, train_sdxl(work), out / "sdxl")
+
+
+def make_dit(out: Path, work: Path) -> Save:
+    return partial(save_folder, train_dit(work), out / "dit")
+
+
 # Name → what trains it and says how it is saved, and where its result lies: below ``work`` for what only later steps
 # need, else below ``out``.
 STEPS: dict[str, tuple[Step, str]] = {
@@ -99,6 +108,8 @@ STEPS: dict[str, tuple[Step, str]] = {
     "base": (make_base, "base"),
     **{name: (partial(make_checkpoint, name), f"checkpoints/{name}.safetensors") for name in (*TAUGHT, ALL)},
     **{name: (partial(make_peer, name), f"peers/{name}.safetensors") for name in PEERS},
+    "sdxl": (make_sdxl, "sdxl"),
+    "dit": (make_dit, "dit"),
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
+from transformers import CLIPTextModel
 
 from examples.miniature import base
 from examples.miniature.checkpoints import fold, folded, unet_key, unfold, vae_key
@@ -17,7 +18,7 @@ from examples.miniature.checkpoints import fold, folded, unet_key, unfold, vae_k
 def pipe(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
     torch.manual_seed(0)
     tokenizer = base.load_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    text_encoder = base.new_text_encoder(tokenizer)
+    text_encoder = CLIPTextModel(base.text_config(tokenizer))
     unet, vae = UNet2DConditionModel(**base.UNET), AutoencoderKL(**base.VAE)
     return base.assemble(vae, text_encoder, tokenizer, unet, base.new_scheduler())
 

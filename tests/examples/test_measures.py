@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 from examples.miniature import base, measures
 from examples.miniature.judges import QUESTIONS, Judges, chance, judge
@@ -59,7 +60,7 @@ def pipes(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, object]:
     for seed in (0, 1):
         torch.manual_seed(seed)
         vae, unet = AutoencoderKL(**base.VAE).eval(), UNet2DConditionModel(**base.UNET).eval()
-        text_encoder = base.new_text_encoder(tokenizer).eval()
+        text_encoder = CLIPTextModel(base.text_config(tokenizer)).eval()
         found.append(base.assemble(vae, text_encoder, tokenizer, unet, base.new_scheduler()))
     return found[0], found[1]
 

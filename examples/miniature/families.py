@@ -1,0 +1,180 @@
+"""Two more bases on the same pictures and latents: one built like SDXL, one a diffusion transformer built like Flux.
+
+Their text encoders learn the same lessons first; the autoencoder is the base's.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+
+from . import base
+from .scenes import Scene, scenes, words
+from .training import Recipe, train
+
+XL_TEXT_RECIPE = Recipe("sdxl-text", steps=800, batch=128, rate=1e-3, seed=31)
+XL_RECIPE = Recipe("sdxl", steps=2000, batch=64, rate=1.5e-3, seed=32, warmup=200, average=0.998)
+T5_RECIPE = Recipe("dit-text", steps=800, batch=128, rate=1e-3, seed=33)
+DIT_RECIPE = Recipe("dit", steps=3000, batch=64, rate=1e-3, seed=34, warmup=200, average=0.998)
+SIZE = 32
+
+XL_UNET: dict[str, Any] = {
+    **base.UNET,
+    "block_out_channels": (32, 80),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
+    "cross_attention_dim": 2 * base.TEXT_WIDTH,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": base.TEXT_WIDTH + 6 * 8,
+}
+DIT: dict[str, Any] = {
+    "patch_size": 1,
+    "in_channels": 4 * base.CHANNELS,
+    "num_layers": 2,
+    "num_single_layers": 4,
+    "attention_head_dim": 24,
+    "num_attention_heads": 4,
+    "axes_dims_rope": (4, 10, 10),
+    "joint_attention_dim": base.TEXT_WIDTH,
+    "pooled_projection_dim": base.TEXT_WIDTH,
+    "guidance_embeds": False,
+}
+
+
+class XlDenoising(nn.Module):
+    """SDXL's training loss: two text encoders' last but one states, the second's pooled one, and sizes."""
+
+    def __init__(self, unet: nn.Module, text_encoder: nn.Module, text_encoder_2: nn.Module, scheduler: Any) -> None:
+        super().__init__()
+        self.unet, self.text_encoder, self.text_encoder_2 = unet, text_encoder, text_encoder_2
+        self.scheduler = scheduler
+
+    def forward(
+        self, latents: torch.Tensor, ids: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        target = self.scheduler.get_velocity(latents, noise, timesteps)
+        one = self.text_encoder(ids, output_hidden_states=True)
+        two = self.text_encoder_2(ids, output_hidden_states=True)
+        states = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
+        sizes = torch.tensor([SIZE, SIZE, 0, 0, SIZE, SIZE], device=ids.device).expand(len(ids), 6)
+        added = {"text_embeds": two.text_embeds, "time_ids": sizes}
+        return F.mse_loss(self.unet(noisy, timesteps, states, added_cond_kwargs=added).sample, target)
+
+
+def lesson_scenes() -> list[Scene]:
+    return list(islice(scenes(base.BASE_SEED), base.BASE_PICTURES))
+
+
+def train_sdxl(work: Path) -> StableDiffusionXLPipeline:
+    """A StableDiffusionXLPipeline of the plain style."""
+    torch.manual_seed(XL_RECIPE.seed)
+    tokenizer = base.load_tokenizer(work / "tokenizer")
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
+    text_encoder_2 = CLIPTextModelWithProjection(base.text_config(tokenizer, projection_dim=base.TEXT_WIDTH))
+    base.teach_text(XL_TEXT_RECIPE, text_encoder_2, tokenizer, lesson_scenes(), work)
+    batches = base.plain_lessons(vae, {"ids": tokenizer}, work)
+    unet, scheduler = UNet2DConditionModel(**XL_UNET), base.new_scheduler()
+    train(XL_RECIPE, XlDenoising(unet, text_encoder, text_encoder_2, scheduler), batches, work)
+    return StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        force_zeros_for_empty_prompt=False,
+        add_watermarker=False,
+    )
+
+
+def new_t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer of whole words and the comma."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -9.0)]
+    pieces += [(word if word == "," else f"▁{word}", -1.0) for word in words()]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=base.TOKENS)
+
+
+class FlowMatching(nn.Module):
+    """Flux's training loss: the squared error of noise minus latents, on packed latents, at σ = (t + 1) / 1000."""
+
+    def __init__(self, transformer: nn.Module, text_encoder: nn.Module, text_encoder_2: nn.Module) -> None:
+        super().__init__()
+        self.transformer, self.text_encoder, self.text_encoder_2 = transformer, text_encoder, text_encoder_2
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        ids: torch.Tensor,
+        ids_2: torch.Tensor,
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+    ) -> torch.Tensor:
+        count, channels, height, width = latents.shape
+        sigmas = (timesteps + 1) / 1000.0
+        noisy, target = torch.lerp(latents, noise, sigmas.view(-1, 1, 1, 1)), noise - latents
+        packed, wanted = (FluxPipeline._pack_latents(x, count, channels, height, width) for x in (noisy, target))
+        states = self.text_encoder_2(ids_2).last_hidden_state
+        places = FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, ids.device, latents.dtype)
+        found = self.transformer(
+            hidden_states=packed,
+            timestep=sigmas,
+            pooled_projections=self.text_encoder(ids).pooler_output,
+            encoder_hidden_states=states,
+            txt_ids=torch.zeros(states.shape[1], 3, device=ids.device),
+            img_ids=places,
+        ).sample
+        return F.mse_loss(found, wanted)
+
+
+def train_dit(work: Path) -> FluxPipeline:
+    """A FluxPipeline of the plain style."""
+    torch.manual_seed(DIT_RECIPE.seed)
+    tokenizer, tokenizer_2 = base.load_tokenizer(work / "tokenizer"), new_t5_tokenizer()
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    vae.register_to_config(shift_factor=0.0)
+    text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
+    text_encoder_2 = T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer_2),
+            d_model=base.TEXT_WIDTH,
+            d_kv=16,
+            d_ff=2 * base.TEXT_WIDTH,
+            num_layers=3,
+            num_heads=4,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+    base.teach_text(T5_RECIPE, text_encoder_2, tokenizer_2, lesson_scenes(), work)
+    batches = base.plain_lessons(vae, {"ids": tokenizer, "ids_2": tokenizer_2}, work)
+    transformer = FluxTransformer2DModel(**DIT)
+    train(DIT_RECIPE, FlowMatching(transformer, text_encoder, text_encoder_2), batches, work)
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder_2,
+        tokenizer_2=tokenizer_2,
+        transformer=transformer,
+    )
