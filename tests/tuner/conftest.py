@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -232,11 +232,11 @@ def delta_t() -> Callable[..., Tensor]:
 
 
 @pytest.fixture
-def close() -> Iterator[Callable[[Tensor, Tensor], None]]:
+def close() -> Callable[..., None]:
     """Equal to 1e-10 of the largest value, for float64."""
 
     def check(got: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
         error = (got.double() - expected.double()).abs().max() / expected.abs().max()
         assert error <= tolerance, f"relative error {error:.2e}"
 
-    yield check
+    return check

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+import si_hub.tuner as tuner
+from si_hub.errors import BaseMismatch, ConversionRefused, UsageError
+from si_hub.tuner import StyleInjectConfig
+
+
+@pytest.fixture(autouse=True)
+def _peft_notices() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in (
+            "Already found a `peft_config` attribute",
+            "You are trying to modify a model with PEFT for a second time",
+            "Adapter .* was active which is now deleted",
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+def _config(**fields: Any) -> StyleInjectConfig:
+    return StyleInjectConfig(
+        **{"r": 2, "num_branches": 3, "target_modules": ["fc", "conv"], "init_weights": False, **fields}
+    )
+
+
+def _ours(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if "styleinject" in name}
+
+
+def test_training_starts_exactly_at_the_base(net: nn.Module, ids: Tensor) -> None:
+    expected = net(ids)
+    model = get_peft_model(net, _config(init_weights=True))
+    assert torch.equal(model(ids), expected)
+    downs = [p for name, p in _ours(model).items() if ".down." in name]
+    assert all(float(p.detach().abs().min()) > 0 for p in downs)
+    assert all(float(p.detach().abs().max()) == 0 for name, p in _ours(model).items() if ".down." not in name)
+
+
+@pytest.mark.parametrize("init_weights", [True, False])
+def test_exactly_our_tensors_are_trained(net: nn.Module, ids: Tensor, init_weights: bool) -> None:
+    net.requires_grad_(True)
+    model = get_peft_model(net, _config(train_bias=True, init_weights=init_weights))
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(_ours(model))
+    model.train()
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in range(3):
+        optimiser.zero_grad()
+        (model(ids) - 1).square().mean().backward()
+        optimiser.step()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == set(_ours(model))
+
+
+def test_a_saved_model_comes_back(net: nn.Module, ids: Tensor, tmp_path: Path) -> None:
+    base = copy.deepcopy(net)
+    model = get_peft_model(net, _config(router="fixed", train_bias=True, rank_pattern={"conv": 4}, alpha=5.0))
+    expected = model(ids)
+    model.save_pretrained(str(tmp_path))
+    for low_cpu_mem_usage in (False, True):
+        again = PeftModel.from_pretrained(copy.deepcopy(base), str(tmp_path), low_cpu_mem_usage=low_cpu_mem_usage)
+        assert torch.equal(again(ids), expected)
+        assert not any(p.requires_grad for p in again.parameters())
+    assert torch.equal(PeftModel.from_pretrained(base, str(tmp_path), adapter_name="other")(ids), expected)
+
+
+def test_saved_keys_do_not_carry_the_adapter_name(net: nn.Module) -> None:
+    model = get_peft_model(net, _config(), adapter_name="mine")
+    leaves = ("down.weight", "up.weight", "router.weight", "router.bias")
+    assert set(get_peft_model_state_dict(model, adapter_name="mine")) == {
+        f"base_model.model.{path}.styleinject_layer.{leaf}" for path in ("fc", "conv") for leaf in leaves
+    }
+
+
+def test_rank_and_alpha_patterns_set_single_layers(net: nn.Module) -> None:
+    get_peft_model(net, _config(r=2, alpha=4.0, rank_pattern={"conv": 4}, alpha_pattern={"fc": 1.0}))
+    layers = tuner.extract(net, "default").layers
+    assert {path: (layer.rank, layer.alpha, layer.branches) for path, layer in layers.items()} == {
+        "fc": (2, 1.0, 3),
+        "conv": (4, 4.0, 3),
+    }
+
+
+def test_excluded_modules_stay_as_they_are(net: nn.Module) -> None:
+    get_peft_model(net, _config(target_modules=r"fc|conv", exclude_modules=["conv"]))
+    assert list(tuner.extract(net, "default").layers) == ["fc"]
+
+
+def test_several_adapters_are_switched_deleted_and_unloaded(net: nn.Module, ids: Tensor) -> None:
+    base = net(ids)
+    model = get_peft_model(net, _config(), adapter_name="one")
+    one = model(ids)
+    model.add_adapter("two", _config(target_modules=["fc"]))
+    assert torch.equal(model(ids), one)
+    model.set_adapter("two")
+    two = model(ids)
+    assert not torch.equal(two, one)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+        name for name in _ours(model) if ".two." in name
+    }
+    model.base_model.set_adapter(["one", "two"])
+    both = model(ids)
+    assert not any(torch.equal(both, other) for other in (base, one, two))
+    with model.disable_adapter():
+        assert torch.equal(model(ids), base)
+    assert torch.equal(model(ids), both)
+    model.delete_adapter("one")
+    assert list(model.peft_config) == ["two"]
+    assert torch.equal(model(ids), two)
+    with pytest.raises((UsageError, ValueError)):
+        model.delete_adapter("one")
+    assert model.unload() is net
+    assert torch.equal(net(ids), base)
+    assert not _ours(net)
+    assert not hasattr(net, "peft_config")
+
+
+def test_merging_is_exact_or_refused(net: nn.Module, ids: Tensor) -> None:
+    base = net(ids)
+    model = get_peft_model(net, _config(num_branches=1, transform="add"))
+    expected = model(ids)
+    model.merge_adapter()
+    torch.testing.assert_close(model(ids), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="merged"):
+        model.delete_adapter("default")
+    model.unmerge_adapter()
+    assert torch.equal(model(ids), expected)
+    model.merge_adapter()
+    assert torch.equal(model.unload()(ids), base)
+    model = get_peft_model(net, _config(num_branches=1, transform="add"))
+    expected = model(ids)
+    assert model.merge_and_unload() is net
+    torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
+    assert not _ours(net)
+    with pytest.raises(ConversionRefused):
+        get_peft_model(net, _config()).merge_and_unload()
+
+
+def test_half_precision_adapters_are_trained_in_float32(net: nn.Module, ids: Tensor) -> None:
+    net.to(torch.bfloat16)
+    model = get_peft_model(net, _config())
+    assert {p.dtype for p in _ours(model).values()} == {torch.float32}
+    out = model(ids)
+    assert out.dtype == torch.bfloat16
+    out.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in _ours(model).values())
+
+
+@pytest.mark.parametrize("first", ["low", "ours"])
+def test_a_lora_on_the_same_layers_is_stacked(net: nn.Module, ids: Tensor, first: str) -> None:
+    lora = LoraConfig(r=2, target_modules=["fc", "conv"], init_lora_weights=False)
+    base = net(ids)
+    model: Any
+    if first == "low":
+        model = get_peft_model(get_peft_model(net, lora, adapter_name="low"), _config(), adapter_name="ours")
+    else:
+        model = get_peft_model(get_peft_model(net, _config(), adapter_name="ours"), lora, adapter_name="low")
+    both = model(ids)
+    tuner.set_enabled(net, False)
+    only_lora = model(ids)
+    assert not torch.equal(only_lora, both)
+    assert not torch.equal(only_lora, base)
+    # T sees the base without the LoRA: the LoRA's part is the same with and without ours before the next layer.
+    fc: Any = net.get_submodule("fc")
+    x = torch.randn(2, 3, 12)
+    tuner.set_enabled(net, True)
+    inner = fc.get_base_layer()
+    plain = nn.functional.linear(x, inner.weight, inner.bias)
+    added = fc(x) - inner(x)
+    expected = fc.lora_B["low"](fc.lora_A["low"](x)) * fc.scaling["low"]
+    torch.testing.assert_close(added, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(inner(x), plain)
+    tuner.remove(net)
+    assert torch.equal(model(ids), only_lora)
+
+
+def test_a_failed_adapter_does_not_stand_in_the_way_of_the_next(net: nn.Module, ids: Tensor) -> None:
+    model = get_peft_model(net, _config(), adapter_name="one")
+    before = model(ids)
+    with pytest.raises(BaseMismatch, match="norm: only linear layers and convolutions"):
+        model.add_adapter("two", _config(target_modules=["fc", "norm"]))
+    assert list(tuner.adapters(net)) == ["one"]
+    assert torch.equal(model(ids), before)
+    model.add_adapter("two", _config())
+    assert list(tuner.adapters(net)) == ["one", "two"]
+
+
+def test_targets_are_required(net: nn.Module) -> None:
+    with pytest.raises(UsageError, match="target_modules: no modules to adapt"):
+        get_peft_model(net, StyleInjectConfig())
+    assert not _ours(net)
+
+
+def test_a_grouped_convolution_needs_a_rank_its_groups_divide() -> None:
+    model = nn.Sequential(nn.Conv2d(6, 6, 3, groups=3))
+    with pytest.raises(BaseMismatch, match=r"expected a multiple of 3, found 4"):
+        get_peft_model(model, StyleInjectConfig(r=4, target_modules=["0"]))
+
+
+# diffusers models.
+
+
+@pytest.fixture
+def unet() -> Any:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        norm_num_groups=4,
+    ).eval()
+
+
+@pytest.fixture
+def run() -> Callable[..., Tensor]:
+    sample, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 8)
+
+    def call(unet: Any, **kwargs: Any) -> Tensor:
+        output: Tensor = unet(sample, 10, text, cross_attention_kwargs=kwargs or None).sample
+        return output
+
+    return call
+
+
+def _unet_config(**fields: Any) -> StyleInjectConfig:
+    return _config(target_modules=["to_q", "to_v", "conv1"], **fields)
+
+
+def test_diffusers_adds_sets_disables_and_deletes(unet: Any, run: Any) -> None:
+    base = run(unet)
+    unet.add_adapter(_unet_config(), "one")
+    one = run(unet)
+    unet.add_adapter(_unet_config(), "two")
+    two = run(unet)
+    assert unet.active_adapters() == ["two"]
+    unet.set_adapter("one")
+    assert torch.equal(run(unet), one)
+    unet.set_adapters(["one", "two"], [1.0, 0.0])
+    assert torch.equal(run(unet), one)
+    unet.set_adapters(["two"], [1.0])
+    assert torch.equal(run(unet), two)
+    unet.disable_adapters()
+    assert torch.equal(run(unet), base)
+    unet.enable_adapters()
+    assert torch.equal(run(unet), two)
+    unet.delete_adapters("two")
+    unet.set_adapter("one")
+    assert torch.equal(run(unet), one)
+    unet.delete_adapters("one")
+    assert torch.equal(run(unet), base)
+
+
+def test_a_call_of_scale_zero_gives_back_the_users_weight(unet: Any, run: Any) -> None:
+    base = run(unet)
+    unet.add_adapter(_unet_config(), "one")
+    unet.set_adapters(["one"], [0.5])
+    half = run(unet)
+    assert torch.equal(run(unet, scale=0.0), base)
+    assert torch.equal(run(unet), half)
+    unet.set_adapters(["one"], [0.25])
+    quarter = run(unet)
+    unet.set_adapters(["one"], [0.5])
+    assert torch.equal(run(unet, scale=0.5), quarter)
+
+
+def test_adapters_of_a_unet_are_saved_and_loaded_by_peft_functions(unet: Any, run: Any) -> None:
+    other = copy.deepcopy(unet)
+    unet.add_adapter(_unet_config(), "one")
+    state = get_peft_model_state_dict(unet, adapter_name="one")
+    other.add_adapter(_unet_config(), "two")
+    result = set_peft_model_state_dict(other, state, adapter_name="two")
+    assert result.unexpected_keys == []
+    assert torch.equal(run(other), run(unet))
+
+
+def test_a_unet_trains_with_gradient_checkpointing(unet: Any, run: Any) -> None:
+    unet.add_adapter(_unet_config(), "one")
+    unet.train()
+    grads = []
+    for enable in (False, True):
+        if enable:
+            unet.enable_gradient_checkpointing()
+        unet.zero_grad()
+        run(unet).square().mean().backward()
+        grads.append({name: p.grad for name, p in unet.named_parameters() if p.grad is not None})
+    assert grads[0].keys() == {name for name, _ in _ours(unet).items()} == grads[1].keys()
+    for name in grads[0]:
+        torch.testing.assert_close(grads[0][name], grads[1][name])
+
+
+def test_a_failed_add_adapter_of_diffusers_does_not_poison_the_next(unet: Any, run: Any) -> None:
+    base = run(unet)
+    with pytest.raises(ValueError, match="nothing_like_it"):
+        unet.add_adapter(_config(target_modules=["nothing_like_it"]), "one")
+    assert torch.equal(run(unet), base)
+    unet.add_adapter(_unet_config(), "one")
+    assert not torch.equal(run(unet), base)
+
+
+def test_a_trained_adapter_stays_trainable_when_a_lora_is_added(unet: Any) -> None:
+    unet.add_adapter(_unet_config(), "one")
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "low")
+    unet.set_adapters(["one", "low"])
+    assert all(p.requires_grad for p in _ours(unet).values())
+
+
+def test_managed_adapters_and_those_of_peft_live_side_by_side(unet: Any, run: Any) -> None:
+    base = run(unet)
+    unet.add_adapter(_unet_config(), "trained")
+    component = tuner.extract(unet, "trained")
+    trained = run(unet)
+    unet.delete_adapters("trained")
+    tuner.inject(unet, component, name="managed")
+    assert torch.equal(run(unet), trained)
+    unet.add_adapter(_unet_config(), "trained")
+    unet.disable_adapters()
+    assert torch.equal(run(unet), trained)
+    unet.unload_lora()
+    assert torch.equal(run(unet), trained)
+    tuner.remove(unet)
+    assert torch.equal(run(unet), base)
