@@ -36,7 +36,7 @@ def assert_diffusers_agrees(model: Model, config: dict[str, Any]) -> None:
     names = sgm(model)
     assert {part.path for parts in names.values() for part in parts} == set(model.modules)
     checkpoint = ldm_checkpoint(names)
-    theirs = convert_ldm_unet_checkpoint(dict(checkpoint), config)
+    theirs = convert_ldm_unet_checkpoint({f"model.diffusion_model.{key}": v for key, v in checkpoint.items()}, config)
     ours = {f"{parts[0].path}.{leaf}": checkpoint[f"{name}.{leaf}"] for name, parts in names.items()
             for leaf in ("weight", "bias")}  # fmt: skip
     assert {name: float(value) for name, value in theirs.items()} == {name: float(v) for name, v in ours.items()}
