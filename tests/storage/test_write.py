@@ -229,7 +229,8 @@ def test_memory_stays_small_however_large_the_file(tmp_path: Path) -> None:
         from si_hub.storage.write import write_safetensors
         source = Path({str(tmp_path / "source")!r})
         tensors = {{
-            f"t{{i}}": Tensor("F16", ({size // 20},), (Span(source, i * {size // 10}, {size // 10}),)) for i in range(10)
+            f"t{{i}}": Tensor("F16", ({size // 20},), (Span(source, i * {size // 10}, {size // 10}),))
+            for i in range(10)
         }}
         write_safetensors({str(tmp_path / "x")!r}, tensors, {{}}, hash_source=source)
         print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
