@@ -27,9 +27,9 @@ from .scenes import Scene, scenes, words
 from .training import Recipe, train
 
 XL_TEXT_RECIPE = Recipe("sdxl-text", steps=800, batch=128, rate=1e-3, seed=31)
-XL_RECIPE = Recipe("sdxl", steps=2000, batch=64, rate=1.5e-3, seed=32, warmup=200, average=0.998)
+XL_RECIPE = Recipe("sdxl", steps=2000, batch=48, rate=1.5e-3, seed=32, warmup=200, average=0.998)
 T5_RECIPE = Recipe("dit-text", steps=800, batch=128, rate=1e-3, seed=33)
-DIT_RECIPE = Recipe("dit", steps=3000, batch=64, rate=1e-3, seed=34, warmup=200, average=0.998)
+DIT_RECIPE = Recipe("dit", steps=3000, batch=48, rate=1e-3, seed=34, warmup=200, average=0.998)
 SIZE = 32
 
 XL_UNET: dict[str, Any] = {
@@ -83,11 +83,10 @@ def lesson_scenes() -> list[Scene]:
     return list(islice(scenes(base.BASE_SEED), base.BASE_PICTURES))
 
 
-def train_sdxl(work: Path) -> StableDiffusionXLPipeline:
+def train_sdxl(vae: AutoencoderKL, work: Path) -> StableDiffusionXLPipeline:
     """A StableDiffusionXLPipeline of the plain style."""
     torch.manual_seed(XL_RECIPE.seed)
     tokenizer = base.load_tokenizer(work / "tokenizer")
-    vae = AutoencoderKL.from_pretrained(work / "vae")
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
     text_encoder_2 = CLIPTextModelWithProjection(base.text_config(tokenizer, projection_dim=base.TEXT_WIDTH))
     base.teach_text(XL_TEXT_RECIPE, text_encoder_2, tokenizer, lesson_scenes(), work)
@@ -146,11 +145,10 @@ class FlowMatching(nn.Module):
         return F.mse_loss(found, wanted)
 
 
-def train_dit(work: Path) -> FluxPipeline:
+def train_dit(vae: AutoencoderKL, work: Path) -> FluxPipeline:
     """A FluxPipeline of the plain style."""
     torch.manual_seed(DIT_RECIPE.seed)
     tokenizer, tokenizer_2 = base.load_tokenizer(work / "tokenizer"), new_t5_tokenizer()
-    vae = AutoencoderKL.from_pretrained(work / "vae")
     vae.register_to_config(shift_factor=0.0)
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
     text_encoder_2 = T5EncoderModel(

@@ -6,6 +6,7 @@ diffusers writes as a pipeline saves them.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class Adapting(Denoising):
 def train_peer(pipe: StableDiffusionPipeline, name: str, file: Path, work: Path) -> Callable[[], None]:
     """Trains one of `PEERS` on `STYLE` over the frozen base; what it returns writes the file."""
     peer = PEERS[name]
-    recipe = Recipe(f"peer-{name}", STEPS, batch=64, rate=peer.rate, seed=60 + list(PEERS).index(name), average=0.99)
+    recipe = Recipe(f"peer-{name}", STEPS, batch=48, rate=peer.rate, seed=60 + list(PEERS).index(name), average=0.99)
     torch.manual_seed(recipe.seed)
     pipe.unet.requires_grad_(False)
     pipe.text_encoder.requires_grad_(False)
@@ -109,7 +110,14 @@ def train_peer(pipe: StableDiffusionPipeline, name: str, file: Path, work: Path)
         write = StableDiffusionPipeline.save_lora_weights
         return partial(write, file.parent, unet_lora_layers=layers, weight_name=file.name)
     tensors = {key: value.half() for network in networks.values() for key, value in network.state_dict().items()}
-    return partial(save_file, tensors, file, metadata={"ss_network_module": "lycoris.kohya", "ss_output_name": name})
+    metadata = {
+        "ss_network_module": "lycoris.kohya",
+        "ss_network_dim": str(peer.options["lora_dim"]),
+        "ss_network_alpha": str(peer.options["alpha"]),
+        "ss_network_args": json.dumps({"algo": peer.options["network_module"]}),
+        "ss_output_name": name,
+    }
+    return partial(save_file, tensors, file, metadata=metadata)
 
 
 def load_lycoris(pipe: Any, file: Path) -> None:

@@ -23,7 +23,7 @@ STEPS, ALL_STEPS = 500, 1400
 def recipe_of(name: str) -> Recipe:
     """How one of `TAUGHT`, or `ALL`, is trained."""
     seed = 40 + [*TAUGHT, ALL].index(name)
-    return Recipe(f"style-{name}", ALL_STEPS if name == ALL else STEPS, batch=64, rate=8e-4, seed=seed, average=0.99)
+    return Recipe(f"style-{name}", ALL_STEPS if name == ALL else STEPS, batch=48, rate=8e-4, seed=seed, average=0.99)
 
 
 def style_pictures(style: str, work: Path) -> Pictures:

@@ -68,6 +68,11 @@ def make_vae(out: Path, work: Path) -> Save:
     return partial(base_model.train_vae(work).save_pretrained, work / "vae")
 
 
+def make_decoder(out: Path, work: Path) -> Save:
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    return partial(base_model.train_decoder(vae, work).save_pretrained, work / "decoder")
+
+
 def make_text(out: Path, work: Path) -> Save:
     tokenizer = base_model.load_tokenizer(work / "tokenizer")
     drawn = list(islice(scenes(base_model.BASE_SEED), base_model.BASE_PICTURES))
@@ -78,7 +83,9 @@ def make_base(out: Path, work: Path) -> Save:
     vae = AutoencoderKL.from_pretrained(work / "vae")
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
     tokenizer = base_model.load_tokenizer(work / "tokenizer")
-    return partial(save_folder, base_model.train_base(vae, text_encoder, tokenizer, work), out / "base")
+    pipe = base_model.train_base(vae, text_encoder, tokenizer, work)
+    pipe.vae = AutoencoderKL.from_pretrained(work / "decoder")
+    return partial(save_folder, pipe, out / "base")
 
 
 def make_checkpoint(name: str, out: Path, work: Path) -> Save:
@@ -92,11 +99,11 @@ def make_peer(name: str, out: Path, work: Path) -> Save:
 
 
 def make_sdxl(out: Path, work: Path) -> Save:
-    return partial(save_folder, train_sdxl(work), out / "sdxl")
+    return partial(save_folder, train_sdxl(AutoencoderKL.from_pretrained(work / "decoder"), work), out / "sdxl")
 
 
 def make_dit(out: Path, work: Path) -> Save:
-    return partial(save_folder, train_dit(work), out / "dit")
+    return partial(save_folder, train_dit(AutoencoderKL.from_pretrained(work / "decoder"), work), out / "dit")
 
 
 # Name → what trains it and says how it is saved, and where its result lies: below ``work`` for what only later steps
@@ -104,6 +111,7 @@ def make_dit(out: Path, work: Path) -> Save:
 STEPS: dict[str, tuple[Step, str]] = {
     "judges": (make_judges, "judges.safetensors"),
     "vae": (make_vae, "work/vae"),
+    "decoder": (make_decoder, "work/decoder"),
     "text": (make_text, "work/text_encoder"),
     "base": (make_base, "base"),
     **{name: (partial(make_checkpoint, name), f"checkpoints/{name}.safetensors") for name in (*TAUGHT, ALL)},
