@@ -21,6 +21,7 @@ def paused(pipeline: Any) -> Iterator[None]:
     enable = None if getattr(pipeline, "hf_device_map", None) is not None else _enabler(pipeline)
     if enable is not None:
         pipeline.remove_all_hooks()
+        _clear_leftovers(pipeline)
     try:
         yield
     finally:
@@ -29,6 +30,14 @@ def paused(pipeline: Any) -> Iterator[None]:
         for model in pipeline.components.values():
             if isinstance(model, nn.Module):
                 reapply(model)
+
+
+def _clear_leftovers(pipeline: Any) -> None:
+    # accelerate leaves every module's own forward behind in its __dict__, which looks like a hook to everyone else.
+    for model in pipeline.components.values():
+        for module in model.modules() if isinstance(model, nn.Module) else ():
+            if getattr(module.__dict__.get("forward"), "__func__", None) is type(module).forward:
+                del module.__dict__["forward"]
 
 
 def _enabler(pipeline: Any) -> Any:

@@ -13,7 +13,7 @@ from si_hub import format as file_format
 from si_hub import tuner
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import FileAccessError, UsageError
-from si_hub.pipelines import embeddings, registry
+from si_hub.pipelines import embeddings, padding, registry
 from si_hub.storage.tensors import Tensor
 
 
@@ -49,9 +49,13 @@ def collect(pipeline: Any, name: str, components: Sequence[str] | None, base_mod
     for component, model in taken.items():
         before = source.components.get(component, Component()) if source else Component(type(model).__name__)
         live = tuner.extract(model, name) if name in tuner.adapters(model) else Component()
+        loaded = padding.prepared(model, before, component)
         parts[component] = Component(
             before.class_name,
-            {path: _layer(layer, before.layers.get(path)) for path, layer in live.layers.items()},
+            {
+                path: _layer(layer, before.layers.get(path), loaded.layers.get(path))
+                for path, layer in live.layers.items()
+            },
             {
                 token: _unchanged(Tensor.from_torch(rows), before.embeddings[token])
                 for token, rows in embeddings.values(pipeline, component, before.embeddings).items()
@@ -80,14 +84,17 @@ def write(adapter: Adapter, folder: Path, weight_name: str, overwrite: bool) -> 
     return file_format.write(adapter, folder / weight_name, overwrite=overwrite)
 
 
-def _layer(live: Layer, before: Layer | None) -> Layer:
-    if before is None:
+def _layer(live: Layer, before: Layer | None, loaded: Layer | None) -> Layer:
+    """One layer to save, given what was read and what that became by padding (the same object without)."""
+    if before is None or loaded is None:
         return live
-    alpha = before.alpha if before.scale == live.scale else live.alpha
+    alpha = loaded.alpha if loaded.scale == live.scale else live.alpha
     tensors = {
-        leaf: _unchanged(tensor, before.tensors[leaf]) if leaf in before.tensors else tensor
+        leaf: _unchanged(tensor, loaded.tensors[leaf]) if leaf in loaded.tensors else tensor
         for leaf, tensor in live.tensors.items()
     }
+    if loaded is not before and alpha == loaded.alpha and all(t is loaded.tensors.get(k) for k, t in tensors.items()):
+        return before
     return replace(live, tensors=tensors, alpha=alpha)
 
 

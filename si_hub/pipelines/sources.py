@@ -17,7 +17,7 @@ from si_hub.errors import FormatError, MissingFile, NotStyleInject, UsageError
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
 
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w-]+")
+_REPO_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def locate(source: str | os.PathLike[str], fetch: Fetch) -> Path:
             found=fetch.weight_name,
             hint=f"si-hub convert {fetch.weight_name}",
         )
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_file():
         return path
     if path.is_dir():

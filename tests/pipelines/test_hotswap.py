@@ -1,0 +1,188 @@
+"""Hotswapping: new numbers in the old places."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from si_hub import format as file_format
+from si_hub.adapter import Component
+from si_hub.errors import BaseMismatch, NotFinite, UsageError
+from si_hub.storage.tensors import Tensor
+
+Make = Callable[..., Any]
+TEXT = ("q_proj", "fc1")
+
+
+def places(pipe: Any) -> dict[str, int]:
+    found = {}
+    for name in ("unet", "text_encoder"):
+        for key, value in getattr(pipe, name).named_parameters():
+            found[f"{name}.{key}"] = value.data_ptr()
+    return found
+
+
+def test_a_swap_gives_the_other_adapter_in_the_same_memory(
+    sd: Make, lora: Make, adapter: Make, noise: Make, words: Make, tmp_path: Path
+) -> None:
+    pipe = sd()
+    old, new = (
+        adapter(
+            unet=lora(pipe.unet, seed=seed), text_encoder=lora(pipe.text_encoder, TEXT, seed=seed, alpha=seed + 1.0)
+        )
+        for seed in (0, 1)
+    )
+    pipe.load_styleinject_weights(new, "expected", weight=0.5)
+    expected = noise(pipe), words(pipe)
+    pipe.unload_styleinject_weights()
+    pipe.load_styleinject_weights(old, "a", weight=0.5)
+    before = places(pipe)
+    report = pipe.load_styleinject_weights(new, "a", hotswap=True)
+    assert len(report.matched) == 28
+    assert places(pipe) == before
+    assert torch.equal(noise(pipe), expected[0])
+    assert torch.equal(words(pipe), expected[1])
+    written = pipe.save_styleinject_weights(tmp_path / "swapped")
+    assert written.path.read_bytes() == file_format.write(new, tmp_path / "new.safetensors").path.read_bytes()
+
+
+def test_layers_that_only_the_old_adapter_has_fall_silent(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
+    pipe = sd()
+    small = lora(pipe.unet, ("to_q",), seed=1)
+    large = lora(pipe.unet, ("to_q", "to_v"))
+    for layer in large.layers.values():
+        layer.tensors["gain"] = Tensor.from_torch(torch.full(layer.tensors["up.weight"].shape[:1], 1.5))
+    for path, layer in small.layers.items():
+        layer.tensors["gain"] = Tensor.from_torch(torch.ones(layer.tensors["up.weight"].shape[:1]))
+        assert path in large.layers
+    pipe.load_styleinject_weights(adapter(unet=small), "small")
+    expected = noise(pipe)
+    pipe.unload_styleinject_weights()
+    pipe.load_styleinject_weights(adapter(unet=large, text_encoder=lora(pipe.text_encoder, TEXT)), "a")
+    pipe.load_styleinject_weights(adapter(unet=small), "a", hotswap=True)
+    assert torch.allclose(noise(pipe), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["another rank", "another layer", "another transform", "another tensor"])
+def test_layers_that_differ_in_shape_are_an_error_that_names_both_and_changes_nothing(
+    what: str, sd: Make, lora: Make, adapter: Make, noise: Make
+) -> None:
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a")
+    shown, before = noise(pipe), places(pipe)
+    new = lora(pipe.unet, seed=1)
+    layer = next(reversed(new.layers.values()))
+    if what == "another rank":
+        new = lora(pipe.unet, rank=3)
+        words = r"differ in shape.*expected down\.weight \[2, 32\].*found down\.weight \[3, 32\].*target_rank"
+    elif what == "another layer":
+        new = lora(pipe.unet, ("to_q", "to_k"))
+        words = r"to_k: the loaded adapter has no such layer"
+    elif what == "another transform":
+        layer.transform = "variance"
+        words = r"expected transform add, found transform variance"
+    else:
+        layer.tensors["bias_delta"] = Tensor.from_torch(torch.zeros(layer.tensors["up.weight"].shape[0]))
+        words = r"expected bias_delta\.weight None"
+    with pytest.raises(UsageError, match=words):
+        pipe.load_styleinject_weights(adapter(unet=new), "a", hotswap=True)
+    assert torch.equal(noise(pipe), shown)
+    assert places(pipe) == before
+
+
+def test_what_cannot_be_swapped_is_an_error(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
+    pipe = sd()
+    good = adapter(unet=lora(pipe.unet))
+    for name in ("a", None):
+        with pytest.raises(UsageError, match=r"hotswap replaces a loaded adapter.*none is loaded"):
+            pipe.load_styleinject_weights(good, name, hotswap=True)
+    pipe.load_styleinject_weights(good, "a")
+    shown = noise(pipe)
+    bad = lora(pipe.unet, seed=1)
+    path, first = next(iter(bad.layers.items()))
+    first.tensors["up.weight"] = Tensor.from_torch(torch.full(first.tensors["up.weight"].shape, torch.inf))
+    with pytest.raises(NotFinite):
+        pipe.load_styleinject_weights(adapter(unet=bad), "a", hotswap=True)
+    fine = good.components["unet"].layers
+    strange = Component(None, {f"nowhere.{path}": layer for path, layer in fine.items()} | {path: fine[path]})
+    with pytest.raises(BaseMismatch):
+        pipe.load_styleinject_weights(adapter(unet=strange, transformer=strange), "a", hotswap=True)
+    inversion = Component(None, embeddings={"<x>": Tensor.from_torch(torch.ones(1, 24))})
+    with pytest.raises(UsageError, match="cannot change textual inversions"):
+        pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet), text_encoder=inversion), "a", hotswap=True)
+    pipe.fuse_styleinject()
+    with pytest.raises(UsageError, match="the adapter is fused"):
+        pipe.load_styleinject_weights(good, "a", hotswap=True)
+    pipe.unfuse_styleinject()
+    assert torch.equal(noise(pipe), shown)
+
+
+def test_padded_adapters_of_any_rank_swap_and_are_exact(
+    sd: Make, lora: Make, adapter: Make, noise: Make, merged: Make, error: Make, tmp_path: Path
+) -> None:
+    pipe = sd()
+    parts = [lora(pipe.unet, ("to_q", "conv1"), rank=rank, alpha=rank + 0.5, seed=rank) for rank in (2, 5, 3)]
+    other = copy.copy(pipe)
+    expected = []
+    for part in parts:
+        other.unet = merged(pipe.unet, part)
+        expected.append(noise(other))
+    pipe.enable_styleinject_hotswap(target_rank=5)
+    pipe.load_styleinject_weights(adapter(unet=parts[0]), "a")
+    before = places(pipe)
+    assert error(noise(pipe), expected[0]) < 1e-5
+    for part, output in zip(parts[1:], expected[1:], strict=True):
+        made = adapter(unet=part)
+        pipe.load_styleinject_weights(made, "a", hotswap=True)
+        assert places(pipe) == before
+        assert error(noise(pipe), output) < 1e-5
+        written = pipe.save_styleinject_weights(tmp_path, overwrite=True)
+        assert written.path.read_bytes() == file_format.write(made, tmp_path / "b", overwrite=True).path.read_bytes()
+    with pytest.raises(UsageError, match=r"cannot be padded.*expected at most 5, no groups, found rank 6"):
+        pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, rank=6)), "a", hotswap=True)
+
+
+def test_padding_keeps_every_branch_apart(sd: Make, lora: Make, adapter: Make, noise: Make, error: Make) -> None:
+    plain, padded = sd(), sd()
+    made = adapter(("ink", "neon"), unet=lora(plain.unet, ("to_q", "conv1"), branches=2, rank=3, alpha=2.0))
+    padded.enable_styleinject_hotswap(target_rank=4)
+    for pipe in (plain, padded):
+        pipe.load_styleinject_weights(made)
+        pipe.set_styles({"ink": 0.8, "neon": 0.1})
+    assert error(noise(padded), noise(plain)) < 1e-6
+
+
+def test_hotswapping_is_enabled_before_the_first_adapter(sd: Make, lora: Make, adapter: Make) -> None:
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a")
+    with pytest.raises(UsageError, match=r"loaded already \(found a\)"):
+        pipe.enable_styleinject_hotswap()
+    with pytest.raises(UsageError, match="a rank is at least 1"):
+        pipe.enable_styleinject_hotswap(target_rank=0)
+
+
+def test_a_compiled_model_is_not_compiled_again(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
+    pipe = sd()
+    parts = [lora(pipe.unet, ("to_q",), rank=rank, alpha=1.0, seed=rank) for rank in (2, 3)]
+    pipe.load_styleinject_weights(adapter(unet=parts[1]), "expected")
+    expected = noise(pipe)
+    pipe.unload_styleinject_weights()
+    pipe.enable_styleinject_hotswap(target_rank=4)
+    pipe.load_styleinject_weights(adapter(unet=parts[0]), "a")
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    model = pipe.unet
+    pipe.unet = torch.compile(model, backend=counter)
+    noise(pipe)
+    compiled = counter.frame_count
+    assert compiled > 0
+    pipe.load_styleinject_weights(adapter(unet=parts[1]), "a", hotswap=True)
+    assert torch.allclose(noise(pipe), expected, atol=1e-5)
+    assert counter.frame_count == compiled
+    torch._dynamo.reset()
