@@ -1,0 +1,63 @@
+"""What is shipped: the manifest names every weight file with its hash, small enough, and the base draws from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from examples.miniature import world
+from examples.miniature.checkpoints import HERE
+from examples.miniature.drawing import draw_prompts, unseen_scenes
+from examples.miniature.judges import judge, load_judges
+from examples.miniature.report import load, rendered
+from examples.miniature.scenes import STYLES
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = json.loads((HERE / "manifest.json").read_text())
+    return found
+
+
+def test_the_manifest_lists_every_weight_file_with_its_hash_and_size(manifest: dict[str, dict[str, object]]) -> None:
+    files = {file.relative_to(HERE).as_posix(): file for file in HERE.rglob("*.safetensors")}
+    assert sorted(files) == sorted(manifest)
+    for name, file in files.items():
+        assert manifest[name]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest(), name
+        assert manifest[name]["bytes"] == file.stat().st_size
+
+
+def test_all_weights_together_are_at_most_50_megabytes(manifest: dict[str, dict[str, object]]) -> None:
+    assert sum(int(str(entry["bytes"])) for entry in manifest.values()) <= 50_000_000
+
+
+def test_every_command_of_the_manifest_names_a_step(manifest: dict[str, dict[str, object]]) -> None:
+    for name, entry in manifest.items():
+        step = str(entry["command"]).rpartition(" ")[2]
+        assert world.result_of(step, HERE, HERE / "work").as_posix() in (HERE / name).as_posix()
+
+
+def test_a_world_over_the_limit_gets_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "judges.safetensors").write_bytes(b"12345")
+    monkeypatch.setattr(world, "LIMIT", 4)
+    with pytest.raises(ValueError, match="5 bytes"):
+        world.write_manifest(tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_shipped_judges_see_what_the_renderer_drew(style: str) -> None:
+    wanted = unseen_scenes(100)
+    verdict = judge(load_judges(HERE / "judges.safetensors"), rendered(wanted, style), wanted)
+    assert verdict.alignment >= 0.98
+    assert verdict.styles[style] >= 0.98
+
+
+def test_the_shipped_base_draws_what_unseen_prompts_say() -> None:
+    wanted = unseen_scenes(50)
+    pictures = draw_prompts(load(HERE), [scene.prompt() for scene in wanted])
+    verdict = judge(load_judges(HERE / "judges.safetensors"), pictures, wanted)
+    assert verdict.alignment >= 0.85
+    assert verdict.styles["plain"] >= 0.9
