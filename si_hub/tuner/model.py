@@ -148,7 +148,8 @@ class StyleInjectModel(BaseTuner):
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
-        door = _door(self.model)
+        model: nn.Module = self.model
+        door = _door(model)
         merged = door.merged_adapters
         if merge:
             fuse_door(door, self._chosen(door, adapter_names), 1.0, safe=safe_merge)
@@ -161,10 +162,10 @@ class StyleInjectModel(BaseTuner):
         for name in door.known():
             self.peft_config.pop(name, None)
             door.drop(name)
-        close_door(self.model)
-        if not self.peft_config and hasattr(self.model, "peft_config"):
-            del self.model.peft_config
-        return self.model
+        close_door(model)
+        if not self.peft_config and hasattr(model, "peft_config"):
+            del model.peft_config
+        return model
 
     # The state dict: ``{module}.styleinject_layer.adapters.{name}.{leaf}`` in the model, without the name in a file.
 

@@ -53,14 +53,19 @@ def case(request: pytest.FixtureRequest) -> Case:
     return found
 
 
+def _sizes(base: nn.Module) -> tuple[int, int, tuple[int, ...]]:
+    """Input and output channels and the kernel."""
+    if isinstance(base, nn.Linear):
+        return base.in_features, base.out_features, ()
+    assert isinstance(base, nn.Conv2d)
+    return base.in_channels, base.out_channels, base.kernel_size
+
+
 def random_layer(
     base: nn.Module, n: int, optional: str, transform: Transform = "add", alpha: float | None = 3.0
 ) -> Layer:
     """A layer of rank 4 with n branches and one optional tensor, or all that go together."""
-    into, out = (
-        (base.in_features, base.out_features) if isinstance(base, nn.Linear) else (base.in_channels, base.out_channels)
-    )  # type: ignore[union-attr]
-    kernel: tuple[int, ...] = () if isinstance(base, nn.Linear) else tuple(base.kernel_size)  # type: ignore[union-attr, arg-type]
+    into, out, kernel = _sizes(base)
     groups = int(getattr(base, "groups", 1))
     o1, i1 = (2, 3) if optional == "kron" else (1, 1)
     wanted = set(OPTIONAL[1:5]) if optional == "all" else {optional}
@@ -82,7 +87,7 @@ def random_layer(
     return Layer(stored, alpha=alpha, transform=transform, groups=groups)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_layer() -> Callable[..., Layer]:
     return random_layer
 
@@ -167,10 +172,10 @@ def reference(base: nn.Module, layer: Layer, x: Tensor, w: float, styles: tuple[
     base, x = base.double(), x.double()
     t = {name: tensor.torch().double() for name, tensor in layer.tensors.items()}
     linear = isinstance(base, nn.Linear)
-    weight, bias = base.weight.detach(), base.bias
+    weight = base.get_parameter("weight").detach()
     outs = []
-    for one in x.split(1):
-        h = base(one).detach()
+    for one in torch.split(x, 1):
+        h: Tensor = base(one).detach()
         into = (slice(None),) * (one.ndim - 1) if linear else (slice(None), slice(None))
 
         def across(vector: Tensor, ndim: int = h.ndim) -> Tensor:
@@ -197,7 +202,6 @@ def reference(base: nn.Module, layer: Layer, x: Tensor, w: float, styles: tuple[
         u = h + w * r
         dh = w * _base(base, one, _delta_weight(layer, t, s, base), groups=1)
         outs.append(u + injected(layer.transform, u, dh, linear))
-    del bias
     return torch.cat(outs)
 
 

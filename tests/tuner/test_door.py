@@ -58,7 +58,7 @@ def unet(_unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return copy.deepcopy(_unet)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run() -> Callable[..., Tensor]:
     torch.manual_seed(3)
     sample, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 8)
@@ -73,7 +73,11 @@ def run() -> Callable[..., Tensor]:
 
 
 @pytest.fixture
-def ours(unet: UNet2DConditionModel, make_layer: Any) -> Component:
+def ours(_unet: UNet2DConditionModel, make_layer: Any) -> Component:
+    return _adapter(_unet, make_layer)
+
+
+def _adapter(unet: nn.Module, make_layer: Any) -> Component:
     torch.manual_seed(1)
     layers = {path: make_layer(unet.get_submodule(path), 2, "none", "variance") for path in PATHS}
     for layer in layers.values():
@@ -105,9 +109,10 @@ def both(request: pytest.FixtureRequest, unet: Any, ours: Component) -> Any:
     return unet
 
 
-@pytest.fixture
-def outputs(_unet: Any, ours: Component, run: Any) -> dict[str, Tensor]:
+@pytest.fixture(scope="module")
+def outputs(_unet: Any, make_layer: Any, run: Any) -> dict[str, Tensor]:
     """What the base gives, ours alone, the LoRA alone, and both (the LoRA first)."""
+    ours = _adapter(_unet, make_layer)
     base, alone, lora, together = (copy.deepcopy(_unet) for _ in range(4))
     state = _lora(_unet)
     tuner.inject(alone, ours, name="style")

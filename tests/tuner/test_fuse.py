@@ -133,7 +133,7 @@ def test_weights_that_something_else_changed_are_not_thrown_away(net: nn.Module,
     net.get_parameter("fc.weight").data += 1
     for call in (tuner.unfuse, tuner.remove, tuner.fuse):
         with pytest.raises(UsageError, match=r"fc.weight: something else was fused over"):
-            call(net)  # type: ignore[operator]
+            call(net)
     net.get_parameter("fc.weight").data -= 1
 
 

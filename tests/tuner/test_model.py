@@ -183,7 +183,7 @@ def test_a_lora_on_the_same_layers_is_stacked(net: nn.Module, ids: Tensor, first
     torch.testing.assert_close(added, expected, rtol=1e-4, atol=1e-5)
     assert not torch.equal(inner(x), plain)
     tuner.remove(net)
-    assert torch.equal(model(ids), only_lora)
+    assert torch.equal(net(ids), only_lora)
 
 
 def test_a_failed_adapter_does_not_stand_in_the_way_of_the_next(net: nn.Module, ids: Tensor) -> None:
