@@ -90,9 +90,8 @@ def main() -> None:
         table.add_row(name, f"{verdict.alignment:.3f}", f"{verdict.styles[STYLE]:.3f}")
     Console().print(table)
     print(f"largest difference of any pixel, LoRA and converted file  {apart.max() / 2:.1e}  (of 1)")
-    print(
-        f"the same to the base after unloading                     {(again - drawn['base'][:SHOWN]).abs().max() / 2:.1e}"
-    )
+    left = (again - drawn["base"][:SHOWN]).abs().max() / 2
+    print(f"the same for the base, before and after unloading         {left:.1e}")
     print(f"picture: {out / 'grid.png'}")
 
 
