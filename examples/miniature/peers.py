@@ -102,7 +102,7 @@ def train_peer(pipe: StableDiffusionPipeline, name: str, file: Path, work: Path)
             network.apply_to()
             network.requires_grad_(True)
     else:
-        pipe.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK / 2, **peer.options))
+        pipe.unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, **peer.options))
     train(recipe, Adapting(pipe, networks), lessons(pipe, STYLE, work), work)
     file.parent.mkdir(parents=True, exist_ok=True)
     if peer.library == "peft":

@@ -19,7 +19,7 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
     torch.manual_seed(0)
     tokenizer = base.load_tokenizer(tmp_path_factory.mktemp("tokenizer"))
     text_encoder = CLIPTextModel(base.text_config(tokenizer))
-    unet, vae = UNet2DConditionModel(**base.UNET), AutoencoderKL(**base.VAE)
+    unet, vae = UNet2DConditionModel(**base.UNET), AutoencoderKL(**base.VAE, scaling_factor=0.7)
     return base.assemble(vae, text_encoder, tokenizer, unet, base.new_scheduler())
 
 
@@ -31,6 +31,7 @@ def test_a_folded_checkpoint_unfolds_to_the_same_weights(pipe: StableDiffusionPi
         before, after = (getattr(one, component).state_dict() for one in (pipe, found))
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key].half().float(), after[key]) for key in before)
+    assert found.vae.config.scaling_factor == 0.7
     assert found.scheduler.config.prediction_type == "v_prediction"
     assert found.tokenizer.model_max_length == base.TOKENS
 

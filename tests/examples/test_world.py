@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from examples.miniature import world
 from examples.miniature.checkpoints import HERE
 from examples.miniature.drawing import draw_prompts, unseen_scenes
