@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -260,6 +261,7 @@ def warn_unknown(fields: list[str], file: Path) -> None:
     warnings.warn(f"{file}: kept but not understood: {', '.join(fields)[:500]}", FormatWarning, stacklevel=4)
 
 
+@cache
 def _validator(strict: bool) -> Any:
     import jsonschema
 
