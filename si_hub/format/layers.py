@@ -57,7 +57,7 @@ def split_name(name: str, file: Path | None = None) -> tuple[str, str, str]:
         raise BadTensorName("has an empty or unsafe segment", file=file, key=name, expected="letters, digits, _ and -")
     for words in (2, 1):
         leaf = ".".join(segments[-words:])
-        if leaf in LEAVES:
+        if leaf in LEAVES and len(segments) >= words:
             if len(segments) == words:
                 raise BadTensorName("has no module path", file=file, key=name)
             return component, ".".join(segments[:-words]), leaf

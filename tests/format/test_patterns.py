@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from si_hub.format.patterns import cover, matches, resolve
+
+SEGMENT = st.sampled_from(["a", "b", "0", "1", "to_q"])
+PATH = st.lists(SEGMENT, min_size=1, max_size=5).map(".".join)
+PATTERN = st.lists(SEGMENT | st.sampled_from(["*", "**"]), min_size=1, max_size=5).map(".".join)
+
+
+def as_regex(pattern: str) -> str:
+    """The pattern as a regular expression over a path whose every segment ends in a dot."""
+    table = {"*": r"[^.]+\.", "**": r"(?:[^.]+\.)*"}
+    return "".join(table.get(segment, re.escape(segment) + r"\.") for segment in pattern.split("."))
+
+
+@given(pattern=PATTERN, path=PATH)
+def test_matching_is_that_of_the_regular_expression(pattern: str, path: str) -> None:
+    assert matches(pattern, path) == bool(re.fullmatch(as_regex(pattern), path + "."))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("a.b", "a.b", True), ("a.b", "a.b.c", False), ("a.b", "b", False),
+        ("a.*", "a.b", True), ("a.*", "a", False), ("a.*", "a.b.c", False),
+        ("a.**", "a", True), ("a.**", "a.b.c", True), ("a.**", "ab", False),
+        ("**.b", "b", True), ("**.b", "a.a.b", True), ("**.b", "b.a", False),
+        ("**", "a.b", True), ("a.**.b", "a.b", True), ("a.**.b", "a.x.y.b", True),
+        ("a_*", "a_b", False), ("a", "A", False),
+    ],
+)  # fmt: skip
+def test_the_language_word_by_word(pattern: str, path: str, expected: bool) -> None:
+    assert matches(pattern, path) is expected
+
+
+def test_no_pattern_is_slow() -> None:
+    start = time.process_time()
+    assert not matches(".".join(["**", "a"] * 100), ".".join(["a"] * 99 + ["b"] * 100))
+    assert time.process_time() - start < 2
+
+
+def test_resolving_yields_every_match_with_its_pattern() -> None:
+    found = list(resolve({"x": ["a.*"], "y": ["**.b", "c"]}, ["a.b", "c"]))
+    assert found == [("a.b", "x", "a.*"), ("a.b", "y", "**.b"), ("c", "y", "c")]
+
+
+@settings(max_examples=200, deadline=2000)
+@given(paths=st.sets(PATH, min_size=1, max_size=12), data=st.data())
+def test_a_cover_matches_what_it_shall_and_nothing_else(paths: set[str], data: st.DataObject) -> None:
+    wanted = data.draw(st.sets(st.sampled_from(sorted(paths))))
+    patterns = cover(wanted, paths - wanted)
+    assert {path for path in paths if any(matches(pattern, path) for pattern in patterns)} == wanted
+    assert patterns == sorted(set(patterns))
+    shuffled = data.draw(st.permutations(sorted(wanted)))
+    assert cover(shuffled, sorted(paths - wanted, reverse=True)) == patterns
+
+
+#: What the attention projections of Stable Diffusion XL's UNet are called.
+SDXL = [
+    f"{block}.attentions.{attention}.transformer_blocks.{depth}.{name}"
+    for block, attentions, depths in (
+        ("down_blocks.1", 2, 2), ("down_blocks.2", 2, 10), ("mid_block", 1, 10), ("up_blocks.0", 3, 10),
+        ("up_blocks.1", 3, 2),
+    )
+    for attention in range(attentions)
+    for depth in range(depths)
+    for name in (
+        "attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v",
+        "attn2.to_out.0", "ff.net.0.proj", "ff.net.2",
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (".attn2.", ["**.attn2.*", "**.attn2.to_out.*"]),
+        ("to_k", ["**.to_k"]),
+        ("mid_block", ["mid_block.**"]),
+        ("up_blocks.0", ["up_blocks.0.**"]),
+        ("transformer_blocks.9.ff.net.2", None),
+    ],
+)
+def test_regular_choices_take_a_handful_of_patterns(rule: str, expected: list[str] | None) -> None:
+    wanted = {path for path in SDXL if rule in path}
+    patterns = cover(wanted, set(SDXL) - wanted)
+    assert len(patterns) <= 6
+    assert {path for path in SDXL if any(matches(pattern, path) for pattern in patterns)} == wanted
+    if expected is not None and "attn2" not in rule:
+        assert patterns == expected
+
+
+@pytest.mark.parametrize("values", [2, 4])
+def test_even_a_random_choice_among_all_modules_stays_within_the_document(values: int) -> None:
+    chance = random.Random(values)
+    given_to = {path: chance.randrange(values) for path in SDXL}
+    start = time.process_time()
+    covers = [
+        cover([p for p in SDXL if given_to[p] == value], [p for p in SDXL if given_to[p] != value])
+        for value in range(1, values)
+    ]
+    assert time.process_time() - start < 10
+    assert len(json.dumps(json.dumps(covers))) < 60_000
