@@ -26,7 +26,7 @@ from .styles import lessons
 from .training import Recipe, train
 
 STYLE = "neon"
-STEPS = 400
+STEPS, BATCH = 400, 48
 RANK = 8
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = ("Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D")
@@ -88,7 +88,7 @@ class Adapting(Denoising):
 def train_peer(pipe: StableDiffusionPipeline, name: str, file: Path, work: Path) -> Callable[[], None]:
     """Trains one of `PEERS` on `STYLE` over the frozen base; what it returns writes the file."""
     peer = PEERS[name]
-    recipe = Recipe(f"peer-{name}", STEPS, batch=48, rate=peer.rate, seed=60 + list(PEERS).index(name), average=0.99)
+    recipe = Recipe(f"peer-{name}", STEPS, batch=BATCH, rate=peer.rate, seed=60 + list(PEERS).index(name), average=0.99)
     torch.manual_seed(recipe.seed)
     pipe.unet.requires_grad_(False)
     pipe.text_encoder.requires_grad_(False)
