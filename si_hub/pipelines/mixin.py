@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from si_hub.adapter import Adapter, BaseModel
-from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
+from si_hub.pipelines import compiled, fusing, loading, offload, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.hotswap import swap
 from si_hub.pipelines.report import LoadReport
@@ -93,6 +93,7 @@ class StyleInjectLoaderMixin:
                     loading.unload(self, [report.adapter_name])
                     raise
                 self.enable_styleinject()
+                compiled.refresh(self)
         return report
 
     @classmethod
@@ -121,6 +122,7 @@ class StyleInjectLoaderMixin:
         """Take all adapters out; every weight is the base's, bit for bit, every module the same object as before."""
         with offload.paused(self):
             loading.unload(self, list(registry.by_name(self)))
+            compiled.refresh(self)
 
     def delete_styleinject_adapters(self, adapter_names: Names) -> None:
         """Take the named adapters out; fused ones are unfused first.
@@ -131,6 +133,7 @@ class StyleInjectLoaderMixin:
         names = registry.listed(adapter_names, self)
         with offload.paused(self):
             loading.unload(self, names)
+            compiled.refresh(self)
 
     def save_styleinject_weights(
         self,

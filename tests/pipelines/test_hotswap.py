@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
 
 from si_hub import format as file_format
 from si_hub.adapter import Component
@@ -165,24 +164,3 @@ def test_hotswapping_is_enabled_before_the_first_adapter(sd: Make, lora: Make, a
         pipe.enable_styleinject_hotswap()
     with pytest.raises(UsageError, match="a rank is at least 1"):
         pipe.enable_styleinject_hotswap(target_rank=0)
-
-
-def test_a_compiled_model_is_not_compiled_again(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
-    pipe = sd()
-    parts = [lora(pipe.unet, ("to_q",), rank=rank, alpha=1.0, seed=rank) for rank in (2, 3)]
-    pipe.load_styleinject_weights(adapter(unet=parts[1]), "expected")
-    expected = noise(pipe)
-    pipe.unload_styleinject_weights()
-    pipe.enable_styleinject_hotswap(target_rank=4)
-    pipe.load_styleinject_weights(adapter(unet=parts[0]), "a")
-    torch._dynamo.reset()
-    counter = CompileCounter()
-    model = pipe.unet
-    pipe.unet = torch.compile(model, backend=counter)
-    noise(pipe)
-    compiled = counter.frame_count
-    assert compiled > 0
-    pipe.load_styleinject_weights(adapter(unet=parts[1]), "a", hotswap=True)
-    assert torch.allclose(noise(pipe), expected, atol=1e-5)
-    assert counter.frame_count == compiled
-    torch._dynamo.reset()

@@ -99,6 +99,12 @@ def test_group_offload_knows_the_adapter_s_tensors(kind: str, both: Any, noise: 
     assert torch.equal(noise(pipe), base)
     pipe.load_styleinject_weights(made, "a")
     assert torch.equal(noise(pipe), shown)
+    if kind == "leaf_level":
+        leaves = [
+            leaf for path, leaf in pipe.unet.named_modules() if path.endswith(("adapters.a.down", "adapters.a.up"))
+        ]
+        assert leaves
+        assert all(leaf._diffusers_hook.get_hook("group_offloading") is not None for leaf in leaves)
     pipe.unload_styleinject_weights()
     assert torch.equal(noise(pipe), base)
 

@@ -1,0 +1,145 @@
+"""torch.compile and adapters that come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+from torch._dynamo.testing import CompileCounter
+
+from si_hub.adapter import Component
+from si_hub.errors import BaseMismatch
+
+Make = Callable[..., Any]
+
+
+class Tiny(DiffusionPipeline):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.register_modules(model=model)
+
+
+class Block(nn.Module):
+    def __init__(self, into: int, out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(into, out)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.linear(x))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = Block(6, 5), Block(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def pipe() -> Any:
+    return Tiny(Net().eval())
+
+
+def run(pipe: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return pipe.model(torch.linspace(-1, 1, 12).reshape(2, 6))  # type: ignore[no-any-return]
+
+
+def compile_whole(pipe: Any, backend: Any) -> None:
+    pipe.model = torch.compile(pipe.model, backend=backend)
+
+
+def compile_in_place(pipe: Any, backend: Any) -> None:
+    pipe.model.compile(backend=backend)
+
+
+def compile_blocks(pipe: Any, backend: Any) -> None:
+    for block in pipe.model.children():
+        block.compile(backend=backend)
+
+
+def compile_forward(pipe: Any, backend: Any) -> None:
+    pipe.model.forward = torch.compile(pipe.model.forward, backend=backend)
+
+
+@pytest.mark.parametrize("compile_it", [compile_whole, compile_in_place, compile_blocks, compile_forward])
+def test_an_adapter_loaded_after_compiling_acts_and_an_unloaded_one_does_not(
+    compile_it: Make, pipe: Any, lora: Make, adapter: Make
+) -> None:
+    made = adapter(model=lora(pipe.model, ("linear",)))
+    base = run(pipe)
+    pipe.load_styleinject_weights(made, weight=0.5)
+    half = run(pipe)
+    pipe.set_styleinject_adapters("default_0")
+    whole = run(pipe)
+    pipe.unload_styleinject_weights()
+    counter = CompileCounter()
+    compile_it(pipe, counter)
+    assert torch.allclose(run(pipe), base)
+    assert counter.frame_count > 0
+    pipe.load_styleinject_weights(made, "a")
+    assert torch.allclose(run(pipe), whole)
+    pipe.set_styleinject_adapters("a", 0.5)
+    assert torch.allclose(run(pipe), half)
+    pipe.disable_styleinject()
+    assert torch.allclose(run(pipe), base)
+    pipe.enable_styleinject()
+    pipe.fuse_styleinject()
+    assert torch.allclose(run(pipe), half, atol=1e-6)
+    pipe.unfuse_styleinject()
+    assert torch.allclose(run(pipe), half)
+    pipe.delete_styleinject_adapters("a")
+    assert torch.allclose(run(pipe), base)
+
+
+def test_a_refused_load_leaves_compiled_code_alone(pipe: Any, lora: Make, adapter: Make) -> None:
+    part = lora(pipe.model, ("linear",))
+    counter = CompileCounter()
+    compile_whole(pipe, counter)
+    run(pipe)
+    compiled = counter.frame_count
+    with pytest.raises(BaseMismatch):
+        pipe.load_styleinject_weights(
+            adapter(model=Component(None, {f"x.{path}": v for path, v in part.layers.items()}))
+        )
+    run(pipe)
+    assert counter.frame_count == compiled
+
+
+def test_other_weights_need_at_most_one_more_compilation(pipe: Any, lora: Make, adapter: Make) -> None:
+    pipe.load_styleinject_weights(adapter(model=lora(pipe.model, ("linear",))), "a")
+    counter = CompileCounter()
+    compile_whole(pipe, counter)
+    for weight in (0.3, 0.5, 0.7, 0.9):
+        pipe.set_styleinject_adapters("a", weight)
+        run(pipe)
+    assert counter.frame_count <= 2
+
+
+def test_hotswapping_does_not_compile_again(pipe: Any, lora: Make, adapter: Make) -> None:
+    small, large = (adapter(model=lora(pipe.model, ("linear",), rank=rank, alpha=1.0, seed=rank)) for rank in (2, 3))
+    pipe.load_styleinject_weights(large)
+    expected = run(pipe)
+    pipe.unload_styleinject_weights()
+    pipe.enable_styleinject_hotswap(target_rank=4)
+    pipe.load_styleinject_weights(small, "a")
+    counter = CompileCounter()
+    compile_whole(pipe, counter)
+    assert not torch.allclose(run(pipe), expected)
+    compiled = counter.frame_count
+    pipe.load_styleinject_weights(large, "a", hotswap=True)
+    assert torch.allclose(run(pipe), expected, atol=1e-6)
+    assert counter.frame_count == compiled
