@@ -288,9 +288,9 @@ def logical(path: str) -> str:
 
 
 def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
-    """Every module by logical path; where foreign adapters wrap one, the innermost base module."""
+    """Every module by every logical path it has; where foreign adapters wrap one, the innermost base module."""
     found: dict[str, nn.Module] = {}
-    for name, module in root_of(model).named_modules():
+    for name, module in root_of(model).named_modules(remove_duplicate=False):
         parts = name.split(".")
         ours = any(part.startswith((CHILD, DOOR)) for part in parts)
         if ours or isinstance(module, BaseTunerLayer):

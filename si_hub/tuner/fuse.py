@@ -6,14 +6,16 @@ matter. The originals are kept as they are, in their own storage: unfusing puts 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from si_hub.errors import ConversionRefused, NotFinite, UsageError
-from si_hub.tuner.door import Door, find_door
+from si_hub.tuner.door import Door, Site, find_door
 from si_hub.tuner.kinds import is_readable
 from si_hub.tuner.layer import FixedRouter, LayerAdapter
 from si_hub.tuner.operator import mix, route, wide
@@ -58,8 +60,7 @@ def fuse(model: nn.Module, names: Iterable[str] | str | None = None, scale: floa
 def unfuse(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
     """Put the base weights back, bit for bit; the adapters act on their own again.
 
-    Raises:
-        UsageError: where something else (a LoRA) was fused over the fused weights: that has to go first.
+    Where something else (a LoRA) was fused or unfused in between, that is kept, with a warning and to rounding.
     """
     door = find_door(model)
     if door is not None:
@@ -119,16 +120,17 @@ def _check_exact(path: str, base: nn.Module, adapter: Adapter) -> None:
 
 def _settle(door: Door, factors: dict[str, float], *, fresh: set[str], safe: bool = False) -> None:
     """Make the base weights those of the given fused adapters."""
-    _check_untouched(door)
     prepared: dict[str, tuple[Originals, dict[str, Tensor]]] = {}
     for path, site in door.sites.items():
         fused = sorted(factors.keys() & set(site.layer.adapters.keys()))
         if not fused and path not in door.originals:
             continue
-        kept = door.originals.get(path) or _originals(site.base, site.layer)
+        kept = door.originals.get(path)
+        kept = _originals(site.base, site.layer) if kept is None else _up_to_date(path, site, kept)
         frozen = {name: kept.weights[name] for name in fused if name in kept.weights and name not in fresh}
         weights = {name: factors[name] * site.layer[name].weight for name in fused} | frozen
-        tensors = _fused(kept, [(site.layer[name], weights[name]) for name in fused]) if fused else {}
+        totals = _totals(kept.tensors, site.layer, weights)
+        tensors = {name: _added(kept, name, total) for name, total in totals.items()}
         if safe:
             _check_finite(path, tensors)
         prepared[path] = (Originals(kept.tensors, {}, weights), tensors)
@@ -143,6 +145,26 @@ def _settle(door: Door, factors: dict[str, float], *, fresh: set[str], safe: boo
     door.refresh()
 
 
+def _up_to_date(path: str, site: Site, kept: Originals) -> Originals:
+    """The originals on the model's device; where something else changed the fused weights, that change is kept."""
+    tensors: dict[str, Tensor | None] = {}
+    for name, original in kept.tensors.items():
+        parameter = site.base._parameters.get(name)
+        current = None if parameter is None else parameter.data
+        tensors[name] = original if original is None or current is None else original.to(current.device)
+    for name, mark in kept.marks.items():
+        current = site.base._parameters.get(name)
+        if current is None or _mark(current.data) != mark:
+            warnings.warn(
+                f"{path}.{name} was changed while an adapter was fused into it (a LoRA fused or unfused?): "
+                "what was fused is subtracted, to rounding",
+                stacklevel=4,
+            )
+            total = _totals(kept.tensors, site.layer, kept.weights)[name]
+            tensors[name] = None if current is None else (wide(current.data) - total).to(current.dtype)
+    return Originals(tensors, kept.marks, kept.weights)
+
+
 def _originals(base: nn.Module, layer: nn.Module) -> Originals:
     names = (layer.name,) if isinstance(layer, ParameterLayer) else ("weight", "bias")
     tensors = {}
@@ -152,13 +174,13 @@ def _originals(base: nn.Module, layer: nn.Module) -> Originals:
     return Originals(tensors, {}, {})
 
 
-def _fused(kept: Originals, parts: list[tuple[Adapter, float]]) -> dict[str, Tensor]:
-    """Original + Σ_a w_a Δ_a by parameter name, computed in float32 at least."""
+def _totals(base: dict[str, Tensor | None], layer: Any, weights: dict[str, float]) -> dict[str, Tensor]:
+    """Σ_a w_a Δ_a by parameter name, float32 or wider."""
     result: dict[str, Tensor] = {}
-    for adapter, weight in parts:
-        for name, delta in deltas(adapter, kept.tensors).items():
-            result[name] = result.get(name, torch.zeros((), device=delta.device)) + weight * delta
-    return {name: _added(kept, name, total) for name, total in result.items()}
+    for adapter, weight in weights.items():
+        for name, delta in deltas(layer[adapter], base).items():
+            result[name] = weight * delta + result[name] if name in result else weight * delta
+    return result
 
 
 def _added(kept: Originals, name: str, total: Tensor) -> Tensor:
@@ -243,18 +265,6 @@ def _write(base: nn.Module, kept: Originals, tensors: dict[str, Tensor]) -> None
             base._parameters[name] = None
         elif parameter is not None:
             parameter.data = original
-
-
-def _check_untouched(door: Door) -> None:
-    for path, kept in door.originals.items():
-        for name, mark in kept.marks.items():
-            parameter = door.sites[path].base._parameters.get(name)
-            if parameter is None or _mark(parameter.data) != mark:
-                raise UsageError(
-                    "something else was fused over the fused weights",
-                    key=f"{path}.{name}",
-                    hint="Unfuse that (unfuse_lora) first",
-                )
 
 
 def _check_finite(path: str, tensors: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -64,6 +64,8 @@ class AdapterState:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
+    """A layer ready to be attached; ``path`` is the module's own in the model, once it is known to be the only one."""
+
     path: str
     base: nn.Module
     parameter: str | None
@@ -132,14 +134,24 @@ def _plans(
     model: nn.Module, component: Component, branches: Sequence[str], share: bool, report: InjectReport
 ) -> Iterable[_Plan]:
     modules = modules_by_path(model)
+    # A module that the model has under several paths (a shared embedding) goes by the first of them.
+    first: dict[int, str] = {}
+    for name, module in modules.items():
+        first.setdefault(id(module), name)
+    taken: dict[str, str] = {}
     for path, layer in component.layers.items():
         if "param_delta" in layer.tensors:
             plan = _parameter_plan(modules, path, layer, share, report)
         else:
             plan = _module_plan(modules, model, path, layer, branches, share, report)
-        if plan is not None:
-            report.matched.append(path)
-            yield plan
+        if plan is None:
+            continue
+        site = ".".join(filter(None, (first[id(plan.base)], plan.parameter)))
+        if site in taken:
+            raise BaseMismatch(f"is the same module as {taken[site]}", key=path, hint="Keep one of the two layers")
+        taken[site] = path
+        report.matched.append(path)
+        yield replace(plan, path=site)
 
 
 def live_path(modules: Mapping[str, nn.Module], path: str) -> str | None:
@@ -175,7 +187,7 @@ def _module_plan(
             found=layer.branches,
         )
     placement = Placement(working_device(module), working_dtype(module, model), share)
-    return _Plan(live, module, None, build(path, module, kind, layer, placement))
+    return _Plan(path, module, None, build(path, module, kind, layer, placement))
 
 
 def _parameter_plan(
@@ -194,7 +206,7 @@ def _parameter_plan(
         return None
     device = value.device if value.device.type != "meta" else torch.device("cpu")
     adapter = ParameterAdapter(path, Placement(device, value.dtype, share)(delta.torch()))
-    return _Plan(f"{live}.{parameter}" if live else parameter, base, parameter, adapter)
+    return _Plan(path, base, parameter, adapter)
 
 
 def _door_with(model: nn.Module, names: Iterable[str]) -> Door:
@@ -218,7 +230,7 @@ def remove(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
     The base modules were never replaced; after the last adapter nothing of ours is left in the model.
 
     Raises:
-        UsageError: for an unknown name, or a fused adapter over whose weights something else was fused.
+        UsageError: for an unknown name.
     """
     names = [names] if isinstance(names, str) else names
     if names is None and find_door(model) is None:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -187,7 +188,7 @@ def working_dtype(module: nn.Module, model: nn.Module) -> torch.dtype:
     for hook in getattr(registry, "hooks", {}).values():
         if isinstance(getattr(hook, "compute_dtype", None), torch.dtype):
             return hook.compute_dtype  # type: ignore[no-any-return]
-    for parameter in (*module.parameters(recurse=False), *model.parameters()):
+    for parameter in chain(module.parameters(recurse=False), model.parameters()):
         if parameter.dtype.is_floating_point and parameter.dtype not in FLOAT8:
             return parameter.dtype
     return torch.get_default_dtype()

@@ -146,16 +146,21 @@ class LayerAdapter(nn.Module):
         value: Tensor = leaf()
         return value.to(like.device, like.dtype)
 
+    def _gain(self, name: str, like: Tensor) -> Tensor | None:
+        """gain − 1, subtracted before it is rounded to the dtype of ``like``."""
+        leaf = self._modules.get(name)
+        return None if leaf is None else (operator.wide(leaf()) - 1).to(like.device, like.dtype)
+
     def _linear_part(self, base: nn.Module, x: Tensor, h: Tensor) -> Tensor | None:
         """(gain − 1) ⊙ h + W0((gain_in − 1) ⊙ x) + weight_delta x + bias_delta, without what is absent."""
         last = self.kind.channels_last
-        gain, gain_in = self.value("gain", h), self.value("gain_in", x)
+        gain, gain_in = self._gain("gain", h), self._gain("gain_in", x)
         delta, bias = self.value("weight_delta", h), self.value("bias_delta", h)
         parts = []
         if gain is not None:
-            parts.append(operator.on_channels(gain - 1, h.ndim, last) * h)
+            parts.append(operator.on_channels(gain, h.ndim, last) * h)
         if gain_in is not None:
-            parts.append(product(base, operator.on_channels(gain_in - 1, x.ndim, last) * x).to(h.dtype))
+            parts.append(product(base, operator.on_channels(gain_in, x.ndim, last) * x).to(h.dtype))
         if delta is not None:
             parts.append(self._delta_product(base, x, delta, h).to(h.dtype))
         if bias is not None:
@@ -203,12 +208,13 @@ class LayerAdapter(nn.Module):
         if router is None:
             return None
         if isinstance(router, FixedRouter):
-            return operator.route(operator.wide(router().to(h.device)), None, router().to(h.device))
+            logits = operator.wide(router().to(h.device))
+            return operator.route(logits, None, logits)
         pooled = operator.pool(x, operator.inner_axes(x.ndim, self.kind.channels_last))
         if is_plain(router):
             weight, bias = _parameter(router, "weight"), _parameter(router, "bias")
             return operator.route(pooled, weight.to(h.device), bias.to(h.device))
-        return torch.softmax(operator.wide(router(pooled.to(h.dtype))), dim=-1)
+        return torch.softmax(operator.wide(router(pooled.to(_stored(router, h.dtype)))), dim=-1)
 
 
 class StyleInjectLayer(nn.Module):
@@ -314,10 +320,16 @@ def _aligned(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
     return x.to(weight.dtype), weight
 
 
+def _stored(leaf: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The dtype a leaf computes in: its weight's own, but ``dtype`` where float8 is only how it is stored."""
+    stored = _parameter(leaf, "weight").dtype
+    return dtype if stored in FLOAT8 else stored
+
+
 def _call(leaf: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """leaf(x), through the leaf itself wherever a hook may be waiting for the call."""
     if not is_plain(leaf):
-        result: Tensor = leaf(x.to(dtype))
+        result: Tensor = leaf(x if torch.is_autocast_enabled(x.device.type) else x.to(_stored(leaf, dtype)))
         return result
     x, weight = _aligned(x, _parameter(leaf, "weight"), dtype)
     return _with_weight(leaf, x, weight)

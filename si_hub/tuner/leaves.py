@@ -13,7 +13,7 @@ from si_hub.errors import BaseMismatch
 from si_hub.tuner.kinds import Kind, bias_shape, channels, weight_shape
 from si_hub.tuner.layer import FixedRouter, LayerAdapter, Value
 
-_LOW_RANK_ONLY = ("down.weight", "up.weight", "router.weight", "router.bias", "gain_in", "kron")
+_PRECISE = {"gain", "gain_in", "router.weight", "router.bias"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,20 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an adapter's tensors go. ``share``: keep a tensor that already fits as it is, memory-mapped or not."""
+    """Where an adapter's tensors go. ``share``: keep a tensor that already fits as it is, memory-mapped or not.
+
+    The small vectors and the router keep a float32 of the file: gain − 1 would vanish in half precision, and the
+    softmax is taken in float32 anyway.
+    """
 
     device: torch.device
     dtype: torch.dtype
     share: bool
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        dtype = self.dtype if tensor.dtype.is_floating_point else tensor.dtype
+    def __call__(self, tensor: Tensor, leaf: str = "") -> Tensor:
+        dtype = (
+            torch.promote_types(self.dtype, tensor.dtype) if leaf in _PRECISE and tensor.itemsize > 1 else self.dtype
+        )
         placed = tensor.to(self.device, dtype)
         return placed.clone() if placed is tensor and not self.share else placed
 
@@ -101,7 +107,7 @@ def build(path: str, module: nn.Module, kind: Kind, layer: Layer, placement: Pla
     _check_complete(path, layer)
 
     def take(leaf: str) -> Tensor:
-        return placement(layer.tensors[leaf].torch().reshape(shapes[leaf]))
+        return placement(layer.tensors[leaf].torch().reshape(shapes[leaf]), leaf)
 
     leaves: dict[str, nn.Module] = {}
     if layer.branches:

@@ -212,18 +212,29 @@ def test_fusing_ours_leaves_the_lora(both: Any, unet: Any, run: Any, ours: Compo
     assert torch.equal(run(both), outputs["lora"])
 
 
-def test_unfusing_ours_over_a_lora_fused_later_is_refused(both: Any, run: Any, ours: Component, outputs: Any) -> None:
-    from si_hub.errors import UsageError
-
+@pytest.mark.parametrize("ours_first_out", [True, False])
+def test_fused_adapters_and_fused_loras_come_out_in_any_order(
+    both: Any, run: Any, ours: Component, outputs: Any, ours_first_out: bool
+) -> None:
     tuner.remove(both)
     for layer in ours.layers.values():
         layer.transform = "add"
         del layer.tensors["router.weight"]
     tuner.inject(both, ours, name="style")
+    expected = run(both)
     tuner.fuse(both)
     both.fuse_lora()
-    with pytest.raises(UsageError, match="unfuse_lora"):
+    assert _relative(run(both), expected) < 1e-4
+    if not ours_first_out:
+        both.unfuse_lora()
+    with pytest.warns(UserWarning, match="changed while an adapter was fused"):
         tuner.unfuse(both)
+    if ours_first_out:
+        both.unfuse_lora()
+    tuner.remove(both)
+    assert _relative(run(both), outputs["lora"]) < 1e-4
+    both.unload_lora()
+    assert _relative(run(both), outputs["base"]) < 1e-4
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5])

@@ -325,9 +325,38 @@ def test_tensors_that_fit_stay_memory_mapped(tmp_path: Path, monkeypatch: pytest
 
 def test_an_adapter_follows_the_base_in_dtype(net: nn.Module, whole: Any) -> None:
     net.to(torch.bfloat16)
-    tuner.inject(net, whole(), name="style")
-    dtypes = {p.dtype for name, p in net.named_parameters() if "styleinject" in name}
-    assert dtypes == {torch.bfloat16}
+    component = whole()
+    component.layers["fc"].tensors["gain"] = Stored.from_torch(torch.ones(8))
+    tuner.inject(net, component, name="style")
+    dtypes = {name.rsplit("style.", 1)[1]: p.dtype for name, p in net.named_parameters() if "styleinject" in name}
+    # The router and the gain are small, and rounding them to half precision would show.
+    small = {"router.weight", "router.bias", "gain.weight"}
+    assert dtypes == {name: torch.float32 if name in small else torch.bfloat16 for name in dtypes}
+    assert dtypes.keys() == small | {"down.weight", "up.weight"}
+
+
+def test_a_gain_near_one_is_not_rounded_away_in_half_precision() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False).to(torch.bfloat16))
+    model.get_parameter("0.weight").data = torch.eye(4, dtype=torch.bfloat16)
+    tuner.inject(model, Component(layers={"0": _layer(gain=torch.full((4,), 1.001))}), name="style")
+    tuner.set_active(model, {"style": 1000.0})
+    got = model(torch.ones(1, 4, dtype=torch.bfloat16))
+    torch.testing.assert_close(got, torch.full((1, 4), 2.0, dtype=torch.bfloat16))
+
+
+def test_a_module_under_two_paths_is_found_by_both_and_adapted_once() -> None:
+    model = nn.Module()
+    model.add_module("shared", nn.Linear(3, 3))
+    model.add_module("again", model.get_submodule("shared"))
+    for name, path in (("one", "shared"), ("two", "again")):
+        assert tuner.inject(model, Component(layers={path: _layer(bias_delta=torch.ones(3))}), name=name).matched
+    x = torch.zeros(1, 3)
+    got = model.get_submodule("again")(x)
+    tuner.remove(model)
+    torch.testing.assert_close(got, model.get_submodule("shared")(x) + 2)
+    twice = Component(layers={path: _layer(bias_delta=torch.ones(3)) for path in ("shared", "again")})
+    with pytest.raises(BaseMismatch, match="again: is the same module as shared"):
+        tuner.inject(model, twice, name="style")
 
 
 def test_a_model_that_is_a_sequence_still_runs(whole: Any) -> None:
