@@ -207,7 +207,7 @@ def parse(text: str, file: Path | None = None) -> Document:
 
 
 def _number(digits: str) -> int | float:
-    return int(digits) if len(digits) < 16 or abs(float(digits)) <= 2**53 else float(digits)
+    return int(digits) if len(digits) < 16 or abs(float(digits)) < 2**53 else float(digits)
 
 
 def _check_length(text: str, file: Path | None) -> None:

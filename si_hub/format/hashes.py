@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 from si_hub.errors import ChecksumError
 from si_hub.format.versions import Document
 from si_hub.storage.header import SafetensorsFile
-from si_hub.storage.tensors import Span
+from si_hub.storage.tensors import Span, Tensor
 
 
 def identity(document: Document, file: SafetensorsFile) -> str:
@@ -33,16 +32,17 @@ def identity(document: Document, file: SafetensorsFile) -> str:
 
 def tensor_table(file: SafetensorsFile) -> dict[str, Any]:
     """The header's table as the file has it: name → dtype, shape, data_offsets."""
-    table = {}
-    for name, tensor in file.tensors.items():
-        span = tensor.pieces[0]
-        begin = span.offset - file.data_start if isinstance(span, Span) else 0
-        table[name] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, begin + tensor.nbytes],
-        }
-    return table
+
+    def offsets(tensor: Tensor) -> list[int]:
+        (span,) = tensor.pieces
+        if not isinstance(span, Span):
+            raise ValueError(f"{file.path} was never a file: its tensors have no offsets")
+        return [span.offset - file.data_start, span.offset - file.data_start + span.length]
+
+    return {
+        name: {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets(tensor)}
+        for name, tensor in file.tensors.items()
+    }
 
 
 def check_data(file: SafetensorsFile, expected: str) -> None:
@@ -56,6 +56,6 @@ def check_data(file: SafetensorsFile, expected: str) -> None:
         digest.update(chunk)
     if digest.hexdigest() != expected:
         raise ChecksumError(
-            "the tensors are not those that were written", file=Path(file.path), key="tensors_sha256",
+            "the tensors are not those that were written", file=file.path, key="tensors_sha256",
             expected=expected, found=digest.hexdigest(), hint="Download the file again.",
         )  # fmt: skip
