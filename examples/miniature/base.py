@@ -27,12 +27,13 @@ TOKENS = 20
 TEXT_WIDTH = 64
 LATENT_SIDE = 8
 CHANNELS = 8  # of the latents; with Stable Diffusion's four, shapes of nine pixels come back blurred
+NOISIER = 0.6  # below 1: more of the noisy timesteps, in which it is decided what a picture shows
 UNCONDITIONAL = 0.1  # share of training samples whose prompt is empty, for classifier-free guidance
 
 VAE_RECIPE = Recipe("vae", steps=2400, batch=24, rate=2e-3, seed=21)
 DECODER_RECIPE = Recipe("decoder", steps=4500, batch=24, rate=2e-3, seed=24)
 TEXT_RECIPE = Recipe("text", steps=1200, batch=128, rate=1e-3, seed=22)
-BASE_RECIPE = Recipe("base", steps=4200, batch=48, rate=1.5e-3, seed=23, warmup=200, average=0.998)
+BASE_RECIPE = Recipe("base", steps=5000, batch=48, rate=1.5e-3, seed=23, warmup=200, average=0.998)
 KL_WEIGHT = 2e-4
 DECODED_NOISE = 0.06  # what the encoder itself is unsure of, in standard deviations of the latents
 VAE_PER_STYLE = 5000  # the same pictures that the judges learn from
@@ -316,7 +317,7 @@ class LatentBatches:
         return {
             "latents": self.latents[rows],
             "noise": torch.randn(count, *self.latents.shape[1:], generator=generator),
-            "timesteps": torch.randint(1000, (count,), generator=generator),
+            "timesteps": (torch.rand(count, generator=generator) ** NOISIER * 1000).long(),
             **{name: torch.where(dropped, empty, ids[rows]) for name, (ids, empty) in self.said.items()},
         }
 

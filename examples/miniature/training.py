@@ -94,7 +94,7 @@ def train(
         atomic_save(state, state_file)
 
     share = max(1, recipe.batch // accelerator.num_processes)
-    smooth, saved = 0.0, time.monotonic()
+    smooth, saved = math.nan, time.monotonic()
     prepared.train()
     with bar(recipe.name, recipe.steps, step) as show:
         while step < recipe.steps:
@@ -112,7 +112,7 @@ def train(
                 for name, parameter in trained.items():
                     average[name].lerp_(parameter, 1.0 - keep)
             step += 1
-            smooth = loss.item() if step == 1 else 0.98 * smooth + 0.02 * loss.item()
+            smooth = loss.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss.item()
             show(step, f"loss {smooth:.4f}")
             if time.monotonic() - saved > SAVE_EVERY:
                 save()
