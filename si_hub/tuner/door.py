@@ -7,10 +7,12 @@ meant for us. Adapters loaded by our pipelines are *managed*: nothing but the ca
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -70,6 +72,7 @@ class Door(nn.Module, BaseTunerLayer):
         self.sites: dict[str, Site] = {}
         self.originals: dict[str, Any] = {}
         self.known_enabled = True
+        self._hooks_changed = False
 
     def forward(self, x: Any) -> Any:
         """The identity: a model that is an nn.Sequential calls every child."""
@@ -91,6 +94,9 @@ class Door(nn.Module, BaseTunerLayer):
         acting = {name for name in self.records if self.acts(name)}
         for _, layer in self.layers():
             layer.active = tuple(sorted(acting.intersection(layer.adapters.keys())))
+        if self._hooks_changed:
+            self._hooks_changed = False
+            _forget_compiled()
 
     def layer_at(self, path: str, base: nn.Module, create: Callable[[Control], Any] = StyleInjectLayer) -> Any:
         """The child at ``base``, attached now if there is none."""
@@ -98,6 +104,7 @@ class Door(nn.Module, BaseTunerLayer):
             layer = create(self.control)
             layer.attach(base)
             self.sites[path] = Site(base, layer)
+            self._hooks_changed = True
         return self.sites[path].layer
 
     def drop(self, name: str) -> None:
@@ -108,6 +115,7 @@ class Door(nn.Module, BaseTunerLayer):
             if not site.layer.adapters:
                 site.layer.detach(site.base)
                 del self.sites[path]
+                self._hooks_changed = True
         self.records.pop(name, None)
         self.refresh()
 
@@ -224,6 +232,12 @@ class Door(nn.Module, BaseTunerLayer):
         for base, layer in self.layers():
             if adapter_name in layer.adapters:
                 layer[adapter_name].to(device or working_device(base), working_dtype(base, base))
+
+
+def _forget_compiled() -> None:
+    # torch.compile takes the hooks of a module for constants, without a guard: new ones would silently not run.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def _nested(door: Door) -> nn.Module:

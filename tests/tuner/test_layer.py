@@ -240,6 +240,21 @@ def test_accelerate_offloading_of_every_leaf_gives_the_same(make_layer: Any, clo
         close(model(x), expected, 1e-5)
 
 
+@pytest.mark.parametrize("level", ["leaf_level", "block_level"])
+def test_group_offloading_gives_the_same(level: str, make_layer: Any, close: Any) -> None:
+    from diffusers.hooks import apply_group_offloading
+
+    model = nn.Sequential(nn.Linear(12, 8))
+    tuner.inject(model, Component(layers={"0": make_layer(model[0], 3, "all", "variance")}), name="style")
+    x = torch.randn(2, 9, 12)
+    with torch.no_grad():
+        expected = model(x)
+        cpu = torch.device("cpu")
+        blocks = {"num_blocks_per_group": 1} if level == "block_level" else {}
+        apply_group_offloading(model, onload_device=cpu, offload_device=cpu, offload_type=level, **blocks)
+        close(model(x), expected, 1e-5)
+
+
 def test_layerwise_casting_leaves_the_adapter_in_its_precision(make_layer: Any, close: Any) -> None:
     from diffusers.hooks import apply_layerwise_casting
 
@@ -315,6 +330,25 @@ def test_compiled_models_give_the_same(net: nn.Module, ids: Tensor, whole: Calla
     tuner.set_active(compiled, {"style": 0.5})
     assert torch.equal(compiled(ids), net(ids))
     assert not torch.equal(compiled(ids), expected)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_model_compiled_before_sees_adapters_come_and_go(
+    net: nn.Module, ids: Tensor, whole: Callable[..., Component], blocks: bool
+) -> None:
+    compiled: Any = net
+    if blocks:
+        net.get_submodule("fc").compile(backend="eager")
+    else:
+        compiled = torch.compile(net, backend="eager")
+    base = compiled(ids)
+    tuner.inject(net, whole(), name="style")
+    adapted = compiled(ids)
+    assert not torch.equal(adapted, base)
+    tuner.remove(net)
+    assert torch.equal(compiled(ids), base)
+    tuner.inject(net, whole(), name="style")
+    assert torch.equal(compiled(ids), adapted)
 
 
 def test_a_deep_copy_is_independent(net: nn.Module, ids: Tensor, whole: Callable[..., Component]) -> None:
