@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from si_hub.converters import keys
@@ -44,10 +45,10 @@ def group(source: Source) -> Grouped:
         reject, first = found
         raise UnsupportedFamily(f"is {reject.name}, which cannot be converted", file=source.path, key=first,
                                 hint=reject.hint or None)  # fmt: skip
+    split = {name: keys.split(name) for name in source.tensors}
+    _check_one_adapter(source, split)
     grouped = Grouped()
-    adapters: dict[str, str] = {}
-    for name, tensor in source.tensors.items():
-        key = keys.split(name)
+    for name, key in split.items():
         bundle = _BUNDLE.fullmatch(name)
         drop = next((reason for pattern, reason in _DROPS if pattern.match(name)), None)
         if bundle:
@@ -57,23 +58,30 @@ def group(source: Source) -> Grouped:
         elif key is None:
             grouped.unknown.append(name)
         else:
-            adapters.setdefault(key.adapter, name)
-            if key.stem not in grouped.modules:
-                reading = keys.read_stem(key.stem)
-                grouped.modules[key.stem] = SourceModule(key.stem, source.path, reading, spelling=key.spelling)
-            module = grouped.modules[key.stem]
-            if key.slot in module.tensors:
-                raise AmbiguousFamily(
-                    "two tensors of the file mean the same", file=source.path, key=name, found=module.names[key.slot]
-                )
-            module.tensors[key.slot], module.names[key.slot] = tensor, name
-    named = [adapter for adapter in adapters if adapter]
+            _add(source, grouped, name, key)
+    return grouped
+
+
+def _add(source: Source, grouped: Grouped, name: str, key: keys.Key) -> None:
+    if key.stem not in grouped.modules:
+        reading = keys.read_stem(key.stem)
+        grouped.modules[key.stem] = SourceModule(key.stem, source.path, reading, spelling=key.spelling)
+    module = grouped.modules[key.stem]
+    if key.slot in module.tensors:
+        raise AmbiguousFamily(
+            "two tensors of the file mean the same", file=source.path, key=name, found=module.names[key.slot]
+        )
+    module.tensors[key.slot], module.names[key.slot] = source.tensors[name], name
+
+
+def _check_one_adapter(source: Source, split: Mapping[str, keys.Key | None]) -> None:
+    """PEFT's in-memory names can hold several adapters; a file of ours is one."""
+    named = {key.adapter: name for name, key in split.items() if key and key.adapter}
     if len(named) > 1:
         raise AmbiguousFamily(
-            "the file holds several PEFT adapters", file=source.path, key=adapters[named[1]],
+            "the file holds several PEFT adapters", file=source.path, key=list(named.values())[1],
             found=", ".join(named), hint="Save one adapter a file.",
         )  # fmt: skip
-    return grouped
 
 
 def classify_modules(source: Source, grouped: Grouped, *, allow_partial: bool) -> dict[str, Family]:

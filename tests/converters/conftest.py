@@ -59,11 +59,12 @@ def write_arrays() -> WriteArrays:
 
 @dataclass(frozen=True)
 class Spot:
-    """A source module that an adapter file has: its name there, its whole weight, and its component."""
+    """A source module of an adapter file: its name there, its whole weight's shape, component and layout name."""
 
     stem: str
     shape: Shape
     component: str
+    name: str
 
 
 def spots(model: Model, component: str, layout: str, prefix: str, *, flat: bool = True) -> Iterator[Spot]:
@@ -71,7 +72,7 @@ def spots(model: Model, component: str, layout: str, prefix: str, *, flat: bool 
     for name, parts in LAYOUTS[layout](model).items():
         shape = model.modules[parts[0].path].shape
         rows = sum(model.modules[part.path].shape[0] for part in parts)
-        yield Spot(prefix + (name.replace(".", "_") if flat else name), (rows, *shape[1:]), component)
+        yield Spot(prefix + (name.replace(".", "_") if flat else name), (rows, *shape[1:]), component, name)
 
 
 def lora_entries(chosen: list[Spot], rank: int, alpha: Entry | None = ("F32", ())) -> dict[str, Entry]:

@@ -1,0 +1,51 @@
+"""Header metadata: into the document, kept, or left out by name."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from si_hub.converters.header import KEY_LIMIT, TOTAL_LIMIT, describe, hinted_bases, keep, prediction_type
+
+
+def test_what_people_wrote_becomes_part_of_the_document() -> None:
+    metadata = {
+        "ss_output_name": "last-000010", "modelspec.title": "Ink wash", "modelspec.author": " A. Painter ",
+        "modelspec.license": "CC-BY-4.0", "modelspec.trigger_phrase": "inkwash, in ink style,inkwash,",
+        "modelspec.tags": '["ink", "style"]',
+    }  # fmt: skip
+    assert describe(metadata) == {
+        "title": "Ink wash", "author": "A. Painter", "license": "CC-BY-4.0",
+        "trigger_words": ["inkwash", "in ink style"], "tags": ["ink", "style"],
+    }  # fmt: skip
+    assert describe({"ss_output_name": "ink", "modelspec.title": "  "}) == {"title": "ink"}
+    assert describe({"modelspec.tags": "5", "modelspec.trigger_phrase": "[]"}) == {"tags": ["5"]}
+
+
+def test_large_and_stale_metadata_are_left_out_by_name() -> None:
+    metadata = {
+        "format": "pt", "ss_network_dim": "8", "ss_tag_frequency": "x" * 3_000_000, "modelspec.hash_sha256": "0x12",
+        "modelspec.resolution": "1024x1024", "sshs_model_hash": "ab",
+    }  # fmt: skip
+    kept, left_out = keep(metadata)
+    assert kept == {"ss_network_dim": "8", "modelspec.resolution": "1024x1024"}
+    assert set(left_out) == {"ss_tag_frequency", "modelspec.hash_sha256", "sshs_model_hash"}
+    assert left_out["ss_tag_frequency"] == "3000016 bytes, too large for an adapter's header"
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=20), st.text(max_size=KEY_LIMIT), max_size=30))
+def test_metadata_are_kept_whole_or_left_out_by_name_within_the_limit(metadata: dict[str, str]) -> None:
+    kept, left_out = keep(metadata)
+    assert set(kept) | set(left_out) == set(metadata) - {"format"}
+    assert not set(kept) & set(left_out)
+    assert all(metadata[key] == value for key, value in kept.items())
+    assert sum(len(key.encode()) + len(value.encode()) for key, value in kept.items()) <= TOTAL_LIMIT
+
+
+def test_metadata_name_base_models_and_prediction_types() -> None:
+    assert hinted_bases({"ss_base_model_version": "sd_v2_v"}) == {"sd21"}
+    assert hinted_bases({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}) == {"sdxl"}
+    assert hinted_bases({}) == set()
+    assert prediction_type({"ss_base_model_version": "sd_v2_v"}) == "v_prediction"
+    assert prediction_type({"modelspec.prediction_type": "epsilon"}) == "epsilon"
+    assert prediction_type({}) is None

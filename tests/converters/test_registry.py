@@ -1,0 +1,110 @@
+"""The families as data: each claims its own modules, no two the same, and whole models are told by name."""
+
+from __future__ import annotations
+
+from itertools import chain, combinations
+
+import pytest
+
+from si_hub.converters.keys import SUFFIXES
+from si_hub.converters.registry import FAMILIES, REJECTS, Family, classify, nearest, rejection
+
+#: family → the slots of a real module of it.
+TYPICAL: dict[str, str] = {
+    "lora": "down up alpha", "lora-bias": "down up up_bias", "full": "diff diff_b", "norm": "w_norm b_norm",
+    "locon-tucker": "down up mid alpha", "sparse": "down up alpha sparse_indices sparse_values sparse_size",
+    "dora": "down up alpha magnitude", "loha": "hada_w1_a hada_w1_b hada_w2_a hada_w2_b alpha",
+    "lokr": "lokr_w1 lokr_w2_a lokr_w2_b alpha", "glora": "a1 a2 b1 b2 alpha", "ia3-lycoris": "ia3_weight on_input",
+    "ia3-peft": "ia3", "oft": "oft_blocks alpha", "oft-peft": "oft_r", "boft-peft": "boft_r boft_s",
+    "embedding-lora": "embedding_down embedding_up", "set": "set_weight diff_b",
+}  # fmt: skip
+
+
+def test_every_family_has_a_typical_module() -> None:
+    assert set(TYPICAL) == {family.name for family in FAMILIES}
+
+
+@pytest.mark.parametrize("name", TYPICAL)
+def test_one_family_claims_a_typical_module(name: str) -> None:
+    slots = TYPICAL[name].split()
+    assert [family.name for family in FAMILIES if family.when.objection(slots) is None] == [name]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_subset_that_a_family_may_have_is_claimed_by_it_alone(family: Family) -> None:
+    optional = sorted(family.when.may | family.when.has_any)[:7]
+    subsets = chain.from_iterable(combinations(optional, size) for size in range(len(optional) + 1))
+    for subset in subsets:
+        slots = {*family.when.has_all, *subset}
+        if family.when.objection(slots) is None:
+            claims = [other.name for other in FAMILIES if other.when.objection(slots) is None]
+            assert claims == [family.name], slots
+
+
+def test_conditions_name_known_slots_only() -> None:
+    known = {suffix.slot for suffix in SUFFIXES.values()} | {f"oft_blocks_{number}" for number in range(4)}
+    for family in FAMILIES:
+        assert family.when.has_all | family.when.has_any | family.when.may <= known
+
+
+def test_every_family_is_lowered_or_says_why_not() -> None:
+    for family in FAMILIES:
+        assert (family.lower is None) == bool(family.reason), family.name
+
+
+@pytest.mark.parametrize(
+    ("slots", "objection"),
+    [
+        ("down alpha", "lacks up"),
+        ("down up magnitude_of_something", "has magnitude_of_something besides"),
+        ("hada_w1_a hada_w1_b", "lacks hada_w2_a, hada_w2_b"),
+    ],
+)
+def test_an_unclaimed_module_names_its_nearest_family_and_the_objection(slots: str, objection: str) -> None:
+    assert classify(slots.split()) is None
+    assert nearest(slots.split())[1] == objection
+
+
+NOT_ADAPTERS: dict[str, list[str]] = {
+    "a ControlNet-LLLite": ["lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight"],
+    "a quantised LoRA of nunchaku": ["blocks.0.qkv_proj.lora_down", "blocks.0.qkv_proj.wscales"],
+    "an IP-Adapter": ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight", "ip_adapter.0.to_q_lora.down.weight"],
+    "a hypernetwork": ["768.0.linear1.weight"],
+    "a LoRA in cloneofsimo's numbered layout": ["unet:0:up", "unet:0:down"],
+    "a ControlNet": ["control_model.input_blocks.0.0.weight"],
+    "a T2I-Adapter": ["adapter.body.0.in_conv.weight"],
+    "a textual inversion alone": ["emb_params"],
+    "a motion module": ["down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"],
+    "a full checkpoint": ["model.diffusion_model.out.2.weight", "first_stage_model.encoder.conv_in.weight"],
+    "a VAE": ["encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_in.weight", "quant_conv.weight"],
+    "an upscaler": ["model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"],
+    "a text encoder": ["text_model.encoder.layers.0.mlp.fc1.weight", "text_model.encoder.layers.0.mlp.fc1.bias"],
+    "a full model": ["down_blocks.0.resnets.0.conv1.weight", "mid_block.resnets.0.conv1.bias"],
+}  # fmt: skip
+
+
+def test_every_reject_has_an_example() -> None:
+    assert set(NOT_ADAPTERS) == {reject.name for reject in REJECTS}
+
+
+@pytest.mark.parametrize("kind", NOT_ADAPTERS)
+def test_what_is_no_adapter_is_told_by_its_names(kind: str) -> None:
+    found = rejection(NOT_ADAPTERS[kind])
+    assert found is not None
+    assert found[0].name == kind
+    assert found[1] in NOT_ADAPTERS[kind]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["lora_unet_mid_block.lora_down.weight", "lora_unet_mid_block.lora_up.weight"],
+        ["down_blocks.0.attn.to_q.lora_A.weight", "down_blocks.0.attn.to_q.lora_B.weight"],
+        ["text_model.encoder.layers.0.mlp.fc1.lora_A.weight", "text_model.encoder.layers.0.mlp.fc1.lora_B.weight"],
+        ["diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight"],
+        ["encoder.block.0.layer.0.SelfAttention.q.lora_A.default.weight"],
+        ["unet.conv_in.diff", "lora_te_x.alpha"],
+    ],
+)
+def test_an_adapter_is_never_taken_for_a_whole_model(names: list[str]) -> None:
+    assert rejection(names) is None
