@@ -1,0 +1,57 @@
+"""README is what a newcomer runs, top to bottom: every block of it works."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+#: What the make targets and this very suite do; the demo is run below by its own command.
+ELSEWHERE = ("make ", "pip install")
+
+
+def test_readme_names_both_commands_of_a_newcomer() -> None:
+    first = next(text for language, text in BLOCKS if language == "sh")
+    assert first.split("\n")[:2] == ["make demo", "make test"]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder with what README takes for granted: a community LoRA, and what ``make demo`` leaves."""
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    tensors = {
+        f"{stem}.lora_down.weight": np.ones((4, 1280), np.float16),
+        f"{stem}.lora_up.weight": np.ones((1280, 4), np.float16),
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight": np.ones((4, 768), np.float16),
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight": np.ones((768, 4), np.float16),
+    }
+    save_file(tensors, tmp_path / "lora.safetensors", metadata={"ss_base_model_version": "sd_v1"})
+    done = run([sys.executable, str(ROOT / "examples" / "demo.py"), "--out", "demo"], tmp_path)
+    assert "distance to the base after unloading  0.0e+00" in done
+    assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> str:
+    scripts = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_block_of_the_readme_runs(workplace: Path) -> None:
+    shell = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
+    for line in shell:
+        if not line.startswith(ELSEWHERE):
+            run(["sh", "-c", line], workplace)
+    python = "".join(text for language, text in BLOCKS if language == "python")
+    run([sys.executable, "-c", python + "\nassert trainable\n"], workplace)
