@@ -23,7 +23,7 @@ def read(path: str) -> tuple[dict[str, Any], dict[tuple[str, str], Layer]]:
         raw = (raw.astype("<u4") << 16).view("<f4") if entry["dtype"] == "BF16" else raw
         (component, *parts), words = name.split("."), 2 if name.endswith((".weight", ".bias")) else 1
         module, leaf = ".".join(parts[:-words]), ".".join(parts[-words:])
-        if "text_encoder" in component and parts[0] == "embedding":
+        if component.startswith("text_encoder") and parts[0] == "embedding":
             module, leaf = ".".join(parts), "embedding"
         elif leaf not in LEAVES.split():
             raise ValueError(f"{name}: unknown leaf")

@@ -32,7 +32,7 @@ class Tensors:
 
 def holds_text(component: str) -> bool:
     """Whether a component of this name is a text encoder, where ``embedding.{token}`` is a textual inversion."""
-    return "text_encoder" in component
+    return component.startswith("text_encoder")
 
 
 def split_name(name: str, file: Path | None = None) -> tuple[str, str, str]:

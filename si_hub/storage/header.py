@@ -24,6 +24,8 @@ HEADER_LIMIT = 100_000_000
 AXES_LIMIT = 64
 #: Byte counts stay below this, as in every reader with 64-bit signed sizes.
 SIZE_LIMIT = 1 << 63
+#: Values in one header; a million tensors have six million. Bounds memory, which JSON can multiply twentyfold.
+VALUES_LIMIT = 8_000_000
 #: Covers the metadata and document of a StyleInject file, and the whole header of most adapters.
 FIRST_READ = 100_000
 
@@ -131,6 +133,14 @@ def header_length(head: bytes, size: int, path: Path) -> int:
 
 def parse_header(raw: bytes, size: int, path: Path) -> SafetensorsFile:
     """Check the JSON header ``raw`` of a file of ``size`` bytes; pure, so that a ranged download can use it."""
+    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    if values > VALUES_LIMIT:
+        raise errors.HeaderTooLarge(
+            "the header has more values than any real file's",
+            file=path,
+            expected=f"at most {VALUES_LIMIT}",
+            found=values,
+        )
     header = parse_json(raw, file=path, what="the header")
     if not isinstance(header, dict):
         raise errors.HeaderSyntaxError("the header is not a JSON object", file=path)
