@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from si_hub.errors import FileAccessError, NotFinite, TruncatedFile
+from si_hub.errors import BadMetadata, FileAccessError, HeaderTooLarge, NotFinite, NotUtf8, TruncatedFile
 from si_hub.storage.files import atomic_file, open_regular
 from si_hub.storage.finite import count_bad
 from si_hub.storage.header import HEADER_LIMIT
@@ -73,6 +73,7 @@ def write_safetensors(
 
     Raises:
         NotFinite: names the tensor and how many of its numbers are NaN or infinite.
+        BadMetadata, NotUtf8, HeaderTooLarge: a header that no reader could take.
         TruncatedFile, MissingFile, FileAccessError: a source that ended early; a source or target without access.
     """
     path = Path(path)
@@ -97,7 +98,14 @@ def write_safetensors(
 
 
 def header_bytes(ordered: Mapping[str, Tensor], metadata: Mapping[str, str], lead: Sequence[str] = ()) -> bytes:
-    """The 8-byte length and the JSON header, padded with spaces to a multiple of 8 as the safetensors library does."""
+    """The 8-byte length and the JSON header, padded with spaces to a multiple of 8 as the safetensors library does.
+
+    Raises:
+        BadMetadata, NotUtf8, HeaderTooLarge: what no reader could take.
+    """
+    for key, text in metadata.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise BadMetadata("metadata are text by text", key=str(key), found=type(text).__name__)
     keys = [key for key in lead if key in metadata] + sorted(set(metadata) - set(lead))
     table: dict[str, object] = {"__metadata__": {key: metadata[key] for key in keys}} if metadata else {}
     at = 0
@@ -106,10 +114,17 @@ def header_bytes(ordered: Mapping[str, Tensor], metadata: Mapping[str, str], lea
             raise ValueError("__metadata__ is no name for a tensor")
         table[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [at, at + tensor.nbytes]}
         at += tensor.nbytes
-    raw = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    try:
+        raw = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise NotUtf8(
+            "a metadata text or a tensor name has half a surrogate pair", key=repr(error.object[:60])
+        ) from error
     raw += b" " * (-len(raw) % 8)
     if len(raw) > HEADER_LIMIT:
-        raise ValueError(f"a header of {len(raw)} bytes")
+        raise HeaderTooLarge(
+            "no reader takes a header like this", expected=f"at most {HEADER_LIMIT} bytes", found=len(raw)
+        )
     return len(raw).to_bytes(8, "little") + raw
 
 

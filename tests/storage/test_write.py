@@ -10,6 +10,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -129,6 +130,19 @@ def test_metadata_whose_length_depends_on_the_digests_are_refused(tmp_path: Path
 def test_a_tensor_cannot_take_the_metadatas_name() -> None:
     with pytest.raises(ValueError, match="__metadata__"):
         header_bytes({"__metadata__": tensor(1)}, {})
+
+
+def test_a_header_that_no_reader_takes_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    wrong: dict[str, Any] = {"steps": 10}
+    with pytest.raises(errors.BadMetadata, match="steps"):
+        write_safetensors(tmp_path / "x", {"a": tensor(1)}, wrong)
+    with pytest.raises(errors.NotUtf8, match="surrogate"):
+        write_safetensors(tmp_path / "x", {"a": tensor(1)}, {"k": "\ud800"})
+    with pytest.raises(errors.NotUtf8, match="surrogate"):
+        write_safetensors(tmp_path / "x", {"\udc00": tensor(1)}, {})
+    with pytest.raises(errors.HeaderTooLarge, match="100000000"):
+        write_safetensors(tmp_path / "x", {"a": tensor(1)}, {"k": "x" * 100_000_001})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", [0, CHUNK // 2 - 1, CHUNK // 2, CHUNK // 2 + 1, 3_999_999])
