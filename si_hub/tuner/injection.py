@@ -24,6 +24,7 @@ from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 
 Weight = float | Callable[[str], float]
 _TEXT_MODEL = "text_model."
+_CLIP_PARTS = {"embeddings", "encoder", "final_layer_norm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +363,7 @@ def extract(model: nn.Module, name: str) -> Component:
     for _, layer in door.layers():
         if name in layer.adapters:
             adapter = layer[name]
-            component.layers[adapter.path] = Layer(
+            component.layers[_frozen(root, adapter.path)] = Layer(
                 tensors=_tensors(adapter),
                 alpha=adapter.alpha,
                 transform=adapter.transform,
@@ -370,6 +371,12 @@ def extract(model: nn.Module, name: str) -> Component:
                 groups=adapter.groups,
             )
     return component
+
+
+def _frozen(root: nn.Module, path: str) -> str:
+    """The file's word for a path: CLIP text models' have ``text_model.``, whether the live class does or not."""
+    flattened = type(root).__name__.startswith("CLIPText") and path.split(".")[0] in _CLIP_PARTS
+    return _TEXT_MODEL + path if flattened else path
 
 
 def _tensors(adapter: LayerAdapter | ParameterAdapter) -> dict[str, Tensor]:

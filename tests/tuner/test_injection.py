@@ -231,6 +231,31 @@ def test_clip_paths_are_found_with_and_without_text_model(ids: Tensor) -> None:
         assert list(tuner.extract(model, "style").layers) == ["text_model.fc"]
 
 
+@pytest.mark.parametrize("name", ["CLIPTextModel", "CLIPTextModelWithProjection"])
+def test_trained_clip_adapters_are_extracted_under_the_paths_of_files(name: str) -> None:
+    import transformers
+    from peft import inject_adapter_in_model
+
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = transformers.CLIPTextConfig(**sizes, projection_dim=8, vocab_size=9, max_position_embeddings=7)
+    model = getattr(transformers, name)(config)
+    inject_adapter_in_model(tuner.StyleInjectConfig(r=2, target_modules=["fc1"]), model)
+    component = tuner.extract(model, "default")
+    assert list(component.layers) == ["text_model.encoder.layers.0.mlp.fc1"]
+    tuner.remove(model)
+    assert tuner.inject(model, component, name="again").matched == ["text_model.encoder.layers.0.mlp.fc1"]
+
+
+def test_an_adapter_is_moved_and_nothing_else(net: nn.Module, whole: Any) -> None:
+    tuner.inject(net, whole(), name="one")
+    tuner.inject(net, whole(), name="two")
+    tuner.to_device(net, "one", "meta")
+    moved = {name for name, p in net.named_parameters() if p.device.type == "meta"}
+    assert moved == {name for name, _ in net.named_parameters() if ".adapters.one." in name}
+    with pytest.raises(UsageError, match="fc: the adapter is offloaded"):
+        tuner.extract(net, "one")
+
+
 def test_a_linear_adapter_fits_a_1x1_convolution_and_the_reverse() -> None:
     x = torch.randn(2, 5, 6, 6)
     fc, conv = nn.Linear(5, 4), nn.Conv2d(5, 4, 1)
