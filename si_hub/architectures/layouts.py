@@ -242,6 +242,13 @@ def bare_clip(model: Model) -> Names:
     return {path[len(prefix) :]: (Part(path),) for path in model.modules if path.startswith(prefix)}
 
 
+def clip_processor(model: Model) -> Names:
+    """``self_attn.to_q`` for CLIP's ``q_proj``, of diffusers before PEFT."""
+    pattern = re.compile(r"(.*\.self_attn)\.(q|k|v|out)_proj")
+    matches = ((path, pattern.fullmatch(path)) for path in model.modules)
+    return {f"{match[1]}.to_{match[2]}": (Part(path),) for path, match in matches if match}
+
+
 #: Every layout by name; where two give a name a meaning, the first wins.
 LAYOUTS: dict[str, Callable[[Model], Names]] = {
     "diffusers": diffusers,
@@ -251,5 +258,6 @@ LAYOUTS: dict[str, Callable[[Model], Names]] = {
     "transformers-5": bare_clip,
     "diffusers-to_out": without_list_index,
     "attention-processor": attention_processor,
+    "clip-processor": clip_processor,
     "xlabs": xlabs,
 }

@@ -41,11 +41,17 @@ def pair_rank(module: SourceModule) -> int:
     # PEFT gives the up matrix of a grouped convolution rank / groups columns.
     grouped = len(down.shape) > 2 and other and rank % other == 0
     if rank != other and not grouped:
-        raise LayerShapeError(
-            "up and down have different ranks", file=module.file, key=module.names["up"],
-            expected=f"{rank} columns, the rows of {module.names['down']}", found=list(up.shape),
-        )  # fmt: skip
+        raise unequal_ranks(module)
     return rank
+
+
+def unequal_ranks(module: SourceModule) -> LayerShapeError:
+    """The error for up and down that do not multiply."""
+    return LayerShapeError(
+        "up and down have different ranks", file=module.file, key=module.names["up"],
+        expected=f"{module.tensors['down'].shape[0]} columns, the rows of {module.names['down']}",
+        found=list(module.tensors["up"].shape),
+    )  # fmt: skip
 
 
 def bias(module: SourceModule, slot: str, target: Target) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from si_hub.converters.checks import bias, misfit, pair_rank
+from si_hub.converters.checks import bias, misfit, pair_rank, unequal_ranks
 from si_hub.converters.modules import Lowered, SourceModule, Target
 from si_hub.converters.numbers import scaled
 from si_hub.errors import BaseMismatch
@@ -28,6 +28,8 @@ def lower_lora(module: SourceModule, target: Target) -> Lowered:
     groups = rank // up.shape[1] if up.shape[1] else 1
     if up.shape[0] != out:
         raise misfit(module, "up", "output", out, up.shape[0], target)
+    if groups > 1 and down.shape[1] != in_ * groups:
+        raise unequal_ranks(module)
     if down.shape[1] != in_ * groups:
         raise misfit(module, "down", "input", in_ * groups, down.shape[1], target)
     if _kernel(down.shape[2:]) != _kernel(tuple(kernel)):

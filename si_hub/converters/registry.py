@@ -68,7 +68,7 @@ class Family:
 
 
 _NOT_YET = "this version converts LoRA, LoCon, full and norm differences"
-_NEEDS_BASE = "its weights are a function of the base model's own weights, which are not at hand"
+_NEEDS_BASE = "it is a function of the base model's own weights, which this version does not read"
 _DELTAS = "diff diff_b w_norm b_norm"
 _LOKR = "lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2"
 _HADA = "hada_w1_a hada_w1_b hada_w2_a hada_w2_b"

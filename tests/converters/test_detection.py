@@ -84,6 +84,8 @@ def test_several_peft_adapters_in_one_file_are_an_error(tmp_path: Path, write_ze
     [
         ({f"{ATTN}_attn2_to_k{DOWN}": ("F16", (4, 768)), f"{ATTN}_attn2_to_k{UP}": ("F16", (320, 5))},
          LayerShapeError, r"lora_up\.weight: up and down have different ranks.*4 columns.*\[320, 5\]"),
+        ({f"lora_unet_conv_in{DOWN}": ("F16", (4, 4, 3, 3)), f"lora_unet_conv_in{UP}": ("F16", (320, 2, 1, 1))},
+         LayerShapeError, r"lora_up\.weight: up and down have different ranks.*4 columns"),
         ({f"{ATTN}_attn2_to_k{DOWN}": ("F16", (768,)), f"{ATTN}_attn2_to_k{UP}": ("F16", (320, 1))},
          LayerShapeError, r"lora_down\.weight: a LoRA down matrix needs two axes"),
         ({f"{ATTN}_attn2_to_k{DOWN}": ("F16", (4, 768)), f"{ATTN}_attn2_to_k{UP}": ("F16", (320, 4, 3, 3))},

@@ -124,15 +124,19 @@ def test_sdxl_under_sgm_names_reaches_the_modules_that_diffusers_loads(tmp_path:
 def test_old_attention_processors_reach_the_modules_that_diffusers_loads(
     tmp_path: Path, make_spots: MakeSpots, sd15: Architecture
 ) -> None:
-    from diffusers.utils import convert_unet_state_dict_to_peft
+    from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
     from safetensors.torch import save_file
 
     spots = make_spots(sd15, "unet", "attention-processor", "unet.", flat=False)
+    spots += make_spots(sd15, "text_encoder", "clip-processor", "text_encoder.", flat=False)
     state = random_state(spots, 1, 0, down="_lora.down.weight", up="_lora.up.weight")
     save_file(state, tmp_path / "pytorch_lora_weights.safetensors")
-    found = converters.convert(tmp_path)
-    theirs = convert_unet_state_dict_to_peft({name.removeprefix("unet."): value for name, value in state.items()})
-    assert_same_as(theirs, found.adapter.components["unet"].layers, "")
+    components = converters.convert(tmp_path).adapter.components
+    unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
+    assert_same_as(convert_unet_state_dict_to_peft(unet), components["unet"].layers, "")
+    text = {name: value for name, value in state.items() if name.startswith("text_encoder.")}
+    assert_same_as(convert_state_dict_to_peft(text), components["text_encoder"].layers, "text_encoder.")
+    assert (len(components["unet"].layers), len(components["text_encoder"].layers)) == (128, 48)
 
 
 TARGETS = ["to_q", "to_v", "proj_in", "conv1", "ff.net.0.proj", "time_emb_proj"]
