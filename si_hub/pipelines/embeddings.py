@@ -24,6 +24,8 @@ def add(pipeline: Any, component: str, embeddings: Mapping[str, Tensor]) -> None
     Raises:
         UsageError: a token that the tokenizer already has, or vectors of another width than the text encoder's.
     """
+    if not embeddings:
+        return
     tokenizer, encoder = tokenizer_of(pipeline, component), getattr(pipeline, component)
     table = encoder.get_input_embeddings().weight
     added: dict[str, Tensor] = {}

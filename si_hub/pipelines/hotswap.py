@@ -27,9 +27,10 @@ _FIXED = ("branches", "rank", "transform", "pool", "groups")
 def swap(
     pipeline: Any, adapter: Adapter, name: str | None, *, source: str, low_cpu_mem_usage: bool, strict: bool
 ) -> LoadReport:
-    """Give the loaded adapter ``name`` the numbers of another one; weights, styles and activity stay as they are.
+    """Give the loaded adapter ``name`` the numbers of another one; weights and activity stay as they are.
 
-    Layers that only the old adapter has are set to zero.
+    Styles stay where the branches have the same names, else the router chooses again. Layers that only the old
+    adapter has are set to zero.
 
     Raises:
         UsageError: no adapter of that name, a fused one, or layers that differ in more than their numbers.
@@ -57,6 +58,7 @@ def swap(
     for old, new in plans:
         _overwrite(old, new)
     for component in owners:
+        _rename_branches(models[component], name, adapter.branches)
         registry.remember(models[component], name, adapter)
     return report
 
@@ -116,6 +118,13 @@ _WAY_OUT = "enable_styleinject_hotswap(target_rank=…) before the first load le
 def _structure(layer: Live) -> dict[str, object]:
     shapes: dict[str, object] = {key: list(value.shape) for key, value in layer.named_parameters()}
     return {**shapes, **{key: getattr(layer, key) for key in _FIXED}}
+
+
+def _rename_branches(model: nn.Module, name: str, branches: tuple[str, ...]) -> None:
+    door = find_door(model)
+    if door is not None and name in door.records and door.records[name].branches != branches:
+        tuner.set_styles(model, None, [name])
+        door.records[name].branches = branches
 
 
 @torch.no_grad()

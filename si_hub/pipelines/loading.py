@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -34,56 +34,49 @@ def load(
     name = registry.free_name(pipeline) if name is None else name
     _check_new_name(pipeline, name)
     check_finite(adapter, source)
+    models = registry.models(pipeline)
+    parts = {}
     with ExitStack() as undo:
-        parts = {}
         for component, content in adapter.components.items():
-            model = registry.models(pipeline).get(component)
+            model = models.get(component)
             if model is None:
-                everything = [*content.layers, *(f"embedding.{token}" for token in content.embeddings)]
-                parts[component] = ComponentReport(missing=tuple(everything))
+                parts[component] = ComponentReport(missing=(*content.layers, *_tokens(content)))
                 continue
-            parts[component] = _add(pipeline, model, component, content, adapter, name, low_cpu_mem_usage, undo)
+            undo.callback(_remove_layers, model, name)
+            layers = _add_layers(model, content, component, name, adapter.branches, low_cpu_mem_usage)
+            tokens = _add_embeddings(pipeline, component, content)
+            if tokens.matched:
+                undo.callback(embeddings.remove, pipeline, component, content.embeddings)
+            parts[component] = layers + tokens
         report = LoadReport(name, source, base_text(adapter), parts)
         check_complete(report, pipeline, strict)
-        for component, part in parts.items():
-            if part.matched:
-                registry.remember(registry.models(pipeline)[component], name, adapter)
         undo.pop_all()
+    for component, part in parts.items():
+        if part.matched:
+            registry.remember(models[component], name, adapter)
     return report
 
 
-def _add(
-    pipeline: Any,
-    model: nn.Module,
-    component: str,
-    content: Component,
-    adapter: Adapter,
-    name: str,
-    low_cpu_mem_usage: bool,
-    undo: ExitStack,
+def _add_layers(
+    model: nn.Module, content: Component, component: str, name: str, branches: Sequence[str], low_cpu_mem_usage: bool
 ) -> ComponentReport:
-    matched: list[str] = []
-    missing: list[str] = []
-    unexpected: list[str] = []
-    if content.layers:
-        found = tuner.inject(
-            model,
-            padding.prepared(model, content, component),
-            name=name,
-            branches=adapter.branches,
-            low_cpu_mem_usage=low_cpu_mem_usage,
-        )
-        undo.callback(_remove_layers, model, name)
-        matched, missing, unexpected = [*found.matched], [*found.missing], misfits(found)
-    if content.embeddings:
-        tokens = [f"embedding.{token}" for token in content.embeddings]
-        if embeddings.tokenizer_of(pipeline, component) is None:
-            unexpected += [f"{token}: {type(pipeline).__name__} cannot load textual inversions" for token in tokens]
-        else:
-            embeddings.add(pipeline, component, content.embeddings)
-            undo.callback(embeddings.remove, pipeline, component, content.embeddings)
-            matched += tokens
-    return ComponentReport(tuple(matched), tuple(missing), tuple(unexpected))
+    if not content.layers:
+        return ComponentReport()
+    content = padding.prepared(model, content, component)
+    found = tuner.inject(model, content, name=name, branches=branches, low_cpu_mem_usage=low_cpu_mem_usage)
+    return ComponentReport(tuple(found.matched), tuple(found.missing), tuple(misfits(found)))
+
+
+def _add_embeddings(pipeline: Any, component: str, content: Component) -> ComponentReport:
+    if content.embeddings and embeddings.tokenizer_of(pipeline, component) is None:
+        reason = f"{type(pipeline).__name__} cannot load textual inversions"
+        return ComponentReport(unexpected=tuple(f"{token}: {reason}" for token in _tokens(content)))
+    embeddings.add(pipeline, component, content.embeddings)
+    return ComponentReport(matched=tuple(_tokens(content)))
+
+
+def _tokens(content: Component) -> list[str]:
+    return [f"embedding.{token}" for token in content.embeddings]
 
 
 def misfits(report: tuner.InjectReport) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from si_hub.adapter import Adapter, BaseModel
+from si_hub.errors import UsageError
 from si_hub.pipelines import compiled, fusing, loading, offload, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.hotswap import swap
@@ -46,7 +47,7 @@ class StyleInjectLoaderMixin:
         hotswap: bool = False,
         low_cpu_mem_usage: bool = True,
         strict: bool = True,
-        weight: weights.Weight = 1.0,
+        weight: weights.Weight = None,
     ) -> LoadReport:
         """Load an adapter and make it the only active one; on any error the pipeline is as it was.
 
@@ -64,10 +65,11 @@ class StyleInjectLoaderMixin:
             token: for private and gated repositories.
             metadata: the header metadata that belongs to a plain table of tensors.
             hotswap: replace the numbers of the loaded adapter ``adapter_name`` in place; a compiled model stays
-                compiled. Weights and styles stay as they are. See `enable_styleinject_hotswap`.
+                compiled. Weights stay as they are, and styles where the branches' names do. See
+                `enable_styleinject_hotswap`.
             low_cpu_mem_usage: keep tensors of the right dtype memory-mapped; False copies them.
             strict: whether layers without a place in this pipeline are an error.
-            weight: as in `set_styleinject_adapters`.
+            weight: as in `set_styleinject_adapters`, 1 by default; not with ``hotswap``.
 
         Returns:
             What matched, by component; ``print`` shows it.
@@ -79,6 +81,8 @@ class StyleInjectLoaderMixin:
             BaseMismatch: nothing matched; with ``strict``, not everything did.
             UsageError: a name in use, several files to choose from, tokens that the tokenizer has already.
         """
+        if hotswap and weight is not None:
+            raise UsageError("hotswap keeps the weights", key="weight", hint="Then call set_styleinject_adapters()")
         fetch = sources.Fetch(
             weight_name, subfolder, revision, _path(cache_dir), force_download, local_files_only, token
         )
@@ -193,7 +197,7 @@ class StyleInjectLoaderMixin:
         return registry.by_component(self)
 
     def get_active_styleinject_adapters(self) -> list[str]:
-        """Names of the active adapters, in the order they were loaded."""
+        """Names of the active adapters."""
         return registry.active(self)
 
     def enable_styleinject(self) -> None:

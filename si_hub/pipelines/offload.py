@@ -14,7 +14,8 @@ def paused(pipeline: Any) -> Iterator[None]:
     """Run the body without offload hooks; on the way out, also of an exception, they are as they were.
 
     Model and sequential CPU offload go back to the device they were enabled for. Group offload indexes the new
-    tensors. A pipeline with a device map keeps its hooks: its models are whole, each on its device.
+    tensors. Hooks that the pipeline did not put there itself, and those of a device map, stay where they are: the
+    adapter's tensors follow the inputs.
     """
     from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading as reapply
 
@@ -41,9 +42,11 @@ def _clear_leftovers(pipeline: Any) -> None:
 
 
 def _enabler(pipeline: Any) -> Any:
-    """The pipeline's method that puts its accelerate hooks back, None where it has no such hooks."""
+    """The pipeline's method that puts its accelerate hooks back, None where it has put none there."""
     from accelerate.hooks import AlignDevicesHook, CpuOffload
 
+    if not hasattr(pipeline, "_offload_device"):
+        return None
     kinds: set[type] = set()
     for model in pipeline.components.values():
         hook = getattr(model, "_hf_hook", None) if isinstance(model, nn.Module) else None

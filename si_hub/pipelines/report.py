@@ -23,6 +23,11 @@ class ComponentReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
 
+    def __add__(self, other: ComponentReport) -> ComponentReport:
+        return ComponentReport(
+            self.matched + other.matched, self.missing + other.missing, self.unexpected + other.unexpected
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:

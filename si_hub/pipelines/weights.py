@@ -74,10 +74,10 @@ def per_module(model: nn.Module, weight: Weight, component: str = "model") -> fl
         return _number(weight, component)
     if not isinstance(weight, Mapping):
         raise UsageError("a component's weight is a number or a table", key=component, found=repr(weight))
-    table = {_plain(path): number for path, number in _expand(model, "", weight, component)}
+    table = {plain(path): number for path, number in _expand(model, "", weight, component)}
 
     def of_module(path: str) -> float:
-        path = _plain(path)
+        path = plain(path)
         while path and path not in table:
             path = path.rpartition(".")[0]
         return table.get(path, 1.0)
@@ -147,7 +147,8 @@ def _find(model: nn.Module, path: str) -> Any:
     return next((modules[spelling] for spelling in spellings if spelling in modules), None)
 
 
-def _plain(path: str) -> str:
+def plain(path: str) -> str:
+    """A module path without ``text_model.``, which files always have and models of some transformers versions not."""
     return path.removeprefix("text_model.")
 
 

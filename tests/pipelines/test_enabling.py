@@ -6,7 +6,9 @@ from typing import Any
 
 import diffusers
 import pytest
-from diffusers import DiffusionPipeline, ModularPipeline, StableDiffusionPipeline
+import torch
+from diffusers import DiffusionPipeline, ModularPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.modular_pipelines import ComponentSpec, ModularPipelineBlocks
 
 import si_hub
 from si_hub.pipelines import StyleInjectLoaderMixin
@@ -61,3 +63,19 @@ def test_a_class_that_inherits_the_mixin_needs_no_enable() -> None:
 
     assert Mine.load_styleinject_weights is StyleInjectLoaderMixin.load_styleinject_weights
     assert Mine.set_adapters is StableDiffusionPipeline.set_adapters
+
+
+def test_a_modular_pipeline_loads_too(sd: Any, lora: Any, adapter: Any, noise: Any) -> None:
+    class Blocks(ModularPipelineBlocks):
+        @property
+        def expected_components(self) -> list[Any]:
+            return [ComponentSpec("unet", UNet2DConditionModel)]
+
+    pipe = Blocks().init_pipeline()
+    pipe.update_components(unet=sd().unet)
+    base = noise(pipe)
+    report = pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)))
+    assert len(report.matched) == 24
+    assert not torch.equal(noise(pipe), base)
+    pipe.unload_styleinject_weights()
+    assert torch.equal(noise(pipe), base)

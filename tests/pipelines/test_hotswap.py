@@ -33,7 +33,8 @@ def test_a_swap_gives_the_other_adapter_in_the_same_memory(
     pipe = sd()
     old, new = (
         adapter(
-            unet=lora(pipe.unet, seed=seed), text_encoder=lora(pipe.text_encoder, TEXT, seed=seed, alpha=seed + 1.0)
+            unet=lora(pipe.unet, seed=seed),
+            text_encoder=lora(pipe.text_encoder, TEXT, seed=seed, alpha=seed + 1.0, prefix="text_model."),
         )
         for seed in (0, 1)
     )
@@ -164,3 +165,32 @@ def test_hotswapping_is_enabled_before_the_first_adapter(sd: Make, lora: Make, a
         pipe.enable_styleinject_hotswap()
     with pytest.raises(UsageError, match="a rank is at least 1"):
         pipe.enable_styleinject_hotswap(target_rank=0)
+
+
+def test_branches_take_their_new_names_and_styles_of_old_names_end(
+    sd: Make, lora: Make, adapter: Make, noise: Make
+) -> None:
+    pipe = sd()
+    old, new = (lora(pipe.unet, branches=2, seed=seed) for seed in (0, 1))
+    pipe.load_styleinject_weights(adapter(("oil", "chalk"), unet=new), "expected")
+    routed = noise(pipe)
+    pipe.set_styles({"oil": 1.0})
+    oil = noise(pipe)
+    pipe.unload_styleinject_weights()
+    pipe.load_styleinject_weights(adapter(("ink", "neon"), unet=old), "a")
+    pipe.set_styles({"ink": 0.5})
+    pipe.load_styleinject_weights(adapter(("oil", "chalk"), unet=new), "a", hotswap=True)
+    assert torch.equal(noise(pipe), routed)
+    pipe.set_styles({"oil": 1.0})
+    assert torch.equal(noise(pipe), oil)
+    pipe.load_styleinject_weights(adapter(("oil", "chalk"), unet=new), "a", hotswap=True)
+    assert torch.equal(noise(pipe), oil)
+    with pytest.raises(UsageError, match="ink"):
+        pipe.set_styles({"ink": 1.0})
+
+
+def test_a_weight_has_no_meaning_with_hotswap(sd: Make, lora: Make, adapter: Make) -> None:
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a")
+    with pytest.raises(UsageError, match="hotswap keeps the weights"):
+        pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a", hotswap=True, weight=0.5)

@@ -31,7 +31,9 @@ def _cpu_is_not_cpu_0(monkeypatch: pytest.MonkeyPatch) -> None:
 def both(sd: Make, lora: Make, adapter: Make, latents: Make) -> Any:
     """(a pipeline, an adapter for it, its picture without and with)."""
     pipe = sd()
-    made = adapter(unet=lora(pipe.unet, ("to_q", "conv1")), text_encoder=lora(pipe.text_encoder, TEXT))
+    made = adapter(
+        unet=lora(pipe.unet, ("to_q", "conv1")), text_encoder=lora(pipe.text_encoder, TEXT, prefix="text_model.")
+    )
     base = latents(pipe)
     pipe.load_styleinject_weights(made)
     shown = latents(pipe)
@@ -135,12 +137,13 @@ def test_under_layerwise_casting_the_adapter_keeps_its_precision(order: str, bot
     assert torch.isfinite(noise(pipe)).all()
 
 
-def test_a_pipeline_with_a_device_map_loads_without_its_hooks_being_touched(both: Any, latents: Make) -> None:
+@pytest.mark.parametrize("mapped", [True, False])
+def test_hooks_of_a_device_map_or_of_the_user_are_not_touched(mapped: bool, both: Any, latents: Make) -> None:
     from accelerate import dispatch_model
 
     pipe, made, _, shown = both
     dispatch_model(pipe.unet, {"": "cpu"}, force_hooks=True)
-    pipe.hf_device_map = {"unet": "cpu"}
+    pipe.hf_device_map = {"unet": "cpu"} if mapped else None
     hook = pipe.unet._hf_hook
     pipe.load_styleinject_weights(made, "a")
     assert pipe.unet._hf_hook is hook
