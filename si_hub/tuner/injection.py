@@ -363,7 +363,8 @@ def extract(model: nn.Module, name: str) -> Component:
     for _, layer in door.layers():
         if name in layer.adapters:
             adapter = layer[name]
-            component.layers[_frozen(root, adapter.path)] = Layer(
+            path = adapter.path if door.records[name].managed else _frozen(root, adapter.path)
+            component.layers[path] = Layer(
                 tensors=_tensors(adapter),
                 alpha=adapter.alpha,
                 transform=adapter.transform,
