@@ -15,6 +15,7 @@ from si_hub.converters import Report
 from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite
 from si_hub.format import writer
+from si_hub.report.text import short, size_text, tally
 from si_hub.format.layers import EMBEDDING, split_name
 from si_hub.storage.tensors import Span, Tensor
 
@@ -72,9 +73,9 @@ class Converted:
                 str(self.path),
                 f"  from     {self.source}: {self.family} for {self.base} ({self.naming})",
                 f"  modules  {sum(self.modules.values())} ({modules})",
-                f"  rank     {_tally(self.ranks)}",
-                f"  alpha    {_tally(self.alphas)}",
-                f"  size     {_size(self.source_size)} -> {_size(self.size)}{', exact' if self.exact else ''}",
+                f"  rank     {tally(self.ranks)}",
+                f"  alpha    {tally(self.alphas)}",
+                f"  size     {size_text(self.source_size)} -> {size_text(self.size)}{', exact' if self.exact else ''}",
                 f"  sha256   {self.sha256} (tensors)",
                 f"  identity {self.identity}",
                 *_reasons("dropped", self.report.dropped),
@@ -169,23 +170,12 @@ def _count_alphas(components: dict[str, Component]) -> dict[str, int]:
     return dict(Counter("rank" if layer.alpha is None else f"{layer.alpha:g}" for layer in layers).most_common())
 
 
-def _tally(counts: dict[Any, int]) -> str:
-    """``8 in 192, 4 in 72``; the value alone where there is one."""
-    if len(counts) == 1:
-        return str(next(iter(counts)))
-    return ", ".join(f"{value} in {count}" for value, count in counts.items()) or "none"
-
-
 def _reasons(title: str, names: dict[str, str]) -> list[str]:
     """A line for every reason, with how many names it has and the first of them."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in names.items():
         by_reason.setdefault(reason, []).append(name)
     return [
-        f"  {title}: {len(held)} ({', '.join(held[:3])}{', ...' if len(held) > 3 else ''}): {reason}"
+        f"  {title}: {len(held)} ({', '.join(map(short, held[:3]))}{', ...' if len(held) > 3 else ''}): {reason}"
         for reason, held in by_reason.items()
     ]
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"

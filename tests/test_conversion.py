@@ -76,15 +76,16 @@ def test_the_result_says_what_was_done(lora: Path) -> None:
     assert str(result.path) in text
     assert "ss_tag_frequency" in text
     assert "2 (unet 2)" in text
+    assert "1 × 1, rank × 1" in text
 
 
 def test_dropped_tensors_are_told_by_reason(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
-    save_file({**arrays(), "_aux.a": np.ones(1), "_aux.b": np.ones(1)}, tmp_path / "a.safetensors")
+    save_file({**arrays(), "_aux.a": np.ones(1), "_aux.\x1b[2J": np.ones(1)}, tmp_path / "a.safetensors")
     result = convert(tmp_path / "a.safetensors")
-    assert "dropped: 2 (_aux.a, _aux.b): a slider's training aid" in result.as_text()
-    assert set(result.as_dict()["dropped"]) == {"_aux.a", "_aux.b"}
+    assert "dropped: 2 (_aux. [2J, _aux.a): a slider's training aid" in result.as_text()
+    assert set(result.as_dict()["dropped"]) == {"_aux.a", "_aux.\x1b[2J"}
 
 
 def test_nothing_is_overwritten_without_force(lora: Path) -> None:

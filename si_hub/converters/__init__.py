@@ -12,6 +12,7 @@ from si_hub.converters.report import Report as Report
 from si_hub.converters.report import Use as Use
 from si_hub.converters.source import Source as Source
 from si_hub.converters.source import open_source as open_source
+from si_hub.converters.source import source_of as source_of
 
 __all__ = ["FAMILIES", "Conversion", "Detection", "Family", "Report", "Source", "Use", "convert", "detect",
-           "open_source"]  # fmt: skip
+           "open_source", "source_of"]  # fmt: skip

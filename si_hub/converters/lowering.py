@@ -48,12 +48,12 @@ class Conversion:
 
 
 def convert(
-    path: str | Path, *, base: str | Path | Architecture | None = None, allow_partial: bool = False
+    source: str | Path | Source, *, base: str | Path | Architecture | None = None, allow_partial: bool = False
 ) -> Conversion:
     """Read a foreign adapter as a StyleInject one, exactly.
 
     Args:
-        path: a safetensors file, a PEFT folder, or a diffusers LoRA folder.
+        source: a safetensors file, a PEFT folder, a diffusers LoRA folder, or one of them opened.
         base: name, folder or checkpoint of the base model; found by names and shapes where it is not given.
         allow_partial: leave out what does not fit instead of refusing, and name it in the report.
 
@@ -63,7 +63,7 @@ def convert(
         FormatError: bytes, shapes or values that contradict each other.
         MissingFile, FileAccessError: files that are not there or not readable.
     """
-    source = open_source(path)
+    source = source if isinstance(source, Source) else open_source(source)
     found = detect(source, None if base is None else resolve(base), allow_partial=allow_partial)
     report = Report()
     report.uses = {name: Use("dropped", reason) for name, reason in found.grouped.dropped.items()}

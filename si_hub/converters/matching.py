@@ -14,6 +14,9 @@ from si_hub.converters.registry import Family
 from si_hub.converters.source import Source
 from si_hub.errors import AmbiguousFamily, BaseMismatch, SiHubError
 
+#: Modules looked up before a base model is tried whole.
+SAMPLE = 24
+
 
 @dataclass(slots=True)
 class Match:
@@ -38,24 +41,31 @@ class Match:
 
 
 def fit_all(grouped: Grouped, families: Mapping[str, Family], candidates: list[Architecture]) -> list[Match]:
-    """Matches of the base models that could be meant: by names alone if those names' shapes fit as well."""
-    matches = [place_all(grouped, candidate) for candidate in candidates]
-    most = max(len(match.places) for match in matches)
-    by_names = [match for match in matches if len(match.places) == most]
-    for match in by_names:
-        check_shapes(grouped, families, match)
-    if any(not match.misfits for match in by_names):
-        return by_names
-    for match in matches:
-        check_shapes(grouped, families, match)
-    return matches
+    """Matches of the base models that could be meant: by names alone if those names' shapes fit as well.
+
+    A base that lacks one of a few modules cannot have all of them, so where another has all, it need not be tried.
+    """
+    few = dict(list(grouped.modules.items())[:: len(grouped.modules) // SAMPLE + 1])
+    hits = [len(place_all(few, candidate).places) for candidate in candidates]
+    likely = [candidate for candidate, hit in zip(candidates, hits, strict=True) if hit == len(few)]
+    matches = [_fit(grouped, families, candidate) for candidate in likely]
+    whole = [match for match in matches if not match.strangers]
+    if any(not match.misfits for match in whole):
+        return whole
+    return [_fit(grouped, families, candidate) for candidate in candidates]
 
 
-def place_all(grouped: Grouped, architecture: Architecture) -> Match:
-    """Place every module in one base model, by name."""
+def _fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> Match:
+    match = place_all(grouped.modules, architecture)
+    check_shapes(grouped, families, match)
+    return match
+
+
+def place_all(modules: Mapping[str, SourceModule], architecture: Architecture) -> Match:
+    """Place modules in one base model, by name."""
     match = Match(architecture)
-    bare = _bare_component(grouped, architecture)
-    for stem, module in grouped.modules.items():
+    bare = _bare_component(modules, architecture)
+    for stem, module in modules.items():
         place = keys.locate(module.reading, architecture, bare)
         if place is None:
             match.strangers.append(stem)
@@ -71,15 +81,15 @@ def check_shapes(grouped: Grouped, families: Mapping[str, Family], match: Match)
             match.misfits[stem] = error
 
 
-def _bare_component(grouped: Grouped, architecture: Architecture) -> tuple[str, ...]:
+def _bare_component(modules: Mapping[str, SourceModule], architecture: Architecture) -> tuple[str, ...]:
     """The one component that names without a prefix can mean: that with most of them, fitting by sizes."""
-    modules = [module for module in grouped.modules.values() if not module.reading.components]
+    bare = [module for module in modules.values() if not module.reading.components]
 
     def score(component: str) -> int:
-        places = ((module, keys.locate(module.reading, architecture, (component,))) for module in modules)
+        places = ((module, keys.locate(module.reading, architecture, (component,))) for module in bare)
         return sum(place is not None and _sizes_fit(module, target(architecture, place)) for module, place in places)
 
-    return (max(architecture.components, key=score),) if modules and architecture.components else ()
+    return (max(architecture.components, key=score),) if bare and architecture.components else ()
 
 
 def _sizes_fit(module: SourceModule, target: Target) -> bool:

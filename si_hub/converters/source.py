@@ -8,7 +8,7 @@ from typing import Any
 
 from si_hub.architectures.folder import read_object
 from si_hub.errors import AmbiguousFamily, FormatError, MissingFile, NotSafetensors, UnsupportedFamily
-from si_hub.storage.header import parse_json, read_safetensors
+from si_hub.storage.header import SafetensorsFile, parse_json, read_safetensors
 from si_hub.storage.tensors import Tensor
 
 #: Weight files of a folder, best first: PEFT's, diffusers'.
@@ -51,14 +51,23 @@ def open_source(path: str | Path) -> Source:
         FormatError: a header or configuration that breaks its rules.
     """
     path = weights_file(Path(path))
-    tensors, metadata, size = _open_file(path)
-    if "styleinject" in metadata:
-        raise UnsupportedFamily("is a StyleInject adapter already", file=path, hint="Load it as it is.")
-    configs = _header_configs(metadata, path)
-    beside = path.parent / CONFIG_NAME
+    return source_of(_read(path))
+
+
+def source_of(file: SafetensorsFile) -> Source:
+    """The foreign adapter in a file whose header has been read already, with the configuration beside it.
+
+    Raises:
+        UnsupportedFamily: it is a StyleInject file.
+        FormatError: a configuration that breaks its rules.
+    """
+    if "styleinject" in file.metadata:
+        raise UnsupportedFamily("is a StyleInject adapter already", file=file.path, hint="Load it as it is.")
+    configs = _header_configs(file.metadata, file.path)
+    beside = file.path.parent / CONFIG_NAME
     if beside.is_file():
         configs[""] = read_object(beside)
-    return Source(path, size, tensors, metadata, configs)
+    return Source(file.path, file.size, file.tensors, file.metadata, configs)
 
 
 def weights_file(path: Path) -> Path:
@@ -82,15 +91,14 @@ def weights_file(path: Path) -> Path:
     )  # fmt: skip
 
 
-def _open_file(path: Path) -> tuple[dict[str, Tensor], dict[str, str], int]:
-    """(tensors, metadata, size of the file)."""
+def _read(path: Path) -> SafetensorsFile:
+    """The file's header; a pickle's tensors, where the name says that it is one."""
     try:
-        file = read_safetensors(path)
+        return read_safetensors(path)
     except NotSafetensors:
         if path.suffix not in PICKLES or not path.stat().st_size:
             raise
-        return _unpickle(path), {}, path.stat().st_size
-    return file.tensors, file.metadata, file.size
+        return SafetensorsFile(path, path.stat().st_size, 0, {}, _unpickle(path))
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
