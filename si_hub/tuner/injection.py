@@ -363,8 +363,7 @@ def extract(model: nn.Module, name: str) -> Component:
     for _, layer in door.layers():
         if name in layer.adapters:
             adapter = layer[name]
-            path = adapter.path if door.records[name].managed else _frozen(root, adapter.path)
-            component.layers[path] = Layer(
+            component.layers[_frozen(root, adapter.path)] = Layer(
                 tensors=_tensors(adapter),
                 alpha=adapter.alpha,
                 transform=adapter.transform,
