@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from si_hub.adapter import Adapter, BaseModel
 from si_hub.errors import UsageError
-from si_hub.pipelines import compiled, fusing, loading, offload, padding, registry, saving, sources, weights
+from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.hotswap import swap
 from si_hub.pipelines.report import LoadReport
@@ -97,7 +97,6 @@ class StyleInjectLoaderMixin:
                     loading.unload(self, [report.adapter_name])
                     raise
                 self.enable_styleinject()
-                compiled.refresh(self)
         return report
 
     @classmethod
@@ -126,7 +125,6 @@ class StyleInjectLoaderMixin:
         """Take all adapters out; every weight is the base's, bit for bit, every module the same object as before."""
         with offload.paused(self):
             loading.unload(self, list(registry.by_name(self)))
-            compiled.refresh(self)
 
     def delete_styleinject_adapters(self, adapter_names: Names) -> None:
         """Take the named adapters out; fused ones are unfused first.
@@ -137,7 +135,6 @@ class StyleInjectLoaderMixin:
         names = registry.listed(adapter_names, self)
         with offload.paused(self):
             loading.unload(self, names)
-            compiled.refresh(self)
 
     def save_styleinject_weights(
         self,

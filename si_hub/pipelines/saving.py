@@ -14,7 +14,6 @@ from si_hub import tuner
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import FileAccessError, UsageError
 from si_hub.pipelines import embeddings, padding, registry
-from si_hub.pipelines.weights import plain
 from si_hub.storage.tensors import Tensor
 
 
@@ -50,14 +49,10 @@ def collect(pipeline: Any, name: str, components: Sequence[str] | None, base_mod
     for component, model in taken.items():
         before = source.components.get(component, Component()) if source else Component(type(model).__name__)
         live = tuner.extract(model, name) if name in tuner.adapters(model) else Component()
-        loaded = _by_plain_path(padding.prepared(model, before, component))
-        read = _by_plain_path(before)
+        loaded = padding.prepared(model, before, component).layers
         parts[component] = Component(
             before.class_name,
-            {
-                path: _layer(layer, read.get(plain(path)), loaded.get(plain(path)))
-                for path, layer in live.layers.items()
-            },
+            {path: _layer(layer, before.layers.get(path), loaded.get(path)) for path, layer in live.layers.items()},
             {
                 token: _unchanged(Tensor.from_torch(rows), before.embeddings[token])
                 for token, rows in embeddings.values(pipeline, component, before.embeddings).items()
@@ -84,10 +79,6 @@ def write(adapter: Adapter, folder: Path, weight_name: str, overwrite: bool) -> 
         raise FileAccessError("a folder is expected, this is a file", file=folder)
     folder.mkdir(parents=True, exist_ok=True)
     return file_format.write(adapter, folder / weight_name, overwrite=overwrite)
-
-
-def _by_plain_path(component: Component) -> dict[str, Layer]:
-    return {plain(path): layer for path, layer in component.layers.items()}
 
 
 def _layer(live: Layer, before: Layer | None, loaded: Layer | None) -> Layer:

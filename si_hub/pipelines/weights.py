@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 from torch import nn
 
 from si_hub.errors import UsageError
+from si_hub.tuner.injection import live_path
 
 #: A number, ``None`` (one), one number per layer of a block, or a table of these by block or module path.
 Weight = float | Sequence[Any] | Mapping[str, Any] | None
@@ -74,10 +75,11 @@ def per_module(model: nn.Module, weight: Weight, component: str = "model") -> fl
         return _number(weight, component)
     if not isinstance(weight, Mapping):
         raise UsageError("a component's weight is a number or a table", key=component, found=repr(weight))
-    table = {plain(path): number for path, number in _expand(model, "", weight, component)}
+    modules = dict(model.named_modules())
+    table = dict(_expand(model, "", weight, component))
 
     def of_module(path: str) -> float:
-        path = plain(path)
+        path = live_path(modules, path) or path
         while path and path not in table:
             path = path.rpartition(".")[0]
         return table.get(path, 1.0)
@@ -102,7 +104,7 @@ def _expand(model: nn.Module, path: str, weight: Weight, where: str) -> Iterator
 
 
 def _expand_list(model: nn.Module, path: str, weights: list[Any], where: str) -> Iterator[tuple[str, float]]:
-    module = _find(model, path)
+    module: Any = model.get_submodule(path)
     if len(weights) == 1:
         yield from _expand(model, path, weights[0], where)
     elif _is_unet(model) and path in ("down_blocks", "up_blocks"):
@@ -110,8 +112,8 @@ def _expand_list(model: nn.Module, path: str, weights: list[Any], where: str) ->
             yield from _expand_list(model, f"{path}.{index}", weights, where)
     elif isinstance(module, nn.ModuleList | nn.Sequential):
         _check_length(weights, len(module), where)
-        for index, weight in enumerate(weights):
-            yield from _expand(model, f"{path}.{index}", weight, where)
+        for number, weight in enumerate(weights):
+            yield from _expand(model, f"{path}.{number}", weight, where)
     else:
         kinds = {kind: layers for kind, layers in module.named_children() if kind in ("attentions", "resnets")}
         if not kinds:
@@ -130,26 +132,15 @@ def _child(model: nn.Module, path: str, key: str, where: str) -> str:
     elif _is_unet(model) and path in ("down_blocks", "up_blocks"):
         module = key.removeprefix("block_")
     child = f"{path}.{module}" if path else module
-    if _find(model, child) is None:
-        parent = _find(model, path)
+    modules = dict(model.named_modules())
+    live = live_path(modules, child)
+    if live is None:
         raise UsageError(
             "no such block or module",
             key=f"{where}.{key}",
-            expected="one of " + ", ".join(name for name, _ in parent.named_children()),
+            expected="one of " + ", ".join(name for name, _ in modules[path].named_children()),
         )
-    return child
-
-
-def _find(model: nn.Module, path: str) -> Any:
-    """The module at ``path``, with ``text_model.`` in front or not, as the installed transformers has it."""
-    spellings = (path, f"text_model.{path}", path.removeprefix("text_model."))
-    modules = dict(model.named_modules())
-    return next((modules[spelling] for spelling in spellings if spelling in modules), None)
-
-
-def plain(path: str) -> str:
-    """A module path without ``text_model.``, which files always have and models of some transformers versions not."""
-    return path.removeprefix("text_model.")
+    return live
 
 
 def _is_unet(model: nn.Module) -> bool:

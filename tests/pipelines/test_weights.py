@@ -169,3 +169,10 @@ def test_text_encoder_paths_are_found_with_and_without_text_model(sd: Make) -> N
         for path in ("encoder.layers.0.mlp.fc1", "text_model.encoder.layers.0.mlp.fc1"):
             assert weight_at(encoder, {key: 0.5}, path) == 0.5
     assert weight_at(encoder, {"encoder.layers.0": 0.5}, "text_model.encoder.layers.1.mlp.fc1") == 1.0
+
+
+def test_the_whole_text_model_can_be_named_where_there_is_one(sdxl: Make) -> None:
+    encoder = sdxl().text_encoder_2
+    assert "text_projection" in dict(encoder.named_children())
+    paths = ("text_model.encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc1", "text_projection")
+    assert [weight_at(encoder, {"text_model": 0.5}, path) for path in paths] == [0.5, 0.5, 1.0]
