@@ -201,7 +201,9 @@ def _from_table(model: Model, table: Mapping[str, str | list[str]]) -> Names:
         wanted = [targets] if isinstance(targets, str) else targets
         for number in blocks if "{}" in source else [""]:
             paths = [target.replace("{}", number) for target in wanted]
-            if all(path.lstrip("~") in model.modules for path in paths):
+            shapes = [model.modules[path.lstrip("~")].shape for path in paths if path.lstrip("~") in model.modules]
+            # What was one matrix has one input: parts with different ones are of another model.
+            if len(shapes) == len(paths) and all(shapes) and len({shape[1:] for shape in shapes}) == 1:
                 found[source.replace("{}", number)] = tuple(_parts(model, paths))
     return found
 

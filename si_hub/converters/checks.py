@@ -66,6 +66,7 @@ def bias(module: SourceModule, slot: str, target: Target) -> Tensor:
             f"the base model's {target.kind} has no bias to change", file=module.file, key=module.names[slot],
             hint=_HINT,
         )  # fmt: skip
-    if tensor.count != target.shape[0]:
-        raise misfit(module, slot, "bias", target.shape[0], list(tensor.shape), target)
-    return tensor.reshape(target.shape[0])
+    out = math.prod(target.shape[:1])
+    if tensor.count != out:
+        raise misfit(module, slot, "bias", out, list(tensor.shape), target)
+    return tensor.reshape(out)

@@ -46,6 +46,7 @@ SUFFIXES: Mapping[str, Suffix] = MappingProxyType(
              sparse_indices=".bias_indices", sparse_values=".bias_values", sparse_size=".bias_size")
     | _spell("peft", ia3=".ia3_l", oft_r=".oft_R .oft_R.weight", boft_r=".boft_R", boft_s=".boft_s")
     | _spell("comfy", set_weight=".set_weight", reshape=".reshape_weight")
+    | _spell("bfl", set_weight=".scale")
 )  # fmt: skip
 
 #: PEFT's in-memory names carry the adapter's name inside: ``lora_A.default.weight``.
@@ -104,6 +105,7 @@ class Prefix:
 
 
 _DENOISER = ("unet", "transformer", "prior")
+_COMFY = ("text_encoders.", "")
 _T5 = ("text_encoder_3", "text_encoder_2")
 
 #: Longest first; a name without any of them belongs to the component that all such names fit.
@@ -124,9 +126,11 @@ PREFIXES: tuple[Prefix, ...] = tuple(
             *(Prefix(f"{name}.", (name,), False) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")),
             Prefix("diffusion_model.", _DENOISER, False),
             Prefix("model.diffusion_model.", _DENOISER, False),
-            Prefix("text_encoders.clip_l.transformer.", ("text_encoder",), False),
-            Prefix("text_encoders.clip_g.transformer.", ("text_encoder_2",), False),
-            Prefix("text_encoders.t5xxl.transformer.", _T5, False),
+            Prefix("cond_stage_model.transformer.", ("text_encoder",), False),
+            Prefix("conditioner.embedders.0.transformer.", ("text_encoder",), False),
+            *(Prefix(f"{start}clip_l.transformer.", ("text_encoder",), False) for start in _COMFY),
+            *(Prefix(f"{start}clip_g.transformer.", ("text_encoder_2",), False) for start in _COMFY),
+            *(Prefix(f"{start}t5xxl.transformer.", _T5, False) for start in _COMFY),
         ),
         key=lambda prefix: -len(prefix.text),
     )

@@ -48,14 +48,15 @@ def fit_all(grouped: Grouped, families: Mapping[str, Family], candidates: list[A
     few = dict(list(grouped.modules.items())[:: len(grouped.modules) // SAMPLE + 1])
     hits = [len(place_all(few, candidate).places) for candidate in candidates]
     likely = [candidate for candidate, hit in zip(candidates, hits, strict=True) if hit == len(few)]
-    matches = [_fit(grouped, families, candidate) for candidate in likely]
+    matches = [fit(grouped, families, candidate) for candidate in likely]
     whole = [match for match in matches if not match.strangers]
     if any(not match.misfits for match in whole):
         return whole
-    return [_fit(grouped, families, candidate) for candidate in candidates]
+    return [fit(grouped, families, candidate) for candidate in candidates]
 
 
-def _fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> Match:
+def fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> Match:
+    """The match of one base model, looked at whole."""
     match = place_all(grouped.modules, architecture)
     check_shapes(grouped, families, match)
     return match

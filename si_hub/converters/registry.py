@@ -139,7 +139,7 @@ def _reject(name: str, pattern: str, hint: str = "", share: float = 0.0) -> Reje
 _DISTILL = "`si-hub distill` makes an adapter of a tuned checkpoint."
 
 #: Slots whose suffix a whole model has as well.
-_PLAIN = {"ia3_weight"}
+_PLAIN = {"ia3_weight", "set_weight"}
 
 REJECTS: tuple[Reject, ...] = (
     _reject("a ControlNet-LLLite", r"lllite_"),
@@ -153,7 +153,7 @@ REJECTS: tuple[Reject, ...] = (
     _reject("a T2I-Adapter", r"adapter\.(?:body|conv_in)\."),
     _reject("a textual inversion alone", r"(?:emb_params|string_to_param\.[^.]+|clip_[lg])$|<[^<>.]+>$",
             "Load it with load_textual_inversion.", 0.5),
-    _reject("a motion module", r".*motion_modules\.", "", 0.5),
+    _reject("a motion module", r".*motion_modules\."),
     _reject("a full checkpoint", r"model\.diffusion_model\..+\.(?:weight|bias)$|first_stage_model\.|cond_stage_model\.",
             _DISTILL, 0.5),
     _reject("a VAE", r"(?:encoder|decoder)\.(?:down|up|mid|conv_|norm_out|mid_block|down_blocks|up_blocks)"

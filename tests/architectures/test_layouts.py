@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +169,12 @@ def test_no_two_layouts_of_a_model_give_one_name_two_meanings(name: str) -> None
 def test_strange_module_lists_have_layouts_too() -> None:
     odd = Model("FluxTransformer2DModel", {
         "down_blocks.99999.attentions.3.norm": Module("norm", (4,)), "conv_in": Module("conv", (4, 4, 3, 3)),
-        "up_blocks.0.attentions.0.proj_in": Module("linear", (4, 4)), "": Module("linear", (prod((2, 2)), 1)),
-        "transformer_blocks.0.norm1.linear": Module("linear", (6, 1)),
+        "up_blocks.0.attentions.0.proj_in": Module("linear", (4, 4)), "": Module("linear", (4, 1)),
+        "transformer_blocks.0.norm1.linear": Module("linear", (6, 1)), "norm_out.linear": Module("norm", ()),
+        "transformer_blocks.0.attn.to_q": Module("linear", (4, 4)),
+        "transformer_blocks.0.attn.to_k": Module("norm", ()),
+        "transformer_blocks.0.attn.to_v": Module("linear", (4, 8)),
     })  # fmt: skip
     for layout in LAYOUTS.values():
         assert {part.path for parts in layout(odd).values() for part in parts} <= set(odd.modules)
+    assert not any("qkv" in name for name in bfl(odd))

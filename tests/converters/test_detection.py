@@ -99,6 +99,8 @@ def test_several_peft_adapters_in_one_file_are_an_error(tmp_path: Path, write_ze
         (pair("lora_unet_nothing_like_it", 4, 4), BaseMismatch, "none of its 1 modules fits sd15"),
         ({"conv.rezero": ("F16", (1,))}, UnknownFamily, r"1 of 1 tensors are of no known family.*found conv\.rezero"),
         ({f"{ATTN}_attn2_to_k{DOWN}": ("F16", (4, 768))}, UnknownFamily, "nearest is LoRA.*a module lacks up"),
+        ({**pair("double_blocks.0.img_attn.proj", 8, 8), "double_blocks.0.img_attn.norm.key_norm.scale": ("F16", (4,))},
+         UnsupportedFamily, r"key_norm: is control LoRA that replaces weights \(1 of 2 modules\)"),
         ({}, UnknownFamily, "holds no tensors"),
         ({"bundle_emb.x.string_to_param.*": ("F16", (1, 768))}, UnsupportedFamily, "textual inversion alone"),
         ({"model.diffusion_model.out.2.weight": ("F16", (4,))}, UnsupportedFamily, "a full checkpoint.*distill"),

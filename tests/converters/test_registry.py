@@ -74,12 +74,12 @@ NOT_ADAPTERS: dict[str, list[str]] = {
     "a ControlNet": ["control_model.input_blocks.0.0.weight"],
     "a T2I-Adapter": ["adapter.body.0.in_conv.weight"],
     "a textual inversion alone": ["emb_params"],
-    "a motion module": ["down_blocks.0.motion_modules.0.temporal_transformer.norm.weight"],
+    "a motion module": ["down_blocks.0.motion_modules.0.attn.processor.to_q_lora.down.weight"],
     "a full checkpoint": ["model.diffusion_model.out.2.weight", "first_stage_model.encoder.conv_in.weight"],
     "a VAE": ["encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_in.weight", "quant_conv.weight"],
     "an upscaler": ["model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"],
     "a text encoder": ["text_model.encoder.layers.0.mlp.fc1.weight", "text_model.encoder.layers.0.mlp.fc1.bias"],
-    "a full model": ["down_blocks.0.resnets.0.conv1.weight", "mid_block.resnets.0.conv1.bias"],
+    "a full model": ["double_blocks.0.img_attn.norm.key_norm.scale", "double_blocks.0.img_mlp.0.bias"],
 }  # fmt: skip
 
 
