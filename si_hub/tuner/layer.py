@@ -112,9 +112,6 @@ class LayerAdapter(nn.Module):
         """alpha / rank."""
         return 1.0 if self.alpha is None or self.rank == 0 else self.alpha / self.rank
 
-    def leaf(self, name: str) -> nn.Module | None:
-        return self._modules.get(name)
-
     def forward(self, base: nn.Module, x: Tensor, h: Tensor, weight: float) -> Tensor:
         """The contribution c to the base output.
 

@@ -101,7 +101,8 @@ def build(path: str, module: nn.Module, kind: Kind, layer: Layer, placement: Pla
     """The live form of a layer whose shapes fit.
 
     Raises:
-        BaseMismatch: for a pair without its other half, or several branches without a router.
+        BaseMismatch: for a layer that changes nothing, a pair without its other half, or several branches without a
+            router.
     """
     shapes = expected_shapes(module, kind, layer)
     _check_complete(path, layer)
@@ -135,6 +136,8 @@ def build(path: str, module: nn.Module, kind: Kind, layer: Layer, placement: Pla
 
 def _check_complete(path: str, layer: Layer) -> None:
     tensors = layer.tensors
+    if not tensors.keys() - {"router.weight", "router.bias", "kron"}:
+        raise BaseMismatch("the layer changes nothing", key=path, found=sorted(tensors), hint="Leave it out")
     if ("down.weight" in tensors) != ("up.weight" in tensors):
         missing = "up.weight" if "down.weight" in tensors else "down.weight"
         raise BaseMismatch("half of a low-rank pair is missing", key=f"{path}.{missing}")

@@ -43,6 +43,7 @@ CASES = (
     Case("conv 1x1", lambda: nn.Conv2d(12, 8, 1), (3, 12, 4, 5)),
     Case("conv dilated, same padding", lambda: nn.Conv2d(12, 8, 3, padding="same", dilation=2), (2, 12, 6, 5)),
     Case("conv reflecting", lambda: nn.Conv2d(12, 8, 3, padding=1, padding_mode="reflect"), (2, 12, 6, 5)),
+    Case("conv grouped", lambda: nn.Conv2d(12, 8, 3, padding=1, groups=2), (2, 12, 6, 5)),
     Case("conv grouped and dilated", lambda: nn.Conv2d(12, 8, 3, padding=2, dilation=2, groups=2), (2, 12, 6, 5)),
 )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -128,7 +129,9 @@ def test_equal_branches_are_peft_lora_whatever_the_router_says(case: Any, make_l
     layer.tensors["down.weight"] = Stored.from_torch(torch.cat([down] * 3))
     x = torch.randn(case.batch).double()
     peer = nn.Sequential(copy.deepcopy(base).double())
-    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=3, target_modules=["0"]), peer)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LoRA adapter added to ConvNd layer with groups > 1")
+        inject_adapter_in_model(LoraConfig(r=4, lora_alpha=3, target_modules=["0"]), peer)
     lora: Any = peer[0]
     lora.lora_A.default.weight.data = down.double()
     up = layer.tensors["up.weight"].torch().double()

@@ -102,6 +102,14 @@ def test_incomplete_layers_are_refused(missing: str, named: str) -> None:
         build("fc", linear, kind_of(linear, "fc"), layer, Placement(torch.device("cpu"), torch.float32, True))
 
 
+@pytest.mark.parametrize("leaves", [{}, {"kron": (2, 2)}])
+def test_a_layer_that_changes_nothing_is_refused(leaves: dict[str, tuple[int, ...]]) -> None:
+    linear = nn.Linear(4, 8)
+    layer = Layer({leaf: _zeros(*shape) for leaf, shape in leaves.items()})
+    with pytest.raises(BaseMismatch, match="fc: the layer changes nothing"):
+        build("fc", linear, kind_of(linear, "fc"), layer, Placement(torch.device("cpu"), torch.float32, True))
+
+
 _LEAVES = st.sets(st.sampled_from(["pair", "router", "gain", "gain_in", "weight_delta", "bias_delta"]), min_size=1)
 
 

@@ -335,3 +335,62 @@ def test_managed_adapters_and_those_of_peft_live_side_by_side(unet: Any, run: An
     assert torch.equal(run(unet), trained)
     tuner.remove(unet)
     assert torch.equal(run(unet), base)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_unloading_a_lora_of_peft_leaves_ours(net: nn.Module, ids: Tensor, whole: Any, merge: bool) -> None:
+    plain = net(ids)
+    tuner.inject(net, whole(), name="style")
+    adapted = net(ids)
+    model = get_peft_model(net, LoraConfig(r=2, target_modules=["fc", "conv"], init_lora_weights=False))
+    stacked = model(ids)
+    assert not torch.equal(stacked, adapted)
+    unloaded = model.merge_and_unload() if merge else model.unload()
+    assert unloaded is net
+    if merge:
+        torch.testing.assert_close(net(ids), _merged_first(net, ids), rtol=1e-4, atol=1e-4)
+        assert not torch.equal(net(ids), adapted)
+    else:
+        assert torch.equal(net(ids), adapted)
+    assert list(tuner.adapters(net)) == ["style"]
+    tuner.remove(net)
+    assert torch.equal(net(ids), plain) is not merge
+
+
+def _merged_first(net: nn.Module, ids: Tensor) -> Tensor:
+    """The same adapter put anew on a copy of the net as it is now: a fused LoRA counts as base."""
+    component = tuner.extract(net, "style")
+    copied = copy.deepcopy(net)
+    tuner.remove(copied)
+    tuner.inject(copied, component, name="anew")
+    output: Tensor = copied(ids)
+    return output
+
+
+def test_a_second_adapter_is_loaded_and_described_by_peft(net: nn.Module, ids: Tensor, tmp_path: Path) -> None:
+    model = get_peft_model(net, _config())
+    expected = model(ids)
+    model.save_pretrained(str(tmp_path))
+    model.load_adapter(str(tmp_path), "second")
+    model.set_adapter("second")
+    assert torch.equal(model(ids), expected)
+    status = model.get_model_status()
+    assert status.available_adapters == ["default", "second"]
+    assert status.active_adapters == ["second"]
+    assert status.peft_types == {"default": "STYLEINJECT", "second": "STYLEINJECT"}
+
+
+def test_loading_a_damaged_state_is_told(net: nn.Module, tmp_path: Path) -> None:
+    model = get_peft_model(net, _config())
+    state = get_peft_model_state_dict(model)
+    state["base_model.model.fc.styleinject_layer.up.weight"] = torch.zeros(3, 3)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        set_peft_model_state_dict(model, state)
+    state.pop("base_model.model.fc.styleinject_layer.up.weight")
+    result = set_peft_model_state_dict(
+        model, {**state, "base_model.model.fc.styleinject_layer.sideways": torch.ones(1)}
+    )
+    assert [key for key in result.unexpected_keys if "styleinject" in key] == [
+        "base_model.model.fc.styleinject_layer.sideways"
+    ]
+    assert "base_model.model.fc.styleinject_layer.adapters.default.up.weight" in result.missing_keys
