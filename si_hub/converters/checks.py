@@ -54,6 +54,11 @@ def unequal_ranks(module: SourceModule) -> LayerShapeError:
     )  # fmt: skip
 
 
+def shaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor in another shape of the same size; itself where it has that shape, as most of a plain LoRA's do."""
+    return tensor if tensor.shape == shape else tensor.reshape(*shape)
+
+
 def bias(module: SourceModule, slot: str, target: Target) -> Tensor:
     """The change of a bias in ``slot``, as ``[out]``.
 
@@ -69,4 +74,4 @@ def bias(module: SourceModule, slot: str, target: Target) -> Tensor:
     out = math.prod(target.shape[:1])
     if tensor.count != out:
         raise misfit(module, slot, "bias", out, list(tensor.shape), target)
-    return tensor.reshape(out)
+    return shaped(tensor, (out,))

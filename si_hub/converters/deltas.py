@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from si_hub.converters.checks import bias, misfit
+from si_hub.converters.checks import bias, misfit, shaped
 from si_hub.converters.modules import Lowered, SourceModule, Target
 from si_hub.storage.tensors import Tensor
 
@@ -32,9 +32,7 @@ def lower_deltas(module: SourceModule, target: Target) -> Lowered:
 def _shaped(module: SourceModule, slot: str, target: Target) -> Tensor:
     """A difference in the base's shape; a 1x1 convolution may stand for a linear layer and the reverse."""
     tensor = module.tensors[slot]
-    if tensor.shape == target.shape:
-        return tensor
     pointwise = all(math.prod(shape[2:]) == 1 and len(shape) > 1 for shape in (tensor.shape, target.shape))
-    if not (pointwise and tensor.shape[:2] == target.shape[:2]):
+    if tensor.shape != target.shape and not (pointwise and tensor.shape[:2] == target.shape[:2]):
         raise misfit(module, slot, "weight", list(target.shape), list(tensor.shape), target)
-    return tensor.reshape(*target.shape)
+    return shaped(tensor, target.shape)

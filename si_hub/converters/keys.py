@@ -68,6 +68,7 @@ class Key(NamedTuple):
     adapter: str
 
 
+@lru_cache(maxsize=1 << 14)
 def split(name: str) -> Key | None:
     """Take a tensor's name apart; ``None`` where no known suffix ends it."""
     at = _first_cut(name, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from si_hub.converters.checks import bias, misfit, pair_rank, unequal_ranks
+from si_hub.converters.checks import bias, misfit, pair_rank, shaped, unequal_ranks
 from si_hub.converters.modules import Lowered, SourceModule, Target
 from si_hub.converters.numbers import scaled
 from si_hub.errors import BaseMismatch
@@ -34,7 +34,7 @@ def lower_lora(module: SourceModule, target: Target) -> Lowered:
         raise misfit(module, "down", "input", in_ * groups, down.shape[1], target)
     if _kernel(down.shape[2:]) != _kernel(tuple(kernel)):
         raise misfit(module, "down", "kernel", kernel or "none", list(down.shape[2:]) or "none", target)
-    leaves = {"down.weight": down.reshape(rank, down.shape[1], *kernel), "up.weight": up.reshape(*up.shape[:2])}
+    leaves = {"down.weight": shaped(down, (rank, down.shape[1], *kernel)), "up.weight": shaped(up, up.shape[:2])}
     lowered = Lowered(leaves, module.alpha, groups)
     if "diff_b" in module.tensors:
         leaves["bias_delta"] = bias(module, "diff_b", target)
