@@ -248,3 +248,24 @@ def test_lycoris_files_are_worth_what_lycoris_merges(algo: str, tmp_path: Path, 
         difference = (after[f"{path}.weight"] - before[f"{path}.weight"]).flatten(1).double().numpy()
         ours = layer.tensors["weight_delta"].numpy() if algo == "full" else delta(layer)
         np.testing.assert_allclose(ours.reshape(difference.shape), difference, atol=2e-6, err_msg=path)
+
+
+def test_a_folder_that_diffusers_saved_is_worth_what_diffusers_fuses(tmp_path: Path, tiny_sd: Architecture) -> None:
+    from peft import LoraConfig
+
+    model = tiny_unet()
+    config = LoraConfig(
+        r=2, lora_alpha=5, target_modules=["to_k", "to_out.0"], init_lora_weights=False, alpha_pattern={"to_out.0": 3}
+    )
+    model.add_adapter(config)
+    model.save_lora_adapter(tmp_path)
+    found = converters.convert(tmp_path, base=tiny_sd)
+    model.fuse_lora()
+    model.unload_lora()
+    before, after = tiny_unet().state_dict(), model.state_dict()
+    layers = found.adapter.components["unet"].layers
+    assert {layer.alpha for layer in layers.values()} == {3.0, 5.0}
+    assert len(layers) == sum(path.endswith(("to_k", "to_out.0")) for path in tiny_sd.components["unet"].modules)
+    for path, layer in layers.items():
+        difference = (after[f"{path}.weight"] - before[f"{path}.weight"]).numpy()
+        np.testing.assert_allclose(delta(layer), difference, rtol=1e-9, atol=1e-12, err_msg=path)
