@@ -133,7 +133,7 @@ def settle(component: Component, described: Mapping[str, Any], name: str, file: 
         where = f"components.{name}.exceptions.{setting}"
         given: dict[str, str] = {}
         idle = {pattern for patterns in table.values() for pattern in patterns}
-        for module, value, pattern in resolve(table, pairs):
+        for module, value, pattern in resolve(table, pairs, file, where):
             idle.discard(pattern)
             if given.setdefault(module, value) != value:
                 raise DocumentError(

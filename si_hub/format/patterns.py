@@ -1,57 +1,57 @@
 """Module patterns: how the document says that some layers differ from the component's default.
 
-A pattern is segments joined by dots. A literal segment matches itself, ``*`` any one segment, ``**`` any number of
-segments, none included. Nothing else is special, and a pattern always matches whole paths.
+A pattern is segments joined by dots. A literal segment matches itself, ``*`` any one segment, ``**``, at most once in a
+pattern, any number of segments, none included. Nothing else is special, and a pattern always matches whole paths.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
+from pathlib import Path
+
+from si_hub.errors import DocumentError
+
+#: Patterns times layers of one table; the most irregular adapter for SDXL has half a million.
+WORK_LIMIT = 10_000_000
+
+_WILD = {"*": r"[^.]+\.", "**": r"(?:[^.]+\.)*"}
 
 
 def matches(pattern: str, module: str) -> bool:
-    """Whether ``pattern`` matches the whole path ``module``; linear in the product of their lengths."""
-    return _matcher(pattern)(module)
+    """Whether ``pattern`` matches the whole path ``module``."""
+    return _matcher(pattern)(module + ".") is not None
 
 
-@cache
-def _matcher(pattern: str) -> Callable[[str], bool]:
-    wanted = pattern.split(".")
-
-    def match(module: str) -> bool:
-        # The set of pattern positions reachable so far; no backtracking, so no pattern is slow.
-        states = _skip({0}, wanted)
-        for segment in module.split("."):
-            step = {s for s in states if s < len(wanted) and wanted[s] == "**"}
-            step |= {s + 1 for s in states if s < len(wanted) and wanted[s] in ("*", segment)}
-            states = _skip(step, wanted)
-            if not states:
-                return False
-        return len(wanted) in states
-
-    return match
+@lru_cache(maxsize=4096)
+def _matcher(pattern: str) -> Callable[[str], object]:
+    """A test of a path with a dot behind it. One ``**`` leaves a regular expression nothing to explode on."""
+    segments = pattern.split(".")
+    if segments.count("**") > 1:
+        raise DocumentError("a pattern with more than one **", key=pattern)
+    return re.compile("".join(_WILD.get(segment, re.escape(segment) + r"\.") for segment in segments)).fullmatch
 
 
-def _skip(states: set[int], wanted: list[str]) -> set[int]:
-    """``states`` and those reached from them where ``**`` stands for nothing."""
-    reached = set(states)
-    for state in states:
-        while state < len(wanted) and wanted[state] == "**":
-            state += 1
-            reached.add(state)
-    return reached
+def resolve(
+    exceptions: Mapping[str, Iterable[str]], modules: Iterable[str], file: Path | None = None, key: str | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """(module, value, pattern) for every match of a table value → patterns; a module may come up more than once.
 
-
-def resolve(exceptions: Mapping[str, Iterable[str]], modules: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """(module, value, pattern) for every match of a table value → patterns; a module may come up more than once."""
-    listed = list(modules)
-    for value, patterns in exceptions.items():
-        for pattern in patterns:
-            match = _matcher(pattern)
-            yield from ((module, value, pattern) for module in listed if match(module))
+    Raises:
+        DocumentError: more patterns for more layers than any real adapter has.
+    """
+    listed = [module + "." for module in modules]
+    pairs = [(value, pattern) for value, patterns in exceptions.items() for pattern in patterns]
+    if len(pairs) * len(listed) > WORK_LIMIT:
+        raise DocumentError(
+            "too many patterns", file=file, key=key, expected=f"at most {WORK_LIMIT // len(listed)}", found=len(pairs)
+        )
+    for value, pattern in pairs:
+        match = _matcher(pattern)
+        yield from ((path[:-1], value, pattern) for path in listed if match(path))
 
 
 def cover(wanted: Iterable[str], others: Iterable[str]) -> list[str]:
@@ -75,7 +75,7 @@ def cover(wanted: Iterable[str], others: Iterable[str]) -> list[str]:
         if now < -gain:
             if now:
                 heappush(heap, (-now, length, pattern))
-        elif "*" not in pattern.split(".") or not any(map(_matcher(pattern), forbidden)):
+        elif "*" not in pattern.split(".") or not any(matches(pattern, module) for module in forbidden):
             chosen.append(pattern)
             left -= covered[pattern]
     return sorted(chosen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,32 +68,35 @@ def write(
     path = Path(path)
     tensors = table(adapter, path)
 
+    draft = documents.build(adapter, "0" * 64)
+
     def metadata(digests: Digests) -> dict[str, str]:
-        document = document_of(adapter, digests)
+        document = with_digests(draft, digests)
         text = documents.canonical(document, path)
         return {**adapter.metadata, **derive(document), "format": "pt", documents.KEY: text}
 
-    draft = document_of(adapter, Digests("0" * 64, "0" * 64 if hash_source else None))
     check_version(draft, path)
     # Fields of a later version, kept from the file they came in, fit no strict schema that this library has.
-    documents.check_schema(draft, strict="format_version" not in adapter.about, file=path)
+    expected = with_digests(draft, Digests("0" * 64, "0" * 64 if hash_source else None))
+    documents.check_schema(expected, strict="format_version" not in adapter.about, file=path)
     stored = write_safetensors(
         path, tensors, metadata, lead=(documents.KEY, "format"), overwrite=overwrite, check_finite=check_finite,
         hash_source=hash_source, progress=progress,
     )  # fmt: skip
-    document = document_of(adapter, stored.digests)
+    document = with_digests(draft, stored.digests)
     return Written(
         path, stored.size, stored.digests.tensors, stored.digests.source,
         identity(document, read_safetensors(path)), document,
     )  # fmt: skip
 
 
-def document_of(adapter: Adapter, digests: Digests) -> Document:
-    """The adapter's document with the given hashes filled in."""
-    document = documents.build(adapter, digests.tensors)
+def with_digests(draft: Document, digests: Digests) -> Document:
+    """A copy of the document with the given hashes filled in."""
+    document = {**draft, "tensors_sha256": digests.tensors}
     if digests.source is not None:
-        document = deepcopy(document)
-        document.setdefault("provenance", {}).setdefault("source", {})["sha256"] = digests.source
+        provenance = document.get("provenance", {})
+        source = {**provenance.get("source", {}), "sha256": digests.source}
+        document["provenance"] = {**provenance, "source": source}
     return document
 
 

@@ -19,7 +19,7 @@ from si_hub.storage.finite import count_bad
 from si_hub.storage.header import HEADER_LIMIT
 from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Piece, Tensor
 
-_BUFFERS = 4
+_BUFFERS = 8
 _WINDOW = 128 << 20
 Progress = Callable[[int, int], None]
 

@@ -13,6 +13,7 @@ from si_hub import errors, schemas
 from si_hub.adapter import LEAVES, POOLS, TRANSFORMS
 from si_hub.format.document import DEPTH_LIMIT, DOCUMENT_LIMIT
 from si_hub.format.layers import NAME_LIMIT
+from si_hub.format.patterns import WORK_LIMIT
 from si_hub.format.versions import FORMAT_VERSION
 from si_hub.storage.header import AXES_LIMIT, HEADER_LIMIT, VALUES_LIMIT
 
@@ -58,7 +59,7 @@ def test_every_rule_has_its_error_and_every_error_its_rule() -> None:
 
 
 def test_the_limits_are_the_codes() -> None:
-    for limit in (DOCUMENT_LIMIT, HEADER_LIMIT, VALUES_LIMIT):
+    for limit in (DOCUMENT_LIMIT, HEADER_LIMIT, VALUES_LIMIT, WORK_LIMIT):
         assert f"{limit:,}" in TEXT
     for limit, unit in ((DEPTH_LIMIT, "levels"), (NAME_LIMIT, "characters"), (AXES_LIMIT, "axes")):
         assert re.search(rf"\b{limit} {unit}", TEXT)

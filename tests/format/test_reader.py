@@ -47,6 +47,7 @@ DOCUMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], type[errors.SiHub
     "no components": (drop("components"), errors.DocumentError, "components"),
     "no hash": (drop("tensors_sha256"), errors.DocumentError, "tensors_sha256"),
     "a hash in capitals": (put("tensors_sha256", value="A" * 64), errors.DocumentError, "styleinject.tensors_sha256"),
+    "a hash with a line feed": (put("tensors_sha256", value="a" * 64 + "\n"), errors.DocumentError, "tensors_sha256"),
     "an unknown transform": (put(*UNET, "transform", value="melt"), errors.DocumentError, "components.unet.transform"),
     "an unknown pool": (put(*UNET, "pool", value="max"), errors.DocumentError, "components.unet.pool"),
     "alpha as text": (put(*UNET, "alpha", value="8"), errors.DocumentError, "components.unet.alpha"),
@@ -69,6 +70,9 @@ DOCUMENTS: dict[str, tuple[Callable[[dict[str, Any]], object], type[errors.SiHub
     ),
     "a pattern with a wild card inside a word": (
         put(*UNET, "exceptions", value={"transform": {"variance": ["a*"]}}), errors.DocumentError, "a*",
+    ),
+    "a pattern with two double stars": (
+        put(*UNET, "exceptions", value={"transform": {"variance": ["**.a.**"]}}), errors.DocumentError, "**.a.**",
     ),
     "two values for one layer": (
         put(*UNET, "exceptions", value={"transform": {"variance": ["a.*"], "adain": ["**.b"]}}),

@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from si_hub import errors, format
-from si_hub.adapter import Adapter, BaseModel, Component, Layer
+from si_hub import architectures, errors, format
+from si_hub.adapter import TRANSFORMS, Adapter, BaseModel, Component, Layer
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Span, Tensor
 
@@ -257,6 +259,28 @@ def test_the_commonest_alpha_is_the_default_and_only_others_take_a_tensor(small:
     assert [layer.alpha for layer in format.read(tmp_path / "x").components["unet"].layers.values()] == [
         8.0, 8.0, 8.0, 4.0, 0.1, None,
     ]  # fmt: skip
+
+
+def test_every_module_of_sdxl_may_differ_from_every_other(small: Adapter, tmp_path: Path) -> None:
+    pair = small.components["unet"].layers["a.b"].tensors
+    chance = random.Random(0)
+    small.components = {
+        name: Component(
+            None,
+            {
+                path: Layer(pair, float(chance.randrange(1, 9)), chance.choice(TRANSFORMS))  # type: ignore[arg-type]
+                for path, module in component.modules.items()
+                if module.kind in ("linear", "conv")
+            },
+        )
+        for name, component in architectures.load("sdxl").components.items()
+    }
+    assert sum(len(component.layers) for component in small.components.values()) > 986
+    start = time.process_time()
+    format.write(small, tmp_path / "x")
+    again = format.read(tmp_path / "x")
+    assert time.process_time() - start < 10
+    assert values(again) == values(small)
 
 
 def test_tensors_are_spans_of_the_file(written: SafetensorsFile) -> None:
