@@ -15,8 +15,8 @@ from si_hub.converters import Report
 from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite
 from si_hub.format import writer
-from si_hub.report.text import short, size_text, tally
 from si_hub.format.layers import EMBEDDING, split_name
+from si_hub.report.text import short, size_text, tally
 from si_hub.storage.tensors import Span, Tensor
 
 
