@@ -209,7 +209,7 @@ def _in_widths(layer: Layer) -> Iterator[tuple[str, int]]:
     shapes = {leaf: tensor.shape for leaf, tensor in layer.tensors.items()}
     factor = shapes["kron"][1] if "kron" in shapes else 1
     if "down.weight" in shapes:
-        yield "down.weight", shapes["down.weight"][1] * layer.groups * factor
+        yield "down.weight", shapes["down.weight"][1] * factor
     if "router.weight" in shapes:
         yield "router.weight", shapes["router.weight"][1]
     if "gain_in" in shapes and len(shapes["gain_in"]) == 1:

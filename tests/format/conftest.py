@@ -68,7 +68,7 @@ def layers(draw: st.DrawFn, n: int) -> Layer:
     if n > 1:
         leaves["router.bias"] = draw(tensors(n))
         if draw(st.booleans()):
-            leaves["router.weight"] = draw(tensors(n, width * groups))
+            leaves["router.weight"] = draw(tensors(n, width))
     if draw(st.booleans()):
         leaves["gain"] = draw(tensors(out * groups))
         leaves["bias_delta"] = draw(tensors(out * groups))

@@ -106,7 +106,7 @@ def test_a_layer_that_breaks_a_rule_names_its_tensor(case: str) -> None:
 
 
 def test_a_grouped_convolution_counts_its_rank_over_the_groups() -> None:
-    grouped: Shapes = {"down.weight": (8, 3, 3, 3), "up.weight": (4, 4), "weight_delta": (4, 3, 3, 3), "gain_in": (6,)}
+    grouped: Shapes = {"down.weight": (8, 6, 3, 3), "up.weight": (4, 4), "weight_delta": (4, 3, 3, 3), "gain_in": (6,)}
     check_layer(layer(grouped, groups=2), "unet.m")
     assert layer(grouped, groups=2).rank == 8
     with pytest.raises(errors.LayerShapeError, match="gain_in"):

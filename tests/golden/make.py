@@ -128,7 +128,7 @@ def exceptions() -> Adapter:
         layers[f"blocks.{block}.attn"] = Layer(pair(1, 2, 4, 4, seed=block), 3.0, transform)  # type: ignore[arg-type]
     for block, groups in ((0, 2), (1, 4)):
         layers[f"blocks.{block}.depthwise"] = Layer(
-            {"down.weight": numbers(4, 8 // groups, 3, 3), "up.weight": numbers(8, 4 // groups)}, groups=groups
+            {"down.weight": numbers(4, 8, 3, 3), "up.weight": numbers(8, 4 // groups)}, groups=groups
         )
     return Adapter(BaseModel("sd15"), {"unet": Component("UNet2DConditionModel", layers)})
 
@@ -142,4 +142,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "1.0")
