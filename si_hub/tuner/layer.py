@@ -240,7 +240,8 @@ class StyleInjectLayer(nn.Module):
     def hook(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         """The forward hook on the base module: output + Σ_a c_a, or None (output as it is) where nothing acts."""
         scale = self.control.scale
-        if not self.active or scale == 0:
+        # An empty batch gets nothing, and has no shapes to split.
+        if not self.active or scale == 0 or output.numel() == 0:
             return None
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         x = x.to(output.device)

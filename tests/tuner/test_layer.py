@@ -75,6 +75,16 @@ def test_zero_up_or_zero_weight_is_the_base_bit_for_bit(case: Any, transform: st
         assert torch.equal(_hosted(base, layer)(x), expected)
 
 
+@pytest.mark.parametrize("optional", ["none", "kron", "all"])
+def test_an_empty_batch_stays_empty(case: Any, optional: str, make_layer: Any) -> None:
+    base = case.base()
+    if optional == "kron" and getattr(base, "groups", 1) > 1:
+        return
+    x = torch.randn(case.batch)[:0]
+    shape = base(x).shape
+    assert _hosted(base, make_layer(base, 1 if optional == "kron" else 3, optional, "adain"))(x).shape == shape
+
+
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("optional", ["none", "all"])
 def test_a_batch_is_its_instances_one_by_one(
