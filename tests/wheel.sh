@@ -9,4 +9,4 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/empty"
 cd "$work/empty"
 PYTHONPATH="$work/site" SI_HUB_TEST_SITE="$work/site" "$BIN/python" -m pytest -q -n 2 -p no:cacheprovider \
-    --rootdir "$tests/.." -c "$tests/../pyproject.toml" "$tests/test_package.py" "$tests/format" "$tests/test_cli.py"
+    --rootdir "$tests/.." -c "$tests/../pyproject.toml" "$tests/test_package.py" "$tests/format" "$tests/golden" "$tests/test_cli.py" "$tests/test_broken_inputs.py" "$tests/pipelines/test_loading.py"
