@@ -205,6 +205,14 @@ class Door(nn.Module, BaseTunerLayer):
         elif scale in self.control.scales:
             self.control.scales.remove(scale)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Door:
+        # Having loaded a LoRA, diffusers scales every layer of a text encoder by the scale of the last call, casts the
+        # model, and never unscales. No call casts a model while it runs, so a scale that is there now is a leftover.
+        if _casts(fn):
+            self.control.scales.clear()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def delete_adapter(self, adapter_name: str) -> None:
         if adapter_name in self.known():
             self.drop(adapter_name)
@@ -238,6 +246,12 @@ def _forget_compiled() -> None:
     # torch.compile takes the hooks of a module for constants, without a guard: new ones would silently not run.
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+
+
+def _casts(fn: Callable[[Tensor], Tensor]) -> bool:
+    """Whether what ``nn.Module._apply`` maps over tensors makes one dtype of two."""
+    half, brain = (fn(torch.empty(0, dtype=dtype)) for dtype in (torch.float16, torch.bfloat16))
+    return half.dtype == brain.dtype
 
 
 def _nested(door: Door) -> nn.Module:

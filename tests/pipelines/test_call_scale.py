@@ -108,3 +108,25 @@ def test_fusing_a_lora_with_a_scale_does_not_scale_ours(
     pipe.unfuse_lora(components=["unet"])
     pipe.unload_lora_weights()
     assert torch.allclose(noise(pipe), shown, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.0])
+def test_a_lora_loaded_after_a_scaled_call_does_not_leave_ours_scaled(
+    sd: Make, lora: Make, adapter: Make, as_lora: Make, latents: Make, words: Make, scale: float
+) -> None:
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(text_encoder=lora(pipe.text_encoder, TEXT)), "a")
+    shown = words(pipe)
+    latents(pipe, cross_attention_kwargs={"scale": scale})
+    theirs = lora(pipe.text_encoder, ("k_proj",), alpha=None, seed=1)
+    # diffusers keeps the call's scale, puts it on every layer of the text encoder, and never takes it back.
+    pipe.load_lora_weights(as_lora(theirs, "text_encoder"), adapter_name="theirs")
+    assert pipe.lora_scale == scale
+    pipe.disable_lora()
+    assert torch.equal(words(pipe), shown)
+    pipe.enable_lora()
+    both = latents(pipe)
+    latents(pipe, cross_attention_kwargs={"scale": 0.5})
+    assert torch.equal(latents(pipe), both)
+    pipe.unload_lora_weights()
+    assert torch.equal(words(pipe), shown)
