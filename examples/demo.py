@@ -124,7 +124,8 @@ def main() -> None:
     out: Path = parser.parse_args().out
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
+    os.environ.update({"HF_HUB_OFFLINE": "1", **quiet})
 
     print("1. a base model from a seed, and a kohya LoRA for it")
     build_base(out / "base")
