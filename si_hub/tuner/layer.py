@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from si_hub.tuner import operator
 from si_hub.tuner.kinds import FLOAT8, Kind, evaluate, is_plain, product
 
 CHILD = "styleinject_layer"
+#: Leaves that keep a float32 of the file on a half-precision base: gain − 1 would vanish in it, and the softmax is
+#: taken in float32 anyway.
+PRECISE = {"gain", "gain_in", "router"}
 
 
 @dataclass(slots=True)
@@ -134,6 +138,11 @@ class LayerAdapter(nn.Module):
             axes = operator.inner_axes(h.ndim, self.kind.channels_last)
             parts.append(operator.inject(self.transform, u, dh, axes))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LayerAdapter:
+        for name, leaf in self.named_children():
+            leaf._apply(partial(_gently, fn, 4 if name in PRECISE else 2))  # type: ignore[no-untyped-call]
+        return self
 
     def value(self, name: str, like: Tensor) -> Tensor | None:
         """An optional tensor in the dtype and on the device of ``like``."""
@@ -274,16 +283,6 @@ class StyleInjectLayer(nn.Module):
                 base._forward_hooks_with_kwargs.pop(key, None)
         del base._modules[CHILD]
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StyleInjectLayer:
-        # Layerwise casting stores a base layer with all its children in float8; an adapter would lose its precision.
-        def gently(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            lossy = moved.dtype in FLOAT8 and tensor.dtype not in FLOAT8
-            return tensor.to(moved.device) if lossy else moved
-
-        super()._apply(gently, recurse)  # type: ignore[no-untyped-call]
-        return self
-
 
 class _Blocks:
     """x with its channels split into i1 blocks, for kron(K, M) x without ever expanding kron(K, M)."""
@@ -302,6 +301,16 @@ class _Blocks:
         if self.last:
             return product.flatten(-2)
         return product.reshape(self.instances, -1, *product.shape[2:])
+
+
+def _gently(fn: Callable[[Tensor], Tensor], itemsize: int, tensor: Tensor) -> Tensor:
+    """What ``nn.Module._apply`` asks for, but in no narrower a dtype than ``itemsize`` bytes, or the tensor's own.
+
+    Layerwise casting stores a base layer with all its children in float8; an adapter would lose its precision.
+    """
+    moved = fn(tensor)
+    lossy = moved.itemsize < min(itemsize, tensor.itemsize)
+    return tensor.to(moved.device) if lossy else moved
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:

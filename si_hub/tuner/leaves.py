@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from si_hub.adapter import Layer
 from si_hub.errors import BaseMismatch
 from si_hub.tuner.kinds import Kind, bias_shape, channels, weight_shape
-from si_hub.tuner.layer import FixedRouter, LayerAdapter, Value
-
-_PRECISE = {"gain", "gain_in", "router.weight", "router.bias"}
+from si_hub.tuner.layer import PRECISE, FixedRouter, LayerAdapter, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +29,15 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an adapter's tensors go. ``share``: keep a tensor that already fits as it is, memory-mapped or not.
-
-    The small vectors and the router keep a float32 of the file: gain − 1 would vanish in half precision, and the
-    softmax is taken in float32 anyway.
-    """
+    """Where an adapter's tensors go. ``share``: keep a tensor that already fits as it is, memory-mapped or not."""
 
     device: torch.device
     dtype: torch.dtype
     share: bool
 
     def __call__(self, tensor: Tensor, leaf: str = "") -> Tensor:
-        dtype = (
-            torch.promote_types(self.dtype, tensor.dtype) if leaf in _PRECISE and tensor.itemsize > 1 else self.dtype
-        )
+        keeps = leaf.split(".")[0] in PRECISE and tensor.itemsize > 1
+        dtype = torch.promote_types(self.dtype, tensor.dtype) if keeps else self.dtype
         placed = tensor.to(self.device, dtype)
         return placed.clone() if placed is tensor and not self.share else placed
 

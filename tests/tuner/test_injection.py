@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -358,6 +359,27 @@ def test_an_adapter_follows_the_base_in_dtype(net: nn.Module, whole: Any) -> Non
     small = {"router.weight", "router.bias", "gain.weight"}
     assert dtypes == {name: torch.float32 if name in small else torch.bfloat16 for name in dtypes}
     assert dtypes.keys() == small | {"down.weight", "up.weight"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_casting_a_model_before_or_after_gives_the_same_bits(
+    net: nn.Module, ids: Tensor, whole: Any, dtype: torch.dtype
+) -> None:
+    component = whole(transform="restyle")
+    component.layers["fc"].tensors |= {
+        "gain": Stored.from_torch(1 + 0.001 * torch.randn(8)),
+        "gain_in": Stored.from_torch(1 + 0.001 * torch.randn(12)),
+    }
+    after = copy.deepcopy(net)
+    for model, first in ((net, True), (after, False)):
+        if first:
+            model.to(dtype)
+        tuner.inject(model, component, name="style")
+        tuner.set_active(model, {"style": 0.5})
+        model.to(dtype)
+    assert torch.equal(net(ids), after(ids))
+    ours = {name: p.dtype for name, p in net.named_parameters() if "styleinject" in name}
+    assert ours == {name: p.dtype for name, p in after.named_parameters() if "styleinject" in name}
 
 
 def test_a_gain_near_one_is_not_rounded_away_in_half_precision() -> None:
