@@ -238,4 +238,17 @@ class AmbiguousFamily(FormatError):
 
 
 class UnsupportedFamily(ConversionRefused):
-    """Recognised, and refused with the reason: a checkpoint, a ControlNet, an adapter of an unsupported family."""
+    """Recognised, and refused with the reason: an adapter of an unsupported family."""
+
+
+class NotAnAdapter(UnsupportedFamily):
+    """Recognised as something else: a checkpoint, a ControlNet.
+
+    Args:
+        kind: what it is, with its article.
+        file, key, hint: as for every `SiHubError`.
+    """
+
+    def __init__(self, kind: str, *, file: str | Path, key: str, hint: str | None = None) -> None:
+        self.kind = kind
+        super().__init__(f"is {kind}, which cannot be converted", file=file, key=key, hint=hint)

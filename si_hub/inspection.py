@@ -9,8 +9,8 @@ from typing import Any
 
 from si_hub import converters, format
 from si_hub.adapter import Adapter, Component
-from si_hub.converters.registry import rejection
-from si_hub.errors import MissingFile, SiHubError
+from si_hub.converters import Source
+from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
 from si_hub.report.text import short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 
@@ -158,10 +158,12 @@ def inspect_file(path: Path, base: str | Path | None) -> Inspection:
     if format.is_styleinject(file):
         return _native(file)
     try:
-        found = converters.convert(path, base=base, allow_partial=True)
+        source = converters.source_of(file)
+        found = converters.convert(source, base=base, allow_partial=True)
+    except NotAnAdapter as error:
+        return _facts(file, error.kind, problem=error.as_dict())
     except SiHubError as error:
-        other = rejection(file.tensors)
-        return _facts(file, other[0].name if other else "unknown", problem=error.as_dict())
+        return _facts(file, "unknown", problem=error.as_dict())
     return _facts(
         file,
         "adapter",
@@ -170,7 +172,7 @@ def inspect_file(path: Path, base: str | Path | None) -> Inspection:
         base=found.base.name,
         parts=_parts(found.adapter),
         dropped=found.report.dropped,
-        problem=_strict_problem(path, base) if found.report.dropped else {},
+        problem=_strict_problem(source, base) if found.report.dropped else {},
     )
 
 
@@ -194,10 +196,10 @@ def _native(file: SafetensorsFile) -> Inspection:
     )
 
 
-def _strict_problem(path: Path, base: str | Path | None) -> dict[str, object]:
+def _strict_problem(source: Source, base: str | Path | None) -> dict[str, object]:
     """Why the file is not converted without ``allow_partial``, if it is not."""
     try:
-        converters.convert(path, base=base)
+        converters.convert(source, base=base)
     except SiHubError as error:
         return error.as_dict()
     return {}

@@ -94,6 +94,29 @@ def test_inspect_describes_a_foreign_file(lora: Path) -> None:
         assert words in text
 
 
+def test_inspect_reads_a_header_once_and_imports_neither_torch_nor_numpy(lora: Path) -> None:
+    """All of a file's header is in the first read: what follows are the three alphas."""
+    script = (
+        "import os, sys; reads = []; pread = os.pread; os.pread = lambda *a: reads.append(a[1]) or pread(*a); "
+        "from si_hub.inspection import inspect; inspect(sys.argv[1]).as_text(); "
+        "print(sorted(reads)[:3], len(reads), *{'torch', 'numpy', 'jsonschema'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(lora)], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[2, 2, 2] 4"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("model.diffusion_model.out.2.weight", "a full checkpoint"), ("control_model.x.weight", "a ControlNet"),
+     ("bundle_emb.ink.string_to_param.*", "a textual inversion alone"), ("conv.rezero", "unknown")],
+)  # fmt: skip
+def test_inspect_says_what_a_file_is_that_is_no_adapter(name: str, kind: str, tmp_path: Path) -> None:
+    save_file({name: np.ones((4, 4), np.float16)}, tmp_path / "a.safetensors")
+    answer = json.loads(run("inspect", tmp_path / "a.safetensors", "--json"))
+    assert answer["kind"] == kind
+    assert answer["problem"]["key"] == name
+
+
 def test_inspect_describes_a_converted_file(lora: Path) -> None:
     run("convert", lora)
     answer = json.loads(run("inspect", lora.with_name("style.styleinject.safetensors"), "--json"))

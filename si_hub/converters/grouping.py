@@ -11,7 +11,7 @@ from si_hub.converters import keys
 from si_hub.converters.modules import SourceModule
 from si_hub.converters.registry import FAMILIES, Family, classify, nearest, rejection
 from si_hub.converters.source import Source
-from si_hub.errors import AmbiguousFamily, UnknownFamily, UnsupportedFamily
+from si_hub.errors import AmbiguousFamily, NotAnAdapter, UnknownFamily, UnsupportedFamily
 
 #: Tensors that ride along and are no module of the base: a pattern, and why they are dropped.
 _DROPS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -43,8 +43,7 @@ def group(source: Source) -> Grouped:
     """Put the tensors that belong together in one module each, by the longest known suffix of their names."""
     if found := rejection(source.tensors):
         reject, first = found
-        raise UnsupportedFamily(f"is {reject.name}, which cannot be converted", file=source.path, key=first,
-                                hint=reject.hint or None)  # fmt: skip
+        raise NotAnAdapter(reject.name, file=source.path, key=first, hint=reject.hint or None)
     split = {name: keys.split(name) for name in source.tensors}
     _check_one_adapter(source, split)
     grouped = Grouped()
@@ -95,9 +94,8 @@ def classify_modules(source: Source, grouped: Grouped, *, allow_partial: bool) -
         else:
             families[stem] = family
     if not families and grouped.embeddings and not grouped.unknown:
-        raise UnsupportedFamily(
-            "is a textual inversion alone, which cannot be converted", file=source.path,
-            key=next(iter(grouped.embeddings)),
+        raise NotAnAdapter(
+            "a textual inversion alone", file=source.path, key=next(iter(grouped.embeddings)),
             hint="Load it with load_textual_inversion.",
         )  # fmt: skip
     if not families:

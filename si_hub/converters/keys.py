@@ -57,6 +57,10 @@ _INFIX = re.compile(
 #: kohya's OFT of Flux numbers the blocks of a fused layer.
 _NUMBERED = re.compile(r"\.oft_blocks\.([0-3])")
 _CONTAINER = "base_model.model."
+#: No suffix has more dots, PEFT's with an adapter's name inside included.
+_DOTS = 3
+#: Suffixes that do not begin at a dot.
+_INNER = tuple(text for text in SUFFIXES if not text.startswith("."))
 
 
 class Key(NamedTuple):
@@ -71,23 +75,26 @@ class Key(NamedTuple):
 @lru_cache(maxsize=1 << 14)
 def split(name: str) -> Key | None:
     """Take a tensor's name apart; ``None`` where no known suffix ends it."""
-    at = _first_cut(name, 0)
-    while at >= 0:
-        stem, rest = name[:at], name[at:]
-        infix = _INFIX.fullmatch(rest)
-        if rest in SUFFIXES:
-            return Key(stem, *SUFFIXES[rest], "")
-        if infix and infix[1] + infix[3] in SUFFIXES:
-            return Key(stem, *SUFFIXES[infix[1] + infix[3]], infix[2])
+    for at in _cuts(name):
+        rest = name[at:]
+        if suffix := SUFFIXES.get(rest):
+            return Key(name[:at], *suffix, "")
+        if (infix := _INFIX.fullmatch(rest)) and (suffix := SUFFIXES.get(infix[1] + infix[3])):
+            return Key(name[:at], *suffix, infix[2])
         if numbered := _NUMBERED.fullmatch(rest):
-            return Key(stem, f"oft_blocks_{numbered[1]}", "kohya", "")
-        at = _first_cut(name, at + 1)
+            return Key(name[:at], f"oft_blocks_{numbered[1]}", "kohya", "")
     return None
 
 
-def _first_cut(name: str, start: int) -> int:
-    places = [place for place in (name.find(".", start), name.find("_lora.", start)) if place >= 0]
-    return min(places, default=-1)
+def _cuts(name: str) -> list[int]:
+    """Where a suffix can begin, the longest first: at one of the last dots, or inside the word before them."""
+    cuts: list[int] = []
+    at = len(name)
+    while len(cuts) < _DOTS and (at := name.rfind(".", 0, at)) >= 0:
+        cuts.append(at)
+    if name.endswith(_INNER):
+        cuts.append(name.rindex("_lora."))
+    return sorted(cuts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,15 +167,20 @@ REJECTS: tuple[Reject, ...] = (
 )  # fmt: skip
 
 
+#: Whether any reject for which one name is enough matches: one look at a name instead of one for each.
+_TELLING = re.compile("|".join(reject.pattern.pattern for reject in REJECTS if not reject.share))
+
+
 def rejection(names: Iterable[str]) -> tuple[Reject, str] | None:
     """The kind of file these tensor names are, if no converter is for it, and the first name that says so.
 
     Names with an adapter's suffix never speak for a whole model, whatever they begin with.
     """
     names = list(names)
+    telling = [name for name in names if _TELLING.match(name)]
     plain = [name for name in names if (key := split(name)) is None or key.slot in _PLAIN]
     for reject in REJECTS:
-        hits = [name for name in (plain if reject.share else names) if reject.pattern.match(name)]
+        hits = [name for name in (plain if reject.share else telling) if reject.pattern.match(name)]
         if hits and len(hits) >= reject.share * len(names):
             return reject, hits[0]
     return None
