@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from typing import TYPE_CHECKING, Any
 
 from si_hub.storage.tensors import Tensor
@@ -22,6 +24,33 @@ def as_float64(tensor: Tensor) -> numpy.ndarray[Any, Any]:
         values: numpy.ndarray[Any, Any] = tensor.torch().float().numpy().astype(numpy.float64)
         return values
     return tensor.numpy().astype(numpy.float64)
+
+
+def number(tensor: Tensor) -> float:
+    """The value of a tensor of one element, of any dtype that alphas have; torch is not needed for it.
+
+    Raises:
+        ValueError: more than one element, or a dtype that holds no number.
+    """
+    if tensor.count == 1 and tensor.dtype in ("F8_E4M3", "F8_E5M2"):
+        [byte] = tensor.tobytes()
+        return _e4m3(byte) if tensor.dtype == "F8_E4M3" else _e5m2(byte)
+    return tensor.item()
+
+
+def _e4m3(byte: int) -> float:
+    """Sign, 4 bits of exponent biased by 7, 3 of mantissa; no infinity, and NaN is all ones (arXiv 2209.05433)."""
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    if byte & 127 == 127:
+        return math.nan
+    size = math.ldexp(8 + mantissa, exponent - 10) if exponent else math.ldexp(mantissa, -9)
+    return -size if byte & 128 else size
+
+
+def _e5m2(byte: int) -> float:
+    """The upper half of a float16."""
+    value: float = struct.unpack("<e", bytes([0, byte]))[0]
+    return value
 
 
 def scaled(tensor: Tensor, scale: float) -> Tensor:

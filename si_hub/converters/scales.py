@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from si_hub.converters.modules import SourceModule
+from si_hub.converters.numbers import number
 from si_hub.errors import FormatError, LayerShapeError, NotFinite, UnsupportedFamily
 
 #: PEFT settings that make a LoRA more than ΔW = scale · B · A, and the values for which they do.
@@ -34,7 +35,7 @@ def read_alpha(module: SourceModule) -> float | None:
     """
     tensor, name = module.tensors["alpha"], module.names["alpha"]
     try:
-        value = tensor.item()
+        value = number(tensor)
     except ValueError as error:
         raise FormatError(str(error), file=module.file, key=name) from error
     if not math.isfinite(value):

@@ -31,6 +31,7 @@ def module_with(alpha: Tensor | None = None) -> SourceModule:
         (Tensor.from_numpy(np.array([[0.25]], np.float64)), 0.25),
         (Tensor.from_bytes("BF16", (), b"\x00\x40"), 2.0),
         (Tensor.from_numpy(np.array(-1.0, np.float32)), -1.0),
+        (Tensor.from_bytes("F8_E4M3", (), b"\x50"), 8.0),
     ],
 )
 def test_an_alpha_of_any_dtype_and_one_element_is_read(alpha: Tensor, value: float) -> None:
@@ -47,7 +48,7 @@ def test_an_infinite_alpha_is_refused_by_its_name(value: float) -> None:
         read_alpha(module_with(Tensor.from_numpy(np.array(value, np.float16))))
 
 
-@pytest.mark.parametrize("alpha", [Tensor.from_numpy(np.ones(2)), Tensor.from_bytes("F8_E4M3", (), b"\x38")])
+@pytest.mark.parametrize("alpha", [Tensor.from_numpy(np.ones(2)), Tensor.from_bytes("F8_E8M0", (), b"\x7f")])
 def test_an_alpha_that_is_no_number_is_refused(alpha: Tensor) -> None:
     with pytest.raises(FormatError, match=r"lora_unet_x\.alpha"):
         read_alpha(module_with(alpha))
