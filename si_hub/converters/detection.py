@@ -49,6 +49,6 @@ def detect(source: Source, base: Architecture | None = None, *, allow_partial: b
     grouped = group(source)
     families = classify_modules(source, grouped, allow_partial=allow_partial)
     candidates = [base] if base else [architectures.load(name) for name in architectures.names()]
-    match = choose(source, fit_all(grouped, families, candidates), given=base is not None)
+    match = choose(source, grouped, fit_all(grouped, families, candidates), given=base is not None)
     check_whole(source, match, allow_partial=allow_partial)
     return Detection(grouped, families, match)

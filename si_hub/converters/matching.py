@@ -121,8 +121,8 @@ def target(architecture: Architecture, place: keys.Place) -> Target:
     return Target(held[0].kind, (rows, *held[0].shape[1:]), all(module.bias for module in held))
 
 
-def choose(source: Source, matches: list[Match], *, given: bool) -> Match:
-    """The base model that fits best: by names, then by shapes, then by what the metadata say.
+def choose(source: Source, grouped: Grouped, matches: list[Match], *, given: bool) -> Match:
+    """The match with most fitting modules; of several, those that the metadata name, then the shapes' axes.
 
     Raises:
         BaseMismatch: not one module fits.
@@ -131,10 +131,14 @@ def choose(source: Source, matches: list[Match], *, given: bool) -> Match:
     most = max(match.fitting for match in matches)
     best = [match for match in matches if match.fitting == most]
     if most == 0:
-        raise _no_base(source, best[0], given=given)
+        raise _no_base(source, matches, given=given)
     if len(best) > 1:
         hinted = header.hinted_bases(source.metadata)
         best = [match for match in best if match.architecture.name in hinted] or best
+    if len(best) > 1:
+        # Files do write 1x1 convolutions as linear layers, but not where nothing else made them: this comes last.
+        reshaped = [_reshaped(grouped, match) for match in best]
+        best = [match for match, count in zip(best, reshaped, strict=True) if count == min(reshaped)]
     if len(best) > 1:
         raise AmbiguousFamily(
             "more than one base model fits by names and shapes", file=source.path,
@@ -144,20 +148,30 @@ def choose(source: Source, matches: list[Match], *, given: bool) -> Match:
     return best[0]
 
 
-def _no_base(source: Source, match: Match, *, given: bool) -> BaseMismatch:
+def _reshaped(grouped: Grouped, match: Match) -> int:
+    """Number of low-rank pairs with the axes of another kind of module than the base's."""
+    held = ((grouped.modules[stem].tensors.get("down"), place) for stem, place in match.places.items())
+    return sum(
+        down is not None and len(down.shape) != len(target(match.architecture, place).shape) for down, place in held
+    )
+
+
+def _no_base(source: Source, matches: list[Match], *, given: bool) -> BaseMismatch:
+    """Nothing fits: the base that knows most of the names, and the first of them whose shape is another."""
+    match = max(matches, key=lambda match: len(match.places))
     what = match.architecture.name if given else "any shipped base model"
     error = next(iter(match.misfits.values()), None)
-    if given and error is not None:
+    known = "" if given else ", " + ", ".join(architectures.names())
+    hint = f"Name its base model with --base: a diffusers folder, a checkpoint{known}."
+    if error is not None:
+        near = "" if given else f"; nearest is {match.architecture.name}"
         return BaseMismatch(
-            f"none of its modules fits {what}: {error.problem}", file=source.path, key=error.key,
-            expected=error.expected, found=error.found,
+            f"none of its modules fits {what}{near}: {error.problem}", file=source.path, key=error.key,
+            expected=error.expected, found=error.found, hint=hint,
         )  # fmt: skip
-    stems = [*match.strangers, *match.misfits]
     return BaseMismatch(
-        f"none of its {len(stems)} modules fits {what}", file=source.path,
-        found=", ".join(stems[:SHOWN]),
-        hint="Name the base model with --base: a diffusers folder, or one of "
-        + ", ".join(architectures.names()) + ".",
+        f"none of its {len(match.strangers)} modules is in {what}", file=source.path, key=match.strangers[0],
+        hint=hint,
     )  # fmt: skip
 
 

@@ -63,6 +63,31 @@ def test_depth_tells_sdxl_where_widths_do_not(tmp_path: Path, write_zeros: Write
     assert converters.convert(write_zeros(tmp_path / "a.safetensors", pair(stem, 1280, 1280))).base.name == "sdxl"
 
 
+@pytest.mark.parametrize(("axes", "base"), [((1, 1), "sd15"), ((), "sd21")])
+def test_a_pointwise_convolution_tells_sd15_from_sd21_where_widths_do_not(
+    axes: tuple[int, ...], base: str, tmp_path: Path, write_zeros: WriteZeros
+) -> None:
+    """A slider without cross attention: every size is the same in both, but proj_in is a convolution in one."""
+    entries = pair(f"{ATTN}_attn1_to_q", 320, 320) | {
+        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": ("F16", (4, 320, *axes)),
+        "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": ("F16", (320, 4, *axes)),
+    }
+    file = write_zeros(tmp_path / "a.safetensors", entries)
+    assert converters.convert(file).base.name == base
+    named = write_zeros(tmp_path / "b.safetensors", entries, {"ss_base_model_version": "sd_v2"})
+    assert converters.convert(named).base.name == "sd21"
+    refuse(write_zeros(file, pair(f"{ATTN}_attn1_to_q", 320, 320)), AmbiguousFamily, "found sd15, sd21")
+
+
+def test_shapes_of_no_shipped_base_are_held_against_the_nearest(tmp_path: Path, write_zeros: WriteZeros) -> None:
+    entries = pair("lora_unet_mid_block_attentions_0_proj_in", 32, 32) | pair("lora_te_text_model_x", 4, 4)
+    refuse(
+        write_zeros(tmp_path / "a.safetensors", entries), BaseMismatch,
+        r"proj_in\.lora_up\.weight: none of its modules fits any shipped base model; nearest is sd15: the output size "
+        r"differs.*\(expected 1280, found 32\)\. Name its base model with --base",
+    )  # fmt: skip
+
+
 def test_two_names_of_one_module_are_an_error_that_names_both(tmp_path: Path, write_zeros: WriteZeros) -> None:
     names = ("lora_unet_input_blocks_4_1_proj_in", "lora_unet_down_blocks_1_attentions_0_proj_in")
     file = write_zeros(tmp_path / "a.safetensors", pair(names[0], 640, 640) | pair(names[1], 640, 640))
@@ -96,7 +121,8 @@ def test_several_peft_adapters_in_one_file_are_an_error(tmp_path: Path, write_ze
         ({"lora_unet_conv_in.diff": ("F16", (320, 4, 1, 1))}, BaseMismatch, r"weight size differs.*\[320, 4, 3, 3\]"),
         ({f"{ATTN}_attn2_to_k.diff_b": ("F16", (320,))}, BaseMismatch, "has no bias to change"),
         ({"lora_unet_conv_in.diff_b": ("F16", (4,))}, BaseMismatch, r"bias size differs.*expected 320"),
-        (pair("lora_unet_nothing_like_it", 4, 4), BaseMismatch, "none of its 1 modules fits sd15"),
+        (pair("lora_unet_nothing_like_it", 4, 4), BaseMismatch,
+         r"lora_unet_nothing_like_it: none of its 1 modules is in sd15\. Name its base"),
         ({"conv.rezero": ("F16", (1,))}, UnknownFamily, r"1 of 1 tensors are of no known family.*found conv\.rezero"),
         ({f"{ATTN}_attn2_to_k{DOWN}": ("F16", (4, 768))}, UnknownFamily, "nearest is LoRA.*a module lacks up"),
         ({**pair("double_blocks.0.img_attn.proj", 8, 8), "double_blocks.0.img_attn.norm.key_norm.scale": ("F16", (4,))},
