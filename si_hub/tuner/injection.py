@@ -17,7 +17,7 @@ from si_hub.errors import BaseMismatch, UsageError
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.door import Door, Record, close_door, find_door, modules_by_path, open_door, root_of
 from si_hub.tuner.fuse import unfuse_door
-from si_hub.tuner.kinds import kind_of, working_device, working_dtype
+from si_hub.tuner.kinds import check_called, kind_of, working_device, working_dtype
 from si_hub.tuner.layer import LayerAdapter, StyleInjectLayer
 from si_hub.tuner.leaves import Mismatch, Placement, build, mismatches
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
@@ -176,6 +176,7 @@ def _module_plan(
         return None
     module = modules[live]
     kind = kind_of(module, path)
+    check_called(modules.get(live.rpartition(".")[0], model), path)
     wrong = mismatches(path, module, kind, layer)
     if wrong:
         report.mismatched.extend(wrong)
@@ -239,12 +240,22 @@ def remove(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
     door = _door_with(model, names or ())
     chosen = list(door.records) if names is None else list(names)
     unfuse_door(door, [name for name in chosen if door.records[name].fused is not None])
-    configs = getattr(root_of(model), "peft_config", {})
+    known = [name for name in chosen if not door.records[name].managed]
     for name in chosen:
-        if not door.records[name].managed:
-            configs.pop(name, None)
         door.drop(name)
     close_door(model)
+    if known:
+        _forget_configs(root_of(model), known)
+
+
+def _forget_configs(root: nn.Module, names: Iterable[str]) -> None:
+    """What PEFT and diffusers noted at a model when an adapter was added."""
+    configs = getattr(root, "peft_config", {})
+    for name in names:
+        configs.pop(name, None)
+    if not configs:
+        root.__dict__.pop("peft_config", None)
+        root.__dict__.pop("_hf_peft_config_loaded", None)
 
 
 def adapters(model: nn.Module) -> dict[str, AdapterState]:

@@ -47,6 +47,12 @@ _KINDS: tuple[tuple[type[nn.Module], Kind], ...] = (
 _LINEAR_NORMS = {"RMSNorm", "T5LayerNorm", "LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 #: Linear by class, but its owner reads the weight and never calls it, so that a hook would never fire.
 _NEVER_CALLED = {"NonDynamicallyQuantizableLinear"}
+#: What diffusers' attention calls instead of which layers, once ``fuse_qkv_projections`` was called.
+_CALLED_INSTEAD = {
+    "to_qkv": {"to_q", "to_k", "to_v"},
+    "to_kv": {"to_k", "to_v"},
+    "to_added_qkv": {"add_q_proj", "add_k_proj", "add_v_proj"},
+}
 
 
 def kind_of(module: nn.Module, path: str) -> Kind:
@@ -76,6 +82,18 @@ def kind_of(module: nn.Module, path: str) -> Kind:
         found=f"{type(module).__module__}.{name}",
         hint="Leave this module out of the adapter",
     )
+
+
+def check_called(parent: nn.Module, path: str) -> None:
+    """Raise BaseMismatch for an attention's projection that is not called because the projections are fused."""
+    name = path.rpartition(".")[2]
+    instead = [fused for fused, layers in _CALLED_INSTEAD.items() if name in layers and fused in parent._modules]
+    if instead and getattr(parent, "fused_projections", False):
+        raise BaseMismatch(
+            f"the projections are fused, {instead[0]} is called instead",
+            key=path,
+            hint="Call unfuse_qkv_projections() first; once the adapter is loaded and fused they can be fused again",
+        )
 
 
 def weight_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:

@@ -331,6 +331,32 @@ def test_a_linear_layer_that_is_never_called_is_refused() -> None:
         tuner.inject(attention, Component(layers={"out_proj": _layer(bias_delta=torch.ones(4))}), name="style")
 
 
+@pytest.mark.parametrize("cross", [False, True])
+def test_a_projection_that_is_fused_with_others_is_refused(cross: bool) -> None:
+    from diffusers.models.attention_processor import Attention, FusedAttnProcessor2_0
+
+    attention = Attention(8, cross_attention_dim=6 if cross else None, heads=2, dim_head=4).eval()
+    x, states = torch.randn(2, 5, 8), torch.randn(2, 3, 6) if cross else None
+    attention.fuse_projections()
+    attention.set_processor(FusedAttnProcessor2_0())
+    called: set[str] = set()
+    for name in ("to_q", "to_k", "to_v", "to_out.0"):
+        attention.get_submodule(name).register_forward_hook(lambda *_, _name=name: called.add(_name))
+    attention(x, encoder_hidden_states=states)
+    for name in ("to_q", "to_k", "to_v", "to_out.0"):
+        component = Component(layers={name: _layer(bias_delta=torch.ones(8))})
+        if name in called:
+            assert tuner.inject(attention, component, name="style").matched == [name]
+            tuner.remove(attention)
+        else:
+            with pytest.raises(BaseMismatch, match=rf"{name}: the projections are fused.*unfuse_qkv_projections"):
+                tuner.inject(attention, component, name="style")
+    assert called == ({"to_q", "to_out.0"} if cross else {"to_out.0"})
+    attention.fuse_projections(fuse=False)
+    component = Component(layers={"to_v": _layer(bias_delta=torch.ones(8))})
+    assert tuner.inject(attention, component, name="style").matched == ["to_v"]
+
+
 def test_tensors_that_fit_stay_memory_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Stored.torch
     file = tmp_path / "file.safetensors"

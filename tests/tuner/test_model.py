@@ -266,6 +266,19 @@ def test_diffusers_adds_sets_disables_and_deletes(unet: Any, run: Any) -> None:
     assert torch.equal(run(unet), base)
 
 
+def test_removing_the_last_trained_adapter_leaves_no_attribute(unet: Any) -> None:
+    before = set(unet.__dict__)
+    unet.add_adapter(_unet_config(), "one")
+    unet.add_adapter(_unet_config(), "two")
+    tuner.remove(unet, "one")
+    assert list(unet.peft_config) == ["two"]
+    tuner.remove(unet)
+    assert set(unet.__dict__) == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unet.add_adapter(_unet_config(), "one")
+
+
 def test_a_call_of_scale_zero_gives_back_the_users_weight(unet: Any, run: Any) -> None:
     base = run(unet)
     unet.add_adapter(_unet_config(), "one")
