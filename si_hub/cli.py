@@ -33,6 +33,18 @@ def as_json(command: Command) -> Command:
     return click.option("--json", "json_", is_flag=True, is_eager=True, callback=remember, help=text)(command)
 
 
+class GivenPath(click.Path):
+    """A path that is not the empty text of an unset shell variable, which would mean the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Commands(click.Group):
     """Turns our errors into one line and an exit code, whichever command raised them."""
 
@@ -75,8 +87,8 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("source", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: beside the source]")
+@click.argument("source", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the source]")
 @click.option("--base", metavar="NAME|PATH", help="Base model: sd15, sd21, sdxl, flux ..., or a diffusers folder.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--allow-partial", is_flag=True, help="Convert what fits, name every tensor left out, and succeed.")
@@ -99,7 +111,7 @@ def convert(source: Path, output: Path | None, base: str | None, force: bool, al
 
 
 @main.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=GivenPath())
 @click.option("--base", metavar="NAME|PATH", help="Base model to match a foreign file against.")
 @as_json
 def inspect(path: Path, base: str | None, json_: bool) -> None:
@@ -117,9 +129,10 @@ def inspect(path: Path, base: str | None, json_: bool) -> None:
 
 
 @main.command()
-@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("paths", type=GivenPath(), nargs=-1, required=True)
 @as_json
-def validate(paths: tuple[Path, ...], json_: bool) -> None:
+@click.pass_context
+def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
     """Check StyleInject files whole: header, document, shapes, hash of the data, NaN and infinity.
 
     \b
@@ -127,9 +140,15 @@ def validate(paths: tuple[Path, ...], json_: bool) -> None:
       si-hub validate style.styleinject.safetensors
       si-hub validate adapters/*.safetensors --json
     """
-    from si_hub.inspection import validate as validate_path
+    from si_hub.inspection import Invalid, validate_all
 
-    show([validate_path(path) for path in paths], json_)
+    results = validate_all(paths)
+    errors = [result.error for result in results if isinstance(result, Invalid)]
+    show([result for result in results if json_ or not isinstance(result, Invalid)], json_)
+    for error in errors:
+        click.echo(f"si-hub: {error}", err=True)
+    if errors:
+        ctx.exit(errors[0].exit_code)
 
 
 def show(result: Any, json_: bool) -> None:

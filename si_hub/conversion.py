@@ -105,7 +105,7 @@ def convert(
 
     Args:
         source: a safetensors file, a PEFT folder, or a diffusers LoRA folder.
-        output: the file to write; by default beside the source.
+        output: the file to write, or an existing folder for it; by default beside the source.
         base: name, folder or checkpoint of the base model; found by names and shapes where it is not given.
         force: overwrite an existing output.
         allow_partial: convert what fits and name what was left out, instead of refusing.
@@ -117,6 +117,8 @@ def convert(
     """
     source = Path(source)
     path = default_output(source) if output is None else Path(output)
+    if output is not None and path.is_dir():
+        path /= default_output(source).name
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
     found = converters.convert(source, base=base, allow_partial=allow_partial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,18 @@ class Validation:
         return f"{self.path}: valid, format {self.format_version}, identity {self.identity}"
 
 
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A file that did not pass, and why."""
+
+    path: Path
+    error: SiHubError
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {"path": str(self.path), "valid": False, **self.error.as_dict()}
+
+
 def inspect(path: str | Path, *, base: str | Path | None = None) -> Inspection | list[Inspection]:
     """Say what a file is, or every safetensors file in a folder; tensor data are not read, torch is not imported.
 
@@ -150,6 +163,18 @@ def validate(path: str | Path) -> Validation:
     return Validation(
         path, file.size, format.identity(document, file), document["format_version"], document["tensors_sha256"]
     )
+
+
+def validate_all(paths: Iterable[str | Path]) -> list[Validation | Invalid]:
+    """Check each file whole; one that fails does not keep the others from being checked."""
+
+    def verdict(path: Path) -> Validation | Invalid:
+        try:
+            return validate(path)
+        except SiHubError as error:
+            return Invalid(path, error)
+
+    return [verdict(Path(path)) for path in paths]
 
 
 def inspect_file(path: Path, base: str | Path | None) -> Inspection:

@@ -158,6 +158,40 @@ def test_validate_passes_what_convert_wrote_and_fails_one_flipped_bit(lora: Path
     assert str(output) in result.stderr
 
 
+def test_validate_gives_every_file_its_verdict(lora: Path) -> None:
+    run("convert", lora)
+    output = lora.with_name("style.styleinject.safetensors")
+    result = CliRunner().invoke(main, ["validate", str(lora), str(output), str(lora.parent / "gone")])
+    assert result.exit_code == 3
+    assert result.stdout.startswith(f"{output}: valid")
+    assert [line.split(": ")[1] for line in result.stderr.splitlines()] == [str(lora), str(lora.parent / "gone")]
+    result = CliRunner().invoke(main, ["validate", str(lora), str(output), "--json"])
+    assert result.exit_code == 3
+    assert [(item["path"], item["valid"]) for item in json.loads(result.stdout)] == [
+        (str(lora), False), (str(output), True),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["convert", ""], ["convert", "a", "-o", ""], ["inspect", ""], ["validate", ""]])
+def test_an_empty_path_is_a_usage_error_and_not_the_current_folder(
+    arguments: list[str], lora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lora.parent)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "the path is empty" in result.stderr
+    assert os.listdir(lora.parent) == [lora.name]
+
+
+def test_convert_writes_into_a_folder_under_its_usual_name(lora: Path) -> None:
+    folder = lora.parent / "ordner mit ü"
+    folder.mkdir()
+    assert str(folder / "style.styleinject.safetensors") in run("convert", lora, "-o", folder)
+    result = CliRunner().invoke(main, ["convert", str(lora), "-o", str(folder)])
+    assert result.exit_code == 8
+    assert "style.styleinject.safetensors: already exists" in result.stderr
+
+
 def test_validate_refuses_a_foreign_file_by_name(lora: Path) -> None:
     result = CliRunner().invoke(main, ["validate", str(lora)])
     assert result.exit_code == 3
