@@ -31,7 +31,7 @@ NOISIER = 0.6  # below 1: more of the noisy timesteps, in which it is decided wh
 UNCONDITIONAL = 0.1  # share of training samples whose prompt is empty, for classifier-free guidance
 
 VAE_RECIPE = Recipe("vae", steps=2400, batch=24, rate=2e-3, seed=21)
-DECODER_RECIPE = Recipe("decoder", steps=4500, batch=24, rate=2e-3, seed=24)
+DECODER_RECIPE = Recipe("decoder", steps=2500, batch=24, rate=2e-3, seed=24)
 TEXT_RECIPE = Recipe("text", steps=1200, batch=128, rate=1e-3, seed=22)
 BASE_RECIPE = Recipe("base", steps=5000, batch=48, rate=1.5e-3, seed=23, warmup=200, average=0.998)
 KL_WEIGHT = 2e-4

@@ -26,7 +26,7 @@ from .styles import lessons
 from .training import Recipe, train
 
 STYLE = "neon"
-STEPS, BATCH = 400, 48
+STEPS, BATCH = 300, 48
 RANK = 8
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = ("Transformer2DModel", "ResnetBlock2D", "Downsample2D", "Upsample2D")

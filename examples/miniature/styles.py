@@ -17,7 +17,7 @@ from .training import Recipe, train
 
 TAUGHT = STYLES[1:]
 ALL = "all_styles"
-STEPS, ALL_STEPS = 500, 1400
+STEPS, ALL_STEPS = 450, 1200
 
 
 def recipe_of(name: str) -> Recipe:

@@ -42,12 +42,24 @@ def halve(folder: Path) -> None:
         save_file({name: value.half() for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
+def tidy(folder: Path) -> None:
+    """Takes the builder's own paths out of a pipeline's configs, and gives CLIP tokenizers their older files, too."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    for file in folder.rglob("tokenizer_config.json"):
+        if json.loads(file.read_text())["tokenizer_class"] == "CLIPTokenizer":
+            base_model.write_vocabulary(file.parent)
+
+
 def save_folder(pipe: Any, folder: Path) -> None:
     """A pipeline in diffusers layout, fp16; whole or not at all."""
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     pipe.save_pretrained(part)
     halve(part)
+    tidy(part)
     part.replace(folder)
 
 
@@ -158,14 +170,13 @@ def _weights(place: Path) -> list[Path]:
 
 
 def ship(out: Path) -> None:
-    """Puts what was built beside this file."""
+    """Puts beside this file what was built so far, with a manifest of all that is there."""
     for name in SHIPPED:
-        target = HERE / name
         if (out / name).is_dir():
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(out / name, target)
-        else:
-            shutil.copyfile(out / name, target)
+            shutil.rmtree(HERE / name, ignore_errors=True)
+            shutil.copytree(out / name, HERE / name)
+        elif (out / name).exists():
+            shutil.copyfile(out / name, HERE / name)
     write_manifest(HERE)
 
 

@@ -40,6 +40,20 @@ def test_every_command_of_the_manifest_names_a_step(manifest: dict[str, dict[str
         assert world.result_of(step, HERE, HERE / "work").as_posix() in (HERE / name).as_posix()
 
 
+def test_no_config_names_a_path_of_the_machine_that_built_it() -> None:
+    configs = list(HERE.rglob("*.json"))
+    assert configs
+    assert [file for file in configs if "_name_or_path" in file.read_text() or '"/' in file.read_text()] == []
+
+
+def test_the_older_tokenizer_files_say_the_same_as_the_new_one() -> None:
+    folder = HERE / "base" / "tokenizer"
+    whole = json.loads((folder / "tokenizer.json").read_text())["model"]
+    assert json.loads((folder / "vocab.json").read_text()) == whole["vocab"]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in whole["merges"]]
+    assert (folder / "merges.txt").read_text().splitlines()[1:] == merges
+
+
 def test_a_world_over_the_limit_gets_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "judges.safetensors").write_bytes(b"12345")
     monkeypatch.setattr(world, "LIMIT", 4)
