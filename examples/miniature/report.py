@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +31,7 @@ from .scenes import FACTS, STYLES, Scene
 from .styles import ALL, TAUGHT
 
 PER_STYLE_OF_ALL = 60
+FAMILIES = ("sdxl", "dit")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,15 @@ def base_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> list[Row]
         Row("base", judge(judges, pictures, wanted), "plain", alignment=0.85),
         Row(f"base, prompts shuffled (chance {chance(wanted):.3f})", judge(judges, shuffled(pictures), wanted)),
     ]
+
+
+def family_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> list[Row]:
+    """The bases of other families, which have no bar to meet."""
+    rows = []
+    for name in tracked([name for name in FAMILIES if (world / name).exists()], "families"):
+        pictures = draw_prompts(DiffusionPipeline.from_pretrained(world / name), [scene.prompt() for scene in wanted])
+        rows.append(Row(name, judge(judges, pictures, wanted), "plain"))
+    return rows
 
 
 def load(world: Path) -> Any:
@@ -152,12 +162,14 @@ def main() -> None:
     judges, wanted = load_judges(world / "judges.safetensors"), unseen_scenes(arguments.count)
     parts = {
         "base": base_rows(world, judges, wanted),
+        "families": family_rows(world, judges, wanted),
         "checkpoints": checkpoint_rows(world, judges, wanted),
         "peers": peer_rows(world, judges, wanted),
     }
     console = Console(width=None if sys.stdout.isatty() else 200)
     for title, rows in parts.items():
-        console.print(table(title, rows))
+        if rows:
+            console.print(table(title, rows))
     if arguments.json:
         figures = {title: [asdict(row) | {"holds": row.holds()} for row in rows] for title, rows in parts.items()}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
