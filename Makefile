@@ -38,6 +38,8 @@ wheel-test: $(READY)  ## build the wheel and test it from an empty directory
 
 bench: $(READY)  ## speed and memory against the peers
 	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/operator.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
