@@ -53,6 +53,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except SiHubError as error:
             return self.report(ctx, error)
+        except BrokenPipeError:
+            raise  # The reader of our output went away, as `head` does: click knows how to end quietly.
         except OSError as error:
             return self.report(ctx, FileAccessError(error.strerror or str(error), file=error.filename))
         except KeyboardInterrupt:

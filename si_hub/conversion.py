@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class Converted:
         modules: number of layers by component.
         ranks: number of layers by rank; 0 are layers without a low-rank pair.
         alphas: number of layers by alpha; ``"rank"`` where alpha is the rank.
-        source_sha256: of the source file.
+        source_sha256: of the source file; none where there are several, whose hashes the document has.
         sha256: of the written data section.
         identity: of the adapter.
         report: every source tensor's fate.
@@ -104,7 +105,7 @@ def convert(
     """Convert an adapter file or folder to the StyleInject format, exactly, and write it.
 
     Args:
-        source: a safetensors file, a PEFT folder, or a diffusers LoRA folder.
+        source: a safetensors file, a PEFT folder or a parent of such, or a diffusers LoRA folder.
         output: the file to write, or an existing folder for it; by default beside the source.
         base: name, folder or checkpoint of the base model; found by names and shapes where it is not given.
         force: overwrite an existing output.
@@ -122,10 +123,14 @@ def convert(
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
     found = converters.convert(source, base=base, allow_partial=allow_partial)
-    if path.exists() and path.samefile(found.source.path):
+    parts = found.source.parts
+    if path.exists() and any(path.samefile(part.path) for part in parts or (found.source,)):
         raise FileAccessError("is the source itself", file=path, hint="Name another file with -o.")
+    for entry, part in zip(found.adapter.about["provenance"].get("sources", ()), parts, strict=True):
+        entry["sha256"] = _sha256(part)
+    hashed = None if parts else found.source.path
     try:
-        written = writer.write(found.adapter, path, overwrite=force, hash_source=found.source.path, progress=progress)
+        written = writer.write(found.adapter, path, overwrite=force, hash_source=hashed, progress=progress)
     except (NotFinite, LeafDtypeError) as error:
         raise in_source_words(error, found) from error
     components = found.adapter.components
@@ -135,6 +140,13 @@ def convert(
         _count_ranks(components), _count_alphas(components),
         written.source_sha256, written.tensors_sha256, written.identity, found.report,
     )  # fmt: skip
+
+
+def _sha256(source: converters.Source) -> str:
+    digest = hashlib.sha256()
+    for chunk in Span(source.path, 0, source.size).chunks():
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 def in_source_words(error: FormatError, found: converters.Conversion) -> FormatError:

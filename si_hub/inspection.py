@@ -11,6 +11,7 @@ from typing import Any
 from si_hub import converters, format
 from si_hub.adapter import Adapter, Component
 from si_hub.converters import Source
+from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
 from si_hub.report.text import short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors
@@ -147,7 +148,18 @@ def inspect(path: str | Path, *, base: str | Path | None = None) -> Inspection |
     files = sorted(path.rglob("*.safetensors"))
     if not files:
         raise MissingFile("the folder holds no .safetensors file", file=path, hint="Name a file.")
-    return [_inspect_kindly(file, base) for file in files]
+    joined = _joined(path)
+    held = {part.path for source in joined for part in source.parts}
+    singles = (_inspect_kindly(file, base) for file in files if file not in held)
+    return [*(_foreign(source, base) for source in joined), *singles]
+
+
+def _joined(path: Path) -> list[Source]:
+    """The adapter that a folder of components' PEFT folders is; none where one of them is broken, as its file says."""
+    try:
+        return [converters.open_source(path)] if component_folders(path) else []
+    except SiHubError:
+        return []
 
 
 def validate(path: str | Path) -> Validation:
@@ -184,13 +196,20 @@ def inspect_file(path: Path, base: str | Path | None) -> Inspection:
         return _native(file)
     try:
         source = converters.source_of(file)
-        found = converters.convert(source, base=base, allow_partial=True)
-    except NotAnAdapter as error:
-        return _facts(file, error.kind, problem=error.as_dict())
     except SiHubError as error:
         return _facts(file, "unknown", problem=error.as_dict())
+    return _foreign(source, base)
+
+
+def _foreign(source: Source, base: str | Path | None) -> Inspection:
+    try:
+        found = converters.convert(source, base=base, allow_partial=True)
+    except NotAnAdapter as error:
+        return _facts(source, error.kind, problem=error.as_dict())
+    except SiHubError as error:
+        return _facts(source, "unknown", problem=error.as_dict())
     return _facts(
-        file,
+        source,
         "adapter",
         family=found.family,
         naming=found.naming,
@@ -230,7 +249,7 @@ def _strict_problem(source: Source, base: str | Path | None) -> dict[str, object
     return {}
 
 
-def _facts(file: SafetensorsFile, kind: str, **more: Any) -> Inspection:
+def _facts(file: SafetensorsFile | Source, kind: str, **more: Any) -> Inspection:
     tensors = file.tensors.values()
     dtypes = dict(Counter(tensor.dtype for tensor in tensors).most_common())
     metadata = {key: text for key, text in file.metadata.items() if key != "styleinject"}

@@ -158,6 +158,15 @@ def test_validate_passes_what_convert_wrote_and_fails_one_flipped_bit(lora: Path
     assert str(output) in result.stderr
 
 
+def test_a_reader_that_goes_away_is_no_error(lora: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "si_hub.cli", "inspect", str(lora)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_validate_gives_every_file_its_verdict(lora: Path) -> None:
     run("convert", lora)
     output = lora.with_name("style.styleinject.safetensors")

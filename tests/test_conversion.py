@@ -17,6 +17,7 @@ import pytest
 from si_hub import architectures, format
 from si_hub.conversion import Converted, convert, default_output
 from si_hub.errors import FileAccessError, NotFinite, SiHubError, UnsupportedFamily
+from si_hub.inspection import inspect
 
 STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_"
 
@@ -184,3 +185,56 @@ def test_errors_leave_no_output_behind(tmp_path: Path) -> None:
         with pytest.raises(SiHubError):
             convert(tmp_path / name)
     assert os.listdir(tmp_path) == ["empty.safetensors"]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_a_peft_folder_a_component_is_one_adapter_worth_what_each_is_alone(tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+    from peft import LoraConfig, get_peft_model
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    unet: Any = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16,), layers_per_block=1, norm_num_groups=8, cross_attention_dim=24,
+        attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
+    )  # fmt: skip
+    config = CLIPTextConfig(
+        vocab_size=9, hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4
+    )
+    for name, model, alpha in (("unet", unet, 3), ("text_encoder", CLIPTextModel(config), 5)):
+        model.save_pretrained(tmp_path / "base" / name)
+        target = {"unet": "to_q", "text_encoder": "q_proj"}[name]
+        lora = LoraConfig(r=2, lora_alpha=alpha, target_modules=[target], init_lora_weights=False)
+        get_peft_model(model, lora).save_pretrained(tmp_path / "lora" / name)
+    index = {"_class_name": "X", "unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["t", "CLIPTextModel"]}
+    (tmp_path / "base" / "model_index.json").write_text(json.dumps(index))
+    result = convert(tmp_path / "lora", base=tmp_path / "base")
+    whole = format.read(result.path, verify=True)
+    for name in ("unet", "text_encoder"):
+        alone = format.read(convert(tmp_path / "lora" / name, tmp_path / name, base=tmp_path / "base").path)
+        layers, expected = whole.components[name].layers, alone.components[name].layers
+        assert layers.keys() == expected.keys()
+        for path, layer in layers.items():
+            assert layer.scale == expected[path].scale == {"unet": 1.5, "text_encoder": 2.5}[name]
+            for leaf, tensor in layer.tensors.items():
+                assert tensor.tobytes() == expected[path].tensors[leaf].tobytes()
+    files = [tmp_path / "lora" / name / "adapter_model.safetensors" for name in ("text_encoder", "unet")]
+    assert whole.about["provenance"]["sources"] == [
+        {"name": f"{file.parent.name}/{file.name}", "size": file.stat().st_size,
+         "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in files
+    ]  # fmt: skip
+    assert result.source_size == sum(file.stat().st_size for file in files)
+    with pytest.raises(FileAccessError, match="is the source itself"):
+        convert(tmp_path / "lora", files[1], base=tmp_path / "base", force=True)
+    seen = inspect(tmp_path / "lora", base=tmp_path / "base")
+    assert isinstance(seen, list)
+    assert [(item.path, item.kind, list(item.parts)) for item in seen] == [
+        (tmp_path / "lora", "adapter", ["text_encoder", "unet"]),
+        (result.path, "styleinject", ["text_encoder", "unet"]),
+    ]
+    files[0].write_bytes(b"")
+    seen = inspect(tmp_path / "lora", base=tmp_path / "base")
+    assert isinstance(seen, list)
+    assert [(item.path, item.kind) for item in seen] == [
+        (result.path, "styleinject"), (files[0], "unreadable"), (files[1], "adapter"),
+    ]  # fmt: skip

@@ -14,7 +14,8 @@ from si_hub.storage.header import parse_json, read_safetensors
 _WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
 #: Component attribute names of a single-component folder, by what its class name says.
 _ATTRIBUTES = ((r"UNet", "unet"), (r"Transformer", "transformer"), (r"CLIPText|T5Encoder", "text_encoder"))
-_COMPONENT = re.compile(r"unet|transformer|prior|text_encoder(_\d+)?")
+#: Pipeline attribute names of the models that adapters are for.
+COMPONENT = re.compile(r"unet|transformer|prior|text_encoder(_\d+)?")
 
 
 def from_folder(path: str | Path) -> Architecture:
@@ -39,7 +40,7 @@ def from_folder(path: str | Path) -> Architecture:
         )  # fmt: skip
     class_name = _class_name(read_object(config))
     fallback = next((name for pattern, name in _ATTRIBUTES if re.search(pattern, class_name)), None)
-    name = path.name if _COMPONENT.fullmatch(path.name) else fallback
+    name = path.name if COMPONENT.fullmatch(path.name) else fallback
     if name is None:
         raise BaseMismatch(f"a {class_name or 'model'} is no model that adapters are for", file=path)
     return Architecture(class_name, {name: _component(path, class_name)})
@@ -48,7 +49,7 @@ def from_folder(path: str | Path) -> Architecture:
 def _pipeline(path: Path, index: dict[str, Any]) -> Architecture:
     components: dict[str, Model] = {}
     for name, entry in index.items():
-        if not (_COMPONENT.fullmatch(name) and isinstance(entry, list) and len(entry) == 2 and entry[1]):
+        if not (COMPONENT.fullmatch(name) and isinstance(entry, list) and len(entry) == 2 and entry[1]):
             continue
         folder = path / name
         if folder.is_dir():

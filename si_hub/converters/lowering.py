@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from si_hub import __version__
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
@@ -166,7 +167,7 @@ def _assemble(source: Source, found: Detection, components: dict[str, Component]
     prediction = header.prediction_type(source.metadata) or architecture.prediction_type
     about = header.describe(source.metadata)
     about["provenance"] = {
-        "source": {"name": source.path.name, "size": source.size},
+        **_origin(source),
         "family": found.family(),
         "naming": naming,
         "alpha_layout": alpha_layout(found, bool(source.configs)),
@@ -176,6 +177,14 @@ def _assemble(source: Source, found: Detection, components: dict[str, Component]
     }
     adapter = Adapter(BaseModel(architecture.name, prediction_type=prediction), components, (), about, kept)
     return Conversion(adapter, report, source, found.family(), naming, architecture)
+
+
+def _origin(source: Source) -> dict[str, Any]:
+    """Name and size of the weights, or of each component's."""
+    if not source.parts:
+        return {"source": {"name": source.path.name, "size": source.size}}
+    names = [f"{part.path.parent.name}/{part.path.name}" for part in source.parts]
+    return {"sources": [{"name": name, "size": part.size} for name, part in zip(names, source.parts, strict=True)]}
 
 
 def _naming(found: Detection) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from si_hub.architectures.folder import read_object
+from si_hub.architectures.folder import COMPONENT, read_object
 from si_hub.errors import AmbiguousFamily, FormatError, MissingFile, NotSafetensors, UnsupportedFamily
 from si_hub.storage.header import SafetensorsFile, parse_json, read_safetensors
 from si_hub.storage.tensors import Tensor
@@ -27,11 +27,12 @@ class Source:
     """A foreign adapter.
 
     Attributes:
-        path: the weights file.
-        size: its bytes.
+        path: the weights file, or the folder of several.
+        size: bytes of the weights.
         tensors: by name, not read.
         metadata: of its header.
         configs: PEFT configurations by component name; ``""`` is the one for all.
+        parts: where each component has a folder of its own, the sources there.
     """
 
     path: Path
@@ -39,10 +40,13 @@ class Source:
     tensors: dict[str, Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    parts: tuple[Source, ...] = ()
 
 
 def open_source(path: str | Path) -> Source:
     """Open a safetensors file, a PEFT folder or a diffusers LoRA folder; headers only.
+
+    Training scripts save one PEFT folder a component, ``unet/`` and ``text_encoder/``: their parent is one adapter.
 
     Raises:
         MissingFile, FileAccessError: nothing there, or nothing readable.
@@ -50,8 +54,10 @@ def open_source(path: str | Path) -> Source:
         UnsupportedFamily: a pickle of more than tensors.
         FormatError: a header or configuration that breaks its rules.
     """
-    path = weights_file(Path(path))
-    return source_of(_read(path))
+    path = Path(path)
+    if folders := component_folders(path):
+        return _join(path, folders)
+    return source_of(_read(weights_file(path)))
 
 
 def source_of(file: SafetensorsFile) -> Source:
@@ -68,6 +74,26 @@ def source_of(file: SafetensorsFile) -> Source:
     if beside.is_file():
         configs[""] = read_object(beside)
     return Source(file.path, file.size, file.tensors, file.metadata, configs)
+
+
+def component_folders(path: Path) -> list[Path]:
+    """PEFT folders inside ``path`` that are named like components, where ``path`` holds no weights itself."""
+    if not path.is_dir() or any((path / name).is_file() for name in FOLDER_NAMES):
+        return []
+    folders = sorted(config.parent for config in path.glob(f"*/{CONFIG_NAME}"))
+    return [folder for folder in folders if COMPONENT.fullmatch(folder.name)]
+
+
+def _join(path: Path, folders: list[Path]) -> Source:
+    """Several components' PEFT folders as one source, each name under its component's."""
+    parts = {folder.name: source_of(_read(weights_file(folder))) for folder in folders}
+    return Source(
+        path,
+        sum(part.size for part in parts.values()),
+        {f"{name}.{key}": tensor for name, part in parts.items() for key, tensor in part.tensors.items()},
+        configs={name: part.configs[""] for name, part in parts.items()},
+        parts=tuple(parts.values()),
+    )
 
 
 def weights_file(path: Path) -> Path:
