@@ -71,6 +71,7 @@ def main() -> None:
     prompts = [scene.prompt() for scene in scenes]
     pipe = load(HERE)
     drawn = {"base": draw_prompts(pipe, prompts)}
+    before = draw_prompts(pipe, prompts[:SHOWN])
     LOADERS[PEER](pipe, source)
     drawn["the LoRA, by diffusers"] = peer = draw_prompts(pipe, prompts)
     pipe.unload_lora_weights()
@@ -81,7 +82,7 @@ def main() -> None:
     again = draw_prompts(pipe, prompts[:SHOWN])
 
     apart = (ours - peer).abs()
-    columns = {**drawn, f"difference × {AMPLIFIED}": apart * AMPLIFIED - 1.0}
+    columns = {**drawn, f"difference x{AMPLIFIED}": apart * AMPLIFIED - 1.0}
     grid(columns, prompts[:SHOWN]).save(out / "grid.png")
     judges = load_judges(HERE / "judges.safetensors")
     table = Table("", "alignment", f"style score ({STYLE})", title=f"{len(prompts)} held-out prompts")
@@ -90,7 +91,7 @@ def main() -> None:
         table.add_row(name, f"{verdict.alignment:.3f}", f"{verdict.styles[STYLE]:.3f}")
     Console().print(table)
     print(f"largest difference of any pixel, LoRA and converted file  {apart.max() / 2:.1e}  (of 1)")
-    left = (again - drawn["base"][:SHOWN]).abs().max() / 2
+    left = (again - before).abs().max() / 2
     print(f"the same for the base, before and after unloading         {left:.1e}")
     print(f"picture: {out / 'grid.png'}")
 
