@@ -17,7 +17,7 @@ from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
-from si_hub.report.text import short, size_text, tally
+from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.tensors import Span, Tensor
 
 
@@ -79,8 +79,8 @@ class Converted:
                 f"  size     {size_text(self.source_size)} -> {size_text(self.size)}{', exact' if self.exact else ''}",
                 f"  sha256   {self.sha256} (tensors)",
                 f"  identity {self.identity}",
-                *_reasons("dropped", self.report.dropped),
-                *_reasons("metadata left out", self.report.left_out),
+                *(f"  dropped: {line}" for line in reasons(self.report.dropped)),
+                *(f"  metadata left out: {line}" for line in reasons(self.report.left_out)),
                 *(f"  note     {note}" for note in self.report.notes),
             ]
         )
@@ -182,14 +182,3 @@ def _count_ranks(components: dict[str, Component]) -> dict[int, int]:
 def _count_alphas(components: dict[str, Component]) -> dict[str, int]:
     layers = [layer for component in components.values() for layer in component.layers.values() if layer.rank]
     return dict(Counter("rank" if layer.alpha is None else f"{layer.alpha:g}" for layer in layers).most_common())
-
-
-def _reasons(title: str, names: dict[str, str]) -> list[str]:
-    """A line for every reason, with how many names it has and the first of them."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in names.items():
-        by_reason.setdefault(reason, []).append(name)
-    return [
-        f"  {title}: {len(held)} ({', '.join(map(short, held[:3]))}{', ...' if len(held) > 3 else ''}): {reason}"
-        for reason, held in by_reason.items()
-    ]

@@ -13,8 +13,11 @@ from si_hub.adapter import Adapter, Component
 from si_hub.converters import Source
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
-from si_hub.report.text import short, size_text, tally
+from si_hub.report.text import reasons, short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors
+
+#: Lines of metadata for people; kohya writes about sixty keys.
+METADATA_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,8 @@ class Inspection:
             ("dtype", tally(self.dtypes)),
             ("naming", self.naming),
             *((name, _part_text(part)) for name, part in self.parts.items()),
-            ("dropped", f"{len(self.dropped)} tensors" if self.dropped else None),
-            *(("", f"{short(name)}: {reason}") for name, reason in self.dropped.items()),
-            *(("metadata" if first else "", f"{key} = {short(text)}") for first, key, text in _numbered(self.metadata)),
+            *(("dropped", line) for line in reasons(self.dropped)),
+            *_metadata_rows(self.metadata),
             ("problem", _problem_text(self.problem)),
         ]
         lines = [f"  {label:<16}{text}" for label, text in rows if text]
@@ -284,8 +286,11 @@ def _part_text(part: Part) -> str:
     return f"{part.modules} modules{rank}{more}{tokens}"
 
 
-def _numbered(table: dict[str, str]) -> list[tuple[bool, str, str]]:
-    return [(index == 0, key, table[key]) for index, key in enumerate(sorted(table))]
+def _metadata_rows(metadata: dict[str, str]) -> list[tuple[str, str]]:
+    lines = [f"{short(key)} = {short(metadata[key])}" for key in sorted(metadata)[:METADATA_SHOWN]]
+    if len(metadata) > METADATA_SHOWN:
+        lines.append(f"... and {len(metadata) - METADATA_SHOWN} more, shown by --json")
+    return [("" if index else "metadata", line) for index, line in enumerate(lines)]
 
 
 def _problem_text(problem: dict[str, object]) -> str:

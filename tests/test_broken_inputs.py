@@ -212,6 +212,16 @@ def test_a_broken_file_gets_one_line_and_writes_nothing(name: str, command: str,
         assert report["file"] == str(file)
 
 
+def test_a_name_of_a_hundred_thousand_letters_is_told_short_and_reported_whole(tmp_path: Path) -> None:
+    name = f"{'x' * 50_000}.odd"
+    (tmp_path / "a.safetensors").write_bytes(only(name))
+    result = CliRunner().invoke(main, ["convert", "--json", str(tmp_path / "a.safetensors")])
+    assert result.exit_code == FORMAT
+    assert len(result.stderr) < 2000
+    assert "x.odd" in result.stderr
+    assert json.loads(result.stdout)["key"] == name
+
+
 def refused(arguments: list[str]) -> tuple[int, str]:
     result = CliRunner().invoke(main, arguments)
     [line] = result.stderr.strip().splitlines()

@@ -117,6 +117,14 @@ def test_inspect_says_what_a_file_is_that_is_no_adapter(name: str, kind: str, tm
     assert answer["problem"]["key"] == name
 
 
+def test_inspect_shows_people_some_of_much_metadata_and_scripts_all(lora: Path) -> None:
+    save_file(load_file(lora), lora, metadata={f"key{number:04}": "v" for number in range(500)})
+    lines = run("inspect", lora).splitlines()
+    assert sum(" = v" in line for line in lines) == 80
+    assert lines[-1].strip() == "... and 420 more, shown by --json"
+    assert len(json.loads(run("inspect", lora, "--json"))["metadata"]) == 500
+
+
 def test_inspect_describes_a_converted_file(lora: Path) -> None:
     run("convert", lora)
     answer = json.loads(run("inspect", lora.with_name("style.styleinject.safetensors"), "--json"))

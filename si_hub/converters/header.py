@@ -26,40 +26,48 @@ _LISTS = {
 _STALE = {
     "modelspec.hash_sha256": "hash of the source file",
     "modelspec.architecture": "derived anew", "modelspec.sai_model_spec": "derived anew",
-    "modelspec.implementation": "derived anew", "modelspec.title": "moved into the document",
-    "modelspec.author": "moved into the document", "modelspec.license": "moved into the document",
-    "modelspec.trigger_phrase": "moved into the document", "modelspec.tags": "moved into the document",
-    "modelspec.prediction_type": "moved into the document", "sshs_model_hash": "hash of the source file",
+    "modelspec.implementation": "derived anew", "sshs_model_hash": "hash of the source file",
     "sshs_legacy_hash": "hash of the source file", "styleinject": "reserved", METADATA_CONFIG: "moved into the layers",
 }  # fmt: skip
+_MOVED = "moved into the document"
+_PREDICTION = "modelspec.prediction_type"
+_PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction", "sample": "sample"}
 
 
 def describe(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Title, author, license, trigger words and tags, where the metadata have them."""
-    about: dict[str, Any] = {}
-    for name, keys in _TEXTS.items():
-        texts = [text for key in keys if (text := metadata.get(key, "").strip())]
-        if texts:
-            about[name] = texts[0]
-    for name, keys in _LISTS.items():
-        for key in keys:
-            if name not in about and (words := _words(metadata.get(key, ""))):
-                about[name] = words
-    return about
+    """Title, author, license, trigger words and tags, where the metadata have them and they are not too large."""
+    return {name: value for name, (_, value) in _taken(metadata).items()}
+
+
+def _taken(metadata: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    """Document field → (the metadata key it is taken from, its value)."""
+    found: dict[str, tuple[str, Any]] = {}
+    for table, limit, read in ((_TEXTS, KEY_LIMIT, str.strip), (_LISTS, TOTAL_LIMIT, _words)):
+        for name, keys in table.items():
+            for key in keys:
+                text = metadata.get(key, "")
+                if name not in found and len(text.encode()) <= limit and (value := read(text)):
+                    found[name] = key, value
+    return found
 
 
 def _words(text: str) -> list[str]:
     """A JSON list or a comma-separated text as its distinct words, in order."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
-    parts = value if isinstance(value, list) else str(value).split(",")
+    parts = value if isinstance(value, list) else text.split(",")
     return list(dict.fromkeys(word for part in parts if isinstance(part, str) and (word := part.strip())))
 
 
 def keep(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """(metadata to preserve, reason by key for those left out): small ones first, so a large one costs no other."""
+    # Only modelspec.* come back, from the document; a trainer's own keys stay as well.
+    moved = {key: _MOVED for key, _ in _taken(metadata).values() if key.startswith("modelspec.")}
+    if metadata.get(_PREDICTION) in _PREDICTIONS:
+        moved[_PREDICTION] = _MOVED
+    gone = _STALE | moved
     kept: dict[str, str] = {}
     left_out: dict[str, str] = {}
     room = TOTAL_LIMIT
@@ -67,10 +75,12 @@ def keep(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
         if key == "format":
             continue
         size = len(key.encode()) + len(value.encode())
-        if key in _STALE:
-            left_out[key] = _STALE[key]
-        elif size > min(KEY_LIMIT, room):
+        if key in gone:
+            left_out[key] = gone[key]
+        elif size > KEY_LIMIT:
             left_out[key] = f"{size} bytes, too large for an adapter's header"
+        elif size > room:
+            left_out[key] = f"no room beside {TOTAL_LIMIT} bytes of smaller ones"
         else:
             kept[key] = value
             room -= size
@@ -79,10 +89,9 @@ def keep(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
 
 def prediction_type(metadata: Mapping[str, str]) -> str | None:
     """``epsilon`` or ``v_prediction``, where the metadata say so."""
-    text = metadata.get("modelspec.prediction_type", "")
-    if metadata.get("ss_base_model_version", "").endswith("_v") or text == "v":
+    if metadata.get("ss_base_model_version", "").endswith("_v"):
         return "v_prediction"
-    return text or None
+    return _PREDICTIONS.get(metadata.get(_PREDICTION, ""))
 
 
 #: base → how metadata name it; only asked where names and shapes leave several.

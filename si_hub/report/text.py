@@ -29,3 +29,14 @@ def short(text: str, limit: int = 100) -> str:
     """A stranger's text on one line of the terminal: no control characters, no novels."""
     plain = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
     return plain if len(plain) <= limit else f"{plain[: limit - 1]}…"
+
+
+def reasons(names: Mapping[str, str], shown: int = 3) -> list[str]:
+    """A line for every reason that names have, with how many have it and the first of them."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in names.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"{len(held)} ({', '.join(map(short, held[:shown]))}{', ...' if len(held) > shown else ''}): {reason}"
+        for reason, held in by_reason.items()
+    ]

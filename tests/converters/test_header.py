@@ -33,6 +33,29 @@ def test_large_and_stale_metadata_are_left_out_by_name() -> None:
     assert left_out["ss_tag_frequency"] == "3000016 bytes, too large for an adapter's header"
 
 
+def test_what_no_document_can_hold_is_left_out_by_name_and_is_no_error() -> None:
+    metadata = {
+        "modelspec.tags": "[" * 5000, "modelspec.title": "x" * 5000, "ss_output_name": "ink",
+        "modelspec.trigger_phrase": ", ".join(f"word{number}" for number in range(9000)),
+        "modelspec.license": " ", "modelspec.author": "A", "modelspec.prediction_type": "<b>",
+    }  # fmt: skip
+    assert describe(metadata) == {"title": "ink", "author": "A", "tags": ["[" * 5000]}
+    kept, left_out = keep(metadata)
+    assert kept == {"ss_output_name": "ink", "modelspec.license": " ", "modelspec.prediction_type": "<b>"}
+    assert left_out == {
+        "modelspec.author": "moved into the document", "modelspec.tags": "moved into the document",
+        "modelspec.title": "5015 bytes, too large for an adapter's header",
+        "modelspec.trigger_phrase": "88912 bytes, too large for an adapter's header",
+    }  # fmt: skip
+    assert prediction_type(metadata) is None
+
+
+def test_where_room_ends_the_reason_is_not_the_metadatas_own_size() -> None:
+    kept, left_out = keep({f"key{number:04}": "v" * 93 for number in range(100)})
+    assert len(kept) == TOTAL_LIMIT // 100
+    assert set(left_out.values()) == {"no room beside 8192 bytes of smaller ones"}
+
+
 @given(st.dictionaries(st.text(min_size=1, max_size=20), st.text(max_size=KEY_LIMIT), max_size=30))
 def test_metadata_are_kept_whole_or_left_out_by_name_within_the_limit(metadata: dict[str, str]) -> None:
     kept, left_out = keep(metadata)
