@@ -24,6 +24,7 @@ from .checkpoints import HERE, unfold
 from .data import to_floats
 from .drawing import draw_prompts, unseen_scenes
 from .judges import Judges, Verdict, chance, judge, load_judges
+from .measures import BUCKETS, Paired, paired
 from .peers import LOADERS, STYLE
 from .progress import tracked
 from .render import pixels, render
@@ -31,6 +32,7 @@ from .scenes import FACTS, STYLES, Scene
 from .styles import ALL, TAUGHT
 
 PER_STYLE_OF_ALL = 60
+PER_PAIRED = 50
 FAMILIES = ("sdxl", "dit")
 
 
@@ -131,6 +133,30 @@ def peer_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> list[Row]
     return rows
 
 
+def paired_rows(world: Path, wanted: Sequence[Scene]) -> dict[str, Paired]:
+    """Every peer's file against the checkpoint of its style as the teacher, on rendered pictures of that style."""
+    file = world / f"checkpoints/{STYLE}.safetensors"
+    found = [name for name in LOADERS if (world / f"peers/{name}.safetensors").exists() and file.exists()]
+    base, some = load(world), wanted[:PER_PAIRED]
+    with torch.no_grad():
+        latents = base.vae.encode(rendered(some, STYLE)).latent_dist.mean * base.vae.config.scaling_factor
+    measured = {}
+    for name in tracked(found, "paired measures"):
+        student = load(world)
+        LOADERS[name](student, world / f"peers/{name}.safetensors")
+        measured[name] = paired(student, unfold(file, world / "base"), base, latents, [s.prompt() for s in some])
+    return measured
+
+
+def paired_table(measured: dict[str, Paired]) -> Table:
+    """Paired measures for people, the least noisy timesteps first."""
+    buckets = [f"{k * 1000 // BUCKETS}…" for k in range(BUCKETS)]
+    shown = Table("", "noise", *buckets, "pictures", title=f"left of the base's distance from the {STYLE} checkpoint")
+    for name, found in measured.items():
+        shown.add_row(name, *(f"{value:.3f}" for value in (found.noise, *found.by_bucket, found.distance)))
+    return shown
+
+
 def table(title: str, rows: Sequence[Row]) -> Table:
     """Rows for people: alignment and style score with their bars, then every fact."""
     shown = Table(
@@ -170,8 +196,14 @@ def main() -> None:
     for title, rows in parts.items():
         if rows:
             console.print(table(title, rows))
+    measured = paired_rows(world, wanted)
+    if measured:
+        console.print(paired_table(measured))
     if arguments.json:
-        figures = {title: [asdict(row) | {"holds": row.holds()} for row in rows] for title, rows in parts.items()}
+        figures: dict[str, Any] = {
+            title: [asdict(row) | {"holds": row.holds()} for row in rows] for title, rows in parts.items()
+        }
+        figures["paired"] = {name: asdict(found) for name, found in measured.items()}
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
     missed = [row.name for rows in parts.values() for row in rows if not row.holds()]
     if missed:
