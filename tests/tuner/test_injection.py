@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,15 @@ def test_a_new_adapter_acts_together_with_those_before(net: nn.Module, ids: Tens
     assert not any(torch.equal(a, b) for a in (base, one) for b in (two, both))
 
 
-def test_adapters_give_the_same_bits_in_either_order(ids: Tensor, net: nn.Module, whole: Any) -> None:
+def test_adapters_give_the_same_bits_in_any_order(ids: Tensor, net: nn.Module, whole: Any) -> None:
+    # Two would prove nothing: a + b is b + a, bit for bit, and (a + b) + c is not a + (b + c).
     outputs = []
-    for order in (("one", "two"), ("two", "one")):
+    for order in itertools.permutations(("ash", "bone", "coal")):
         for name in order:
-            tuner.inject(net, whole(transform="restyle", seed=len(name) + ord(name[0])), name=name)
+            tuner.inject(net, whole(transform="restyle", seed=ord(name[0])), name=name)
         outputs.append(net(ids))
         tuner.remove(net)
-    assert torch.equal(*outputs)
+    assert all(torch.equal(output, outputs[0]) for output in outputs[1:])
 
 
 def test_removing_gives_back_the_same_objects_and_bits(net: nn.Module, ids: Tensor, whole: Any) -> None:
@@ -397,12 +399,11 @@ def test_casting_a_model_before_or_after_gives_the_same_bits(
         "gain_in": Stored.from_torch(1 + 0.001 * torch.randn(12)),
     }
     after = copy.deepcopy(net)
-    for model, first in ((net, True), (after, False)):
-        if first:
-            model.to(dtype)
+    net.to(dtype)
+    for model in (net, after):
         tuner.inject(model, component, name="style")
         tuner.set_active(model, {"style": 0.5})
-        model.to(dtype)
+    after.to(dtype)
     assert torch.equal(net(ids), after(ids))
     ours = {name: p.dtype for name, p in net.named_parameters() if "styleinject" in name}
     assert ours == {name: p.dtype for name, p in after.named_parameters() if "styleinject" in name}
