@@ -3,71 +3,93 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
-from si_hub.architectures.layouts import Part
+from si_hub.architectures.model import fold
 from si_hub.converters.detection import Detection
+from si_hub.converters.keys import Place
 from si_hub.converters.modules import SourceModule
 
-#: The document has a limit; a source more irregular than this is described by the number of its exceptions.
-LIMIT = 64
+#: Patterns of one component. The document has a limit; a source more irregular than this is only counted.
+LIMIT = 200
+
+
+class Rule(NamedTuple):
+    """How one source module is written.
+
+    Attributes:
+        prefix: before its name.
+        layout: the naming of the rest, a key of `LAYOUTS`.
+        suffixes: (slot, what follows the stem) of each of its tensors.
+        alpha: dtype and shape of the alpha tensor, if it has one.
+        zero: the alpha tensor holds 0, for the rank.
+        axes: of down and up, where they are not the base weight's: a convolution for a linear layer, or the reverse.
+    """
+
+    prefix: str
+    layout: str
+    suffixes: tuple[tuple[str, str], ...]
+    alpha: str = ""
+    zero: bool = False
+    axes: tuple[int, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The rule as JSON data; what is empty is left out."""
+        values = {**self._asdict(), "suffixes": dict(self.suffixes), "axes": list(self.axes)}
+        return {key: value for key, value in values.items() if value or key == "prefix"}
 
 
 def alpha_layout(found: Detection, configured: bool) -> str:
     """Where the source kept its alphas: ``F32 [] in 264 of 264 modules``, ``configuration`` or ``none``."""
-    pairs = _pairs(found)
-    alphas = [module.tensors["alpha"] for module in pairs.values() if "alpha" in module.tensors]
-    if not alphas:
+    rules = [_rule(found, stem) for stem in _placed(found) if "down" in found.grouped.modules[stem].tensors]
+    kinds = Counter(rule.alpha for rule in rules if rule.alpha)
+    if not kinds:
         return "configuration" if configured else "none"
-    kinds = Counter(f"{alpha.dtype} {list(alpha.shape)}" for alpha in alphas)
-    return f"{', '.join(kind for kind, _ in kinds.most_common())} in {len(alphas)} of {len(pairs)} modules"
+    return f"{', '.join(kind for kind, _ in kinds.most_common())} in {kinds.total()} of {len(rules)} modules"
 
 
-def layout(found: Detection) -> dict[str, Any]:
-    """Per component the prefix, layout and spelling of most modules; modules that differ from it, by their stem.
+def layout(found: Detection) -> dict[str, list[dict[str, Any]]]:
+    """Per component the rules that its modules are written by, that of most first.
 
-    A regular source has no exceptions: its names follow from the adapter's module paths by this rule.
+    Every rule but the first has ``modules``, patterns of the base modules (the first one, of a fused source module)
+    that are written so; where that would be too many, one number in their place. A regular source has one rule, or
+    one for each kind of module: with the adapter's module paths it gives back every name.
     """
-    rules: dict[str, Counter[tuple[str, str, str]]] = defaultdict(Counter)
-    for stem, place in found.match.places.items():
-        rules[place.component][place.prefix, place.layout, found.grouped.modules[stem].spelling] += 1
-    rule = {component: counts.most_common(1)[0][0] for component, counts in rules.items()}
-    irregular = {
-        stem: f"{place.component}.{place.parts[0].path}"
-        for stem, place in found.match.places.items()
-        if (place.prefix, place.layout, found.grouped.modules[stem].spelling) != rule[place.component]
-    }
-    pairs = _pairs(found)
-    described: dict[str, Any] = {
-        "names": {
-            component: dict(zip(("prefix", "layout", "spelling"), values, strict=True))
-            for component, values in rule.items()
-        }
-    }
-    lists = {
-        "alpha_absent": [stem for stem, module in pairs.items() if "alpha" not in module.tensors],
-        "alpha_zero": [stem for stem, module in pairs.items() if "alpha" in module.tensors and module.alpha is None],
-        "reshaped": [stem for stem, module in pairs.items() if _reshaped(found, stem, module)],
-    }
-    if 0 < len(lists["alpha_absent"]) == len(pairs):
-        del lists["alpha_absent"]
-    described |= {name: stems if len(stems) <= LIMIT else len(stems) for name, stems in lists.items() if stems}
-    if irregular:
-        described["irregular"] = irregular if len(irregular) <= LIMIT else len(irregular)
-    return described
+    paths: dict[str, dict[Rule, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for stem, place in _placed(found).items():
+        paths[place.component][_rule(found, stem)].append(place.parts[0].path)
+    return {component: _described(by_rule) for component, by_rule in paths.items()}
 
 
-def _pairs(found: Detection) -> dict[str, SourceModule]:
-    return {
-        stem: module
-        for stem, module in found.grouped.modules.items()
-        if "down" in module.tensors and stem in found.match.places
-    }
+def _described(by_rule: dict[Rule, list[str]]) -> list[dict[str, Any]]:
+    (main, _), *others = sorted(by_rule.items(), key=lambda item: -len(item[1]))
+    exceptions = [{**rule.as_dict(), "modules": fold(modules)} for rule, modules in others]
+    if sum(len(exception["modules"]) for exception in exceptions) > LIMIT:
+        return [main.as_dict(), {"modules": sum(len(modules) for _, modules in others)}]
+    return [main.as_dict(), *exceptions]
 
 
-def _reshaped(found: Detection, stem: str, module: SourceModule) -> bool:
-    """Whether the source wrote a 1x1 convolution as linear, or the reverse."""
+def _placed(found: Detection) -> dict[str, Place]:
+    """Places of the modules that were converted; those of the wrong shape are dropped where a part may be."""
+    return {stem: place for stem, place in found.match.places.items() if stem not in found.match.misfits}
+
+
+def _rule(found: Detection, stem: str) -> Rule:
+    place, module = found.match.places[stem], found.grouped.modules[stem]
+    suffixes = tuple(sorted((slot, name[len(stem) :]) for slot, name in module.names.items()))
+    alpha = module.tensors.get("alpha")
+    return Rule(
+        place.prefix,
+        place.layout,
+        suffixes,
+        f"{alpha.dtype} {list(alpha.shape)}" if alpha else "",
+        "down" in module.tensors and alpha is not None and module.alpha is None,
+        _axes(found, stem, module),
+    )
+
+
+def _axes(found: Detection, stem: str, module: SourceModule) -> tuple[int, ...]:
     place = found.match.places[stem]
-    part: Part = place.parts[0]
-    base = found.match.architecture.components[place.component].modules[part.path]
-    return len(module.tensors["down"].shape) != len(base.shape)
+    base = found.match.architecture.components[place.component].modules[place.parts[0].path]
+    axes = tuple(len(module.tensors[slot].shape) for slot in ("down", "up") if slot in module.tensors)
+    return () if set(axes) <= {len(base.shape)} else axes

@@ -156,7 +156,7 @@ def test_pointwise_convolutions_and_linear_layers_stand_for_each_other(
     found = layer.adapter.components["unet"].layers[path]
     assert found.tensors["down.weight"].shape == (2, *module.shape[1:])
     assert found.tensors["up.weight"].shape == (16, 2)
-    assert layer.adapter.about["provenance"]["layout"]["reshaped"] == [f"lora_unet_{path.replace('.', '_')}"]
+    assert layer.adapter.about["provenance"]["layout"]["unet"][0]["axes"] == [2 + len(ones)] * 2
 
 
 def test_full_and_norm_differences_are_copied_as_deltas(
