@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from examples.miniature import world
+from examples.miniature import report, world
 from examples.miniature.checkpoints import HERE
 from examples.miniature.drawing import draw_prompts, unseen_scenes
-from examples.miniature.judges import judge, load_judges
+from examples.miniature.judges import chance, judge, load_judges
+from examples.miniature.peers import LOADERS
 from examples.miniature.report import load, rendered
 from examples.miniature.scenes import STYLES
 
@@ -76,3 +77,16 @@ def test_the_shipped_base_draws_what_unseen_prompts_say() -> None:
     verdict = judge(load_judges(HERE / "judges.safetensors"), pictures, wanted)
     assert verdict.alignment >= 0.85
     assert verdict.styles["plain"] >= 0.9
+
+
+@pytest.mark.slow
+def test_every_bar_of_the_report_holds_and_every_peer_moves_the_style_score() -> None:
+    judges, wanted = load_judges(HERE / "judges.safetensors"), unseen_scenes(200)
+    rows = [*report.base_rows(HERE, judges, wanted), *report.checkpoint_rows(HERE, judges, wanted)]
+    assert [row.name for row in rows if not row.holds()] == []
+    assert {row.style for row in rows} >= set(STYLES)
+    shuffled = rows[2].verdict.alignment
+    assert shuffled == pytest.approx(chance(wanted), abs=0.05)
+    base, *peers = report.peer_rows(HERE, judges, wanted)
+    assert [row.name for row in peers] == list(LOADERS)
+    assert all((row.style_score() or 0.0) > (base.style_score() or 0.0) + 0.5 for row in peers)
