@@ -72,3 +72,11 @@ def test_metadata_name_base_models_and_prediction_types() -> None:
     assert prediction_type({"ss_base_model_version": "sd_v2_v"}) == "v_prediction"
     assert prediction_type({"modelspec.prediction_type": "epsilon"}) == "epsilon"
     assert prediction_type({}) is None
+
+
+def test_large_metadata_never_cost_small_ones_their_place() -> None:
+    metadata = {f"a{number}": "x" * 1000 for number in range(20)} | {"z": "small"}
+    kept, left_out = keep(metadata)
+    assert kept["z"] == "small"
+    assert len(kept) == 1 + (TOTAL_LIMIT - 6) // 1002
+    assert len(left_out) == 21 - len(kept)

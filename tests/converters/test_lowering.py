@@ -278,3 +278,34 @@ def test_numbers_of_every_dtype_widen_exactly() -> None:
         assert as_float64(held).tolist() == values.tolist()
         assert scaled(held, 0.5).numpy().tolist() == (values * 0.5).tolist()
         assert scaled(held, 0.5).dtype == "F32"
+
+
+def test_a_textual_inversion_goes_to_the_encoder_that_its_name_says(
+    tmp_path: Path, tiny_sd: Architecture, write_arrays: WriteArrays
+) -> None:
+    """Both encoders are of one width here, so the name alone decides."""
+    clip = tiny_sd.components["text_encoder"]
+    base = Architecture("twins", {**tiny_sd.components, "text_encoder_2": clip})
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    arrays = {
+        f"{stem}.lora_down.weight": np.ones((1, 32)), f"{stem}.lora_up.weight": np.ones((32, 1)),
+        "bundle_emb.ink.clip_g": np.ones((2, 24)), "bundle_emb.wash.clip_l": np.ones((2, 24)),
+    }  # fmt: skip
+    adapter = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=base).adapter
+    assert set(adapter.components["text_encoder_2"].embeddings) == {"ink"}
+    assert set(adapter.components["text_encoder"].embeddings) == {"wash"}
+
+
+def test_a_peft_configuration_beside_a_file_of_another_trainer_is_not_its_own(
+    tmp_path: Path, tiny_sd: Architecture, write_arrays: WriteArrays
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 1, "lora_alpha": 8}')
+    stem = "unet.mid_block.attentions.0.proj_in"
+    for name, sides, scale in (("kohya", ("lora_down", "lora_up"), 1), ("peft", ("lora_A", "lora_B"), 8)):
+        arrays = {
+            f"{stem}.{side}.weight": array
+            for side, array in zip(sides, (np.ones((1, 32)), np.ones((32, 1))), strict=True)
+        }
+        adapter = converters.convert(write_arrays(tmp_path / f"{name}.safetensors", arrays), base=tiny_sd).adapter
+        [layer] = adapter.components["unet"].layers.values()
+        assert layer.scale == scale
