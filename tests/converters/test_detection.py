@@ -121,6 +121,7 @@ def test_several_peft_adapters_in_one_file_are_an_error(tmp_path: Path, write_ze
         ({"lora_unet_conv_in.diff": ("F16", (320, 4, 1, 1))}, BaseMismatch, r"weight size differs.*\[320, 4, 3, 3\]"),
         ({f"{ATTN}_attn2_to_k.diff_b": ("F16", (320,))}, BaseMismatch, "has no bias to change"),
         ({"lora_unet_conv_in.diff_b": ("F16", (4,))}, BaseMismatch, r"bias size differs.*expected 320"),
+        ({"lora_unet_conv_in.diff_b": ("F16", (321,))}, BaseMismatch, r"bias size differs.*expected 320"),
         (pair("lora_unet_nothing_like_it", 4, 4), BaseMismatch,
          r"lora_unet_nothing_like_it: none of its 1 modules is in sd15\. Name its base"),
         ({"conv.rezero": ("F16", (1,))}, UnknownFamily, r"1 of 1 tensors are of no known family.*found conv\.rezero"),
