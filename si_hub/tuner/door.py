@@ -101,7 +101,7 @@ class Door(nn.Module, BaseTunerLayer):
     def layer_at(self, path: str, base: nn.Module, create: Callable[[Control], Any] = StyleInjectLayer) -> Any:
         """The child at ``base``, attached now if there is none."""
         if path not in self.sites:
-            layer = create(self.control)
+            layer = create(self.control).train(base.training)
             layer.attach(base)
             self.sites[path] = Site(base, layer)
             self._hooks_changed = True
@@ -299,7 +299,8 @@ def open_door(model: nn.Module) -> Door:
     door = find_door(model)
     if door is None:
         door = Door()
-        root_of(model).add_module(DOOR, _nested(door))
+        root = root_of(model)
+        root.add_module(DOOR, _nested(door).train(root.training))
     return door
 
 

@@ -101,5 +101,4 @@ class ParameterLayer(nn.Module):
                 if getattr(hook, "__self__", None) is self:
                     del hooks[key]
                     parent._forward_hooks_always_called.pop(key, None)
-        parent.__dict__.pop(self.name, None)
         del parent._modules[f"{CHILD}_{self.name}"]

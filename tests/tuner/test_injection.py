@@ -69,11 +69,20 @@ def test_adapters_give_the_same_bits_in_any_order(ids: Tensor, net: nn.Module, w
     assert all(torch.equal(output, outputs[0]) for output in outputs[1:])
 
 
+def _traces(module: nn.Module) -> dict[str, Any]:
+    """Every attribute of a module by name; of tables (hooks, parameters, modules) how much is in them."""
+    return {key: len(value) if isinstance(value, dict) else None for key, value in vars(module).items()}
+
+
 def test_removing_gives_back_the_same_objects_and_bits(net: nn.Module, ids: Tensor, whole: Any) -> None:
     before, modules, state = net(ids), dict(net.named_modules()), net.state_dict()
-    hooks = {name: len(module._forward_hooks) for name, module in modules.items()}
+    assert not any(module.training for module in modules.values())
+    hooks = {name: _traces(module) for name, module in modules.items()}
     tuner.inject(net, whole(), name="one")
-    tuner.inject(net, whole(seed=2), name="two")
+    second = whole(seed=2)
+    second.layers["table"] = _layer(param_delta=torch.ones(8, 1, 1))
+    tuner.inject(net, second, name="two")
+    assert not any(module.training for module in net.modules())
     assert not torch.equal(net(ids), before)
     tuner.remove(net, "one")
     assert list(tuner.adapters(net)) == ["two"]
@@ -82,7 +91,7 @@ def test_removing_gives_back_the_same_objects_and_bits(net: nn.Module, ids: Tens
     after = dict(net.named_modules())
     assert after.keys() == modules.keys()
     assert all(after[name] is modules[name] for name in modules)
-    assert {name: len(module._forward_hooks) for name, module in after.items()} == hooks
+    assert {name: _traces(module) for name, module in after.items()} == hooks
     assert net.state_dict().keys() == state.keys()
 
 
@@ -407,6 +416,14 @@ def test_casting_a_model_before_or_after_gives_the_same_bits(
     assert torch.equal(net(ids), after(ids))
     ours = {name: p.dtype for name, p in net.named_parameters() if "styleinject" in name}
     assert ours == {name: p.dtype for name, p in after.named_parameters() if "styleinject" in name}
+
+
+def test_every_layer_gets_the_dtype_of_its_own_base(net: nn.Module, whole: Any) -> None:
+    net.get_submodule("conv").to(torch.bfloat16)
+    tuner.inject(net, whole(n=1), name="style")
+    for path, dtype in (("fc", torch.float32), ("conv", torch.bfloat16)):
+        leaves = net.get_submodule(f"{path}.styleinject_layer")
+        assert {parameter.dtype for parameter in leaves.parameters()} == {dtype}
 
 
 def test_a_gain_near_one_is_not_rounded_away_in_half_precision() -> None:
