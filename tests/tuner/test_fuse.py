@@ -141,6 +141,30 @@ def test_weights_that_something_else_changed_are_not_thrown_away(net: nn.Module,
     assert torch.equal(net.get_parameter("fc.weight"), fused)
 
 
+def test_values_that_changed_places_count_as_changed(net: nn.Module, whole: Any) -> None:
+    original = net.get_parameter("fc.weight").detach().clone()
+    tuner.inject(net, whole(n=1), name="style")
+    tuner.fuse(net)
+    fused = net.get_parameter("fc.weight").detach().flip(0)
+    net.get_parameter("fc.weight").data = fused.clone()
+    with pytest.warns(UserWarning, match=r"fc.weight was changed while an adapter was fused"):
+        tuner.unfuse(net)
+    added = fused.flip(0) - original
+    torch.testing.assert_close(net.get_parameter("fc.weight"), fused - added)
+
+
+def test_a_fused_adapter_keeps_the_weight_it_was_fused_with(net: nn.Module, whole: Any) -> None:
+    tuner.inject(net, whole(n=1, seed=1), name="one")
+    tuner.inject(net, whole(n=1, seed=2), name="two")
+    tuner.fuse(net, ["one"])
+    alone = net.get_parameter("fc.weight").detach().clone()
+    tuner.set_active(net, {"one": 0.3, "two": 1.0})
+    tuner.fuse(net, ["two"])
+    assert not torch.equal(net.get_parameter("fc.weight"), alone)
+    tuner.unfuse(net, ["two"])
+    assert torch.equal(net.get_parameter("fc.weight"), alone)
+
+
 def test_half_precision_bases_come_back_bit_for_bit(net: nn.Module, whole: Any) -> None:
     net.to(torch.float16)
     state = {name: value.clone() for name, value in net.state_dict().items()}

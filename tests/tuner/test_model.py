@@ -127,6 +127,13 @@ def test_several_adapters_are_switched_deleted_and_unloaded(net: nn.Module, ids:
     assert not hasattr(net, "peft_config")
 
 
+def test_an_adapter_chosen_for_inference_is_not_trained(net: nn.Module) -> None:
+    model = get_peft_model(net, _config(), adapter_name="one")
+    for inference, trained in ((True, False), (False, True)):
+        model.base_model.set_adapter("one", inference_mode=inference)
+        assert {p.requires_grad for p in _ours(model).values()} == {trained}
+
+
 def test_merging_is_exact_or_refused(net: nn.Module, ids: Tensor) -> None:
     base = net(ids)
     model = get_peft_model(net, _config(num_branches=1, transform="add"))
