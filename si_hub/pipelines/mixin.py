@@ -29,6 +29,10 @@ class StyleInjectLoaderMixin:
     The methods mirror those for LoRA, and leave those alone: ``set_adapters``, ``fuse_lora``, ``delete_adapters`` and
     ``unload_lora_weights`` concern LoRAs only. Adapters of both kinds act together. The components are the models
     among the pipeline's components; no LoRA support is needed.
+
+    Unload before ``save_pretrained``: it writes a component with everything in it. What it writes with adapters loaded
+    still loads as the base (as fused, where something is), with a warning about weights that were not used. And fuse
+    the adapters before ``fuse_qkv_projections``: it reads base weights only, and calls no projection one by one.
     """
 
     def load_styleinject_weights(

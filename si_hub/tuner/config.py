@@ -39,6 +39,10 @@ def extend_peft_type() -> peft_types.PeftType:
 class StyleInjectConfig(PeftConfig):
     """What to train.
 
+    Of an adapter that diffusers' ``add_adapter`` added, ``unet.set_adapters(name, weight)`` takes a number only: tables
+    by block are resolved there per LoRA layer, and would count as 1. ``pipe.set_styleinject_adapters(name, table)``
+    and `si_hub.tuner.set_active` weigh blocks and modules, exactly.
+
     Attributes:
         r: rank of every low-rank pair.
         alpha: numerator of the scale alpha / r; None means alpha = r, a scale of one.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,3 +140,53 @@ def test_a_layer_that_found_no_place_is_not_saved(sd: Make, lora: Make, adapter:
     pipe.load_styleinject_weights(adapter(unet=strange), strict=False)
     saved = file_format.read(pipe.save_styleinject_weights(tmp_path).path)
     assert saved.components["unet"].layers.keys() == part.layers.keys()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_pipeline_saved_with_adapters_loaded_comes_back_as_the_base(
+    sd: Make, lora: Make, adapter: Make, noise: Make, words: Make, state: Make, same: Make, tmp_path: Path
+) -> None:
+    pipe = sd()
+    before, shown, said = state(pipe), noise(pipe), words(pipe)
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet), text_encoder=lora(pipe.text_encoder, TEXT)))
+    pipe.save_pretrained(tmp_path / "loaded")
+    pipe.unload_styleinject_weights()
+    pipe.save_pretrained(tmp_path / "unloaded")
+    for folder in ("loaded", "unloaded"):
+        again = type(pipe).from_pretrained(tmp_path / folder, safety_checker=None)
+        assert same(state(again), before)
+        assert torch.equal(noise(again), shown)
+        assert torch.equal(words(again), said)
+    written = [path.read_bytes() for path in (tmp_path / "unloaded").rglob("*") if path.is_file()]
+    assert not any(b"styleinject" in data for data in written)
+
+
+def test_copies_and_pickles_of_a_pipeline_are_independent(
+    sd: Make, lora: Make, adapter: Make, noise: Make, tmp_path: Path
+) -> None:
+    pipe = sd()
+    base = noise(pipe)
+    file = file_format.write(adapter(unet=lora(pipe.unet)), tmp_path / "file.safetensors")
+    pipe.load_styleinject_weights(file.path)
+    shown = noise(pipe)
+    for twin in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
+        assert torch.equal(noise(twin), shown)
+        saved = twin.save_styleinject_weights(tmp_path, weight_name="again.safetensors", overwrite=True)
+        assert saved.path.read_bytes() == file.path.read_bytes()
+        twin.unload_styleinject_weights()
+        assert torch.equal(noise(twin), base)
+        assert torch.equal(noise(pipe), shown)
+
+
+def test_an_adapter_added_for_training_is_weighed_by_block(sd: Make, noise: Make, tmp_path: Path) -> None:
+    from si_hub import StyleInjectConfig
+
+    pipe, other = sd(), sd()
+    config = StyleInjectConfig(r=2, target_modules=["to_q", "conv1", "linear_1"], init_weights=False)
+    pipe.unet.add_adapter(config, "mine")
+    plain, table = noise(pipe), {"unet": {"down": 0.5, "time_embedding": 0.0}}
+    file = pipe.save_styleinject_weights(tmp_path, base_model="sd15").path
+    pipe.set_styleinject_adapters("mine", table)
+    other.load_styleinject_weights(file, weight=table)
+    assert torch.equal(noise(pipe), noise(other))
+    assert not torch.allclose(noise(pipe), plain, atol=1e-3)
