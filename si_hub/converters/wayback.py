@@ -41,11 +41,12 @@ class Rule(NamedTuple):
 
 def alpha_layout(found: Detection, configured: bool) -> str:
     """Where the source kept its alphas: ``F32 [] in 264 of 264 modules``, ``configuration`` or ``none``."""
-    rules = [_rule(found, stem) for stem in _placed(found) if "down" in found.grouped.modules[stem].tensors]
-    kinds = Counter(rule.alpha for rule in rules if rule.alpha)
+    modules = [found.grouped.modules[stem] for stem in _placed(found)]
+    pairs = [module for module in modules if "down" in module.tensors]
+    kinds = Counter(_alpha_kind(module) for module in pairs if "alpha" in module.tensors)
     if not kinds:
         return "configuration" if configured else "none"
-    return f"{', '.join(kind for kind, _ in kinds.most_common())} in {kinds.total()} of {len(rules)} modules"
+    return f"{', '.join(kind for kind, _ in kinds.most_common())} in {kinds.total()} of {len(pairs)} modules"
 
 
 def layout(found: Detection) -> dict[str, list[dict[str, Any]]]:
@@ -77,19 +78,18 @@ def _placed(found: Detection) -> dict[str, Place]:
 def _rule(found: Detection, stem: str) -> Rule:
     place, module = found.match.places[stem], found.grouped.modules[stem]
     suffixes = tuple(sorted((slot, name[len(stem) :]) for slot, name in module.names.items()))
+    zero = "alpha" in module.tensors and "down" in module.tensors and module.alpha is None
+    return Rule(place.prefix, place.layout, suffixes, _alpha_kind(module), zero, _axes(found, place, module))
+
+
+def _alpha_kind(module: SourceModule) -> str:
     alpha = module.tensors.get("alpha")
-    return Rule(
-        place.prefix,
-        place.layout,
-        suffixes,
-        f"{alpha.dtype} {list(alpha.shape)}" if alpha else "",
-        "down" in module.tensors and alpha is not None and module.alpha is None,
-        _axes(found, stem, module),
-    )
+    return f"{alpha.dtype} {list(alpha.shape)}" if alpha else ""
 
 
-def _axes(found: Detection, stem: str, module: SourceModule) -> tuple[int, ...]:
-    place = found.match.places[stem]
+def _axes(found: Detection, place: Place, module: SourceModule) -> tuple[int, ...]:
+    if "down" not in module.tensors:
+        return ()
     base = found.match.architecture.components[place.component].modules[place.parts[0].path]
-    axes = tuple(len(module.tensors[slot].shape) for slot in ("down", "up") if slot in module.tensors)
-    return () if set(axes) <= {len(base.shape)} else axes
+    axes = len(module.tensors["down"].shape), len(module.tensors["up"].shape)
+    return () if axes == (len(base.shape), len(base.shape)) else axes
