@@ -11,7 +11,6 @@ from torch import nn
 from si_hub import tuner
 from si_hub.adapter import Adapter
 from si_hub.errors import UsageError
-from si_hub.tuner.injection import to_device as move
 
 _SOURCES = "styleinject_sources"
 
@@ -106,4 +105,4 @@ def set_enabled(pipeline: Any, enabled: bool) -> None:
 def to_device(pipeline: Any, names: list[str], device: Any) -> None:
     for model in models(pipeline).values():
         if here := [name for name in names if name in tuner.adapters(model)]:
-            move(model, here, device)
+            tuner.to_device(model, here, device)
