@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-slow lint types wheel-test bench clean
+.PHONY: help demo test test-slow lint types wheel-test bench world clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)  ## convert a kohya LoRA, load it, draw the difference: demo/
-	$(BIN)/python examples/demo.py --out demo
+	TRANSFORMERS_VERBOSITY=error $(BIN)/python -m examples.miniature.demo --out demo
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -41,5 +41,8 @@ bench: $(READY)  ## speed and memory against the peers
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/operator.py
 
-clean:
+world: $(READY)  ## build the miniature again from seeds, in build/miniature; resumable
+	$(BIN)/python -m examples.miniature.world
+
+clean:  ## remove what the targets made
 	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

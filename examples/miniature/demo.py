@@ -14,7 +14,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import diffusers
 import torch
+import transformers
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +52,14 @@ def grid(columns: Mapping[str, torch.Tensor], prompts: Sequence[str], side: int 
     return sheet
 
 
+def hush() -> None:
+    """Other libraries' progress bars and advice would bury what this is about."""
+    os.environ.update({"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the results (replaced)")
@@ -58,11 +68,13 @@ def main() -> None:
     out: Path = arguments.out
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    hush()
     torch.set_num_threads(1)
 
     source, converted = HERE / f"peers/{PEER}.safetensors", out / f"{STYLE}.safetensors"
-    command = ["si-hub", "convert", str(source), "--base", str(HERE / "base"), "-o", str(converted)]
+    paths = (os.path.relpath(path) for path in (source, HERE / "base", converted))
+    command = [word for pair in zip(("convert", "--base", "-o"), paths, strict=True) for word in pair]
+    command = ["si-hub", *command]
     print(f"1. {' '.join(command)}", flush=True)
     subprocess.run([sys.executable, "-m", "si_hub.cli", *command[1:]], check=True)
 
