@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from si_hub import converters
-from si_hub.adapter import Component
 from si_hub.architectures import Architecture
 from si_hub.converters import Report
 from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
+from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.tensors import Span, Tensor
 
@@ -37,7 +36,7 @@ class Converted:
         sha256: of the written data section.
         identity: of the adapter.
         report: every source tensor's fate.
-        exact: every kept number is the source's own.
+        exact: as the document says: what is kept acts as it did in the source.
     """
 
     source: Path
@@ -54,7 +53,7 @@ class Converted:
     sha256: str
     identity: str
     report: Report
-    exact: bool = True
+    exact: bool
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -134,11 +133,12 @@ def convert(
     except (NotFinite, LeafDtypeError) as error:
         raise in_source_words(error, found) from error
     components = found.adapter.components
+    layers = [layer for component in components.values() for layer in component.layers.values()]
     return Converted(
         source, path, found.source.size, written.size, found.base.name, found.family, found.naming,
         {name: len(component.layers) for name, component in components.items()},
-        _count_ranks(components), _count_alphas(components),
-        written.source_sha256, written.tensors_sha256, written.identity, found.report,
+        count_ranks(layers), count_alphas(layers), written.source_sha256, written.tensors_sha256, written.identity,
+        found.report, written.document["provenance"]["exact"] is True,
     )  # fmt: skip
 
 
@@ -172,13 +172,3 @@ def _home(tensor: Tensor, source: converters.Source) -> str | None:
             elif piece is first:
                 return name
     return None
-
-
-def _count_ranks(components: dict[str, Component]) -> dict[int, int]:
-    layers = [layer for component in components.values() for layer in component.layers.values()]
-    return dict(sorted(Counter(layer.rank for layer in layers).items()))
-
-
-def _count_alphas(components: dict[str, Component]) -> dict[str, int]:
-    layers = [layer for component in components.values() for layer in component.layers.values() if layer.rank]
-    return dict(Counter("rank" if layer.alpha is None else f"{layer.alpha:g}" for layer in layers).most_common())

@@ -13,6 +13,7 @@ from si_hub.adapter import Adapter, Component
 from si_hub.converters import Source
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
+from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 
@@ -267,12 +268,10 @@ def _parts(adapter: Adapter) -> dict[str, Part]:
 
 def _part(component: Component) -> Part:
     layers = list(component.layers.values())
-    low_rank = [layer for layer in layers if layer.rank]
-    alphas = Counter("rank" if layer.alpha is None else f"{layer.alpha:g}" for layer in low_rank)
     return Part(
         len(layers),
-        dict(Counter(layer.rank for layer in low_rank).most_common()),
-        dict(alphas.most_common()),
+        count_ranks(layer for layer in layers if layer.rank),
+        count_alphas(layers),
         dict(Counter(leaf for layer in layers for leaf in layer.tensors).most_common()),
         tuple(component.embeddings),
     )
