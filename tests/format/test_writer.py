@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -276,10 +275,8 @@ def test_every_module_of_sdxl_may_differ_from_every_other(small: Adapter, tmp_pa
         for name, component in architectures.load("sdxl").components.items()
     }
     assert sum(len(component.layers) for component in small.components.values()) > 986
-    start = time.process_time()
     format.write(small, tmp_path / "x")
     again = format.read(tmp_path / "x")
-    assert time.process_time() - start < 10
     assert values(again) == values(small)
 
 

