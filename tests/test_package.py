@@ -16,7 +16,7 @@ PACKAGE = Path(si_hub.__file__).parent
 
 #: Left to right, the way data flows; a room imports only rooms to its left.
 ROOMS = [
-    "errors", "storage", "adapter", "schemas", "architectures", "converters", "format", "tuner", "pipelines",
+    "lazy", "errors", "storage", "adapter", "schemas", "architectures", "converters", "format", "tuner", "pipelines",
     "report", "conversion", "inspection", "cli",
 ]  # fmt: skip
 

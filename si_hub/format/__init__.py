@@ -5,8 +5,9 @@ Names are imported when they are first used: looking at a file never pays for wh
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from si_hub.lazy import lazy
 
 if TYPE_CHECKING:
     from si_hub.format.hashes import identity as identity
@@ -23,25 +24,18 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "styleinject.safetensors"
 
 _HOMES = {
-    "FORMAT_VERSION": "versions",
-    "Written": "writer",
-    "adapter_of": "reader",
-    "identity": "hashes",
-    "is_styleinject": "reader",
-    "read": "reader",
-    "read_document": "reader",
-    "validate": "validation",
-    "write": "writer",
+    "FORMAT_VERSION": "si_hub.format.versions",
+    "Written": "si_hub.format.writer",
+    "adapter_of": "si_hub.format.reader",
+    "identity": "si_hub.format.hashes",
+    "is_styleinject": "si_hub.format.reader",
+    "read": "si_hub.format.reader",
+    "read_document": "si_hub.format.reader",
+    "validate": "si_hub.format.validation",
+    "write": "si_hub.format.writer",
 }
 
 __all__ = ["DEFAULT_NAME", *_HOMES]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'si_hub.format' has no attribute {name!r}")
-    return getattr(import_module(f"si_hub.format.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -37,28 +37,6 @@ def _peft_notices() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def _unet() -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=4,
-        norm_num_groups=4,
-    ).eval()
-
-
-@pytest.fixture
-def unet(_unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    return copy.deepcopy(_unet)
-
-
-@pytest.fixture(scope="module")
 def run() -> Callable[..., Tensor]:
     torch.manual_seed(3)
     sample, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 8)
