@@ -16,6 +16,8 @@ from .progress import tracked
 from .render import SIDE, pixels, render
 from .scenes import FACTS, STYLES, Scene, scenes
 
+PER_STYLE = 5000
+PLAIN, PLAIN_SEED = 24_000, 1000  # the scenes that every base learns from
 ABSENT = -100  # the answer of a question that a scene does not have; cross entropy's own ignore index
 
 
@@ -72,3 +74,23 @@ def draw_set(style: str, count: int, seed: int, work: Path, *, held_out: bool = 
             np.save(out, images)
         part.replace(file)
     return Pictures(np.load(file), drawn, style)
+
+
+def style_pictures(style: str, work: Path) -> Pictures:
+    """The pictures of one style from which the autoencoder, the judges and the style's checkpoint learn."""
+    return draw_set(style, PER_STYLE, seed=STYLES.index(style), work=work)
+
+
+def all_styles(work: Path) -> list[Pictures]:
+    """`style_pictures` of every style."""
+    return [style_pictures(style, work) for style in STYLES]
+
+
+def plain_scenes() -> list[Scene]:
+    """The scenes from which the bases learn."""
+    return list(islice(scenes(PLAIN_SEED), PLAIN))
+
+
+def plain_pictures(work: Path) -> Pictures:
+    """What the bases learn from: `plain_scenes` in the plain style."""
+    return draw_set("plain", PLAIN, seed=PLAIN_SEED, work=work)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from .base import TOKENS
 from .render import SIDE
 from .scenes import Scene, scenes
+from .text import TOKENS
 
 STEPS = 20
 GUIDANCE = 3.0

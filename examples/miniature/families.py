@@ -5,7 +5,6 @@ Their text encoders learn the same lessons first; the autoencoder is the base's.
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,17 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from . import base
-from .scenes import Scene, scenes, words
+from .autoencoder import CHANNELS
+from .data import plain_scenes
+from .render import SIDE
+from .scenes import words
+from .text import TEXT_WIDTH, TOKENS, load_tokenizer, teach_text, text_config
 from .training import Recipe, train
 
 XL_TEXT_RECIPE = Recipe("sdxl-text", steps=800, batch=128, rate=1e-3, seed=31)
 XL_RECIPE = Recipe("sdxl", steps=2000, batch=48, rate=1.5e-3, seed=32, warmup=200, average=0.998)
 T5_RECIPE = Recipe("dit-text", steps=800, batch=128, rate=1e-3, seed=33)
 DIT_RECIPE = Recipe("dit", steps=3000, batch=48, rate=1e-3, seed=34, warmup=200, average=0.998)
-SIZE = 32
 
 XL_UNET: dict[str, Any] = {
     **base.UNET,
@@ -38,58 +40,51 @@ XL_UNET: dict[str, Any] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "transformer_layers_per_block": (1, 2),
-    "cross_attention_dim": 2 * base.TEXT_WIDTH,
+    "cross_attention_dim": 2 * TEXT_WIDTH,
     "use_linear_projection": True,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,
-    "projection_class_embeddings_input_dim": base.TEXT_WIDTH + 6 * 8,
+    "projection_class_embeddings_input_dim": TEXT_WIDTH + 6 * 8,
 }
 DIT: dict[str, Any] = {
     "patch_size": 1,
-    "in_channels": 4 * base.CHANNELS,
+    "in_channels": 4 * CHANNELS,
     "num_layers": 2,
     "num_single_layers": 4,
     "attention_head_dim": 24,
     "num_attention_heads": 4,
     "axes_dims_rope": (4, 10, 10),
-    "joint_attention_dim": base.TEXT_WIDTH,
-    "pooled_projection_dim": base.TEXT_WIDTH,
+    "joint_attention_dim": TEXT_WIDTH,
+    "pooled_projection_dim": TEXT_WIDTH,
     "guidance_embeds": False,
 }
 
 
-class XlDenoising(nn.Module):
+class XlDenoising(base.Denoising):
     """SDXL's training loss: two text encoders' last but one states, the second's pooled one, and sizes."""
 
     def __init__(self, unet: nn.Module, text_encoder: nn.Module, text_encoder_2: nn.Module, scheduler: Any) -> None:
-        super().__init__()
-        self.unet, self.text_encoder, self.text_encoder_2 = unet, text_encoder, text_encoder_2
-        self.scheduler = scheduler
+        super().__init__(unet, text_encoder, scheduler)
+        self.text_encoder_2 = text_encoder_2
 
-    def forward(
-        self, latents: torch.Tensor, ids: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
-    ) -> torch.Tensor:
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        target = self.scheduler.get_velocity(latents, noise, timesteps)
+    def told(self, ids: torch.Tensor) -> dict[str, Any]:
         one = self.text_encoder(ids, output_hidden_states=True)
         two = self.text_encoder_2(ids, output_hidden_states=True)
         states = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)
-        sizes = torch.tensor([SIZE, SIZE, 0, 0, SIZE, SIZE], device=ids.device).expand(len(ids), 6)
-        added = {"text_embeds": two.text_embeds, "time_ids": sizes}
-        return F.mse_loss(self.unet(noisy, timesteps, states, added_cond_kwargs=added).sample, target)
-
-
-def lesson_scenes() -> list[Scene]:
-    return list(islice(scenes(base.BASE_SEED), base.BASE_PICTURES))
+        sizes = torch.tensor([SIDE, SIDE, 0, 0, SIDE, SIDE], device=ids.device).expand(len(ids), 6)
+        return {
+            "encoder_hidden_states": states,
+            "added_cond_kwargs": {"text_embeds": two.text_embeds, "time_ids": sizes},
+        }
 
 
 def train_sdxl(vae: AutoencoderKL, work: Path) -> StableDiffusionXLPipeline:
     """A StableDiffusionXLPipeline of the plain style."""
     torch.manual_seed(XL_RECIPE.seed)
-    tokenizer = base.load_tokenizer(work / "tokenizer")
+    tokenizer = load_tokenizer(work / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
-    text_encoder_2 = CLIPTextModelWithProjection(base.text_config(tokenizer, projection_dim=base.TEXT_WIDTH))
-    base.teach_text(XL_TEXT_RECIPE, text_encoder_2, tokenizer, lesson_scenes(), work)
+    text_encoder_2 = CLIPTextModelWithProjection(text_config(tokenizer, projection_dim=TEXT_WIDTH))
+    teach_text(XL_TEXT_RECIPE, text_encoder_2, tokenizer, plain_scenes(), work)
     batches = base.plain_lessons(vae, {"ids": tokenizer}, work)
     unet, scheduler = UNet2DConditionModel(**XL_UNET), base.new_scheduler()
     train(XL_RECIPE, XlDenoising(unet, text_encoder, text_encoder_2, scheduler), batches, work)
@@ -110,7 +105,7 @@ def new_t5_tokenizer() -> T5Tokenizer:
     """A T5 tokenizer of whole words and the comma."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -9.0)]
     pieces += [(word if word == "," else f"▁{word}", -1.0) for word in words()]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=base.TOKENS)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=TOKENS)
 
 
 class FlowMatching(nn.Module):
@@ -148,22 +143,22 @@ class FlowMatching(nn.Module):
 def train_dit(vae: AutoencoderKL, work: Path) -> FluxPipeline:
     """A FluxPipeline of the plain style."""
     torch.manual_seed(DIT_RECIPE.seed)
-    tokenizer, tokenizer_2 = base.load_tokenizer(work / "tokenizer"), new_t5_tokenizer()
+    tokenizer, tokenizer_2 = load_tokenizer(work / "tokenizer"), new_t5_tokenizer()
     vae.register_to_config(shift_factor=0.0)
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
     text_encoder_2 = T5EncoderModel(
         T5Config(
             vocab_size=len(tokenizer_2),
-            d_model=base.TEXT_WIDTH,
+            d_model=TEXT_WIDTH,
             d_kv=16,
-            d_ff=2 * base.TEXT_WIDTH,
+            d_ff=2 * TEXT_WIDTH,
             num_layers=3,
             num_heads=4,
             dropout_rate=0.0,
             feed_forward_proj="gated-gelu",
         )
     )
-    base.teach_text(T5_RECIPE, text_encoder_2, tokenizer_2, lesson_scenes(), work)
+    teach_text(T5_RECIPE, text_encoder_2, tokenizer_2, plain_scenes(), work)
     batches = base.plain_lessons(vae, {"ids": tokenizer, "ids_2": tokenizer_2}, work)
     transformer = FluxTransformer2DModel(**DIT)
     train(DIT_RECIPE, FlowMatching(transformer, text_encoder, text_encoder_2), batches, work)

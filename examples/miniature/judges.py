@@ -15,13 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from .data import ABSENT, answers, draw_set, labels
+from .data import ABSENT, all_styles, answers, labels
 from .scenes import FACTS, STYLES, Scene
 from .training import Batch, Recipe, picked, train
 
 QUESTIONS: dict[str, tuple[str, ...]] = {**FACTS, "style": STYLES}
 RECIPE = Recipe("judges", steps=2400, batch=96, rate=2e-3, seed=11, average=0.99, decay=0.01)
-PER_STYLE = 5000
 
 
 class Judges(nn.Module):
@@ -76,7 +75,7 @@ class Schooling(nn.Module):
 def train_judges(work: Path) -> Judges:
     """Judges of rendered pictures in all styles, blurred and noised a little, as drawn ones may be."""
     torch.manual_seed(RECIPE.seed)
-    sets = [draw_set(style, PER_STYLE, seed=index, work=work) for index, style in enumerate(STYLES)]
+    sets = all_styles(work)
     pictures, truth = torch.cat([s.floats() for s in sets]), torch.cat([labels(s) for s in sets])
 
     def batch_of(generator: torch.Generator, count: int) -> Batch:

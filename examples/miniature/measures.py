@@ -43,35 +43,59 @@ def predicted_noise(pipe: Any, noisy: torch.Tensor, timesteps: torch.Tensor, pro
     return torch.as_tensor(alpha.sqrt() * found + (1.0 - alpha).sqrt() * noisy)
 
 
-def noise_errors(
-    student: Any, teacher: Any, base: Any, latents: torch.Tensor, prompts: Sequence[str], seed: int = 0
-) -> tuple[tuple[float, ...], float]:
-    """The student's error by bucket of timesteps and over all, each divided by the base's.
+@dataclass(frozen=True)
+class Noised:
+    """States to compare predictions on.
 
     Args:
-        student, teacher, base: pipelines of one latent space.
-        latents: scaled latents ``[count, 8, 8, 8]`` of the teacher's style.
-        prompts: what they show.
-        seed: of noise and timesteps, spread evenly over the buckets.
+        latents: noisy latents ``[count, 8, 8, 8]``.
+        timesteps: ``[count]``, spread evenly over the buckets.
+        prompts: what the latents show.
     """
+
+    latents: torch.Tensor
+    timesteps: torch.Tensor
+    prompts: Sequence[str]
+
+    def predicted_by(self, pipe: Any) -> torch.Tensor:
+        """The noise that a pipeline sees in these states, ``[count, 8, 8, 8]``."""
+        return predicted_noise(pipe, self.latents, self.timesteps, self.prompts)
+
+    def errors_left(
+        self, student: torch.Tensor, teacher: torch.Tensor, base: torch.Tensor
+    ) -> tuple[tuple[float, ...], float]:
+        """Squared error of a student's prediction by bucket of timesteps and over all, divided by the base's."""
+        own, before = ((found - teacher).square().mean((1, 2, 3)) for found in (student, base))
+        bucket = self.timesteps * BUCKETS // TIMESTEPS
+        ratios = [float(own[bucket == k].sum() / before[bucket == k].sum()) for k in range(BUCKETS)]
+        return tuple(ratios), float(own.sum() / before.sum())
+
+
+def noised(scheduler: Any, latents: torch.Tensor, prompts: Sequence[str], seed: int = 0) -> Noised:
+    """Scaled latents ``[count, 8, 8, 8]`` of the teacher's style with noise and timesteps of a seed."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator)
     place = (torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)) / len(latents)
     timesteps = (place * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
-    noisy = base.scheduler.add_noise(latents, noise, timesteps)
-    wanted = predicted_noise(teacher, noisy, timesteps, prompts)
-    errors = [
-        (predicted_noise(pipe, noisy, timesteps, prompts) - wanted).square().mean((1, 2, 3)) for pipe in (student, base)
-    ]
-    bucket = timesteps * BUCKETS // TIMESTEPS
-    ratios = [float(errors[0][bucket == k].sum() / errors[1][bucket == k].sum()) for k in range(BUCKETS)]
-    return tuple(ratios), float(errors[0].sum() / errors[1].sum())
+    return Noised(scheduler.add_noise(latents, noise, timesteps), timesteps, prompts)
+
+
+def noise_errors(
+    student: Any, teacher: Any, base: Any, latents: torch.Tensor, prompts: Sequence[str], seed: int = 0
+) -> tuple[tuple[float, ...], float]:
+    """The student's error by bucket of timesteps and over all, each divided by the base's, on states of `noised`."""
+    states = noised(base.scheduler, latents, prompts, seed)
+    return states.errors_left(*(states.predicted_by(pipe) for pipe in (student, teacher, base)))
+
+
+def distance_left(student: torch.Tensor, teacher: torch.Tensor, base: torch.Tensor) -> float:
+    """Mean squared distance of the student's pictures from the teacher's, divided by the base's from the teacher's."""
+    return float((student - teacher).square().mean() / (base - teacher).square().mean())
 
 
 def picture_distance(student: Any, teacher: Any, base: Any, prompts: Sequence[str], seed: int = 0) -> float:
-    """Mean squared distance of the student's pictures from the teacher's, divided by the base's from the teacher's."""
-    drawn = [draw_prompts(pipe, prompts, seed=seed) for pipe in (student, teacher, base)]
-    return float((drawn[0] - drawn[1]).square().mean() / (drawn[2] - drawn[1]).square().mean())
+    """`distance_left` of pictures that each pipeline draws from equal noise."""
+    return distance_left(*(draw_prompts(pipe, prompts, seed=seed) for pipe in (student, teacher, base)))
 
 
 def paired(student: Any, teacher: Any, base: Any, latents: torch.Tensor, prompts: Sequence[str]) -> Paired:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from .base import VAE_PER_STYLE, Denoising, LatentBatches, encode
-from .data import Pictures, draw_set
+from .autoencoder import encode
+from .base import Denoising, LatentBatches
+from .data import style_pictures
 from .scenes import STYLES
 from .training import Recipe, train
 
@@ -24,11 +25,6 @@ def recipe_of(name: str) -> Recipe:
     """How one of `TAUGHT`, or `ALL`, is trained."""
     seed = 40 + [*TAUGHT, ALL].index(name)
     return Recipe(f"style-{name}", ALL_STEPS if name == ALL else STEPS, batch=48, rate=8e-4, seed=seed, average=0.99)
-
-
-def style_pictures(style: str, work: Path) -> Pictures:
-    """The pictures of a style that autoencoder and judges learn from, too."""
-    return draw_set(style, VAE_PER_STYLE, seed=STYLES.index(style), work=work)
 
 
 def lessons(pipe: Any, name: str, work: Path) -> LatentBatches:

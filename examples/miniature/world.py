@@ -13,7 +13,6 @@ import shutil
 import warnings
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,15 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from . import base as base_model
+from .autoencoder import train_decoder, train_vae
+from .base import train_base
 from .checkpoints import HERE, fold
+from .data import plain_scenes
 from .families import train_dit, train_sdxl
 from .judges import train_judges
 from .peers import PEERS, train_peer
-from .scenes import scenes
 from .styles import ALL, TAUGHT, fine_tune
+from .text import load_tokenizer, train_text_encoder, write_vocabulary
 
 SHIPPED = ("base", "checkpoints", "peers", "sdxl", "dit", "judges.safetensors")
 COMMAND = "python -m examples.miniature.world --only {step}"
@@ -50,7 +51,7 @@ def tidy(folder: Path) -> None:
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     for file in folder.rglob("tokenizer_config.json"):
         if json.loads(file.read_text())["tokenizer_class"] == "CLIPTokenizer":
-            base_model.write_vocabulary(file.parent)
+            write_vocabulary(file.parent)
 
 
 def save_folder(pipe: Any, folder: Path) -> None:
@@ -77,25 +78,24 @@ def make_judges(out: Path, work: Path) -> Save:
 
 
 def make_vae(out: Path, work: Path) -> Save:
-    return partial(base_model.train_vae(work).save_pretrained, work / "vae")
+    return partial(train_vae(work).save_pretrained, work / "vae")
 
 
 def make_decoder(out: Path, work: Path) -> Save:
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    return partial(base_model.train_decoder(vae, work).save_pretrained, work / "decoder")
+    return partial(train_decoder(vae, work).save_pretrained, work / "decoder")
 
 
 def make_text(out: Path, work: Path) -> Save:
-    tokenizer = base_model.load_tokenizer(work / "tokenizer")
-    drawn = list(islice(scenes(base_model.BASE_SEED), base_model.BASE_PICTURES))
-    return partial(base_model.train_text_encoder(tokenizer, drawn, work).save_pretrained, work / "text_encoder")
+    tokenizer = load_tokenizer(work / "tokenizer")
+    return partial(train_text_encoder(tokenizer, plain_scenes(), work).save_pretrained, work / "text_encoder")
 
 
 def make_base(out: Path, work: Path) -> Save:
     vae = AutoencoderKL.from_pretrained(work / "vae")
     text_encoder = CLIPTextModel.from_pretrained(work / "text_encoder")
-    tokenizer = base_model.load_tokenizer(work / "tokenizer")
-    pipe = base_model.train_base(vae, text_encoder, tokenizer, work)
+    tokenizer = load_tokenizer(work / "tokenizer")
+    pipe = train_base(vae, text_encoder, tokenizer, work)
     pipe.vae = AutoencoderKL.from_pretrained(work / "decoder")
     return partial(save_folder, pipe, out / "base")
 

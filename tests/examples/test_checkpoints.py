@@ -10,16 +10,16 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors import safe_open
 from transformers import CLIPTextModel
 
-from examples.miniature import base
+from examples.miniature import autoencoder, base, text
 from examples.miniature.checkpoints import fold, folded, unet_key, unfold, vae_key
 
 
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusionPipeline:
     torch.manual_seed(0)
-    tokenizer = base.load_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    text_encoder = CLIPTextModel(base.text_config(tokenizer))
-    unet, vae = UNet2DConditionModel(**base.UNET), AutoencoderKL(**base.VAE, scaling_factor=0.7)
+    tokenizer = text.load_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    text_encoder = CLIPTextModel(text.text_config(tokenizer))
+    unet, vae = UNet2DConditionModel(**base.UNET), AutoencoderKL(**autoencoder.VAE, scaling_factor=0.7)
     return base.assemble(vae, text_encoder, tokenizer, unet, base.new_scheduler())
 
 
@@ -33,7 +33,7 @@ def test_a_folded_checkpoint_unfolds_to_the_same_weights(pipe: StableDiffusionPi
         assert all(torch.equal(before[key].half().float(), after[key]) for key in before)
     assert found.vae.config.scaling_factor == 0.7
     assert found.scheduler.config.prediction_type == "v_prediction"
-    assert found.tokenizer.model_max_length == base.TOKENS
+    assert found.tokenizer.model_max_length == text.TOKENS
 
 
 def test_every_name_is_one_of_original_stable_diffusion(pipe: StableDiffusionPipeline, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from torch import nn
 
-from examples.miniature import base, families
+from examples.miniature import autoencoder, families, text
 from examples.miniature.scenes import words
 
 
@@ -35,17 +35,17 @@ class Text(nn.Module):
     """A text encoder of zeros."""
 
     def forward(self, ids: torch.Tensor) -> object:
-        states = torch.zeros(*ids.shape, base.TEXT_WIDTH)
+        states = torch.zeros(*ids.shape, text.TEXT_WIDTH)
         return type("Output", (), {"last_hidden_state": states, "pooler_output": states[:, 0]})
 
 
 def test_flow_matching_asks_for_the_step_that_flux_takes_from_noise_to_latents() -> None:
     generator = torch.Generator().manual_seed(0)
-    latents, noise = (torch.randn(2, base.CHANNELS, 8, 8, generator=generator) for _ in range(2))
-    packed = [FluxPipeline._pack_latents(x, 2, base.CHANNELS, 8, 8) for x in (latents, noise)]
+    latents, noise = (torch.randn(2, autoencoder.CHANNELS, 8, 8, generator=generator) for _ in range(2))
+    packed = [FluxPipeline._pack_latents(x, 2, autoencoder.CHANNELS, 8, 8) for x in (latents, noise)]
     oracle = Oracle(packed[1] - packed[0])
     loss = families.FlowMatching(oracle, Text(), Text())
-    ids = torch.zeros(2, base.TOKENS, dtype=torch.long)
+    ids = torch.zeros(2, text.TOKENS, dtype=torch.long)
     timesteps = torch.tensor([249, 999])
     assert float(loss(latents, ids, ids, noise, timesteps)) == 0.0
     # From what the model was shown, diffusers' scheduler must reach the latents in one step along that velocity.

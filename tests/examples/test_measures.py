@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from examples.miniature import base, measures
+from examples.miniature import autoencoder, base, measures, text
 from examples.miniature.judges import QUESTIONS, Judges, chance, judge
 from examples.miniature.report import shuffled
 from examples.miniature.scenes import FACTS, STYLES, Scene, Thing
@@ -55,19 +55,19 @@ def test_shuffling_leaves_no_picture_in_its_place() -> None:
 
 @pytest.fixture(scope="module")
 def pipes(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, object]:
-    tokenizer = base.load_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    tokenizer = text.load_tokenizer(tmp_path_factory.mktemp("tokenizer"))
     found = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        vae, unet = AutoencoderKL(**base.VAE).eval(), UNet2DConditionModel(**base.UNET).eval()
-        text_encoder = CLIPTextModel(base.text_config(tokenizer)).eval()
+        vae, unet = AutoencoderKL(**autoencoder.VAE).eval(), UNet2DConditionModel(**base.UNET).eval()
+        text_encoder = CLIPTextModel(text.text_config(tokenizer)).eval()
         found.append(base.assemble(vae, text_encoder, tokenizer, unet, base.new_scheduler()))
     return found[0], found[1]
 
 
 def test_the_teacher_itself_has_no_error_and_the_base_has_error_one(pipes: tuple[object, object]) -> None:
     start, teacher = pipes
-    latents = torch.randn(10, base.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(10, autoencoder.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
     prompts = [STAR.prompt(), PAIR.prompt()] * 5
     by_bucket, noise = measures.noise_errors(teacher, teacher, start, latents, prompts)
     assert by_bucket == (0.0,) * measures.BUCKETS
@@ -80,7 +80,7 @@ def test_the_teacher_itself_has_no_error_and_the_base_has_error_one(pipes: tuple
 def test_predicted_noise_is_what_the_scheduler_makes_of_the_velocity(pipes: tuple[object, object]) -> None:
     pipe = pipes[0]
     generator = torch.Generator().manual_seed(0)
-    latents, noise = (torch.randn(3, base.CHANNELS, 8, 8, generator=generator) for _ in range(2))
+    latents, noise = (torch.randn(3, autoencoder.CHANNELS, 8, 8, generator=generator) for _ in range(2))
     timesteps = torch.tensor([5, 400, 990])
     scheduler = base.new_scheduler()
     noisy = scheduler.add_noise(latents, noise, timesteps)

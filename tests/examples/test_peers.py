@@ -12,15 +12,15 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPTextModel
 
-from examples.miniature import base, data, peers
+from examples.miniature import autoencoder, base, data, peers, text
 from examples.miniature.drawing import draw_prompts
 from examples.miniature.scenes import FACTS, STYLES, scenes
 
 
 def new_pipe(folder: Path) -> Any:
     torch.manual_seed(0)
-    tokenizer = base.load_tokenizer(folder)
-    vae, text_encoder = AutoencoderKL(**base.VAE), CLIPTextModel(base.text_config(tokenizer))
+    tokenizer = text.load_tokenizer(folder)
+    vae, text_encoder = AutoencoderKL(**autoencoder.VAE), CLIPTextModel(text.text_config(tokenizer))
     pipe = base.assemble(vae, text_encoder, tokenizer, UNet2DConditionModel(**base.UNET), base.new_scheduler())
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.eval()
@@ -32,8 +32,8 @@ PROMPTS = [scene.prompt() for scene in islice(scenes(0), 4)]
 
 @torch.no_grad()
 def predicted(pipe: Any) -> torch.Tensor:
-    latents = torch.randn(len(PROMPTS), base.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(1))
-    states = pipe.text_encoder(base.ids_of(pipe.tokenizer, PROMPTS)).last_hidden_state
+    latents = torch.randn(len(PROMPTS), autoencoder.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(1))
+    states = pipe.text_encoder(text.ids_of(pipe.tokenizer, PROMPTS)).last_hidden_state
     return torch.as_tensor(pipe.unet(latents, torch.tensor([100, 300, 500, 900]), states).sample)
 
 
@@ -42,7 +42,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few small steps on noise."""
 
     def lessons(pipe: Any, name: str, work: Path) -> base.LatentBatches:
-        latents = torch.randn(len(PROMPTS), base.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(2))
+        latents = torch.randn(len(PROMPTS), autoencoder.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(2))
         return base.LatentBatches(latents, {"ids": (pipe.tokenizer, PROMPTS)})
 
     monkeypatch.setattr(peers, "lessons", lessons)

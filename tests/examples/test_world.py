@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from examples.miniature import report, world
+from examples.miniature import (
+    autoencoder,
+    base,
+    data,
+    families,
+    judges,
+    peers,
+    report,
+    styles,
+    text,
+    training,
+    world,
+)
 from examples.miniature.checkpoints import HERE
 from examples.miniature.drawing import draw_prompts, unseen_scenes
 from examples.miniature.judges import chance, judge, load_judges
 from examples.miniature.peers import LOADERS
 from examples.miniature.report import load, rendered
 from examples.miniature.scenes import STYLES
+from examples.miniature.training import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +98,48 @@ def test_the_shipped_base_draws_what_unseen_prompts_say() -> None:
 
 @pytest.mark.slow
 def test_every_bar_of_the_report_holds_and_every_peer_moves_the_style_score() -> None:
-    judges, wanted = load_judges(HERE / "judges.safetensors"), unseen_scenes(200)
-    rows = [*report.base_rows(HERE, judges, wanted), *report.checkpoint_rows(HERE, judges, wanted)]
+    seeing, wanted = load_judges(HERE / "judges.safetensors"), unseen_scenes(200)
+    rows = [*report.base_rows(HERE, seeing, wanted), *report.checkpoint_rows(HERE, seeing, wanted)]
     assert [row.name for row in rows if not row.holds()] == []
     assert {row.style for row in rows} >= set(STYLES)
     shuffled = rows[2].verdict.alignment
     assert shuffled == pytest.approx(chance(wanted), abs=0.05)
-    base, *peers = report.peer_rows(HERE, judges, wanted)
+    base, *peers = report.peer_rows(HERE, seeing, wanted)
     assert [row.name for row in peers] == list(LOADERS)
     assert all((row.style_score() or 0.0) > (base.style_score() or 0.0) + 0.5 for row in peers)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole build, on a few pictures and two steps of every training."""
+
+    def two_steps(recipe: Recipe, *rest: Any) -> None:
+        training.train(replace(recipe, steps=2, batch=4, warmup=1), *rest)
+
+    monkeypatch.setattr(data, "PER_STYLE", 100)
+    monkeypatch.setattr(data, "PLAIN", 40)
+    for module in (autoencoder, base, families, judges, peers, styles, text):
+        monkeypatch.setattr(module, "train", two_steps)
+
+
+def content(file: Path) -> Any:
+    """A file's bytes; of safetensors the tensors' bytes and the metadata, which the library writes in any order."""
+    if file.suffix != ".safetensors":
+        return file.read_bytes()
+    with safe_open(file, "pt") as opened:
+        return opened.metadata(), {name: value.numpy().tobytes() for name, value in load_file(file).items()}
+
+
+def test_the_same_seeds_build_the_same_weights(
+    hurried: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    built: list[dict[str, Any]] = []
+    for name in ("one", "two"):
+        monkeypatch.setattr("sys.argv", ["world", "--work", str(tmp_path / name)])
+        world.main()
+        out = tmp_path / name / "world"
+        built.append({file.relative_to(out).as_posix(): content(file) for file in out.rglob("*") if file.is_file()})
+    one, two = built
+    assert {file.relative_to(HERE).as_posix() for file in HERE.rglob("*.safetensors")} <= set(one)
+    assert one.keys() == two.keys()
+    assert [file for file in one if one[file] != two[file]] == []
