@@ -1,0 +1,277 @@
+"""What an adapter distilled from a miniature's checkpoint leaves of the way from base to checkpoint, by every method.
+
+    python -m benchmarks.distill_quality [--styles ink neon] [--dims 2 4 8] [--methods lycoris calibrated] [--json FILE]
+
+One table. `lycoris` is LyCORIS's own extraction of that dim, convolutions and text encoder included, `lycoris-plain`
+the same with convolutions in two factors, `kohya` what kohya's extractor does. `svd`, `calibrated` and `trained` are
+si-hub's, written to files of at most the size of LyCORIS's (`--against` says whose); `calibrated/3`, `trained/3` to a
+third of it. Errors are squared, on held-out prompts and states of seeds that no method has seen, divided by the base's:
+0 is the teacher, 1 the base.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
+
+import si_hub
+from benchmarks.extractors import EXTRACTORS, put_in
+from examples.miniature.checkpoints import HERE, unfold
+from examples.miniature.drawing import draw_prompts, unseen_scenes
+from examples.miniature.judges import Judges, judge, load_judges
+from examples.miniature.measures import BUCKETS, Noised, distance_left, noised
+from examples.miniature.report import load, rendered
+from examples.miniature.scenes import STYLES, Scene
+from examples.miniature.styles import ALL, TAUGHT
+
+OURS = ("svd", "calibrated", "trained", "calibrated/3", "trained/3")
+METHODS = ("base", "teacher", *EXTRACTORS, *OURS)
+DIMS = (2, 4, 8)
+REPEATS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; errors are divided by the base's.
+
+    Args:
+        style, dim, method: of what; base and teacher have dim 0.
+        noise, by_bucket: squared error of the predicted noise over all timesteps, and by fifths of them.
+        distance: squared distance of pictures from equal noise.
+        alignment, style_score: what the judges say of the pictures.
+        parameters, size: numbers in the adapter, without alphas; bytes of its file.
+        seconds: to make it.
+        left: its noise error divided by that of the peer it was to beat, at the same dim.
+    """
+
+    style: str
+    dim: int
+    method: str
+    noise: float
+    by_bucket: tuple[float, ...]
+    distance: float
+    alignment: float
+    style_score: float
+    parameters: int = 0
+    size: int = 0
+    seconds: float = 0.0
+    left: float | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Held-out scenes and the prompts that ask for them; of all styles, each in its turn."""
+
+    style: str
+    count: int
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The style that each picture is to have."""
+        return [STYLES[1 + k % len(TAUGHT)] if self.style == ALL else self.style for k in range(self.count)]
+
+    @cached_property
+    def scenes(self) -> list[Scene]:
+        return unseen_scenes(self.count)
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """A checkpoint of one style draws it whatever the prompt says; the one of all is told."""
+        told = self.words if self.style == ALL else [None] * self.count
+        return [scene.prompt(word) for scene, word in zip(self.scenes, told, strict=True)]
+
+    def states(self, base: Any) -> list[Noised]:
+        """Noised pictures of the style, `REPEATS` times in other orders and of other seeds."""
+        pictures = torch.cat([rendered([s], w) for s, w in zip(self.scenes, self.words, strict=True)])
+        with torch.no_grad():
+            latents = base.vae.encode(pictures).latent_dist.mean * base.vae.config.scaling_factor
+        found = []
+        for seed in range(REPEATS):
+            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))
+            prompts = [self.prompts[k] for k in order]
+            found.append(noised(base.scheduler, latents[order], prompts, seed=1000 + seed))
+        return found
+
+    def style_score(self, judges: Judges, pictures: torch.Tensor) -> float:
+        """Share of the pictures that the judges take for the style they are to have."""
+        with torch.no_grad():
+            seen = judges(pictures)["style"].argmax(1)
+        return float(seen.eq(torch.tensor([STYLES.index(word) for word in self.words])).float().mean())
+
+
+class Yardstick:
+    """Base and teacher of one style: what they predict and draw is made once, and kept in the work folder.
+
+    Args:
+        style: a checkpoint of the miniature.
+        count: held-out prompts.
+        work: folder for what is kept.
+    """
+
+    def __init__(self, style: str, count: int, work: Path) -> None:
+        self.asked = Asked(style, count)
+        self.checkpoint = HERE / f"checkpoints/{style}.safetensors"
+        self.base = load(HERE)
+        self.teacher = unfold(self.checkpoint)
+        self.judges = load_judges(HERE / "judges.safetensors")
+        self.states = self.asked.states(self.base)
+        content = hashlib.sha256(self.checkpoint.read_bytes())
+        for file in sorted((HERE / "base").rglob("*.safetensors")):
+            content.update(file.read_bytes())
+        kept = work / f"outputs-{style}-{count}x{REPEATS}-{content.hexdigest()[:16]}.safetensors"
+        if not kept.exists():
+            found = {"base": self.outputs(self.base), "teacher": self.outputs(self.teacher)}
+            save_file({f"{who}.{what}": value for who, o in found.items() for what, value in o.items()}, kept)
+        self.known = load_file(kept)
+
+    def outputs(self, pipe: Any) -> dict[str, torch.Tensor]:
+        """A pipeline's predicted noise in all states, and its pictures of all prompts."""
+        noise = torch.cat([states.predicted_by(pipe) for states in self.states])
+        return {"noise": noise, "pictures": draw_prompts(pipe, self.asked.prompts)}
+
+    def row(self, dim: int, method: str, outputs: dict[str, torch.Tensor]) -> Row:
+        """A line of the table for a student's outputs."""
+        states = replace(self.states[0], timesteps=torch.cat([one.timesteps for one in self.states]))
+        teacher, base = ({what: self.known[f"{who}.{what}"] for what in outputs} for who in ("teacher", "base"))
+        by_bucket, noise = states.errors_left(outputs["noise"], teacher["noise"], base["noise"])
+        pictures = outputs["pictures"]
+        verdict = judge(self.judges, pictures, self.asked.scenes)
+        return Row(
+            self.asked.style, dim, method, noise, by_bucket,
+            distance_left(pictures, teacher["pictures"], base["pictures"]),
+            verdict.alignment, self.asked.style_score(self.judges, pictures),
+        )  # fmt: skip
+
+    def known_row(self, who: str) -> Row:
+        """The line of base or teacher."""
+        return self.row(0, who, {what: self.known[f"{who}.{what}"] for what in ("noise", "pictures")})
+
+    def extracted(self, method: str, dim: int, file: Path) -> Row:
+        """The line of a peer's extraction, which is written to ``file``."""
+        begin = time.perf_counter()
+        tensors = EXTRACTORS[method](self.base, self.teacher, dim)
+        save_file(tensors, file)
+        seconds = time.perf_counter() - begin
+        pipe = load(HERE)
+        put_in(pipe, tensors)
+        return weighed(replace(self.row(dim, method, self.outputs(pipe)), seconds=seconds), file)
+
+    def distilled(self, method: str, dim: int, file: Path, size: int, options: dict[str, Any]) -> Row:
+        """The line of si-hub's adapter of at most ``size`` bytes, which is written to ``file``."""
+        from si_hub.distill import distill
+
+        name, _, part = method.partition("/")
+        begin = time.perf_counter()
+        distill(
+            HERE / "base", self.checkpoint, output=file, method=name, size=size // int(part or 1), force=True, **options
+        )
+        seconds = time.perf_counter() - begin
+        pipe = load(HERE)
+        pipe.load_styleinject_weights(file)
+        return weighed(replace(self.row(dim, method, self.outputs(pipe)), seconds=seconds), file)
+
+
+def weighed(row: Row, file: Path) -> Row:
+    """The line with the parameters and bytes of its file."""
+    numbers = {name: tensor for name, tensor in load_file(file).items() if not name.endswith("alpha")}
+    return replace(row, parameters=sum(t.numel() for t in numbers.values()), size=file.stat().st_size)
+
+
+def rows_of(style: str, options: argparse.Namespace) -> Iterator[Row]:
+    """The lines of one style, in the order of the methods asked for."""
+    work: Path = options.work
+    yardstick = Yardstick(style, options.count, work)
+    for who in ("base", "teacher"):
+        if who in options.methods:
+            yield yardstick.known_row(who)
+    for dim in options.dims:
+        bar = yardstick.extracted(options.against, dim, work / f"{style}-{dim}-{options.against}.safetensors")
+        for method in options.methods:
+            file = work / f"{style}-{dim}-{method.replace('/', '-')}.safetensors"
+            if method == options.against:
+                yield replace(bar, left=1.0)
+            elif method in EXTRACTORS:
+                found = yardstick.extracted(method, dim, file)
+                yield replace(found, left=found.noise / bar.noise)
+            elif method in OURS:
+                found = yardstick.distilled(method, dim, file, bar.size, trained_options(method, options))
+                yield replace(found, left=found.noise / bar.noise)
+
+
+def trained_options(method: str, options: argparse.Namespace) -> dict[str, Any]:
+    return {"steps": options.steps} if method.startswith("trained") and options.steps else {}
+
+
+HEADINGS = (
+    "style", "dim", "method", "noise error", *(f"t {k * 1000 // BUCKETS}…" for k in range(BUCKETS)), "pictures",
+    "alignment", "style score", "parameters", "bytes", "seconds", "of {against}'s error",
+)  # fmt: skip
+
+
+def cells(row: Row) -> list[str]:
+    made = row.dim > 0
+    return [
+        row.style, str(row.dim) if made else "", row.method,
+        *(f"{value:.4f}" for value in (row.noise, *row.by_bucket, row.distance)),
+        f"{row.alignment:.3f}", f"{row.style_score:.3f}",
+        *((f"{row.parameters:,}", f"{row.size:,}", f"{row.seconds:.1f}") if made else ("", "", "")),
+        "" if row.left is None else f"{row.left:.3f}",
+    ]  # fmt: skip
+
+
+def line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def summary(rows: Sequence[Row]) -> list[str]:
+    """What each method leaves of the peer's error: median and worst over the styles."""
+    lines = [line(["method", "dim", "median of the peer's error", "worst"]), line(["---"] * 4)]
+    for method, dim in dict.fromkeys((row.method, row.dim) for row in rows if row.left is not None):
+        found = [row.left for row in rows if (row.method, row.dim) == (method, dim) and row.left is not None]
+        lines.append(line([method, str(dim), f"{statistics.median(found):.3f}", f"{max(found):.3f}"]))
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--styles", nargs="+", choices=(*TAUGHT, ALL), default=(*TAUGHT, ALL))
+    parser.add_argument("--dims", nargs="+", type=int, default=DIMS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--against", choices=tuple(EXTRACTORS), default="lycoris", help="whose size and error count")
+    parser.add_argument("--count", type=int, default=100, help="held-out prompts")
+    parser.add_argument("--steps", type=int, help="training steps  [default: the library's]")
+    parser.add_argument("--work", type=Path, default=Path("build/distill_quality"), help="folder for files")
+    parser.add_argument("--json", type=Path, help="write the lines to this file, too")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    si_hub.enable()
+    headings = [heading.format(against=options.against) for heading in HEADINGS]
+    print(line(headings), line(["---"] * len(headings)), sep="\n", flush=True)
+    rows = []
+    for style in options.styles:
+        for row in rows_of(style, options):
+            rows.append(row)
+            print(line(cells(row)), flush=True)
+    print("", *summary(rows), sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
