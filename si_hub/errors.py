@@ -257,3 +257,59 @@ class NotAnAdapter(UnsupportedFamily):
     def __init__(self, kind: str, *, file: str | Path, key: str, hint: str | None = None) -> None:
         self.kind = kind
         super().__init__(f"is {kind}, which cannot be converted", file=file, key=key, hint=hint)
+
+
+# The Hub's room. What is not there is a MissingFile, what cannot be true is a FormatError.
+
+
+class MissingRepository(MissingFile):
+    """No such repository, or none that this token may see: the Hub answers both alike."""
+
+
+class MissingRevision(MissingFile):
+    """The repository has no such branch, tag or commit."""
+
+
+class MissingEntry(MissingFile):
+    """The commit has no such file."""
+
+
+class BadListing(FormatError):
+    """What the Hub says about a repository cannot be true or safe: names, sizes or hashes that no honest one has."""
+
+
+class AuthError(SiHubError, PermissionError):
+    """No token, a bad one, or one that may not do this."""
+
+    exit_code = 9
+
+
+class GatedRepository(SiHubError, PermissionError):
+    """The repository's owner has to grant access first."""
+
+    exit_code = 10
+
+
+class RateLimited(SiHubError, ConnectionError):
+    """The Hub wants fewer requests, for longer than is worth waiting."""
+
+    exit_code = 11
+
+
+class NetworkError(SiHubError, ConnectionError):
+    """The Hub cannot be reached, or gives no answer that makes sense, however often it is asked."""
+
+    exit_code = 12
+
+
+class ConflictError(SiHubError, ValueError):
+    """The repository has changed meanwhile, or holds already what was to be made."""
+
+    exit_code = 13
+
+
+# The hub's room.
+
+
+class CardError(FormatError):
+    """A model card (README.md) whose text or front matter cannot be renewed without touching the user's words."""

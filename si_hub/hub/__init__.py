@@ -1,0 +1,24 @@
+"""The Hub: repositories pushed, pulled and looked at, whole and verified."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from si_hub.lazy import lazy
+
+if TYPE_CHECKING:
+    from si_hub.hub.pull import Pulled as Pulled
+    from si_hub.hub.pull import pull as pull
+    from si_hub.hub.push import Pushed as Pushed
+    from si_hub.hub.push import push as push
+
+_HOMES = {
+    "Pulled": "si_hub.hub.pull",
+    "Pushed": "si_hub.hub.push",
+    "pull": "si_hub.hub.pull",
+    "push": "si_hub.hub.push",
+}
+
+__all__ = list(_HOMES)
+
+__getattr__, __dir__ = lazy(__name__, _HOMES)
