@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)  ## convert a kohya LoRA, load it, draw the difference: demo/
-	TRANSFORMERS_VERBOSITY=error $(BIN)/python -m examples.miniature.demo --out demo
+	$(BIN)/python -m examples.miniature.demo --out demo
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -14,9 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import diffusers
 import torch
-import transformers
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +25,7 @@ from .checkpoints import HERE
 from .drawing import draw_prompts, unseen_scenes
 from .judges import judge, load_judges
 from .peers import LOADERS, STYLE
+from .progress import hush
 from .report import load
 
 PEER = "kohya_lora"
@@ -50,14 +49,6 @@ def grid(columns: Mapping[str, torch.Tensor], prompts: Sequence[str], side: int 
     for row, prompt in enumerate(prompts):
         pen.text((GAP, HEAD + row * (cell + LINE) + 2), prompt, "dimgray", font)
     return sheet
-
-
-def hush() -> None:
-    """Other libraries' progress bars and advice would bury what this is about."""
-    os.environ.update({"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"})
-    for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
-        library.utils.logging.disable_progress_bar()
 
 
 def main() -> None:

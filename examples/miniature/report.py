@@ -26,7 +26,7 @@ from .drawing import draw_prompts, unseen_scenes
 from .judges import Judges, Verdict, chance, judge, load_judges
 from .measures import BUCKETS, Paired, paired
 from .peers import LOADERS, STYLE
-from .progress import tracked
+from .progress import hush, tracked
 from .render import pixels, render
 from .scenes import FACTS, STYLES, Scene
 from .styles import ALL, TAUGHT
@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     arguments = parser.parse_args()
     world: Path = arguments.world
+    hush()
     torch.set_num_threads(1)
     judges, wanted = load_judges(world / "judges.safetensors"), unseen_scenes(arguments.count)
     parts = {

@@ -29,6 +29,7 @@ from .data import plain_scenes
 from .families import train_dit, train_sdxl
 from .judges import train_judges
 from .peers import PEERS, train_peer
+from .progress import hush
 from .styles import ALL, TAUGHT, fine_tune
 from .text import load_tokenizer, train_text_encoder, write_vocabulary
 
@@ -191,6 +192,7 @@ def main() -> None:
     work: Path = arguments.work
     out: Path = arguments.out or work / "world"
     out.mkdir(parents=True, exist_ok=True)
+    hush()
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", category=FutureWarning)
     machine = PartialState()
