@@ -1,0 +1,62 @@
+"""A loopback Hub, and clients that know no other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.hub.loopback import LoopbackHub
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+RunClient = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
+    """A Hub with no repository."""
+    from tests.hub.loopback import LoopbackHub
+
+    with LoopbackHub(tmp_path / "hub") as hub:
+        yield hub
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The client's ``HF_HOME``: its cache is ``home / "hub"``, its token file ``home / "token"``."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def client(hub: LoopbackHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
+    """The Hub that the huggingface_hub of this very process speaks to, with an empty cache and no token."""
+    from tests.hub.loopback.environment import turn_to
+
+    turn_to(hub.url, home, monkeypatch)
+    return hub
+
+
+@pytest.fixture
+def run_client(hub: LoopbackHub, home: Path, tmp_path: Path) -> RunClient:
+    """``run_client("-m", "si_hub.cli", "push", …, token="writer")``: Python in a process of its own.
+
+    It runs in ``cwd`` (``tmp_path``) and fails the test where its exit code is not ``code`` (None: any).
+    """
+
+    def run(
+        *arguments: str | Path, token: str | None = None, cwd: Path = tmp_path, code: int | None = 0
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, env=hub.environment(home, token), cwd=cwd, capture_output=True, text=True)
+        assert code is None or done.returncode == code, f"exit {done.returncode}: {done.stdout}{done.stderr}"
+        return done
+
+    return run
