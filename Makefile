@@ -3,10 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLD_CLIENT := $(CURDIR)/build/old-client
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test test-slow lint types wheel-test bench world clean
+.PHONY: help demo hub test test-hub test-slow lint types wheel-test bench world clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -19,6 +20,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## convert a kohya LoRA, load it, draw the difference: demo/
 	$(BIN)/python -m examples.miniature.demo --out demo
 
+hub: $(READY)  ## start a Hub of your own in build/hub, to try push and pull on
+	$(BIN)/python -m tests.hub.loopback --folder build/hub
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -28,7 +32,15 @@ types: $(READY)
 
 test: lint types  ## linters, types, the test suite, and once against the built wheel
 	$(BIN)/python -m pytest -q -n 2
-	$(MAKE) --no-print-directory wheel-test
+	$(MAKE) --no-print-directory test-hub wheel-test
+
+$(OLD_CLIENT)/.ready: $(READY) tests/hub/old-client.txt
+	rm -rf $(OLD_CLIENT)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(OLD_CLIENT) --requirement tests/hub/old-client.txt
+	touch $@
+
+test-hub: $(OLD_CLIENT)/.ready  ## the Hub's tests with the oldest huggingface_hub that is supported
+	PYTHONPATH=$(OLD_CLIENT) SI_HUB_TEST_CLIENT=1.32 $(BIN)/python -m pytest -q -n 2 tests/hub
 
 test-slow: $(READY)  ## full-size models and many-times checks
 	$(BIN)/python -m pytest -q -n 2 -m slow

@@ -36,12 +36,24 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(hub: LoopbackHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackHub:
+def client(hub: LoopbackHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
     """The Hub that the huggingface_hub of this very process speaks to, with an empty cache and no token."""
+    from huggingface_hub import close_session
+
     from tests.hub.loopback.environment import turn_to
 
     turn_to(hub.url, home, monkeypatch)
-    return hub
+    close_session()
+    yield hub
+    close_session()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Nobody in this process sleeps: the seconds that were asked for, in their order."""
+    asked: list[float] = []
+    monkeypatch.setattr("time.sleep", asked.append)
+    return asked
 
 
 @pytest.fixture

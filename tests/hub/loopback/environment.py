@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 #: What a client outside must not bring along: settings, tokens, caches and proxies of the machine.
-FOREIGN = ("HF_", "HUGGING", "HUB_", "TRANSFORMERS_", "XDG_CACHE_HOME", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+FOREIGN = ("HF_", "HUGGING", "TRANSFORMERS_", "XDG_CACHE_HOME", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def client_settings(url: str, home: str | Path, token: str | None = None) -> dict[str, str]:

@@ -37,7 +37,7 @@ class Fault:
         applied: whether the request is carried out.
         change: what is done to the answer on its way.
         send: how many bytes of the body are sent before the connection is closed; `NOTHING`: not even the head;
-            None: all, and the connection stays open. A head without a body is cut in the middle.
+            None: all, and the connection stays open. Of an answer without a body nothing is sent.
     """
 
     name: str

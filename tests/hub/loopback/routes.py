@@ -14,7 +14,7 @@ Handler = Callable[..., Answer]
 
 @dataclass(frozen=True)
 class Route:
-    """A method and a path. In the path ``{repo}`` stands for two segments, ``{name}`` for one, ``{name*}`` for any."""
+    """A method and a path. In the path ``{repo}`` stands for two segments, ``{name*}`` for any, others for one."""
 
     server: Server
     method: str
@@ -24,6 +24,7 @@ class Route:
 
 
 ROUTES: list[Route] = []
+_SHAPES = {"repo": "[^/]+/[^/]+", "number": "[1-9][0-9]{0,8}"}
 
 
 def route(method: str, path: str, *, server: Server = "hub", locked: bool = True) -> Callable[[Handler], Handler]:
@@ -66,6 +67,5 @@ def _compiled(path: str) -> re.Pattern[str]:
 
 
 def _group(name: str) -> str:
-    if name == "repo":
-        return r"(?P<repo>[^/]+/[^/]+)"
-    return rf"(?P<{name[:-1]}>.*)" if name.endswith("*") else rf"(?P<{name}>[^/]+)"
+    pattern = _SHAPES.get(name, ".*" if name.endswith("*") else "[^/]+")
+    return rf"(?P<{name.rstrip('*')}>{pattern})"

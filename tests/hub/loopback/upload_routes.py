@@ -101,7 +101,7 @@ def commit(service: Service, request: Request, repo: str, revision: str) -> Answ
     proposing = request.flag("create_pr")
     repository, token = service.writable(request, repo, proposing=proposing)
     base = repository.resolve(revision)
-    if revision not in repository.heads():
+    if revision not in (repository.branches if proposing else repository.heads()):
         raise Refusal(400, f"Not a branch: {revision}")
     lines = _lines(request.content())
     if not lines or lines[0]["key"] != "header" or not lines[0]["value"].get("summary"):
