@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,22 @@ def size_text(count: int) -> str:
             return f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+_UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
+          "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}  # fmt: skip
+
+
+def size_bytes(text: str) -> int:
+    """Bytes of a size as people write it, ``40MB`` or ``1.5 GiB``; the inverse of `size_text`.
+
+    Raises:
+        ValueError: not a positive number with a unit.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text, re.ASCII)
+    if match is None or match[2].lower() not in _UNITS or not float(match[1]):
+        raise ValueError(f"no size: {text!r}")
+    return round(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def tally(counts: Mapping[Any, int]) -> str:

@@ -1,0 +1,89 @@
+"""A distillation's report as one PNG: its head, its charts, its pictures."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.figure import SubFigure
+
+from si_hub.report.charts import GREY, Chart, charts_of, new_figure, png, styled
+from si_hub.report.distillation import Distillation, ImageRow
+from si_hub.report.pictures import shown
+from si_hub.report.text import reasons, short
+
+WIDTH = 11.0
+LINE = 0.2
+CHART = 3.0
+PICTURE = 1.9
+WRAPPED = 130
+
+
+@dataclass(frozen=True)
+class Part:
+    """A band of the sheet: its height in inches, and what draws it."""
+
+    height: float
+    draw: Callable[[SubFigure], None]
+
+
+def sheet(report: Distillation) -> bytes:
+    """The PNG's bytes."""
+    parts = [_head(report), *_charts(report), *_pictures(report)]
+    figure = new_figure(WIDTH, sum(part.height for part in parts))
+    bands = figure.subfigures(len(parts), 1, height_ratios=[part.height for part in parts], squeeze=False)
+    for part, band in zip(parts, bands[:, 0], strict=True):
+        part.draw(band)
+    return png(figure)
+
+
+def _head(report: Distillation) -> Part:
+    """The title, the facts and what was left out."""
+    lines = [f"{name}: {text}" for name, text in report.facts.items()]
+    lines += [f"left out: {line}" for line in reasons(report.left_out)]
+    wrapped = [piece for line in lines for piece in textwrap.wrap(short(line, 400), WRAPPED)]
+    height = 0.5 + LINE * len(wrapped)
+
+    def draw(band: SubFigure) -> None:
+        band.text(
+            0.02, 1 - 0.15 / height, short(report.title), fontsize=14, fontweight="bold", va="top", parse_math=False
+        )
+        text = "\n".join(wrapped)
+        band.text(0.02, 1 - 0.48 / height, text, fontsize=9, color=GREY, va="top", linespacing=1.35, parse_math=False)
+
+    return Part(height, draw)
+
+
+def _charts(report: Distillation) -> list[Part]:
+    """Wide charts in bands of their own, the others side by side."""
+    found = list(charts_of(report).values())
+    rows = [[chart] for chart in found if chart.wide]
+    narrow = [chart for chart in found if not chart.wide]
+    return [_charts_in_a_row(report, row) for row in [*rows, narrow] if row]
+
+
+def _charts_in_a_row(report: Distillation, charts: list[Chart]) -> Part:
+    def draw(band: SubFigure) -> None:
+        for chart, axes in zip(charts, band.subplots(1, len(charts), squeeze=False)[0], strict=True):
+            chart.draw(styled(axes, chart.title), report)
+
+    return Part(CHART, draw)
+
+
+def _pictures(report: Distillation) -> list[Part]:
+    """A band for every prompt with a picture from each model."""
+    titles = list(dict.fromkeys(title for row in report.rows for title in row.images))
+    side = min(PICTURE, WIDTH / (len(titles) + 1))
+    return [Part(side + 2.2 * LINE, partial(_draw_row, row, titles)) for row in report.rows]
+
+
+def _draw_row(row: ImageRow, titles: Sequence[str], band: SubFigure) -> None:
+    text = short(f"{row.prompt} (seed {row.seed})", WRAPPED)
+    band.suptitle(text, x=0.02, ha="left", fontsize=9, color=GREY, parse_math=False)
+    for title, axes in zip(titles, band.subplots(1, len(titles), squeeze=False)[0], strict=True):
+        axes.set_axis_off()
+        if title in row.images:
+            axes.imshow(shown(row.images[title]), interpolation="nearest")
+            axes.set_title(short(title, 40), fontsize="small", parse_math=False)
