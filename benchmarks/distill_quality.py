@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import logging as diffusers_logging
 from safetensors.torch import load_file, save_file
-from transformers.utils import logging as transformers_logging
 
 import si_hub
 from benchmarks.extractors import EXTRACTORS, put_in
 from examples.miniature.checkpoints import HERE, unfold
 from examples.miniature.drawing import draw_prompts, unseen_scenes
 from examples.miniature.judges import Judges, judge, load_judges
-from examples.miniature.measures import BUCKETS, Noised, distance_left, noised
+from examples.miniature.measures import BUCKETS, Noised, distance_left, errors_left, noised
+from examples.miniature.progress import hush
 from examples.miniature.report import load, rendered
 from examples.miniature.scenes import STYLES, Scene
 from examples.miniature.styles import ALL, TAUGHT
@@ -144,9 +143,9 @@ class Yardstick:
 
     def row(self, dim: int, method: str, outputs: dict[str, torch.Tensor]) -> Row:
         """A line of the table for a student's outputs."""
-        states = replace(self.states[0], timesteps=torch.cat([one.timesteps for one in self.states]))
+        timesteps = torch.cat([states.timesteps for states in self.states])
         teacher, base = ({what: self.known[f"{who}.{what}"] for what in outputs} for who in ("teacher", "base"))
-        by_bucket, noise = states.errors_left(outputs["noise"], teacher["noise"], base["noise"])
+        by_bucket, noise = errors_left(timesteps, outputs["noise"], teacher["noise"], base["noise"])
         pictures = outputs["pictures"]
         verdict = judge(self.judges, pictures, self.asked.scenes)
         return Row(
@@ -258,8 +257,7 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    hush()
     si_hub.enable()
     headings = [heading.format(against=options.against) for heading in HEADINGS]
     print(line(headings), line(["---"] * len(headings)), sep="\n", flush=True)

@@ -61,14 +61,15 @@ class Noised:
         """The noise that a pipeline sees in these states, ``[count, 8, 8, 8]``."""
         return predicted_noise(pipe, self.latents, self.timesteps, self.prompts)
 
-    def errors_left(
-        self, student: torch.Tensor, teacher: torch.Tensor, base: torch.Tensor
-    ) -> tuple[tuple[float, ...], float]:
-        """Squared error of a student's prediction by bucket of timesteps and over all, divided by the base's."""
-        own, before = ((found - teacher).square().mean((1, 2, 3)) for found in (student, base))
-        bucket = self.timesteps * BUCKETS // TIMESTEPS
-        ratios = [float(own[bucket == k].sum() / before[bucket == k].sum()) for k in range(BUCKETS)]
-        return tuple(ratios), float(own.sum() / before.sum())
+
+def errors_left(
+    timesteps: torch.Tensor, student: torch.Tensor, teacher: torch.Tensor, base: torch.Tensor
+) -> tuple[tuple[float, ...], float]:
+    """Squared error of a student's predicted noise by bucket of timesteps and over all, divided by the base's."""
+    own, before = ((found - teacher).square().mean((1, 2, 3)) for found in (student, base))
+    bucket = timesteps * BUCKETS // TIMESTEPS
+    ratios = [float(own[bucket == k].sum() / before[bucket == k].sum()) for k in range(BUCKETS)]
+    return tuple(ratios), float(own.sum() / before.sum())
 
 
 def noised(scheduler: Any, latents: torch.Tensor, prompts: Sequence[str], seed: int = 0) -> Noised:
@@ -85,7 +86,7 @@ def noise_errors(
 ) -> tuple[tuple[float, ...], float]:
     """The student's error by bucket of timesteps and over all, each divided by the base's, on states of `noised`."""
     states = noised(base.scheduler, latents, prompts, seed)
-    return states.errors_left(*(states.predicted_by(pipe) for pipe in (student, teacher, base)))
+    return errors_left(states.timesteps, *(states.predicted_by(pipe) for pipe in (student, teacher, base)))
 
 
 def distance_left(student: torch.Tensor, teacher: torch.Tensor, base: torch.Tensor) -> float:
