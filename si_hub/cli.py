@@ -45,6 +45,16 @@ class GivenPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+def as_bytes(_: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """The value of an option that is a size as people write it: ``40MB``, ``1.5 GB``, ``900000``."""
+    from si_hub.report.text import size_bytes
+
+    try:
+        return None if value is None else size_bytes(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no size such as 40MB", param=param) from None
+
+
 class Commands(click.Group):
     """Turns our errors into one line and an exit code, whichever command raised them."""
 
@@ -79,6 +89,7 @@ def main() -> None:
       si-hub convert lora.safetensors --base sdxl say which base model it is for
       si-hub inspect lora.safetensors             what a file holds, without loading it
       si-hub validate style.styleinject.safetensors
+      si-hub distill base/ community.safetensors  a tuned model becomes a small adapter
 
     In Python:
 
@@ -151,6 +162,44 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
         click.echo(f"si-hub: {error}", err=True)
     if errors:
         ctx.exit(errors[0].exit_code)
+
+
+@main.command()
+@click.argument("base", type=str)
+@click.argument("tuned", type=str, nargs=-1, required=True)
+@click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the first TUNED]")
+@click.option("--method", metavar="NAME", help="svd, calibrated or trained.  [default: the best that can run here]")
+@click.option("--rank", type=int, help="Rank of every layer.")
+@click.option("--size", callback=as_bytes, metavar="SIZE", help="Size of the adapter, such as 40MB.")
+@click.option("--fidelity", type=float, help="Share of the tuned model's behaviour to keep, such as 0.95.")
+@click.option("--dtype", default="fp32", show_default=True, help="Numbers of the adapter: fp32, fp16 or bf16.")
+@click.option("--prompts", type=GivenPath(), help="Prompts to calibrate and train with, one a line.")
+@click.option("--embeddings", is_flag=True, help="Carry changed token embeddings whole.")
+@click.option("--trust-order", is_flag=True, help="BASE is the base, even where the two look swapped.")
+@click.option("--work", type=GivenPath(), help="Folder for unfinished work, to go on from after an interruption.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@as_json
+def distill(base: str, tuned: tuple[str, ...], json_: bool, **options: Any) -> None:
+    """Make one small adapter of what distinguishes TUNED models from their BASE.
+
+    Each is a diffusers folder, a single-file checkpoint, or a repository id in the local cache. Interrupted, the same
+    command goes on where it was; under `accelerate launch` the processes share the work.
+
+    \b
+    Examples:
+      si-hub distill base/ community.safetensors
+      si-hub distill base/ community.safetensors --method svd --rank 32 --dtype fp16
+      si-hub distill base/ community.safetensors --size 40MB
+    """
+    from si_hub.distill import distill as distill_models
+    from si_hub.distill.processes import is_main
+    from si_hub.report.progress import progress_bar
+
+    with progress_bar("distilling", quiet=json_ or not is_main()) as progress:
+        result = distill_models(base, *tuned, progress=progress, **options)
+    if is_main():
+        show(result, json_)
 
 
 def show(result: Any, json_: bool) -> None:

@@ -313,3 +313,14 @@ class ConflictError(SiHubError, ValueError):
 
 class CardError(FormatError):
     """A model card (README.md) whose text or front matter cannot be renewed without touching the user's words."""
+
+
+# The distiller's room.
+
+
+class NotAModel(ConversionRefused):
+    """Recognised as something else than a whole model: a LoRA, a ControlNet, an autoencoder alone."""
+
+
+class WrongPair(BaseMismatch):
+    """Base and tuned model that do not belong together: another architecture, ancestor or prediction, or no change."""

@@ -13,13 +13,14 @@ from si_hub.errors import BaseMismatch
 from si_hub.storage.header import read_safetensors
 
 #: Where a checkpoint keeps its denoiser.
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 _LAYOUTS = (sgm, bfl, mmdit, diffusers)
 #: Modules that releases of one architecture have or lack: FLUX.1 [schnell] has no guidance.
 _OPTIONAL = ("time_text_embed.guidance_embedder.",)
 #: The first layer's input channels differ between releases: inpainting, editing and depth models.
 _FIRST = ("conv_in", "x_embedder", "pos_embed.proj")
-_DENOISERS = ("unet", "transformer")
+#: Attribute names of the model that removes the noise.
+DENOISERS = ("unet", "transformer")
 
 
 def from_checkpoint(path: str | Path, known: Iterable[Architecture]) -> Architecture:
@@ -35,19 +36,27 @@ def from_checkpoint(path: str | Path, known: Iterable[Architecture]) -> Architec
     shapes = {name: tensor.shape for name, tensor in read_safetensors(path).tensors.items()}
     if (path.parent / "config.json").is_file():
         return from_folder(path.parent)
-    for prefix in _PREFIXES:
-        inner = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
-        for architecture in known:
-            if found := _match(architecture, inner):
-                return found
+    if found := recognise(shapes, known):
+        return found
     raise BaseMismatch(
         "is a checkpoint of no known architecture", file=path,
         hint="Save it as a diffusers folder and name that, or name an adapter's base by its architecture.",
     )  # fmt: skip
 
 
+def recognise(shapes: Mapping[str, tuple[int, ...]], known: Iterable[Architecture]) -> Architecture | None:
+    """The architecture among ``known`` whose denoiser the named shapes are, with these shapes' own sizes."""
+    known = tuple(known)
+    for prefix in PREFIXES:
+        inner = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
+        for architecture in known:
+            if found := _match(architecture, inner):
+                return found
+    return None
+
+
 def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
-    for component in _DENOISERS:
+    for component in DENOISERS:
         model = architecture.components.get(component)
         for layout in _LAYOUTS if model else ():
             assert model is not None

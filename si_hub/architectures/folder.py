@@ -38,7 +38,7 @@ def from_folder(path: str | Path) -> Architecture:
             "the folder has neither model_index.json nor config.json", file=path,
             hint="Name a diffusers pipeline folder, or one of its component folders.",
         )  # fmt: skip
-    class_name = _class_name(read_object(config))
+    class_name = class_name_of(read_object(config))
     fallback = next((name for pattern, name in _ATTRIBUTES if re.search(pattern, class_name)), None)
     name = path.name if COMPONENT.fullmatch(path.name) else fallback
     if name is None:
@@ -61,14 +61,21 @@ def _pipeline(path: Path, index: dict[str, Any]) -> Architecture:
 
 def _component(folder: Path, class_name: str) -> Model:
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         shapes.update({name: tensor.shape for name, tensor in read_safetensors(file).tensors.items()})
     frozen = {frozen_path(name, class_name): shape for name, shape in shapes.items()}
     return Model(class_name, modules_from_shapes(frozen))
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    indices = sorted(folder.glob("*.safetensors.index*.json"))
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a component's folder: the shards of its index, or the one file; a plain name first.
+
+    Raises:
+        MissingFile: there are none.
+        FormatError: an index without a weight_map.
+    """
+    # Shortest first: model.safetensors.index.json before model.safetensors.index.fp16.json.
+    indices = sorted(folder.glob("*.safetensors.index*.json"), key=lambda path: (len(path.name), path.name))
     if indices:
         weight_map = read_object(indices[0]).get("weight_map")
         if not isinstance(weight_map, dict):
@@ -98,7 +105,8 @@ def _prediction_type(path: Path) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _class_name(config: dict[str, Any]) -> str:
+def class_name_of(config: dict[str, Any]) -> str:
+    """The class that a component's configuration names, as diffusers or transformers writes it; else empty."""
     names = config.get("architectures")
     return str(config.get("_class_name") or (names[0] if isinstance(names, list) and names else ""))
 

@@ -14,7 +14,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 #: A two-axis weight says linear or embedding only by its module's name; these are the embeddings of the field.
 _EMBEDDINGS = {"token_embedding", "position_embedding", "embed_tokens", "shared", "relative_attention_bias"}
 #: Integer buffers that older transformers saved; no module of their own.
-_BUFFERS = ("position_ids",)
+BUFFERS = ("position_ids",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def modules_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Modu
     for name, shape in shapes.items():
         path, _, leaf = name.rpartition(".")
         tail = path.rpartition(".")[2]
-        if name.endswith(_BUFFERS):
+        if name.endswith(BUFFERS):
             continue
         if path and leaf == "weight":
             modules[path] = Module(_kind(tail, shape), tuple(shape), f"{path}.bias" in shapes)

@@ -118,11 +118,11 @@ class Tensor:
         """A copy of the values; ValueError for dtypes that safetensors does not have."""
         import torch
 
-        if tensor.dtype not in _torch_names():
+        if tensor.dtype not in torch_names():
             raise ValueError(f"safetensors has no {tensor.dtype}")
         plain = tensor.detach().to("cpu").contiguous()
         raw = plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
-        return cls(_torch_names()[plain.dtype], tuple(plain.shape), (Held(raw),))
+        return cls(torch_names()[plain.dtype], tuple(plain.shape), (Held(raw),))
 
     @classmethod
     def from_numpy(cls, array: numpy.ndarray[Any, Any]) -> Tensor:
@@ -179,7 +179,7 @@ class Tensor:
         """The values as a torch tensor: memory-mapped and private where one span of a file holds them all."""
         import torch
 
-        dtype = {name: torch_dtype for torch_dtype, name in _torch_names().items()}[self.dtype]
+        dtype = {name: torch_dtype for torch_dtype, name in torch_names().items()}[self.dtype]
         if self.count == 0:
             return torch.empty(self.shape, dtype=dtype)
         return torch.frombuffer(self._buffer(), dtype=dtype).reshape(self.shape)
@@ -253,7 +253,8 @@ _NUMPY_NAMES = {
 }  # fmt: skip
 
 
-def _torch_names() -> dict[torch.dtype, str]:
+def torch_names() -> dict[torch.dtype, str]:
+    """safetensors' name of every torch dtype that it has."""
     import torch
 
     names = {

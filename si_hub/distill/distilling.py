@@ -1,0 +1,256 @@
+"""Tuned models → one StyleInject file, in one call: what ``si-hub distill`` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from si_hub import format as file_format
+from si_hub.adapter import Adapter, BaseModel
+from si_hub.distill.methods import DTYPES, Outcome, Request, method
+from si_hub.distill.models import Model, open_model
+from si_hub.distill.pairs import Pair, match
+from si_hub.distill.work import Work
+from si_hub.errors import FileAccessError, UsageError
+from si_hub.report.layers import count_ranks
+from si_hub.report.progress import Progress
+from si_hub.report.text import reasons, size_text, tally
+from si_hub.storage.header import read_safetensors
+
+_SUFFIX = ".styleinject.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A written distillation.
+
+    Attributes:
+        base, tuned: the models.
+        path: the file written; ``size`` its bytes, ``tuned_size`` those of the tuned models' numbers at their dtype.
+        method: how it was made; ``reason`` why this one, where it was not asked for.
+        architecture: of the base.
+        modules: number of layers by component.
+        ranks: number of layers by rank; 0 are layers without a low-rank pair.
+        error: the relative error that the document states.
+        carried: share of the squared weight difference by component.
+        left_out: what is not carried, and why.
+        fidelity: as in the document.
+        sha256, identity: of the written data section, of the adapter.
+        notes: what the user should know.
+    """
+
+    base: Path
+    tuned: tuple[Path, ...]
+    path: Path
+    size: int
+    method: str
+    reason: str
+    architecture: str
+    modules: dict[str, int]
+    ranks: dict[int, int]
+    error: float
+    carried: dict[str, float]
+    left_out: dict[str, str]
+    fidelity: dict[str, Any]
+    sha256: str
+    identity: str
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {
+            "base": str(self.base), "tuned": [str(path) for path in self.tuned], "path": str(self.path),
+            "size": self.size, "method": self.method, "reason": self.reason, "architecture": self.architecture,
+            "modules": self.modules, "ranks": {str(rank): count for rank, count in self.ranks.items()},
+            "error": self.error, "carried": self.carried, "left_out": self.left_out, "fidelity": self.fidelity,
+            "tensors_sha256": self.sha256, "identity": self.identity, "notes": list(self.notes),
+        }  # fmt: skip
+
+    def as_text(self) -> str:
+        """The result as lines for people."""
+        modules = ", ".join(f"{name} {count}" for name, count in self.modules.items())
+        carried = ", ".join(f"{name} {share:.1%}" for name, share in self.carried.items())
+        return "\n".join(
+            [
+                str(self.path),
+                f"  from     {', '.join(map(str, self.tuned))}, tuned from {self.base} ({self.architecture})",
+                f"  method   {self.method}{f': {self.reason}' if self.reason else ''}",
+                f"  modules  {sum(self.modules.values())} ({modules})",
+                f"  rank     {tally(self.ranks)}",
+                f"  size     {size_text(self.size)}",
+                f"  error    {self.error:.4f}, of the difference; carried: {carried}",
+                f"  sha256   {self.sha256} (tensors)",
+                f"  identity {self.identity}",
+                *(f"  left out: {line}" for line in reasons(self.left_out)),
+                *(f"  note     {note}" for note in self.notes),
+            ]
+        )
+
+
+def distill(
+    base: str | Path,
+    *tuned: str | Path,
+    output: str | Path | None = None,
+    method: str | None = None,
+    rank: int | None = None,
+    size: int | None = None,
+    fidelity: float | None = None,
+    dtype: str = "fp32",
+    work: str | Path | None = None,
+    seed: int = 0,
+    prompts: str | Path | None = None,
+    embeddings: bool = False,
+    trust_order: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Distilled:
+    """Make one small adapter of what distinguishes tuned models from their base, and write it.
+
+    Started by ``accelerate launch``, the processes share the work, and the first of them writes.
+
+    Args:
+        base: diffusers folder, single-file checkpoint, or repository id in the local cache.
+        tuned: one or several models tuned from it, each likewise.
+        output: the file to write; by default beside the first tuned model.
+        method: a name of `METHODS`; by default the best that can be run here.
+        rank, size, fidelity: the budget, at most one of them: a rank for all layers, bytes, a share from 0 to 1.
+        dtype: ``fp32``, ``fp16`` or ``bf16``, of the adapter's numbers.
+        work: folder for unfinished work; by default beside the output, removed when the adapter is written.
+        seed: of everything random.
+        prompts: a file of prompts, one a line, for methods that run the pipeline.
+        embeddings: carry changed token embeddings whole.
+        trust_order: base and tuned model are in the right order, whatever it looks like.
+        force: overwrite an existing output.
+        progress: called with (work done, all work).
+        options: what one method alone understands.
+
+    Raises:
+        UsageError: no tuned model, two budgets, a value that makes no sense.
+        WrongPair, NotAModel: the models do not belong together, or one is none.
+        MissingFile, FileAccessError, FormatError: what cannot be read or written.
+    """
+    _check(tuned, rank, size, fidelity, dtype)
+    first = Path(tuned[0])
+    path = Path(output) if output else first.with_name(f"{_stem(first)}{_SUFFIX}")
+    if path.is_dir():
+        path /= f"{_stem(first)}{_SUFFIX}"
+    if path.exists() and not force:
+        raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
+    start = open_model(base)
+    pairs = [match(start, open_model(one, base=start), trust_order=trust_order) for one in tuned]
+    name, reason = (method, "") if method else choose(start)
+    store = Work(Path(work) if work else path.with_name(f".{path.name}.work"))
+    request = Request(
+        path, store, rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None,
+        tuple(_stem(Path(one)) for one in tuned) if len(tuned) > 1 else (), options, progress,
+    )  # fmt: skip
+    return _run(pairs, request, name, reason, force)
+
+
+def _run(pairs: list[Pair], request: Request, name: str, reason: str, force: bool) -> Distilled:
+    from si_hub.distill.processes import processes
+
+    run = method(name)
+    crew = processes()
+    if crew.main:
+        request.work.open(_plan(pairs, request, name))
+    crew.wait()
+    outcome = run(pairs, request)
+    if crew.main:
+        adapter = adapter_of(pairs, outcome)
+        only = pairs[0].tuned if len(pairs) == 1 else None
+        hashed = only.path if only and only.layout == "file" else None
+        file_format.write(adapter, request.output, overwrite=force, hash_source=hashed, progress=request.progress)
+    crew.wait()
+    result = _result(pairs, request, outcome, name, reason)
+    crew.wait()
+    if crew.main:
+        request.work.clear()
+    return result
+
+
+def choose(base: Model) -> tuple[str, str]:
+    """The best method that can be run here, and why not a better one."""
+    return "svd", ""
+
+
+def adapter_of(pairs: list[Pair], outcome: Outcome) -> Adapter:
+    """An outcome as an adapter, with where it comes from."""
+    from si_hub import __version__
+
+    base, tuned = pairs[0].base, [pair.tuned for pair in pairs]
+    kind = base.architecture
+    prediction = base.prediction_type or next((m.prediction_type for m in tuned if m.prediction_type), None)
+    provenance: dict[str, Any] = {"family": "distilled", "tool": f"si-hub {__version__}", "error": outcome.error}
+    if len(tuned) == 1:
+        provenance["source"] = _source(tuned[0])
+    else:
+        provenance["sources"] = [_source(model) for model in tuned]
+    about = {"provenance": provenance, "fidelity": outcome.fidelity, "training": outcome.training}
+    return Adapter(
+        BaseModel(kind.name, base.repo_id, base.revision, prediction or kind.prediction_type),
+        outcome.components,
+        about={key: value for key, value in about.items() if value},
+    )
+
+
+def _source(model: Model) -> dict[str, Any]:
+    found = {"name": model.path.name, "repo_id": model.repo_id, "revision": model.revision,
+             "size": model.path.stat().st_size if model.layout == "file" else None}  # fmt: skip
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _result(pairs: list[Pair], request: Request, outcome: Outcome, name: str, reason: str) -> Distilled:
+    file = read_safetensors(request.output)
+    document = file_format.read_document(file)
+    layers = [layer for component in outcome.components.values() for layer in component.layers.values()]
+    notes = tuple(dict.fromkeys(note for pair in pairs for note in pair.notes)) + tuple(outcome.notes)
+    return Distilled(
+        pairs[0].base.path, tuple(pair.tuned.path for pair in pairs), request.output, file.size, name, reason,
+        pairs[0].base.architecture.name,
+        {part: len(component.layers) for part, component in outcome.components.items()},
+        count_ranks(layers), outcome.error, outcome.carried, outcome.left_out, outcome.fidelity,
+        document["tensors_sha256"], file_format.identity(document, file), notes,
+    )  # fmt: skip
+
+
+def _check(
+    tuned: tuple[str | Path, ...], rank: int | None, size: int | None, fidelity: float | None, dtype: str
+) -> None:
+    if not tuned:
+        raise UsageError("name at least one tuned model")
+    if sum(value is not None for value in (rank, size, fidelity)) > 1:
+        raise UsageError("--rank, --size and --fidelity are three ways to say one thing", hint="Give one of them.")
+    if rank is not None and rank < 1:
+        raise UsageError("a rank is at least 1", key="--rank", found=rank)
+    if fidelity is not None and not 0 < fidelity < 1:
+        raise UsageError("a fidelity lies between 0 and 1", key="--fidelity", found=fidelity)
+    if dtype not in DTYPES:
+        raise UsageError("no such dtype", key="--dtype", expected=", ".join(DTYPES), found=dtype)
+
+
+def _stem(path: Path) -> str:
+    name = path.name or path.resolve().name
+    return Path(name).stem if path.is_file() else name
+
+
+def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
+    """Everything that unfinished work depends on: another run may go on with it only if all of this is the same."""
+    from si_hub import __version__
+
+    models = [pairs[0].base, *(pair.tuned for pair in pairs)]
+    return {
+        "tool": __version__, "method": name, "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
+        "dtype": request.dtype, "seed": request.seed, "embeddings": request.embeddings,
+        "prompts": str(request.prompts), "options": {key: str(value) for key, value in sorted(request.options.items())},
+        "models": [_stamp(model.path) for model in models],
+    }  # fmt: skip
+
+
+def _stamp(path: Path) -> list[Any]:
+    """A model's files as they are now: names, sizes and times."""
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    facts = [(file, file.stat()) for file in files]
+    return [str(path.resolve()), [[file.name, fact.st_size, fact.st_mtime_ns] for file, fact in facts]]

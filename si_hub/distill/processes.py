@@ -1,0 +1,71 @@
+"""Which of the processes that ``accelerate launch`` started this one is, and who does what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+Job = TypeVar("Job")
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes that work together; one where nothing was launched.
+
+    Attributes:
+        index, count: this process among all.
+        device: what it computes on.
+    """
+
+    index: int
+    count: int
+    device: torch.device
+    _state: Any = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.index == 0
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self._state is not None:
+            self._state.wait_for_everyone()
+
+    def share(self, jobs: Sequence[Job], cost: Callable[[Job], float]) -> list[Job]:
+        """This process's part of ``jobs``, in their order: the costliest first to whoever has least to do."""
+        loads = [0.0] * self.count
+        mine: set[int] = set()
+        for place in sorted(range(len(jobs)), key=lambda place: (-cost(jobs[place]), place)):
+            least = loads.index(min(loads))
+            loads[least] += cost(jobs[place])
+            if least == self.index:
+                mine.add(place)
+        return [job for place, job in enumerate(jobs) if place in mine]
+
+
+def launched() -> bool:
+    """Whether `accelerate launch` started more than one process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0 or not launched()
+
+
+def processes() -> Processes:
+    """The processes that work together."""
+    import torch
+
+    if not launched():
+        return Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Processes(state.process_index, state.num_processes, state.device, state)

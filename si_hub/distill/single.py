@@ -1,0 +1,174 @@
+"""Single-file checkpoints: what one is, from its names and shapes alone, before torch is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from si_hub.architectures import Architecture, load, names
+from si_hub.architectures.checkpoint import DENOISERS, recognise
+from si_hub.architectures.model import Model as Modules
+from si_hub.converters import keys
+from si_hub.converters.registry import rejection
+from si_hub.distill.models import Model
+from si_hub.distill.weights import Weight
+from si_hub.errors import FormatError, NotAModel, NotSafetensors, WrongPair
+from si_hub.storage.header import read_safetensors
+
+#: Names under which a pickle is opened, tensors only, because the user named that very file.
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+#: Classes whose original names `si_hub.architectures.layouts` knows, so that a misfit is found without torch.
+_KNOWN_NAMES = ("UNet2DConditionModel", "FluxTransformer2DModel", "SD3Transformer2DModel")
+#: What checkpoints and metadata call what the denoiser predicts.
+_PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v_prediction",
+                "epsilon": "epsilon", "eps": "epsilon", "sample": "sample"}  # fmt: skip
+#: Whole models under the names of `si_hub.converters.registry.REJECTS`; every other kind there is no model.
+_MODELS = {"a full checkpoint", "a full model", "a text encoder", "a VAE"}
+#: Input channels of the denoiser's first layer that mean a special model.
+_CHANNELS = {9: "an inpainting model", 8: "an editing model (InstructPix2Pix)", 5: "a depth model"}
+
+
+def open_single(path: Path, base: Model | None) -> Model:
+    """A single-file checkpoint, its names mapped to those of diffusers.
+
+    Raises:
+        NotAModel: a LoRA, a ControlNet, anything but a checkpoint.
+        WrongPair: a model of another architecture than ``base``.
+        BaseMismatch: no model that the installed diffusers can map.
+        MissingFile, FileAccessError, FormatError: a file that cannot be read.
+    """
+    weights, metadata = read_checkpoint(path)
+    refuse_others(path, weights)
+    architecture = recognised(path, weights, base)
+    # Only now: this is what imports torch and diffusers.
+    from si_hub.distill.mapping import mapped
+
+    found = mapped(path, weights, architecture, base)
+    return Model(
+        path, "file", found.architecture, prediction_type(metadata, weights), found.components, found.vae,
+        found.ignored, metadata,
+    )  # fmt: skip
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
+    """Weights by their names in the file, and the header's metadata.
+
+    Raises:
+        MissingFile, FileAccessError, FormatError: as `read_safetensors`; a pickle of more than tensors.
+    """
+    try:
+        file = read_safetensors(path)
+    except NotSafetensors:
+        if path.suffix not in PICKLES or not path.stat().st_size:
+            raise
+        return _unpickled(path), {}
+    return {name: Weight.stored(tensor, name) for name, tensor in file.tensors.items()}, file.metadata
+
+
+def _unpickled(path: Path) -> dict[str, Weight]:
+    """The tensors of a PyTorch file, memory-mapped and opened so that no code in it can run."""
+    import torch
+
+    from si_hub.storage.tensors import torch_names
+
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:
+        raise FormatError(
+            "is no PyTorch file of tensors alone", file=path, found=f"{type(error).__name__}: {error}",
+            hint="Save it as safetensors where it was made.",
+        ) from error  # fmt: skip
+    while isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        held = held["state_dict"]
+    tensors = held if isinstance(held, dict) else {}
+    kinds = torch_names()
+    return {
+        str(name): Weight(kinds[value.dtype], tuple(value.shape), (str(name),), _giver(value))
+        for name, value in tensors.items()
+        if isinstance(value, torch.Tensor) and value.dtype in kinds
+    }
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _giver(value: Any) -> Any:
+    return lambda: value
+
+
+def refuse_others(path: Path, held: Collection[str]) -> None:
+    """Raise NotAModel for files that are no whole model: adapters, ControlNets, embeddings."""
+    if not held:
+        raise NotAModel("holds no tensors", file=path)
+    adapters = [name for name in held if (key := keys.split(name)) and key.slot not in {"ia3_weight", "set_weight"}]
+    if 2 * len(adapters) > len(held):
+        raise NotAModel(
+            "is an adapter such as a LoRA, not a checkpoint", file=path, key=adapters[0],
+            hint=f"Convert it: si-hub convert {path.name}",
+        )  # fmt: skip
+    if (found := rejection(held)) and found[0].name not in _MODELS:
+        raise NotAModel(f"is {found[0].name}, not a checkpoint", file=path, key=found[1])
+
+
+def recognised(path: Path, weights: Mapping[str, Weight], base: Model | None) -> Architecture | None:
+    """The architecture by names and shapes, ``None`` where only diffusers may know it.
+
+    Raises:
+        WrongPair: it is certain that the file's denoiser is not the base's.
+    """
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    if base is None:
+        return recognise(shapes, map(load, names()))
+    expected = base.architecture.components[base.denoiser]
+    found = recognise(shapes, [base.architecture])
+    if found is None and expected.class_name in _KNOWN_NAMES:
+        raise _another(path, shapes, base)
+    if found is not None:
+        check_same(path, found.components[base.denoiser], expected, base)
+    return found
+
+
+def check_same(path: Path, found: Modules, expected: Modules, base: Model) -> None:
+    """Raise WrongPair where a denoiser's modules are not the base's."""
+    if found.modules == expected.modules:
+        return
+    first = next(
+        module for module in (*expected.modules, *found.modules)
+        if found.modules.get(module) != expected.modules.get(module)
+    )  # fmt: skip
+    mine, theirs = found.modules.get(first), expected.modules.get(first)
+    special = ""
+    if mine and theirs and len(mine.shape) > 1 and mine.shape[0] == theirs.shape[0]:
+        kind = _CHANNELS.get(mine.shape[1], "a model with other inputs")
+        special = f": it is {kind}, with {mine.shape[1]} input channels where the base has {theirs.shape[1]}"
+    raise WrongPair(
+        f"is not tuned from this base{special}", file=path, key=first,
+        expected=f"{list(theirs.shape)} as in {base.path}" if theirs else f"no such module, as in {base.path}",
+        found=list(mine.shape) if mine else "no such module", hint="Name the base model it was tuned from.",
+    )  # fmt: skip
+
+
+def _another(path: Path, shapes: Mapping[str, tuple[int, ...]], base: Model) -> WrongPair:
+    """What the file is instead of the base's architecture."""
+    found = recognise(shapes, map(load, names()))
+    return WrongPair(
+        f"is {'a model of another architecture' if found is None else f'a checkpoint of {found.name}'}, "
+        f"the base is {base.architecture.name}",
+        file=path, expected=f"the modules of {base.path}", found=None if found is None else _summary(found),
+        hint="Name the base model it was tuned from.",
+    )  # fmt: skip
+
+
+def _summary(found: Architecture) -> str:
+    return ", ".join(model.class_name for name, model in found.components.items() if name in DENOISERS)
+
+
+def prediction_type(metadata: Mapping[str, str], held: Iterable[str]) -> str | None:
+    """What the denoiser predicts, where the file says so: ModelSpec metadata, or SDXL's marker tensor."""
+    if "v_pred" in held:
+        return "v_prediction"
+    return _PREDICTIONS.get(re.sub(r"\s", "", metadata.get("modelspec.prediction_type", "")).lower())
