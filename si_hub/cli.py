@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. Exit codes are those of `si_hub
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from si_hub import __version__
-from si_hub.errors import FileAccessError, SiHubError
+from si_hub.errors import FileAccessError, SiHubError, UsageError
 
 INTERRUPTED = 130
 JSON = "si_hub.json"
@@ -200,6 +201,41 @@ def distill(base: str, tuned: tuple[str, ...], json_: bool, **options: Any) -> N
         result = distill_models(base, *tuned, progress=progress, **options)
     if is_main():
         show(result, json_)
+
+
+@main.command()
+@click.argument("path", required=False)
+@click.argument("repo_id", required=False)
+@click.option("--revision", metavar="BRANCH", help="Branch to push to; made from main where it is missing.")
+@click.option("--tag", metavar="NAME", help="Tag the commit.")
+@click.option("--private", is_flag=True, help="Make a new repository private; refuse a public one.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead of pushing to main.")
+@click.option("-m", "--commit-message", metavar="TEXT", help="First line, and after an empty line the rest.")
+@click.option("-f", "--force", is_flag=True, help="Push on top of commits that this folder has not seen.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, show the card's changes, send nothing.")
+@click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
+@as_json
+def push(path: str | None, repo_id: str | None, json_: bool, **options: Any) -> None:
+    """Share the adapter PATH, a file or a folder with one, as the repository REPO_ID, in one commit.
+
+    README.md becomes its card: a generated part is renewed, your own words stay. Pictures in samples/ go along; nothing
+    else does. The folder remembers the repository.
+
+    \b
+    Examples:
+      si-hub push . user/style                      the first time
+      si-hub push                                   from then on
+      si-hub push neon.safetensors user/neon --private
+      si-hub push --revision dev --tag v2 --dry-run
+    """
+    from si_hub.hub.names import looks_like_ref
+    from si_hub.hub.push import push as push_adapter
+
+    if path == "" or repo_id == "":
+        raise UsageError("the path is empty" if path == "" else "the repository's name is empty")
+    if path is not None and repo_id is None and looks_like_ref(path) and not Path(path).exists():
+        path, repo_id = None, path
+    show(push_adapter(path or ".", repo_id, bars=not json_ and sys.stderr.isatty(), **options), json_)
 
 
 def show(result: Any, json_: bool) -> None:

@@ -9,12 +9,12 @@ from si_hub.lazy import lazy
 if TYPE_CHECKING:
     from si_hub.hub.pull import Pulled as Pulled
     from si_hub.hub.pull import pull as pull
-    from si_hub.hub.push import Pushed as Pushed
+    from si_hub.hub.pushed import Pushed as Pushed
     from si_hub.hub.push import push as push
 
 _HOMES = {
     "Pulled": "si_hub.hub.pull",
-    "Pushed": "si_hub.hub.push",
+    "Pushed": "si_hub.hub.pushed",
     "pull": "si_hub.hub.pull",
     "push": "si_hub.hub.push",
 }

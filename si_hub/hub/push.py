@@ -1,0 +1,372 @@
+"""A local adapter → a repository of the Hub, in one commit, with its card: what ``si-hub push`` does."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from si_hub.errors import ChecksumError, ConflictError, FileAccessError, MissingRepository, NetworkError, UsageError
+from si_hub.hub import card, remembered
+from si_hub.hub.client import About, Client
+from si_hub.hub.content import CONFIG, README, Content, Outgoing, collect, is_our_config, outgoing
+from si_hub.hub.names import check_revision, parse
+from si_hub.hub.pushed import Pushed
+from si_hub.hub.remembered import Remembered, place
+from si_hub.hub.target import MAIN, Target, at, holds, look, same, small_file, survey, whole_id
+
+MESSAGE = "Push the adapter with si-hub"
+#: A card of the repository beyond this is left alone.
+_CONFIG_LIMIT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    commit: str
+    branch: str
+    pull_request: str | None = None
+
+
+def push(
+    path: str | Path = ".",
+    repo_id: str | None = None,
+    *,
+    revision: str | None = None,
+    private: bool = False,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    tag: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    token: str | bool | None = None,
+    endpoint: str | None = None,
+    bars: bool = True,
+) -> Pushed:
+    """Push an adapter with its card and pictures, in one commit; the same content again makes none.
+
+    The adapter is checked whole, and the right to write asked for, before a byte is sent. Where the branch has moved
+    since this folder's last push, or holds another adapter that this folder has never seen, it is left as it is.
+    The folder remembers repository and commit in ``.si-hub.json``; never the token.
+
+    Args:
+        path: an adapter's file, or a folder with one.
+        repo_id: ``user/name``, or ``name`` for one of the user's own; the remembered one by default.
+        revision: the branch; made from main where it is missing.
+        private: make the repository private, if it is yet to be made; refuse a public one.
+        create_pr: open a pull request to main instead of pushing to it.
+        commit_message: first line and, after an empty line, the rest.
+        tag: a tag for the commit.
+        force: put the commit on top of whatever the branch holds now.
+        dry_run: only say what would be done.
+        token: a token; the one of `hf auth login` by default.
+        endpoint: address of the Hub.
+        bars: whether huggingface_hub may draw its progress bars.
+
+    Raises:
+        UsageError: no repository named, several adapters, options that contradict each other.
+        FormatError, ChecksumError: a broken adapter; a card that cannot be renewed; other bytes at the Hub than sent.
+        ConflictError: the repository changed under the push, or holds what this folder has not seen.
+        AuthError, MissingRepository, RateLimited, NetworkError: what the Hub answers.
+        MissingFile, FileAccessError: a file of this machine.
+    """
+    _check_options(revision, create_pr, tag, commit_message)
+    content = collect(path)
+    memory = remembered.read(content.path.parent)
+    given = repo_id or memory.repository(content.path)
+    if given is None:
+        hint = "Name it once: si-hub push . user/name"
+        raise UsageError("no repository is remembered here yet", file=content.path, hint=hint)
+    ref = parse(given, revision)
+    client = Client(token, endpoint)
+    whole = whole_id(client, ref.repo_id)
+    target = survey(client, whole, ref.revision, create_pr=create_pr, private=private)
+    one = _Push(client, content, memory, target, private, create_pr, commit_message or MESSAGE, tag, force)
+    with _bars(bars):
+        return one.run(dry_run)
+
+
+@contextmanager
+def _bars(drawn: bool) -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if drawn or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@dataclass(slots=True)
+class _Push:
+    """One push: its parts in the order of `run`."""
+
+    client: Client
+    content: Content
+    memory: Remembered
+    target: Target
+    private: bool
+    create_pr: bool
+    message: str
+    tag: str | None
+    force: bool
+    notes: list[str] = field(default_factory=list)
+
+    def run(self, dry_run: bool) -> Pushed:
+        created = not self.target.exists
+        files, old_card = self.files()
+        self.check_tag(files)
+        changed = self.target.changed(files)
+        if changed:
+            self.check_parent(changed)
+        if dry_run:
+            return self.result(files, changed, created, None, _difference(old_card, files))
+        if created or (self.target.new_branch and (changed or self.tag)):
+            self.make_place()
+            changed = self.target.changed(files)
+        done = self.send(files, changed) if changed else self.already()
+        self.remember(done)
+        self.name_it(done)
+        return self.result(files, changed, created, done, _difference(old_card, files))
+
+    def files(self) -> tuple[list[Outgoing], str]:
+        """What goes, the card rendered; and the card as the repository has it."""
+        content, target = self.content, self.target
+        raw = small_file(self.client, target, README, card.LIMIT)
+        if raw is None and README in target.files:
+            raise UsageError("the repository's card is too long to be renewed", file=target.repo_id, key=README)
+        there = card.decode(raw or b"", f"{target.repo_id}: {README}")
+        existing = there if content.readme is None else content.readme
+        names = [sample.name for sample in content.samples]
+        rendered = card.render(existing, content.adapter, target.repo_id, names, content.weights.digest.size)
+        self.notes += rendered.notes
+        files = [content.weights, outgoing(README, rendered.text.encode()), *content.samples]
+        config = target.files.get(CONFIG)
+        if config is None or same(config, content.config) or self.is_our_config():
+            files.append(content.config)
+        else:
+            self.notes.append(f"the repository has a {CONFIG} of its own, which stays")
+        return files, there
+
+    def is_our_config(self) -> bool:
+        raw = small_file(self.client, self.target, CONFIG, _CONFIG_LIMIT)
+        return raw is not None and is_our_config(raw)
+
+    @property
+    def key(self) -> str:
+        return place(self.client.endpoint, self.target.repo_id, self.target.branch)
+
+    def check_parent(self, changed: Sequence[Outgoing]) -> None:
+        """Refuse to put the commit on top of one that this folder has not seen.
+
+        Raises:
+            ConflictError: the branch has moved since the last push, or holds other files of these names.
+        """
+        target, known = self.target, self.memory.commits.get(self.key)
+        if self.force or self.create_pr or target.new_branch or target.head is None or target.head == known:
+            return
+        pending = self.memory.pending.get(self.key)
+        if pending and all(name in target.files and _is(target, name, sha) for name, sha in pending.items()):
+            return
+        if known is not None:
+            raise self.conflict(f"{target.branch} has moved since the last push from here", known, target.head)
+        # A card without words of this folder is the repository's own, renewed.
+        ours = {CONFIG} | ({README} if self.content.readme is None else set())
+        if theirs := [file.name for file in changed if file.name in target.files and file.name not in ours]:
+            raise self.conflict(
+                "holds other files than this folder, which has not seen it yet", None, ", ".join(theirs)
+            )
+
+    def conflict(self, problem: str, expected: str | None = None, found: str | None = None) -> ConflictError:
+        where = self.target.repo_id
+        return ConflictError(
+            problem, file=where, key=self.target.branch, expected=expected, found=found,
+            hint=f"Take what is there: si-hub pull {where} --local-dir FOLDER; or push on top of it with --force.",
+        )  # fmt: skip
+
+    def check_tag(self, files: Sequence[Outgoing]) -> None:
+        """
+        Raises:
+            ConflictError: the tag names another commit already.
+        """
+        there = self.target.tags.get(self.tag or "")
+        if there is not None and (there != self.target.head or self.target.changed(files)):
+            raise ConflictError(
+                "the tag names another commit already", file=self.target.repo_id, key=self.tag, found=there,
+                hint="Choose another tag.",
+            )  # fmt: skip
+
+    def make_place(self) -> None:
+        """The repository and the branch, where they are missing: both empty of what is not there yet."""
+        api, target = self.client.api, self.target
+        about = About(target.repo_id, target.branch)
+        if not target.exists:
+            self.client.call(
+                api.create_repo, target.repo_id, private=True if self.private else None, exist_ok=True, about=about
+            )
+            target = survey(self.client, target.repo_id, target.branch, create_pr=False, private=self.private)
+            if not target.exists:
+                raise MissingRepository("was made, and is not there", file=target.repo_id, hint="Run it again.")
+        self.target = target
+        if target.new_branch:
+            self.client.call(
+                api.create_branch,
+                target.repo_id,
+                branch=target.branch,
+                revision=target.head,
+                exist_ok=True,
+                about=about,
+            )
+            self.target = look(self.client, target)
+
+    def send(self, files: Sequence[Outgoing], changed: Sequence[Outgoing]) -> _Sent:
+        """One commit; carried out once, however often its answer is lost.
+
+        Raises:
+            ConflictError: the branch moved meanwhile.
+            ChecksumError: the commit has other bytes than were sent.
+            SiHubError: see `Client.call`.
+        """
+        for file in changed:
+            file.check_unchanged()
+        self.memory.pending[self.key] = {file.name: file.digest.sha256 for file in files}
+        self.write_memory()
+        about = About(self.target.repo_id, self.target.branch)
+
+        def settled() -> _Sent | None:
+            return self.settled(files)
+
+        try:
+            done = self.client.call(self.commit, changed, about=about, settled=settled)
+        except (ConflictError, NetworkError) as error:
+            found = self.settled(files)
+            if found is None and isinstance(error, ConflictError):
+                raise self.conflict(f"{self.target.branch} has moved while this was being pushed") from None
+            if found is None:
+                raise
+            done = found
+        if not holds(at(self.client, self.target.repo_id, done.commit), files):
+            raise ChecksumError(
+                "the commit holds other bytes than were sent", file=self.target.repo_id, key=done.commit,
+                hint="Run it again.",
+            )  # fmt: skip
+        return done
+
+    def commit(self, changed: Sequence[Outgoing]) -> _Sent:
+        from huggingface_hub import CommitOperationAdd
+
+        title, _, rest = self.message.partition("\n")
+        info = self.client.api.create_commit(
+            self.target.repo_id,
+            # Made anew for every attempt: they remember what they have sent.
+            [CommitOperationAdd(file.name, file.source) for file in changed],
+            commit_message=title,
+            commit_description=rest.strip(),
+            revision=self.target.branch,
+            parent_commit=self.target.head,
+            create_pr=self.create_pr,
+        )
+        return _Sent(str(info.oid), info.pr_revision or self.target.branch, info.pr_url)
+
+    def settled(self, files: Sequence[Outgoing]) -> _Sent | None:
+        """What became of a commit whose answer was lost: the same, if it is there."""
+        now = look(self.client, self.target)
+        if not self.create_pr:
+            return (
+                _Sent(now.head, now.branch)
+                if now.head and now.head != self.target.head and not now.changed(files)
+                else None
+            )
+        for ref, commit in now.pulls.items():
+            if ref not in self.target.pulls and holds(at(self.client, now.repo_id, commit), files):
+                number = ref.rpartition("/")[2]
+                return _Sent(commit, ref, f"{self.client.endpoint}/{now.repo_id}/discussions/{number}")
+        return None
+
+    def already(self) -> _Sent:
+        return _Sent(self.target.head or "", self.target.branch)
+
+    def remember(self, done: _Sent) -> None:
+        self.memory.adapters[self.content.path.name] = self.target.repo_id
+        self.memory.pending.pop(self.key, None)
+        if not done.pull_request:
+            self.memory.commits[self.key] = done.commit
+        self.write_memory()
+
+    def write_memory(self) -> None:
+        try:
+            self.memory.write(self.content.path.parent)
+        except FileAccessError as error:
+            note = f"nothing could be remembered for the next push: {error}"
+            self.notes += [] if note in self.notes else [note]
+
+    def name_it(self, done: _Sent) -> None:
+        """The tag.
+
+        Raises:
+            ConflictError: somebody else took the name meanwhile.
+        """
+        if self.tag is None or self.target.tags.get(self.tag) == done.commit:
+            return
+
+        def there() -> str | None:
+            return look(self.client, self.target).tags.get(str(self.tag))
+
+        def make() -> str:
+            self.client.api.create_tag(self.target.repo_id, tag=str(self.tag), revision=done.commit)
+            return done.commit
+
+        about = About(self.target.repo_id, self.tag)
+        try:
+            named = self.client.call(make, about=about, settled=there)
+        except (ConflictError, NetworkError):
+            if (named := there() or "") != done.commit:
+                raise
+        if named != done.commit:
+            raise ConflictError("the tag names another commit", file=self.target.repo_id, key=self.tag, found=named)
+
+    def result(
+        self, files: Sequence[Outgoing], changed: Sequence[Outgoing], created: bool, done: _Sent | None, diff: list[str]
+    ) -> Pushed:
+        target, endpoint = self.target, self.client.endpoint
+        branch = done.branch if done else target.branch
+        commit = done.commit if done else None if changed else target.head
+        revision = self.tag or (branch if branch != MAIN else None)
+        *_, load = card.load_lines(target.repo_id, None, revision)
+        url = f"{endpoint}/{target.repo_id}" + (f"/commit/{commit}" if commit else "")
+        names = {file.name for file in files}
+        return Pushed(
+            target.repo_id, commit, url, branch, bool(changed), created,
+            {file.name: file.digest.size for file in changed},
+            sorted(names - {file.name for file in changed}), self.content.left_out,
+            sorted(target.files.keys() - names - {".gitattributes"}), load, tuple(self.notes),
+            done.pull_request if done else None, self.tag, done is None, diff,
+        )  # fmt: skip
+
+
+def _check_options(revision: str | None, create_pr: bool, tag: str | None, message: str | None) -> None:
+    if create_pr and tag:
+        raise UsageError("a tag for a pull request", key="tag", hint="Name the commit after the request is merged.")
+    if create_pr and revision not in (None, MAIN):
+        raise UsageError("a pull request goes to main", key="revision", found=revision, hint="Leave one of them out.")
+    if message is not None and not message.partition("\n")[0].strip():
+        raise UsageError("the commit message has no first line", key="commit_message")
+    if tag is not None:
+        check_revision(tag)
+
+
+def _is(target: Target, name: str, sha256: str) -> bool:
+    """Whether the repository's file has this hash, as far as its listing says."""
+    there = target.files[name]
+    return there.algorithm != "sha256" or there.digest == sha256
+
+
+def _difference(old: str, files: Sequence[Outgoing]) -> list[str]:
+    """The lines that change in the card."""
+    new = next(file.source for file in files if file.name == README)
+    after = new.decode().splitlines() if isinstance(new, bytes) else []
+    return list(difflib.unified_diff(old.splitlines(), after, "the Hub's", "renewed", lineterm="", n=1))
