@@ -83,6 +83,10 @@ class FormatWarning(UserWarning):
     """A file that loads, but holds fields this library does not know; they are kept and written back."""
 
 
+class HubWarning(UserWarning):
+    """The Hub could not be asked, and the cache answered for it."""
+
+
 class UsageError(SiHubError, ValueError):
     """The call itself makes no sense: an unknown option, name or combination."""
 
@@ -324,3 +328,7 @@ class NotAModel(ConversionRefused):
 
 class WrongPair(BaseMismatch):
     """Base and tuned model that do not belong together: another architecture, ancestor or prediction, or no change."""
+
+
+class CannotRun(ConversionRefused):
+    """A base model whose pipeline would have to run for what was asked, and cannot."""

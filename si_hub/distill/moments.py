@@ -1,0 +1,179 @@
+"""Second moments of rows that stream by, and their square roots: what a layer's error counts for in each direction.
+
+``C = E[x xᵀ]`` of a layer's inputs and ``G = E[g gᵀ]`` of the gradients at its output say how much a change ΔW of its
+weight is felt: ``E[(gᵀ ΔW x)²] ≈ ‖G^½ ΔW C^½‖²`` (Martens & Grosse, arXiv 1503.05671).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+#: Added to the diagonal, as a share of its mean: directions that were never seen still count for something.
+DAMPING = 1e-2
+#: Columns of a sketch.
+SKETCH = 256
+
+
+class Root(Protocol):
+    """A square L with L Lᵀ = the moment, never formed where the moment is not."""
+
+    def times(self, rows: Tensor) -> Tensor:
+        """``rows [n, width]`` times L."""
+
+    def over(self, rows: Tensor) -> Tensor:
+        """``rows [n, width]`` times L⁻¹."""
+
+
+class Moment(Protocol):
+    """A sum of outer products of rows."""
+
+    tensors: dict[str, Tensor]
+
+    def add(self, rows: Tensor) -> None:
+        """Count ``rows [n, width]`` in."""
+
+    def root(self, damping: float = DAMPING) -> Root:
+        """The square root of the damped mean."""
+
+
+class Dense:
+    """The whole matrix.
+
+    Attributes:
+        tensors: ``sum [width, width]`` and ``count``, float64; sums of them are the moments of all rows together.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.tensors = {
+            "sum": torch.zeros(width, width, dtype=torch.float64),
+            "count": torch.zeros((), dtype=torch.float64),
+        }
+
+    def add(self, rows: Tensor) -> None:
+        self.tensors["sum"] += (rows.T @ rows).cpu()
+        self.tensors["count"] += len(rows)
+
+    def root(self, damping: float = DAMPING) -> Root:
+        mean = self.tensors["sum"] / self.tensors["count"].clamp(min=1)
+        mean.diagonal().add_(_ridge(mean.diagonal(), damping))
+        values, vectors = torch.linalg.eigh(mean)
+        scales = values.clamp(min=float(values[-1]) * 1e-12).sqrt()
+        return _Whole(((vectors * scales) @ vectors.T).float(), ((vectors / scales) @ vectors.T).float())
+
+
+class Sketched:
+    """The diagonal and a low-rank part, for widths whose matrix is too large (Nyström: Tropp et al., arXiv 1706.05736).
+
+    Attributes:
+        tensors: ``product [width, columns]`` (the sum times a fixed random matrix), ``diagonal``, ``count``.
+    """
+
+    def __init__(self, width: int, columns: int = SKETCH) -> None:
+        self.tensors = {
+            "product": torch.zeros(width, columns, dtype=torch.float64),
+            "diagonal": torch.zeros(width, dtype=torch.float64),
+            "count": torch.zeros((), dtype=torch.float64),
+        }
+
+    def add(self, rows: Tensor) -> None:
+        test = _test(*self.tensors["product"].shape).to(rows)
+        self.tensors["product"] += (rows.T @ (rows @ test)).cpu()
+        self.tensors["diagonal"] += rows.square().sum(0).cpu()
+        self.tensors["count"] += len(rows)
+
+    def root(self, damping: float = DAMPING) -> Root:
+        count = self.tensors["count"].clamp(min=1)
+        diagonal, product = self.tensors["diagonal"] / count, self.tensors["product"] / count
+        vectors, values = _nystrom(product, _test(*product.shape).double())
+        explained = (vectors.square() * values).sum(1)
+        rest = (diagonal - explained).clamp(min=0.0) + _ridge(diagonal, damping)
+        outer = vectors * values.sqrt() / rest.sqrt()[:, None]
+        directions, lengths, _ = torch.linalg.svd(outer, full_matrices=False)
+        stretch = (1.0 + lengths.square()).sqrt()
+        return _Split(rest.sqrt().float(), directions.float(), stretch.float())
+
+
+@cache
+def _test(width: int, columns: int) -> Tensor:
+    """The random matrix of a sketch, the same in every process."""
+    return torch.randn(width, columns, generator=torch.Generator().manual_seed(0))
+
+
+def _ridge(diagonal: Tensor, damping: float) -> float:
+    """What is added to the diagonal; 1 for rows that were all zero."""
+    return damping * float(diagonal.mean()) or 1.0
+
+
+def _nystrom(product: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvectors ``[width, columns]`` and values of a positive matrix M, from ``M test``."""
+    shift = 1e-7 * float(product.norm()) or 1.0
+    shifted = product + shift * test
+    core = test.T @ shifted
+    half = torch.linalg.cholesky((core + core.T) / 2)
+    vectors, scales, _ = torch.linalg.svd(torch.linalg.solve_triangular(half, shifted.T, upper=False).T, False)
+    return vectors, (scales.square() - shift).clamp(min=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """L and its inverse."""
+
+    matrix: Tensor
+    inverse: Tensor
+
+    def times(self, rows: Tensor) -> Tensor:
+        return rows @ self.matrix
+
+    def over(self, rows: Tensor) -> Tensor:
+        return rows @ self.inverse
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """L = D (I + Z (stretch − 1) Zᵀ) with orthonormal Z ``[width, columns]``."""
+
+    diagonal: Tensor
+    directions: Tensor
+    stretch: Tensor
+
+    def times(self, rows: Tensor) -> Tensor:
+        return self._stretched(rows * self.diagonal, self.stretch - 1.0)
+
+    def over(self, rows: Tensor) -> Tensor:
+        return self._stretched(rows, 1.0 / self.stretch - 1.0) / self.diagonal
+
+    def _stretched(self, rows: Tensor, by: Tensor) -> Tensor:
+        return rows + ((rows @ self.directions) * by) @ self.directions.T
+
+
+def dense_limit(widths: Iterable[int], room: int) -> int:
+    """The largest width whose moments can be whole matrices, so that all of ``widths`` together take ``room`` bytes."""
+    taken, limit = 0, 0
+    for width, times in sorted(Counter(widths).items()):
+        taken += 8 * width * width * times
+        if taken > room:
+            break
+        limit = width
+    return limit
+
+
+def moment(width: int, limit: int) -> Moment:
+    """An empty moment: whole up to a width of ``limit``, sketched above, unless a sketch would be no smaller."""
+    return Dense(width) if width <= max(limit, SKETCH) else Sketched(width)
+
+
+def tensors_of(moments: Mapping[str, Sequence[Moment]]) -> dict[str, Tensor]:
+    """Every sum by a name, to be saved or added up; changing them in place changes the moments."""
+    return {
+        f"{name}|{place}|{key}": tensor
+        for name, pair in moments.items()
+        for place, one in enumerate(pair)
+        for key, tensor in one.tensors.items()
+    }
