@@ -10,7 +10,7 @@ import json
 import logging
 import random
 import re
-import time
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +38,8 @@ from si_hub.errors import (
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
+
+    from si_hub.hub.listing import Entry, Listing
 
 T = TypeVar("T")
 
@@ -124,6 +126,7 @@ class Client:
             raise AuthError("the token is none: it has spaces, line ends or no characters at all", hint=_LOGIN)
         self._endpoint = endpoint
         self._waits = waits
+        self._stopped = threading.Event()
 
     @cached_property
     def api(self) -> HfApi:
@@ -142,6 +145,16 @@ class Client:
         from huggingface_hub.utils import build_hf_headers
 
         return build_hf_headers(token=self._token, library_name=LIBRARY, library_version=__version__)
+
+    def url(self, listing: Listing, entry: Entry) -> str:
+        """Address of one file of one commit."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(listing.repo_id, entry.path, revision=listing.commit, endpoint=self.endpoint)
+
+    def stop(self) -> None:
+        """Let calls that wait for another attempt, in other threads, fail at once."""
+        self._stopped.set()
 
     def call(
         self,
@@ -180,7 +193,8 @@ class Client:
                 logging.WARNING if wait > NOTICED_WAIT else logging.INFO,
                 "%s: %s; trying again in %.0f s", about.repo_id or self.endpoint, failure.error.problem, wait,
             )  # fmt: skip
-            time.sleep(wait)
+            if self._stopped.wait(wait):
+                break
             if settled is not None and failure.lost and (value := settled()) is not None:
                 return value
         # Raised here and not where it was caught: so it has no context, which would hold the request.
