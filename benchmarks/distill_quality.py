@@ -4,9 +4,9 @@
 
 One table. `lycoris` is LyCORIS's own extraction of that dim, convolutions and text encoder included, `lycoris-plain`
 the same with convolutions in two factors, `kohya` what kohya's extractor does. `svd`, `calibrated` and `trained` are
-si-hub's, written to files of at most the size of LyCORIS's (`--against` says whose); `calibrated/3`, `trained/3` to a
-third of it. Errors are squared, on held-out prompts and states of seeds that no method has seen, divided by the base's:
-0 is the teacher, 1 the base.
+si-hub's: `svd` of that rank with biases and norms, the others in files of at most the size of LyCORIS's (`--against`
+says whose), `calibrated/3` and `trained/3` in a third of it. Errors are squared, on held-out prompts and states of
+seeds that no method has seen, divided by the base's: 0 is the teacher, 1 the base.
 """
 
 from __future__ import annotations
@@ -169,14 +169,13 @@ class Yardstick:
         return weighed(replace(self.row(dim, method, self.outputs(pipe)), seconds=seconds), file)
 
     def distilled(self, method: str, dim: int, file: Path, size: int, options: dict[str, Any]) -> Row:
-        """The line of si-hub's adapter of at most ``size`` bytes, which is written to ``file``."""
+        """The line of si-hub's adapter, which is written to ``file``: `svd` of rank ``dim``, others of ``size``."""
         from si_hub.distill import distill
 
         name, _, part = method.partition("/")
+        budget: dict[str, Any] = {"rank": dim} if name == "svd" else {"size": size // int(part or 1)}
         begin = time.perf_counter()
-        distill(
-            HERE / "base", self.checkpoint, output=file, method=name, size=size // int(part or 1), force=True, **options
-        )
+        distill(HERE / "base", self.checkpoint, output=file, method=name, dtype="fp16", force=True, **budget, **options)
         seconds = time.perf_counter() - begin
         pipe = load(HERE)
         pipe.load_styleinject_weights(file)
