@@ -90,3 +90,9 @@ def test_a_safetensors_header_is_read_by_ranges(client: LoopbackHub) -> None:
     found = HfApi(endpoint=client.url).get_safetensors_metadata(ID)
     assert found.parameter_count == {"U8": 300_000}
     assert sum(exchange.answered for exchange in client.log.matching("files GET")) < 110_000
+
+
+def test_a_detour_leads_to_the_same_files(client: LoopbackHub, repo: HubRepository) -> None:
+    client.service.detour = True
+    assert contents(snapshot_download(ID)) == FILES
+    assert {exchange.status for exchange in client.log.matching("hub HEAD .*/resolve/")} == {307, 302}

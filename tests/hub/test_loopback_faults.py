@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 
-from tests.hub.loopback import HubRepository, LoopbackHub, faults
+from tests.hub.loopback import HubRepository, LoopbackHub, faults, hostile
 
 WEIGHTS = random.Random(2).randbytes(200_000)
 ID = "user/style"
@@ -135,6 +135,14 @@ def test_headers_are_replaced_and_left_out(client: LoopbackHub, repo: HubReposit
     assert answer.headers["X-Repo-Commit"] == "../../outside"
     assert "etag" not in answer.headers
     assert httpx.head(url).headers["x-repo-commit"] == repo.head()
+
+
+@pytest.mark.parametrize("text", hostile.NOT_HEX)
+def test_a_header_may_say_anything(client: LoopbackHub, repo: HubRepository, text: str) -> None:
+    client.fault(faults.headers(ETag=text, Content_Length="1000000000000"))
+    answer = httpx.head(f"{client.url}/{ID}/resolve/main/a.json")
+    assert answer.headers["etag"].encode(answer.headers.encoding).decode() == text
+    assert answer.headers["content-length"] == "1000000000000"
 
 
 def test_a_body_and_its_json_are_replaced(client: LoopbackHub, repo: HubRepository) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from urllib.parse import urlsplit
@@ -107,6 +108,31 @@ def test_any_range_of_a_large_file_is_its_bytes(served: LoopbackHub, start: int,
         answer, body = files.ask("GET", f"{location.path}?{location.query}", Range=f"bytes={start}-{start + length}")
     assert answer.status == 206
     assert body == CONTENT[start : start + length + 1]
+
+
+SEGMENT = st.sampled_from(["a", "b", "a-b", "a.b", "A", "ä", "0", " "])
+PATHS = st.sets(st.lists(SEGMENT, min_size=1, max_size=3).map("/".join), min_size=1, max_size=12)
+
+
+@given(PATHS, st.integers(1, 6))
+@settings(max_examples=30, deadline=None)
+def test_pages_of_any_length_make_the_whole_listing(served: LoopbackHub, names: set[str], page_size: int) -> None:
+    """A name that is a folder too is left out: git has no such thing."""
+    names = {name for name in names if not any(other.startswith(f"{name}/") for other in names)}
+    served.repo("user/pages").delete()
+    served.repo("user/pages").commit(dict.fromkeys(names, "{}"))
+    served.service.page_size, rows = page_size, []
+    target: str | None = "/api/models/user/pages/tree/main?recursive=true"
+    with Line(served.url) as line:
+        while target:
+            answer, body = line.ask("GET", target)
+            rows += json.loads(body)
+            assert len(json.loads(body)) <= page_size
+            found = re.fullmatch(rf'<{served.url}(.*)>; rel="next"', answer.getheader("Link") or "")
+            target = found and found[1]
+    folders = {name.rsplit("/", depth)[0] for name in names for depth in range(1, name.count("/") + 1)}
+    assert [row["path"] for row in rows if row["type"] == "file"] == sorted({*names, ".gitattributes"})
+    assert [row["path"] for row in rows if row["type"] == "directory"] == sorted(folders)
 
 
 def test_a_large_file_is_elsewhere(line: Line, served: LoopbackHub) -> None:

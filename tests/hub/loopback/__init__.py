@@ -23,18 +23,19 @@
         #   lost_answer() (applied), dropped() (not applied), redirect(url), headers(X_Repo_Commit="…"), body(bytes),
         #   edited(function on the JSON); faults.KINDS: one of every kind that a client should survive
         hub.clear_faults()
+        hostile.NAMES, hostile.NOT_HEX, hostile.long_header(90 << 20), …            # see hostile.py
 
         HfApi(endpoint=hub.url, token=hub.token("writer"))                          # a client in this process
         subprocess.run([...], env=hub.environment(tmp_path / "home", token="writer"))   # and in another
 
 Fixtures in ``tests/hub/conftest.py``: ``hub``, ``client`` (turns huggingface_hub of this process to the Hub),
-``run_client`` (a subprocess with the environment). By hand: ``python -m tests.hub.loopback --folder build/hub``.
+``run_client`` (a subprocess with the environment), ``waits`` (nobody sleeps). By hand: ``make hub``.
 
 An error of this package's own is a 500 for the client, and raised again by `LoopbackHub.close`.
 """
 
-from tests.hub.loopback import faults
+from tests.hub.loopback import faults, hostile
 from tests.hub.loopback.hub import HubRepository, LoopbackHub
 from tests.hub.loopback.log import Exchange
 
-__all__ = ["Exchange", "HubRepository", "LoopbackHub", "faults"]
+__all__ = ["Exchange", "HubRepository", "LoopbackHub", "faults", "hostile"]

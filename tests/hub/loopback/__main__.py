@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from tests.hub.loopback.environment import client_settings
 from tests.hub.loopback.log import Exchange
 from tests.hub.loopback.service import Service
 
-_COLOURS = {2: "32", 3: "36", 4: "33", 5: "31"}
+_GREEN, _RED, _YELLOW, _CYAN, _MAGENTA = 32, 31, 33, 36, 35
+_COLOURS = {2: _GREEN, 3: _CYAN, 4: _YELLOW}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chunk_size=options.chunk_size,
         large_from=options.large_from,
         page_size=options.page_size,
-        listener=lambda exchange: print(line(exchange, hub.service), flush=True),
+        listener=lambda exchange: print(line(exchange, hub.service, colour=sys.stdout.isatty()), flush=True),
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with hub:
@@ -48,17 +50,20 @@ def greeting(hub: LoopbackHub, home: Path) -> str:
     return "\n".join([*about, *tokens, "# paste into another shell:", *exports, ""])
 
 
-def line(exchange: Exchange, service: Service) -> str:
+def line(exchange: Exchange, service: Service, *, colour: bool) -> str:
     """One request: status, who, what, bytes in and out, fault; never the token itself."""
+
+    def painted(text: str, code: int) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if colour else text
+
     token = exchange.token and service.accounts.known(exchange.token)
     who = token.name if token else ("unknown" if exchange.token else "-")
-    colour = _COLOURS.get((exchange.status or 500) // 100, "0")
-    fault = f"  \x1b[35m[{exchange.fault}]\x1b[0m" if exchange.fault else ""
     target = exchange.target.partition("?signature=")[0]
     target = "".join(character if character.isprintable() else "?" for character in target)
-    sizes = f"in {exchange.size} out {exchange.answered}"
-    status = exchange.status or "---"
-    return f"\x1b[{colour}m{status}\x1b[0m {exchange.server:5} {who:9} {exchange.method:6} {target}  {sizes}{fault}"
+    fault = f"  {painted(f'[{exchange.fault}]', _MAGENTA)}" if exchange.fault else ""
+    status = painted(str(exchange.status or "---"), _COLOURS.get((exchange.status or 0) // 100, _RED))
+    what = f"{exchange.server:5} {who:9} {exchange.method:6} {target}"
+    return f"{status} {what}  in {exchange.size} out {exchange.answered}{fault}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,15 @@ RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
 
 @route("GET", "/{repo}/resolve/{revision}/{path*}", locked=False)
 def resolve(service: Service, request: Request, repo: str, revision: str, path: str) -> Answer:
+    return _resolved(service, request, repo, revision, path, detour=service.detour)
+
+
+@route("GET", "/api/resolve-cache/models/{repo}/{revision}/{path*}", locked=False)
+def resolve_cache(service: Service, request: Request, repo: str, revision: str, path: str) -> Answer:
+    return _resolved(service, request, repo, revision, path, detour=False)
+
+
+def _resolved(service: Service, request: Request, repo: str, revision: str, path: str, *, detour: bool) -> Answer:
     with service.store.lock:
         commit = service.open(request, repo).resolve(revision)
     headers = {"X-Repo-Commit": commit.sha, "Accept-Ranges": "bytes"}
@@ -22,6 +31,11 @@ def resolve(service: Service, request: Request, repo: str, revision: str, path: 
     if file is None:
         raise Refusal(404, "Entry not found", "EntryNotFound", headers)
     headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2])}"
+    if not file.large and detour:
+        linked = {"X-Linked-Etag": f'"{file.oid}"', "X-Linked-Size": str(file.size)}
+        return Answer(
+            307, headers | linked | {"Location": f"/api/resolve-cache/models/{repo}/{commit.sha}/{quote(path)}"}
+        )
     if not file.large:
         return _content(service, request, file.sha256, headers | {"ETag": f'"{file.oid}"'})
     linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}

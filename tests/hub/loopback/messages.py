@@ -87,7 +87,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer; ``Content-Length`` is added when it is sent."""
+    """An answer; ``Content-Length`` is added when it is sent, unless a header claims another."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)

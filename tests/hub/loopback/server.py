@@ -28,16 +28,15 @@ class Listener(ThreadingHTTPServer):
         respond: from a request to its answer.
     """
 
-    daemon_threads = False
     request_queue_size = 64
 
     def __init__(self, name: Server, port: int, respond: Callable[[Request], Answer], faults: Faults, log: Log) -> None:
         self.name, self.respond, self.faults, self.log = name, respond, faults, log
         self.closing = threading.Event()
         self.problems: list[BaseException] = []
-        self._connections: set[socket.socket] = set()
+        self._connections: dict[socket.socket, threading.Thread] = {}
         super().__init__(("127.0.0.1", port), _Connection)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
     def server_bind(self) -> None:
@@ -46,11 +45,12 @@ class Listener(ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._connections.add(request)
-        super().process_request(request, client_address)
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        self._connections[request] = thread
+        thread.start()
 
     def shutdown_request(self, request: Any) -> None:
-        self._connections.discard(request)
+        self._connections.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -62,10 +62,11 @@ class Listener(ThreadingHTTPServer):
     def close(self) -> None:
         self.closing.set()
         self.shutdown()
-        for connection in list(self._connections):
+        self.server_close()
+        for connection, thread in list(self._connections.items()):
             with suppress(OSError):  # it may be closed already
                 connection.shutdown(socket.SHUT_RDWR)
-        self.server_close()
+            thread.join()
         self._thread.join()
 
 
@@ -143,8 +144,8 @@ class _Connection(BaseHTTPRequestHandler):
     def _write(self, answer: Answer, send: int | None, exchange: Exchange) -> None:
         exchange.status = answer.status
         self.send_response(answer.status)
-        for name, value in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
-            self.send_header(name, value)
+        for name, value in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+            self.send_header(name, value.encode().decode("latin-1"))
         has_body = self.command != "HEAD" and len(answer.body) > 0
         if send is None or has_body:
             self.end_headers()

@@ -24,6 +24,7 @@ class Service:
         chunk_size: files larger than this are uploaded in parts of this size; None: in one piece.
         large_from: size from which LFS keeps a file; the Hub's is 10 MiB.
         page_size: entries on one page of a listing; the Hub's is 1000.
+        detour: whether small files are reached through a relative redirect, as on the Hub they may be.
         hub_url, files_url: the two servers, under two host names.
     """
 
@@ -31,6 +32,7 @@ class Service:
     chunk_size: int | None = None
     large_from: int = 10 * 1024
     page_size: int = 1000
+    detour: bool = False
     accounts: Accounts = field(default_factory=Accounts)
     hub_url: str = ""
     files_url: str = ""
