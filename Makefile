@@ -21,7 +21,7 @@ demo: $(READY)  ## convert a kohya LoRA, load it, draw the difference: demo/
 	$(BIN)/python -m examples.miniature.demo --out demo
 
 hub: $(READY)  ## start a Hub of your own in build/hub, to try push and pull on
-	$(BIN)/python -m tests.hub.loopback --folder build/hub
+	$(BIN)/python -m tests.hub.loopback --folder build/hub --port 8420 --files-port 8421
 
 lint: $(READY)
 	$(BIN)/ruff check .
