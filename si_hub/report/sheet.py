@@ -17,6 +17,7 @@ from si_hub.report.text import reasons, short
 WIDTH = 11.0
 LINE = 0.2
 CHART = 3.0
+NARROW = 3
 PICTURE = 1.9
 WRAPPED = 130
 
@@ -66,8 +67,11 @@ def _charts(report: Distillation) -> list[Part]:
 
 def _charts_in_a_row(report: Distillation, charts: list[Chart]) -> Part:
     def draw(band: SubFigure) -> None:
-        for chart, axes in zip(charts, band.subplots(1, len(charts), squeeze=False)[0], strict=True):
-            chart.draw(styled(axes, chart.title), report)
+        # A lone narrow chart is no wider than beside others.
+        columns = 1 if charts[0].wide else max(len(charts), NARROW)
+        grid = band.add_gridspec(1, columns)
+        for place, chart in enumerate(charts):
+            chart.draw(styled(band.add_subplot(grid[place]), chart.title), report)
 
     return Part(CHART, draw)
 

@@ -1,0 +1,81 @@
+"""The same noise drawn by tuned models, by their adapter and by the base, for people to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from si_hub import format as file_format
+from si_hub.distill import prompts
+from si_hub.distill.pairs import Pair
+from si_hub.distill.running import Runner
+from si_hub.distill.trajectory import STEPS
+from si_hub.pipelines import loading
+from si_hub.pipelines.mixin import StyleInjectLoaderMixin
+from si_hub.report.distillation import ImageRow
+
+#: Added to a run's seed for the pictures' noise, which nothing was calibrated or trained on.
+SEEDS = 90_000
+
+
+def rows(
+    pairs: Sequence[Pair],
+    adapter: Path,
+    count: int,
+    *,
+    file: Path | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+) -> list[ImageRow]:
+    """A row for each of ``count`` held-out prompts: teacher, adapter and base from equal noise.
+
+    Several tuned models have a teacher and an adapter column each, the adapter's with its branch alone.
+
+    Args:
+        pairs: base and tuned models.
+        adapter: the StyleInject file; its branches, where it has any, are the tuned models in their order.
+        count: of prompts.
+        file: of prompts; those of `si_hub.distill.prompts` by default.
+        seed: of the run.
+        options: keywords for every call of the pipeline.
+        device: to draw on.
+
+    Raises:
+        CannotRun: the base is no pipeline that can be run.
+    """
+    runner = Runner(pairs[0], device=device, options=options)
+    pipeline = runner.pipeline
+    _, shown, _ = prompts.chosen(file, pipeline.tokenizer, count, count, seed)
+    seeds = [SEEDS + seed + k for k in range(count)]
+
+    def draw() -> list[Any]:
+        calls = {"num_inference_steps": STEPS, **runner.options}
+        return [
+            pipeline(prompt=prompt, generator=torch.Generator().manual_seed(own), **calls).images[0]
+            for prompt, own in zip(shown, seeds, strict=True)
+        ]
+
+    names = [f" {pair.tuned.path.stem}" if len(pairs) > 1 else "" for pair in pairs]
+    columns: dict[str, list[Any]] = {}
+    for name, pair in zip(names, pairs, strict=True):
+        teacher = Runner(pair, pipeline, device=device, options=options)
+        teacher.mix(1.0)
+        columns[f"teacher{name}"] = draw()
+        teacher.mix(0.0)
+    columns["base"] = draw()
+    loaded = file_format.read(adapter)
+    name = loading.load(pipeline, loaded, None, source=str(adapter), low_cpu_mem_usage=True, strict=True).adapter_name
+    StyleInjectLoaderMixin.set_styleinject_adapters(pipeline, name)
+    for own, style in zip(names, loaded.branches or [None] * len(names), strict=True):
+        if style is not None:
+            StyleInjectLoaderMixin.set_styles(pipeline, {style: 1.0})
+        columns[f"adapter{own}"] = draw()
+    order = [title for own in names for title in (f"teacher{own}", f"adapter{own}")]
+    return [
+        ImageRow(prompt, own, {title: columns[title][k] for title in (*order, "base")})
+        for k, (prompt, own) in enumerate(zip(shown, seeds, strict=True))
+    ]
