@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ from examples.miniature.judges import Judges, judge, load_judges
 from examples.miniature.measures import BUCKETS, Noised, distance_left, errors_left, noised
 from examples.miniature.progress import hush
 from examples.miniature.report import load, rendered
-from examples.miniature.scenes import STYLES, Scene
+from examples.miniature.scenes import STYLES, Scene, scenes
 from examples.miniature.styles import ALL, TAUGHT
 
 OURS = ("svd", "calibrated", "trained", "calibrated/3", "trained/3")
 METHODS = ("base", "teacher", *EXTRACTORS, *OURS)
 DIMS = (2, 4, 8)
 REPEATS = 4
+TAUGHT_SEED = 7_000
 
 
 @dataclass(frozen=True)
@@ -83,18 +85,23 @@ class Asked:
         return [STYLES[1 + k % len(TAUGHT)] if self.style == ALL else self.style for k in range(self.count)]
 
     @cached_property
-    def scenes(self) -> list[Scene]:
+    def wanted(self) -> list[Scene]:
         return unseen_scenes(self.count)
 
     @cached_property
     def prompts(self) -> list[str]:
         """A checkpoint of one style draws it whatever the prompt says; the one of all is told."""
         told = self.words if self.style == ALL else [None] * self.count
-        return [scene.prompt(word) for scene, word in zip(self.scenes, told, strict=True)]
+        return [scene.prompt(word) for scene, word in zip(self.wanted, told, strict=True)]
+
+    def taught(self, count: int = 256) -> list[str]:
+        """Prompts of no held-out scene, as somebody who distills this checkpoint would give them."""
+        found = islice(scenes(TAUGHT_SEED), count)
+        return [s.prompt(STYLES[1 + k % len(TAUGHT)] if self.style == ALL else None) for k, s in enumerate(found)]
 
     def states(self, base: Any) -> list[Noised]:
         """Noised pictures of the style, `REPEATS` times in other orders and of other seeds."""
-        pictures = torch.cat([rendered([s], w) for s, w in zip(self.scenes, self.words, strict=True)])
+        pictures = torch.cat([rendered([s], w) for s, w in zip(self.wanted, self.words, strict=True)])
         with torch.no_grad():
             latents = base.vae.encode(pictures).latent_dist.mean * base.vae.config.scaling_factor
         found = []
@@ -135,6 +142,8 @@ class Yardstick:
             found = {"base": self.outputs(self.base), "teacher": self.outputs(self.teacher)}
             save_file({f"{who}.{what}": value for who, o in found.items() for what, value in o.items()}, kept)
         self.known = load_file(kept)
+        self.prompts = work / f"prompts-{style}.txt"
+        self.prompts.write_text("\n".join(self.asked.taught()) + "\n")
 
     def outputs(self, pipe: Any) -> dict[str, torch.Tensor]:
         """A pipeline's predicted noise in all states, and its pictures of all prompts."""
@@ -147,7 +156,7 @@ class Yardstick:
         teacher, base = ({what: self.known[f"{who}.{what}"] for what in outputs} for who in ("teacher", "base"))
         by_bucket, noise = errors_left(timesteps, outputs["noise"], teacher["noise"], base["noise"])
         pictures = outputs["pictures"]
-        verdict = judge(self.judges, pictures, self.asked.scenes)
+        verdict = judge(self.judges, pictures, self.asked.wanted)
         return Row(
             self.asked.style, dim, method, noise, by_bucket,
             distance_left(pictures, teacher["pictures"], base["pictures"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,7 @@ from examples.miniature.scenes import (
 things = st.builds(Thing, st.sampled_from(SIZES), st.sampled_from(COLOURS), st.sampled_from(SHAPES))
 alone = st.builds(Scene, st.tuples(things), st.sampled_from(list(PLACES)), st.sampled_from(BACKGROUNDS))
 pairs = st.builds(Scene, st.tuples(things, things), st.sampled_from(list(RELATIONS)), st.sampled_from(BACKGROUNDS))
+ROOT = Path(__file__).resolve().parents[2]
 RED_STAR, BLUE_SQUARE = Thing("small", "red", "star"), Thing("large", "blue", "square")
 
 
@@ -85,3 +87,9 @@ def test_no_scene_is_both_held_out_and_for_training() -> None:
 
 def test_the_same_seed_draws_the_same_scenes() -> None:
     assert list(islice(scenes(7), 50)) == list(islice(scenes(7), 50)) != list(islice(scenes(8), 50))
+
+
+def test_the_prompts_to_distill_with_are_those_of_scenes_that_are_not_held_out() -> None:
+    lines = (ROOT / "examples/miniature/prompts.txt").read_text().splitlines()
+    assert lines == [scene.prompt() for scene in islice(scenes(7_000), len(lines))]
+    assert not any(parse(line)[0].held_out() for line in lines)
