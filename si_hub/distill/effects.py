@@ -7,7 +7,6 @@ Unlike the factored moments this is exact in how positions and layers act togeth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -19,32 +18,26 @@ from si_hub.tuner.kinds import evaluate, kind_of
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one module's change, in a fixed order: the pieces, the bias, the rest.
-
-    The *rest* is what of the weight's difference the pieces leave; it can not be chosen, but its effect counts.
+    """The parts of one module's change, in a fixed order: the pieces or the whole weight, then the bias.
 
     Attributes:
         down, up: of the pieces, ``[pieces, in · kernel]`` and ``[out, pieces]``; ``None`` where there are none.
-        weight: the weight's difference, ``None`` where there is none.
+        weight: the weight's difference where it is carried whole or not at all, ``None`` where there is none.
         bias: the bias's difference, ``None`` where there is none.
+        kernel: shape of one row of the weight, ``[in, *kernel]``.
     """
 
     down: Tensor | None = None
     up: Tensor | None = None
     weight: Tensor | None = None
     bias: Tensor | None = None
+    kernel: tuple[int, ...] = ()
 
     @property
     def names(self) -> list[str]:
-        """One a part: ``0``, ``1`` ... for pieces, ``weight``, ``bias``, and ``rest`` last where there are pieces."""
-        pieces = 0 if self.down is None else len(self.down)
-        whole = ["weight"] if self.weight is not None and not pieces else []
-        return [
-            *map(str, range(pieces)),
-            *whole,
-            *(["bias"] if self.bias is not None else []),
-            *["rest"] * bool(pieces),
-        ]
+        """One a part: ``0``, ``1`` ... for pieces, ``weight``, ``bias``."""
+        pieces = [] if self.down is None else list(map(str, range(len(self.down))))
+        return pieces + ["weight"] * (self.weight is not None) + ["bias"] * (self.bias is not None)
 
     def effects(self, module: nn.Module, given: Tensor, gradient: Tensor) -> Tensor:
         """Effect of each part on each sample, ``[batch, parts]``, for one call of the module.
@@ -54,26 +47,24 @@ class Parts:
             given: its input.
             gradient: of the projected prediction at its output, ``[batch, ...]``.
         """
-        channels_last = kind_of(module, "").channels_last
-        felt = gradient if channels_last else gradient.movedim(1, -1)
+        kind = kind_of(module, "")
+        felt = gradient if kind.channels_last else gradient.movedim(1, -1)
         columns: list[Tensor] = []
+        if self.down is not None and self.up is not None:
+            inner = evaluate(module, given, self.down.to(given).reshape(-1, *self.kernel), None)
+            inner = inner if kind.channels_last else inner.movedim(1, -1)
+            columns.append(_over_positions(inner * (felt @ self.up.to(felt))))
         if self.weight is not None:
-            weight = self.weight.to(given if given.is_floating_point() else gradient)
-            whole = (evaluate(module, given, weight, _zero_bias(module, gradient)) * gradient).flatten(1).sum(1)
-            if self.down is None or self.up is None:
-                columns.append(whole[:, None])
-            else:
-                kernel = self.down.to(given).reshape(-1, *weight.shape[1:])
-                inner = evaluate(module, given, kernel, None)
-                inner = inner if channels_last else inner.movedim(1, -1)
-                pieces = (inner * (felt @ self.up.to(felt))).flatten(1, -2).sum(1)
-                columns.append(pieces)
-                whole = whole - pieces.sum(1)
+            change = evaluate(module, given, self.weight.to(gradient), _zero_bias(module, gradient))
+            columns.append((change * gradient).flatten(1).sum(1, keepdim=True))
         if self.bias is not None:
-            columns.append((felt.flatten(1, -2).sum(1) @ self.bias.to(felt))[:, None])
-        if self.weight is not None and self.down is not None:
-            columns.append(whole[:, None])
+            columns.append((_over_positions(felt) @ self.bias.to(felt))[:, None])
         return torch.cat(columns, 1)
+
+
+def _over_positions(values: Tensor) -> Tensor:
+    """``[batch, ..., width]`` summed to ``[batch, width]``."""
+    return values.reshape(len(values), -1, values.shape[-1]).sum(1)
 
 
 def _zero_bias(module: nn.Module, like: Tensor) -> Tensor | None:
@@ -106,8 +97,13 @@ class Effects:
         self.begin(0)
 
     def begin(self, batch: int) -> None:
-        """Start a new batch."""
+        """Start a new batch of so many samples."""
         self.values = torch.zeros(batch, self.width)
+
+    def taken(self) -> Tensor:
+        """The effects since the last call, ``[batch, width]``; the same batch begins anew."""
+        values, self.values = self.values, torch.zeros_like(self.values)
+        return values
 
     def observe(self, key: Key, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
         """Count one call of a module in; an `si_hub.distill.tracing.Observer`.
@@ -121,6 +117,7 @@ class Effects:
         start = self.starts[key]
         self.values[:, start : start + effects.shape[1]] += effects.float().cpu()
 
-    def columns(self) -> Iterable[tuple[Key, str]]:
+    @property
+    def columns(self) -> list[tuple[Key, str]]:
         """Module and name of every part, in the order of the columns."""
-        return ((key, name) for key, parts in self.parts.items() for name in parts.names)
+        return [(key, name) for key, parts in self.parts.items() for name in parts.names]

@@ -7,7 +7,7 @@ weight is felt: ``E[(gᵀ ΔW x)²] ≈ ‖G^½ ΔW C^½‖²`` (Martens & Gross
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -47,21 +47,18 @@ class Dense:
     """The whole matrix.
 
     Attributes:
-        tensors: ``sum [width, width]`` and ``count``, float64; sums of them are the moments of all rows together.
+        tensors: ``sum [width, width]`` and ``count``; sums of them are the moments of all rows together.
     """
 
-    def __init__(self, width: int) -> None:
-        self.tensors = {
-            "sum": torch.zeros(width, width, dtype=torch.float64),
-            "count": torch.zeros((), dtype=torch.float64),
-        }
+    def __init__(self, width: int, device: torch.device) -> None:
+        self.tensors = {"sum": torch.zeros(width, width, device=device), "count": torch.zeros((), device=device)}
 
     def add(self, rows: Tensor) -> None:
-        self.tensors["sum"] += (rows.T @ rows).cpu()
+        self.tensors["sum"].addmm_(rows.T, rows)
         self.tensors["count"] += len(rows)
 
     def root(self, damping: float = DAMPING) -> Root:
-        mean = self.tensors["sum"] / self.tensors["count"].clamp(min=1)
+        mean = self.tensors["sum"].double() / self.tensors["count"].clamp(min=1)
         mean.diagonal().add_(_ridge(mean.diagonal(), damping))
         values, vectors = torch.linalg.eigh(mean)
         scales = values.clamp(min=float(values[-1]) * 1e-12).sqrt()
@@ -75,23 +72,23 @@ class Sketched:
         tensors: ``product [width, columns]`` (the sum times a fixed random matrix), ``diagonal``, ``count``.
     """
 
-    def __init__(self, width: int, columns: int = SKETCH) -> None:
+    def __init__(self, width: int, device: torch.device, columns: int = SKETCH) -> None:
         self.tensors = {
-            "product": torch.zeros(width, columns, dtype=torch.float64),
-            "diagonal": torch.zeros(width, dtype=torch.float64),
-            "count": torch.zeros((), dtype=torch.float64),
+            "product": torch.zeros(width, columns, device=device),
+            "diagonal": torch.zeros(width, device=device),
+            "count": torch.zeros((), device=device),
         }
 
     def add(self, rows: Tensor) -> None:
         test = _test(*self.tensors["product"].shape).to(rows)
-        self.tensors["product"] += (rows.T @ (rows @ test)).cpu()
-        self.tensors["diagonal"] += rows.square().sum(0).cpu()
+        self.tensors["product"].addmm_(rows.T, rows @ test)
+        self.tensors["diagonal"] += rows.square().sum(0)
         self.tensors["count"] += len(rows)
 
     def root(self, damping: float = DAMPING) -> Root:
         count = self.tensors["count"].clamp(min=1)
-        diagonal, product = self.tensors["diagonal"] / count, self.tensors["product"] / count
-        vectors, values = _nystrom(product, _test(*product.shape).double())
+        diagonal, product = self.tensors["diagonal"].double() / count, self.tensors["product"].double() / count
+        vectors, values = _nystrom(product, _test(*product.shape).to(product))
         explained = (vectors.square() * values).sum(1)
         rest = (diagonal - explained).clamp(min=0.0) + _ridge(diagonal, damping)
         outer = vectors * values.sqrt() / rest.sqrt()[:, None]
@@ -157,23 +154,13 @@ def dense_limit(widths: Iterable[int], room: int) -> int:
     """The largest width whose moments can be whole matrices, so that all of ``widths`` together take ``room`` bytes."""
     taken, limit = 0, 0
     for width, times in sorted(Counter(widths).items()):
-        taken += 8 * width * width * times
+        taken += 4 * width * width * times
         if taken > room:
             break
         limit = width
     return limit
 
 
-def moment(width: int, limit: int) -> Moment:
+def moment(width: int, limit: int, device: torch.device) -> Moment:
     """An empty moment: whole up to a width of ``limit``, sketched above, unless a sketch would be no smaller."""
-    return Dense(width) if width <= max(limit, SKETCH) else Sketched(width)
-
-
-def tensors_of(moments: Mapping[str, Sequence[Moment]]) -> dict[str, Tensor]:
-    """Every sum by a name, to be saved or added up; changing them in place changes the moments."""
-    return {
-        f"{name}|{place}|{key}": tensor
-        for name, pair in moments.items()
-        for place, one in enumerate(pair)
-        for key, tensor in one.tensors.items()
-    }
+    return Dense(width, device) if width <= max(limit, SKETCH) else Sketched(width, device)

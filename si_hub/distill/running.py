@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,8 +20,10 @@ from si_hub.distill.models import Model
 from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.tracing import Key
 from si_hub.distill.weights import widened
-from si_hub.errors import CannotRun
+from si_hub.distill.work import Entry
+from si_hub.errors import BaseMismatch, CannotRun
 from si_hub.tuner.injection import live_path
+from si_hub.tuner.kinds import kind_of
 
 #: What ``encode_prompt`` returns, by how many things it returns: place of the states and of the pooled vector.
 TEXT: dict[int, tuple[int, int | None]] = {2: (0, None), 3: (0, 1), 4: (0, 2)}
@@ -60,6 +63,22 @@ class States:
     def batches(self, size: int) -> list[States]:
         """The states in order, ``size`` at a time."""
         return [self[start : start + size] for start in range(0, len(self), size)]
+
+    def as_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and facts that `from_entry` makes the states of again."""
+        tensors = {f"inputs.{name}": value for name, value in self.inputs.items()}
+        tensors |= {f"shared.{name}": value for name, value in self.shared.items()}
+        return {**tensors, "place": self.place, "scale": self.scale}, {"prompts": list(self.prompts)}
+
+    @classmethod
+    def from_entry(cls, entry: Entry) -> States:
+        """The states that were kept under a name."""
+        tensors = {name: tensor.torch() for name, tensor in entry.tensors.items()}
+        inputs, shared = (
+            {name.removeprefix(kind): value for name, value in tensors.items() if name.startswith(kind)}
+            for kind in ("inputs.", "shared.")
+        )
+        return cls(inputs, shared, tuple(entry.facts["prompts"]), tensors["place"], tensors["scale"])
 
     @classmethod
     def joined(cls, several: Sequence[States]) -> States:
@@ -128,13 +147,25 @@ class Runner:
         """Where the denoiser is."""
         return next(self.denoiser.parameters()).device
 
+    @property
+    def latent_numbers(self) -> int:
+        """Numbers in the latents of one picture."""
+        pipe, config = self.pipeline, self.denoiser.config
+        side = getattr(config, "sample_size", None) or getattr(pipe, "default_sample_size", None) or 128
+        height, width = (self.options.get(name, 0) // pipe.vae_scale_factor for name in ("height", "width"))
+        return int((height or side) * (width or side) * pipe.vae.config.latent_channels)
+
     def modules(self, changes: Iterable[Change]) -> dict[Key, nn.Module]:
-        """The live module of each change; bare parameters have none."""
+        """The live module of each change that adapters can reach; bare parameters have none."""
         found: dict[Key, nn.Module] = {}
         for change in changes:
             path = live_path(self._paths[change.component], change.module)
-            if path is not None and change.kind != "parameter":
-                found[change.component, change.module] = self._paths[change.component][path]
+            if path is None or change.kind == "parameter":
+                continue
+            module = self._paths[change.component][path]
+            with suppress(BaseMismatch):
+                kind_of(module, change.module)
+                found[change.component, change.module] = module
         return found
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,24 @@ class Work:
             return None
         return Entry(file.tensors, json.loads(file.metadata[_FACTS]))
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Throw away what is kept under ``names``."""
+        for name in names:
+            self._file(name).unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Throw everything away: the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+
+
+def stamp(path: Path) -> list[Any]:
+    """A model's files as they are now: names, sizes and times."""
+    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
+    facts = [(file, file.stat()) for file in files]
+    return [str(path.resolve()), [[file.name, fact.st_size, fact.st_mtime_ns] for file, fact in facts]]
 
 
 def _appear(path: Path, data: bytes) -> None:

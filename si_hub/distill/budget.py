@@ -1,0 +1,128 @@
+"""One budget for everything an adapter can hold: what removes most of the error for its cost comes first.
+
+Works on numbers only: columns of *effects* (what each part of the change does to the projected prediction, one row a
+sample) and what the parts cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Ridges that `refit` chooses from, as shares of each part's own mean square.
+RIDGES = (0.3, 1.0, 3.0, 10.0, 100.0)
+#: Parts of the samples that take turns at checking a ridge.
+FOLDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parts that share an entry of the file: the pieces of one layer, or a single bias.
+
+    Attributes:
+        columns: of the effects.
+        cost: of each part.
+        opening: what the first part costs besides.
+    """
+
+    columns: tuple[int, ...]
+    cost: int
+    opening: int = 0
+
+
+def scores(effects: Tensor) -> Tensor:
+    """Mean squared effect of each part ``[parts]``: the error that it removes where parts act independently."""
+    return effects.double().square().mean(0)
+
+
+def spend(groups: Sequence[Group], scores: Tensor, budget: int) -> list[int]:
+    """The parts to carry, in ascending order of columns.
+
+    Each group offers its parts best first; steps of a group are joined until every later one is worth less than the
+    one before, so that what a file entry costs is borne by all that it holds. Steps are taken by error per cost.
+
+    Args:
+        groups: what there is.
+        scores: error that each part removes, ``[parts]``.
+        budget: total cost, in the unit of the groups.
+    """
+    offers = [(value, cost, columns) for group in groups for value, cost, columns in _steps(group, scores)]
+    # Sorting is stable: of equal steps the earlier group's comes first.
+    offers.sort(key=lambda offer: -offer[0])
+    spent, chosen, closed = 0, list[int](), set[int]()
+    for value, cost, columns in offers:
+        home = columns[0]
+        if value <= 0.0 or home in closed:
+            continue
+        if spent + cost > budget:
+            # A later step of this group presumes this one.
+            closed.add(home)
+            continue
+        spent += cost
+        chosen += columns[1]
+    return sorted(chosen)
+
+
+def _steps(group: Group, scores: Tensor) -> list[tuple[float, int, tuple[int, list[int]]]]:
+    """The group's offers: error per cost falling, cost, and (the group's first column, columns)."""
+    ordered = sorted(group.columns, key=lambda column: (-float(scores[column]), column))
+    steps: list[tuple[float, int, list[int]]] = []
+    for place, column in enumerate(ordered):
+        gain, cost, columns = float(scores[column]), group.cost + (group.opening if place == 0 else 0), [column]
+        while steps and gain / cost >= steps[-1][0] / steps[-1][1]:
+            before = steps.pop()
+            gain, cost, columns = before[0] + gain, before[1] + cost, before[2] + columns
+        steps.append((gain, cost, columns))
+    return [(gain / cost, cost, (group.columns[0], columns)) for gain, cost, columns in steps]
+
+
+def refit(effects: Tensor, target: Tensor, chosen: Sequence[int], samples: Tensor) -> Tensor:
+    """How much of each chosen part to take, so that together they also stand for what was not chosen.
+
+    Minimises ``mean (target − effects · c)² + ridge · Σ scores · (c − 1)²``; the ridge is the one of `RIDGES` that
+    predicts samples best that were not fitted. Parts act in the same direction far more often than not, and the
+    missing ones can in part be replaced.
+
+    Args:
+        effects: ``[rows, parts]``.
+        target: ``[rows]``, what base and tuned model really differ by in the same projections.
+        chosen: columns that are carried.
+        samples: ``[rows]``, which sample a row is of; the rows of a sample are never in two folds.
+
+    Returns:
+        ``[len(chosen)]``, float64.
+    """
+    if not chosen:
+        return torch.zeros(0, dtype=torch.float64)
+    held = effects[:, list(chosen)].double()
+    rest = target.double() - held.sum(1)
+    fold = samples % FOLDS
+    losses = torch.zeros(len(RIDGES), dtype=torch.float64)
+    for turn in range(FOLDS):
+        kept, left = fold != turn, fold == turn
+        if kept.any() and left.any():
+            for place, change in enumerate(_ridge_paths(held[kept], rest[kept])):
+                losses[place] += (rest[left] - held[left] @ change).square().sum()
+    best = int(losses.argmin())
+    return 1.0 + _ridge_paths(held, rest)[best]
+
+
+def _ridge_paths(held: Tensor, rest: Tensor) -> list[Tensor]:
+    """The best change of the coefficients for each of `RIDGES`, by the smaller of the two Gram matrices."""
+    scale = held.square().mean(0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    unit = held / scale / len(held) ** 0.5
+    wanted = rest / len(held) ** 0.5
+    wide = unit.shape[0] <= unit.shape[1]
+    values, vectors = torch.linalg.eigh(unit @ unit.T if wide else unit.T @ unit)
+    along = vectors.T @ (wanted if wide else unit.T @ wanted)
+    found = [vectors @ (along / (values.clamp(min=0.0) + ridge)) for ridge in RIDGES]
+    return [(unit.T @ one if wide else one) / scale for one in found]
+
+
+def predicted(effects: Tensor, target: Tensor, chosen: Sequence[int], coefficients: Tensor) -> float:
+    """Share of the squared error that is left, to first order."""
+    rest = target.double() - effects[:, list(chosen)].double() @ coefficients
+    return float(rest.square().sum() / target.double().square().sum())

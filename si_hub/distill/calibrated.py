@@ -1,0 +1,375 @@
+"""``--method calibrated``: what the predicted noise feels of the difference, under one budget for all layers.
+
+The survey says what each part does (`survey`), the budget which parts are worth their size (`budget`), and running
+base, tuned model and adapter says what is left (`fidelity`). Everything up to the budget is cached, so that another one
+costs seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from si_hub.adapter import Component, Layer
+from si_hub.distill import fidelity, prompts, trajectory
+from si_hub.distill.budget import Group, predicted, refit, scores, spend
+from si_hub.distill.curvature import balanced
+from si_hub.distill.methods import Outcome, Request
+from si_hub.distill.pairs import Change, Pair
+from si_hub.distill.processes import processes
+from si_hub.distill.running import Runner
+from si_hub.distill.survey import Findings, Settings, Survey, plan, seed_of
+from si_hub.distill.svd import DEFAULT_RANK
+from si_hub.distill.tracing import Key
+from si_hub.distill.work import Work
+from si_hub.errors import UsageError
+from si_hub.report.text import size_text
+from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
+
+#: Prompts that fidelity is measured with, and states of each one's trajectory.
+HELD_OUT, HELD_OUT_STATES = 32, 5
+#: Surveys that are kept in the cache.
+KEPT = 4
+#: Bytes of a file's document and metadata, about.
+_DOCUMENT = 3 << 10
+#: Bytes of a tensor's entry in the header besides its name, at most.
+_ENTRY = 90
+#: Measurements that finding a size for a fidelity may take, and how near to the smallest one it comes.
+_TRIES, _NEAR = 10, 1.03
+#: Options of the method: name → keywords of the pipeline's call that it sets.
+_CALLS = {"guidance": ("guidance_scale",), "resolution": ("height", "width")}
+_REASONS = {
+    "parameter": "a bare parameter that is too large for this size",
+    "unreached": "a module that adapters cannot reach",
+    "silent": "it has no effect on the predicted noise",
+    "dear": "it removes too little of the error for its size",
+}
+
+
+def run(pairs: Sequence[Pair], request: Request) -> Outcome:
+    """One pair's adapter within the budget.
+
+    Raises:
+        UsageError: several tuned models, an unknown option, a size that holds nothing, a fidelity out of reach.
+        CannotRun: the base's pipeline cannot be run.
+    """
+    calibration = Calibration(_one(pairs), request)
+    found = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
+    return calibration.outcome(found)
+
+
+def curve(pairs: Sequence[Pair], request: Request, sizes: Sequence[int]) -> list[tuple[int, float, float]]:
+    """For each size in bytes: the file's bytes, the predicted error and the measured one."""
+    calibration = Calibration(_one(pairs), request)
+    found = [calibration.within(size) for size in sizes]
+    return [(calibration.size(one), one.predicted, calibration.measured(one).error) for one in found]
+
+
+def _one(pairs: Sequence[Pair]) -> Pair:
+    if len(pairs) != 1:
+        raise UsageError("the method calibrated takes one tuned model", found=len(pairs), hint="Leave --method out.")
+    return pairs[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Parts that are carried.
+
+    Attributes:
+        columns: of the effects.
+        coefficients: how much of each.
+        predicted: share of the error that is left, to first order.
+        components: the adapter's layers.
+    """
+
+    columns: list[int]
+    coefficients: torch.Tensor
+    predicted: float
+    components: dict[str, Component]
+
+
+class Calibration:
+    """A pair with its survey, ready for any budget.
+
+    Args:
+        pair: base and tuned model.
+        request: what is wanted.
+
+    Raises:
+        UsageError: an option that the method does not know.
+        CannotRun: the base's pipeline cannot be run.
+    """
+
+    def __init__(self, pair: Pair, request: Request) -> None:
+        self.pair, self.request = pair, request
+        settings, options = _settings(request)
+        self.crew = processes()
+        self.runner = Runner(pair, device=self.crew.device, options=options)
+        self.told, self.held_out, self.source = prompts.chosen(
+            request.prompts, self.runner.pipeline.tokenizer, settings.trajectories, HELD_OUT, request.seed
+        )
+        stages = plan(pair, self.told, settings, options)
+        self.survey = Survey(
+            self.runner, self.told, settings, _cached(stages, request, self.crew.main), self.crew, request.progress
+        )
+        self.crew.wait()
+        self.survey.work.open(stages)
+        self.findings: Findings = self.survey.findings()
+        self.scores = scores(self.findings.effects)
+        self.changes: dict[Key, Change] = {(change.component, change.module): change for change in pair.changes}
+
+    @cached_property
+    def measure(self) -> fidelity.Measure:
+        """What measures adapters, on trajectories of held-out prompts and seeds."""
+        runner, settings = self.runner, self.survey.settings
+        runner.mix(1.0)
+        size, parts = max(1, self.survey.batch // 2), []
+        for start in range(0, len(self.held_out), size):
+            told = self.held_out[start : start + size]
+            seeds = [seed_of(settings.seed, "held out", start + k) for k in range(len(told))]
+            steps = trajectory.trajectories(runner, told, seeds, settings.steps)
+            parts.append(trajectory.picked(steps, HELD_OUT_STATES, trajectory.NULL_SHARE, seeds))
+        return fidelity.Measure(runner, type(parts[0]).joined(parts), self.survey.batch)
+
+    def measured(self, choice: Choice) -> fidelity.Fidelity:
+        """The error that an adapter leaves."""
+        return self.measure.of(choice.components)
+
+    def for_budget(self) -> Choice:
+        """The best adapter of the wanted size, or of as many numbers as a uniform rank has."""
+        if self.request.size is not None:
+            return self.within(self.request.size)
+        rank = self.request.rank or DEFAULT_RANK
+        layered = [change for key, change in self.changes.items() if self._pieces(key)]
+        numbers = 0
+        for change in layered:
+            out, width = change.shape[0], math.prod(change.shape[1:])
+            numbers += min(rank, out, width) * (out + width)
+        return self._chosen(numbers, in_bytes=False)
+
+    def within(self, size: int) -> Choice:
+        """The best adapter whose file has at most ``size`` bytes.
+
+        Raises:
+            UsageError: nothing fits.
+        """
+        room = size - _DOCUMENT
+        while room > 0:
+            choice = self._chosen(room, in_bytes=True)
+            over = self.size(choice) - size if choice.components else 0
+            if choice.components and over <= 0:
+                return choice
+            room -= max(over, _ENTRY)
+            if not choice.components:
+                break
+        least = min((group.cost + group.opening for group in self.groups(in_bytes=True)), default=0) + _DOCUMENT
+        raise UsageError("no part of the difference is that small", key="--size",
+                         expected=f"about {size_text(least)} or more", found=size_text(size))  # fmt: skip
+
+    def for_fidelity(self) -> Choice:
+        """The smallest adapter found that leaves no more error than wanted, by measuring.
+
+        Raises:
+            UsageError: not even everything does.
+        """
+        assert self.request.fidelity is not None
+        allowed = 1.0 - self.request.fidelity
+        top = sum(group.opening + group.cost * len(group.columns) for group in self.groups(in_bytes=True))
+        low, high, best = 0.0, float(top), None
+        at = float(top)
+        for _ in range(_TRIES):
+            choice = self._chosen(int(at), in_bytes=True)
+            if choice.components and self.measured(choice).error <= allowed:
+                high, best = at, choice
+            elif best is None:
+                break
+            else:
+                low = at
+            if low and high / low < _NEAR:
+                break
+            at = math.sqrt(low * high) if low else high / 4
+        if best is None:
+            least = self.measured(self._chosen(top, in_bytes=True)).error
+            raise UsageError("no adapter of this method comes that close", key="--fidelity",
+                             expected=f"{1 - least:.4f} or less", found=self.request.fidelity)  # fmt: skip
+        return best
+
+    def groups(self, *, in_bytes: bool) -> list[Group]:
+        """What can be carried, with its cost in bytes of the file or in numbers."""
+        item = DTYPE_SIZES[self.request.dtype] if in_bytes else 1
+        by_entry: dict[tuple[Key, str], list[int]] = {}
+        for column, (key, name) in enumerate(self.findings.columns):
+            by_entry.setdefault((key, "pieces" if name.isdecimal() else name), []).append(column)
+        found = []
+        for (key, what), columns in by_entry.items():
+            change = self.changes[key]
+            entry = len(f"{change.component}.{change.module}.weight_delta") + _ENTRY if in_bytes else 0
+            if what == "pieces":
+                cost = item * (change.shape[0] + math.prod(change.shape[1:]))
+                found.append(Group(tuple(columns), cost, 2 * entry))
+            else:
+                sides = change.weight if what == "weight" else change.bias
+                assert sides is not None
+                found.append(Group(tuple(columns), item * sides[0].count + entry))
+        return found
+
+    def _chosen(self, budget: int, *, in_bytes: bool) -> Choice:
+        """The choice for a budget in bytes of the file, but for its document, or in numbers."""
+        item = DTYPE_SIZES[self.request.dtype] if in_bytes else 1
+        always = [
+            change for change in self.pair.changes if change.kind == "parameter" and change.count * item * 10 < budget
+        ]
+        left = budget - sum(change.count * item for change in always)
+        columns = spend(self.groups(in_bytes=in_bytes), self.scores, left)
+        found = self.findings
+        coefficients = refit(found.effects, found.target, columns, found.samples)
+        share = predicted(found.effects, found.target, columns, coefficients)
+        return Choice(columns, coefficients, share, self._components(columns, coefficients, always))
+
+    def _components(
+        self, columns: Sequence[int], coefficients: torch.Tensor, always: Sequence[Change]
+    ) -> dict[str, Component]:
+        taken: dict[Key, dict[str, float]] = {}
+        for column, coefficient in zip(columns, coefficients.tolist(), strict=True):
+            key, name = self.findings.columns[column]
+            taken.setdefault(key, {})[name] = coefficient
+        components: dict[str, Component] = {}
+        for change in self.pair.changes:
+            key = (change.component, change.module)
+            leaves = self._leaves(key, taken[key]) if key in taken else {}
+            if change in always and (delta := change.delta()) is not None:
+                leaves = {"param_delta": delta}
+            if leaves:
+                class_name = self.pair.base.architecture.components[change.component].class_name
+                component = components.setdefault(change.component, Component(class_name))
+                stored = {name: self._stored(tensor) for name, tensor in leaves.items()}
+                component.layers[change.module] = Layer(stored)
+        return components
+
+    def _leaves(self, key: Key, taken: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """The leaves of one layer: its pieces times their coefficients, and what else was chosen of it."""
+        parts = self.findings.parts[key]
+        leaves: dict[str, torch.Tensor] = {}
+        ranks = [int(name) for name in taken if name.isdecimal()]
+        if ranks and parts.down is not None and parts.up is not None:
+            factors = torch.tensor([taken[str(rank)] for rank in ranks], dtype=torch.float32)
+            down, up = balanced(parts.down[ranks], parts.up[:, ranks] * factors)
+            leaves["down.weight"], leaves["up.weight"] = down.reshape(-1, *parts.kernel), up
+        if "weight" in taken and parts.weight is not None:
+            leaves["weight_delta"] = parts.weight * taken["weight"]
+        if "bias" in taken and parts.bias is not None:
+            leaves["bias_delta"] = parts.bias * taken["bias"]
+        return leaves
+
+    def _stored(self, tensor: torch.Tensor) -> Tensor:
+        dtype = {name: kind for kind, name in torch_names().items()}[self.request.dtype]
+        return Tensor.from_torch(tensor.to(dtype))
+
+    def _pieces(self, key: Key) -> bool:
+        return key in self.findings.parts and self.findings.parts[key].down is not None
+
+    def size(self, choice: Choice) -> int:
+        """Bytes of the file that an adapter makes, about a hundred too many rather than one too few."""
+        from si_hub.distill.distilling import adapter_of
+        from si_hub.format import write
+
+        stand_in = self._outcome(choice, fidelity.Fidelity(0.12345678, (0.12345678,) * fidelity.BUCKETS, 1_000_000))
+        path = self.survey.work.folder / f"size-{os.getpid()}.safetensors"
+        try:
+            return write(adapter_of([self.pair], stand_in), path, overwrite=True).size + 128
+        finally:
+            path.unlink(missing_ok=True)
+
+    def outcome(self, choice: Choice) -> Outcome:
+        """The adapter with its measurement."""
+        found = self._outcome(choice, self.measured(choice))
+        self.crew.wait()
+        return found
+
+    def _outcome(self, choice: Choice, found: fidelity.Fidelity) -> Outcome:
+        left_out = self._left_out(choice)
+        facts = {
+            "predicted": float(f"{choice.predicted:.4g}"),
+            "prompts": len(set(self.held_out)),
+            "prompts_from": self.source,
+            "seed": self.survey.settings.seed,
+            "carried": {name: float(f"{share:.4g}") for name, share in self._carried(choice).items()},
+            "left_out": dict(sorted(Counter(left_out.values()).items())),
+        }
+        steps = int(self.runner.pipeline.scheduler.config.num_train_timesteps)
+        return Outcome(
+            choice.components, found.error, self._carried(choice), left_out, fidelity.document(found, steps, **facts)
+        )
+
+    def _carried(self, choice: Choice) -> dict[str, float]:
+        """Of each component, the share of its parts' squared effects that is in the adapter."""
+        kept = set(choice.columns)
+        whole: Counter[str] = Counter()
+        held: Counter[str] = Counter()
+        for column, (key, _) in enumerate(self.findings.columns):
+            whole[key[0]] += float(self.scores[column])  # type: ignore[assignment]
+            held[key[0]] += float(self.scores[column]) * (column in kept)  # type: ignore[assignment]
+        return {name: held[name] / whole[name] for name in whole if whole[name]}
+
+    def _left_out(self, choice: Choice) -> dict[str, str]:
+        """Every changed module of which nothing is carried, and why."""
+        felt: Counter[Key] = Counter()
+        for column, (key, _) in enumerate(self.findings.columns):
+            felt[key] += float(self.scores[column])  # type: ignore[assignment]
+        reasons = {}
+        for change in self.pair.changes:
+            component = choice.components.get(change.component)
+            if component is not None and change.module in component.layers:
+                continue
+            key = (change.component, change.module)
+            kind = "unreached" if key not in self.findings.parts else "dear" if felt[key] else "silent"
+            kind = "parameter" if change.kind == "parameter" else kind
+            reasons[f"{change.component}.{change.module}"] = _REASONS[kind]
+        return reasons
+
+
+def _settings(request: Request) -> tuple[Settings, dict[str, Any]]:
+    """Settings of the survey, and keywords of the pipeline's call.
+
+    Raises:
+        UsageError: an option that is not known, or not a positive number.
+    """
+    known = {field.name for field in fields(Settings)} - {"seed"} | set(_CALLS) | {"cache"}
+    for name, value in request.options.items():
+        if name not in known:
+            raise UsageError("the method calibrated has no such option", key=name, expected=", ".join(sorted(known)))
+        if name != "cache" and not (isinstance(value, int | float) and value > 0):
+            raise UsageError("is a positive number", key=name, found=value)
+    given = {name: int(value) for name, value in request.options.items() if name in {f.name for f in fields(Settings)}}
+    settings = replace(Settings(seed=request.seed), **given)
+    if request.rank is not None:
+        settings = replace(settings, pieces=max(settings.pieces, 2 * request.rank))
+    calls = {
+        call: request.options[name] for name, several in _CALLS.items() if name in request.options for call in several
+    }
+    return settings, calls
+
+
+def _cached(stages: Mapping[str, Any], request: Request, main: bool) -> Work:
+    """Where a survey is kept: a folder of its own in the cache, the oldest others thrown away."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "si-hub" / "distill"
+    root = Path(str(request.options.get("cache") or home))
+    name = hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:32]
+    if main:
+        root.mkdir(parents=True, exist_ok=True)
+        others = [path for path in root.iterdir() if (path / "plan.json").is_file() and path.name != name]
+        others.sort(key=lambda path: (path / "plan.json").stat().st_mtime, reverse=True)
+        for old in others[KEPT - 1 :]:
+            shutil.rmtree(old, ignore_errors=True)
+    return Work(root / name)

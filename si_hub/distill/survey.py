@@ -1,0 +1,293 @@
+"""What running a pair's pipeline says about the parts of their difference: kept as it goes, shared between processes.
+
+Four stages: states of the tuned model's own trajectories; moments of every layer, on the midpoint of base and tuned
+weights; the pieces of every change (`curvature`); the effects of every part (`effects`). The unit of work is a batch
+of states or a layer, whoever does it, so a killed run and any number of processes end with the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from si_hub.distill import trajectory
+from si_hub.distill.curvature import Curvature, limit_of, pieces
+from si_hub.distill.effects import Effects, Parts
+from si_hub.distill.pairs import Change, Pair
+from si_hub.distill.processes import Processes
+from si_hub.distill.running import Runner, States
+from si_hub.distill.tracing import Key, Observer, traced
+from si_hub.distill.work import Entry, Work
+from si_hub.report.progress import Progress
+from si_hub.storage.tensors import Tensor
+from si_hub.tuner.kinds import kind_of
+
+#: Where between base and tuned weights the prediction is linearised.
+MIDPOINT = 0.5
+#: Parts into which the states are cut; what a killed run loses is at most one.
+CHUNKS = 8
+#: Numbers of the latents of a batch, at most.
+_BATCH_NUMBERS = 1 << 16
+
+#: Tensors and facts of an entry.
+Made = tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How thoroughly a pipeline is looked at.
+
+    Attributes:
+        trajectories: of the tuned model, one a prompt.
+        states: of each trajectory.
+        steps: of each trajectory.
+        probes: random projections of the prediction in each state.
+        pieces: rank-one pieces of each layer that can be chosen.
+        batch: states at once; 0 goes by their size.
+        seed: of everything random.
+    """
+
+    trajectories: int = 64
+    states: int = 8
+    steps: int = trajectory.STEPS
+    probes: int = 2
+    pieces: int = 64
+    batch: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a survey found.
+
+    Attributes:
+        parts: of each module.
+        columns: module and name of each part.
+        effects: ``[rows, parts]``.
+        target: ``[rows]``: by how much the predictions of tuned model and base differ in the same projections.
+        samples: ``[rows]``: which state a row is of.
+    """
+
+    parts: dict[Key, Parts]
+    columns: list[tuple[Key, str]]
+    effects: torch.Tensor
+    target: torch.Tensor
+    samples: torch.Tensor
+
+
+@dataclass(slots=True)
+class Survey:
+    """The stages, each of which is done once for all.
+
+    Attributes:
+        runner: the pipeline.
+        prompts: one a trajectory.
+        settings: how thoroughly.
+        work: where results are kept.
+        crew: the processes that share the work.
+        progress: called with (work done, all work).
+    """
+
+    runner: Runner
+    prompts: Sequence[str]
+    settings: Settings
+    work: Work
+    crew: Processes
+    progress: Progress | None = None
+    _done: int = field(default=0, init=False)
+    _states: States | None = field(default=None, init=False)
+
+    @property
+    def pair(self) -> Pair:
+        return self.runner.pair
+
+    @property
+    def batch(self) -> int:
+        """States at once."""
+        return self.settings.batch or max(1, min(32, _BATCH_NUMBERS // self.runner.latent_numbers))
+
+    def findings(self) -> Findings:
+        """The effects of all parts; from what is kept where it is."""
+        parts = self._parts()
+        shares = self._chunks()
+        entries = self._kept("effects", len(shares), lambda k: self._effects(shares[k], parts, k), self.settings.probes)
+        held = [{name: tensor.torch() for name, tensor in entry.tensors.items()} for entry in entries]
+        joined = {name: torch.cat([one[name] for one in held]) for name in ("effects", "target", "samples")}
+        return Findings(parts, Effects(parts).columns, joined["effects"], joined["target"], joined["samples"])
+
+    def states(self) -> States:
+        """States of the tuned model's trajectories, in the prompts' order."""
+        if self._states is None:
+            size = max(1, self.batch // 2)
+            starts = range(0, len(self.prompts), size)
+            entries = self._kept(
+                "states", len(starts), lambda k: self._trajectories(starts[k], starts[k] + size).as_tensors(), 1
+            )
+            self._states = States.joined([States.from_entry(entry) for entry in entries])
+        return self._states
+
+    def _trajectories(self, start: int, stop: int) -> States:
+        self.runner.mix(1.0)
+        chosen = self.prompts[start:stop]
+        seeds = [seed_of(self.settings.seed, "trajectory", start + k) for k in range(len(chosen))]
+        steps = trajectory.trajectories(self.runner, chosen, seeds, self.settings.steps)
+        return trajectory.picked(steps, self.settings.states, trajectory.NULL_SHARE, seeds)
+
+    def _chunks(self) -> list[States]:
+        """All states in at most `CHUNKS` parts of whole batches."""
+        states = self.states()
+        size = math.ceil(math.ceil(len(states) / self.batch) / CHUNKS) * self.batch
+        return states.batches(size)
+
+    def _layered(self) -> list[Change]:
+        """The changes whose weight's difference is cut into pieces: linear layers and ungrouped convolutions."""
+        live = self.runner.modules(self.pair.changes)
+        return [
+            change
+            for change in self.pair.changes
+            if change.weight and (module := live.get((change.component, change.module))) is not None
+            if kind_of(module, change.module).low_rank and getattr(module, "groups", 1) == 1
+        ]
+
+    def _parts(self) -> dict[Key, Parts]:
+        """The parts of every change whose module can be called."""
+        layered = self._layered()
+        names = [f"pieces {k}" for k in range(len(layered))]
+        moments: list[Entry] = []
+        if any(self.work.load(name) is None for name in names):
+            shares = self._chunks()
+            moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k), 1)
+        entries = self._kept("pieces", len(layered), lambda k: self._pieces(layered[k], moments), 0)
+        self.work.drop([f"moments {k}" for k in range(CHUNKS)] if self.crew.main else [])
+        found = {(change.component, change.module): entry for change, entry in zip(layered, entries, strict=True)}
+        live = self.runner.modules(self.pair.changes)
+        return {
+            key: parts_of(change, found.get(key))
+            for change in self.pair.changes
+            if (key := (change.component, change.module)) in live
+        }
+
+    def _moments(self, states: States, chunk: int) -> Made:
+        layered = self._layered()
+        curvature = Curvature(layered, limit_of(layered), self.runner.device)
+        modules = self.runner.modules(curvature.changes)
+        for batch, number in self._batches(states, chunk):
+            self._backward(batch, modules, curvature.observe, 1, seed_of(self.settings.seed, "moments", number))
+        return curvature.as_tensors(), {}
+
+    def _pieces(self, change: Change, moments: Sequence[Entry]) -> Made:
+        delta = change.delta()
+        assert delta is not None
+        curvature = Curvature([change], limit_of(self._layered()), self.crew.device)
+        curvature.add_up([{name: tensor.torch for name, tensor in entry.tensors.items()} for entry in moments])
+        [(inputs, outputs)] = curvature.moments.values()
+        seed = seed_of(self.settings.seed, f"{change.component}.{change.module}", 0)
+        generator = torch.Generator(self.crew.device).manual_seed(seed)
+        down, up = pieces(delta.to(self.crew.device), inputs, outputs, self.settings.pieces, generator)
+        return {"down": down, "up": up}, {}
+
+    def _effects(self, states: States, parts: dict[Key, Parts], chunk: int) -> Made:
+        """Effects in one chunk of states, and what the real difference of the predictions is there."""
+        ends: list[list[torch.Tensor]] = []
+        for share in (0.0, 1.0):
+            self.runner.mix(share)
+            with torch.no_grad():
+                ends.append([self.runner(batch) for batch, _ in self._batches(states, chunk)])
+        effects = Effects(parts)
+        modules = self.runner.modules(
+            change for change in self.pair.changes if (change.component, change.module) in parts
+        )
+        rows: list[torch.Tensor] = []
+        target: list[torch.Tensor] = []
+        samples: list[torch.Tensor] = []
+        for (batch, number), base, tuned in zip(self._batches(states, chunk), *ends, strict=True):
+            first = number * self.batch
+
+            def keep(probe: torch.Tensor, change: torch.Tensor = tuned - base, first: int = first) -> None:
+                rows.append(effects.taken())
+                target.append((change * probe).flatten(1).sum(1).cpu())
+                samples.append(torch.arange(first, first + len(change)))
+
+            effects.begin(len(batch))
+            seed = seed_of(self.settings.seed, "effects", number)
+            self._backward(batch, modules, effects.observe, self.settings.probes, seed, keep)
+        return {"effects": torch.cat(rows), "target": torch.cat(target), "samples": torch.cat(samples)}, {}
+
+    def _batches(self, states: States, chunk: int) -> list[tuple[States, int]]:
+        """Batches of a chunk with their numbers among all."""
+        first = chunk * math.ceil(math.ceil(len(self.states()) / self.batch) / CHUNKS)
+        return [(batch, first + k) for k, batch in enumerate(states.batches(self.batch))]
+
+    def _backward(
+        self,
+        batch: States,
+        modules: Mapping[Key, torch.nn.Module],
+        observe: Observer,
+        probes: int,
+        seed: int,
+        after: Callable[[torch.Tensor], None] | None = None,
+    ) -> None:
+        """Gradients of random projections of the prediction, on the midpoint; ``after`` is called with each."""
+        self.runner.mix(MIDPOINT)
+        generator = torch.Generator().manual_seed(seed)
+        with traced(modules, len(batch), observe), torch.enable_grad():
+            predicted = self.runner(batch)
+            for turn in range(probes):
+                signs = torch.randint(0, 2, predicted.shape, generator=generator).to(predicted) * 2 - 1
+                (predicted * signs).sum().backward(retain_graph=turn + 1 < probes)  # type: ignore[no-untyped-call]
+                if after is not None:
+                    after(signs)
+
+    def _kept(self, stage: str, count: int, make: Callable[[int], Made], weight: int) -> list[Entry]:
+        """Entries ``stage 0``, ``stage 1`` ...; those that are missing are made, by whichever process's turn it is."""
+        for k in self.crew.share(range(count), lambda k: 1.0):
+            if self.work.load(f"{stage} {k}") is None:
+                tensors, facts = make(k)
+                self.work.save(f"{stage} {k}", {name: Tensor.from_torch(t) for name, t in tensors.items()}, facts)
+            self._advance(stage, (k + 1) / count)
+        self.crew.wait()
+        entries = [self.work.load(f"{stage} {k}") for k in range(count)]
+        assert all(entries), stage
+        return [entry for entry in entries if entry]
+
+    def _advance(self, stage: str, share: float) -> None:
+        if self.progress:
+            begin, length = _STAGES[stage]
+            self.progress(round(begin + length * share), 100)
+
+
+#: Where each stage begins and how long it is, in hundredths of the whole.
+_STAGES = {"states": (0, 20), "moments": (20, 20), "pieces": (40, 10), "effects": (50, 50)}
+
+
+def parts_of(change: Change, found: Entry | None) -> Parts:
+    """The parts of one change, its pieces from what was kept."""
+    bias = change.bias_delta()
+    if found is None:
+        return Parts(weight=change.delta(), bias=bias)
+    down, up = found.tensors["down"].torch(), found.tensors["up"].torch()
+    return Parts(down, up, bias=bias, kernel=tuple(change.shape[1:]))
+
+
+def seed_of(seed: int, what: str, number: int) -> int:
+    """A seed of its own for everything that is random, the same in every process."""
+    digest = hashlib.sha256(f"{seed}:{what}:{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def plan(pair: Pair, prompts: Sequence[str], settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that the stages depend on."""
+    from si_hub import __version__
+    from si_hub.distill.work import stamp
+
+    told = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    return {
+        "tool": __version__, "torch": torch.__version__, "models": [stamp(pair.base.path), stamp(pair.tuned.path)],
+        "prompts": told, "settings": asdict(settings),
+        "options": {name: str(options[name]) for name in sorted(options)},
+    }  # fmt: skip
