@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from si_hub.lazy import lazy
 
 if TYPE_CHECKING:
-    from si_hub.hub.pull import Pulled as Pulled
-    from si_hub.hub.pull import pull as pull
+    from si_hub.hub.pulling import Pulled as Pulled
+    from si_hub.hub.pulling import pull as pull
     from si_hub.hub.pushed import Pushed as Pushed
-    from si_hub.hub.push import push as push
+    from si_hub.hub.pushing import push as push
 
 _HOMES = {
-    "Pulled": "si_hub.hub.pull",
+    "Pulled": "si_hub.hub.pulling",
     "Pushed": "si_hub.hub.pushed",
-    "pull": "si_hub.hub.pull",
-    "push": "si_hub.hub.push",
+    "pull": "si_hub.hub.pulling",
+    "push": "si_hub.hub.pushing",
 }
 
 __all__ = list(_HOMES)
