@@ -179,7 +179,9 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
 @click.option("--trust-order", is_flag=True, help="BASE is the base, even where the two look swapped.")
 @click.option("--work", type=GivenPath(), help="Folder for unfinished work, to go on from after an interruption.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@click.option("--report", type=GivenPath(), multiple=True, metavar="FILE", help="Report to write, .html or .png.")
+@click.option("--pictures", type=int, default=4, show_default=True, help="Prompts to draw for the report.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output and report files.")
 @as_json
 def distill(base: str, tuned: tuple[str, ...], json_: bool, **options: Any) -> None:
     """Make one small adapter of what distinguishes TUNED models from their BASE.
@@ -191,7 +193,7 @@ def distill(base: str, tuned: tuple[str, ...], json_: bool, **options: Any) -> N
     Examples:
       si-hub distill base/ community.safetensors
       si-hub distill base/ community.safetensors --method svd --rank 32 --dtype fp16
-      si-hub distill base/ community.safetensors --size 40MB
+      si-hub distill base/ community.safetensors --size 40MB --report report.html
     """
     from si_hub.distill import distill as distill_models
     from si_hub.distill.processes import is_main
@@ -229,7 +231,7 @@ def push(path: str | None, repo_id: str | None, json_: bool, **options: Any) -> 
       si-hub push --revision dev --tag v2 --dry-run
     """
     from si_hub.hub.names import looks_like_ref
-    from si_hub.hub.push import push as push_adapter
+    from si_hub.hub.pushing import push as push_adapter
 
     if path == "" or repo_id == "":
         raise UsageError("the path is empty" if path == "" else "the repository's name is empty")

@@ -178,7 +178,7 @@ def _component_row(name: str, layers: Mapping[str, Any]) -> tuple[str, int, str,
 def _styles(adapter: Adapter) -> list[str]:
     """The line that mixes named branches, where there are several and their names can be shown as they are."""
     names = adapter.branches
-    if len(names) < 2 or any(short(name) != name for name in names):
+    if len(names) < 2 or any(short(name) != name or "<!--" in name for name in names):
         return []
     mix = dict.fromkeys(names, 0.0) | {names[0]: 0.7, names[1]: 0.3}
     return [f"pipe.set_styles({json.dumps(mix, ensure_ascii=False)})"] if len(names) <= 8 else []

@@ -58,7 +58,7 @@ def split(text: str) -> Parts:
         CardError: a block that is opened and never closed.
     """
     if found := _BLOCK.match(text):
-        return Parts(found[1], found[3], found[4] + text[found.end() :], found[2])
+        return Parts(found[1], found[3], found[4] + text[found.end() :], line_break(found[2]))
     if _OPENED.match(text):
         raise CardError(
             "begins with --- and has no second ---", file="README.md", key="front matter",
@@ -70,8 +70,8 @@ def split(text: str) -> Parts:
 
 
 def line_break(text: str) -> str:
-    """The kind of line break that a text has first."""
-    found = re.search(r"\r\n|\r|\n", text)
+    """The kind of line break that a text has first; of the two that the Hub knows behind a front matter."""
+    found = re.search(r"\r?\n", text)
     return found[0] if found else "\n"
 
 

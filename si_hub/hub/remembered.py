@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ class Remembered:
         commits: ``{endpoint}/{repository}@{branch}`` → the commit that this folder has last seen there.
         pending: the same keys → file → SHA-256 of what a push was about to commit: where its answer was lost, the
             next one knows its own work.
+        requests: ``{endpoint}/{repository}@{branch}`` → the pull request that this folder has opened last.
     """
 
     adapters: dict[str, str] = field(default_factory=dict)
     commits: dict[str, str] = field(default_factory=dict)
     pending: dict[str, dict[str, str]] = field(default_factory=dict)
+    requests: dict[str, str] = field(default_factory=dict)
 
     def repository(self, file: Path) -> str | None:
         """Where ``file`` was pushed to; a new name of the only adapter that is remembered is that adapter."""
@@ -45,8 +47,7 @@ class Remembered:
         Raises:
             FileAccessError: the folder cannot be written to.
         """
-        data = {"adapters": self.adapters, "commits": self.commits, "pending": self.pending}
-        text = json.dumps({key: value for key, value in data.items() if value}, indent=2, sort_keys=True)
+        text = json.dumps({key: value for key, value in asdict(self).items() if value}, indent=2, sort_keys=True)
         with atomic_file(folder / NAME, overwrite=True) as file:
             file.write((text + "\n").encode())
 
@@ -62,9 +63,9 @@ def read(folder: Path) -> Remembered:
         return Remembered()
     try:
         data = json.loads(path.read_bytes()[:_LIMIT])
-        adapters, commits, pending = (_table(data.get(key, {})) for key in ("adapters", "commits", "pending"))
-        found = Remembered(adapters, commits, {key: _table(files) for key, files in pending.items()})
-        good = all(map(is_repo_id, adapters.values())) and all(map(is_commit, commits.values()))
+        found = Remembered(**{name.name: _table(data.get(name.name, {})) for name in fields(Remembered)})
+        found.pending = {key: _table(files) for key, files in found.pending.items()}
+        good = all(map(is_repo_id, found.adapters.values())) and all(map(is_commit, found.commits.values()))
     except (ValueError, AttributeError, TypeError, RecursionError):
         good = False
     if not good:

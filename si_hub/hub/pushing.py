@@ -121,11 +121,13 @@ class _Push:
         files, old_card = self.files()
         self.check_tag(files)
         changed = self.target.changed(files)
+        if changed and (request := self.own_request(files)):
+            return self.result(files, [], created, request, [])
         if changed:
             self.check_parent(changed)
         if dry_run:
             return self.result(files, changed, created, None, _difference(old_card, files))
-        if created or (self.target.new_branch and (changed or self.tag)):
+        if created or self.target.new_branch:
             self.make_place()
             changed = self.target.changed(files)
         done = self.send(files, changed) if changed else self.already()
@@ -249,7 +251,7 @@ class _Push:
             if found is None:
                 raise
             done = found
-        if not holds(at(self.client, self.target.repo_id, done.commit), files):
+        if not self.holds(done.commit, files):
             raise ChecksumError(
                 "the commit holds other bytes than were sent", file=self.target.repo_id, key=done.commit,
                 hint="Run it again.",
@@ -276,16 +278,26 @@ class _Push:
         """What became of a commit whose answer was lost: the same, if it is there."""
         now = look(self.client, self.target)
         if not self.create_pr:
-            return (
-                _Sent(now.head, now.branch)
-                if now.head and now.head != self.target.head and not now.changed(files)
-                else None
-            )
-        for ref, commit in now.pulls.items():
-            if ref not in self.target.pulls and holds(at(self.client, now.repo_id, commit), files):
-                number = ref.rpartition("/")[2]
-                return _Sent(commit, ref, f"{self.client.endpoint}/{now.repo_id}/discussions/{number}")
-        return None
+            applied = now.head is not None and now.head != self.target.head and not now.changed(files)
+            return _Sent(str(now.head), now.branch) if applied else None
+        opened = (item for item in now.pulls.items() if item[0] not in self.target.pulls)
+        return next((self.request(ref, commit) for ref, commit in opened if self.holds(commit, files)), None)
+
+    def own_request(self, files: Sequence[Outgoing]) -> _Sent | None:
+        """The pull request that this folder has opened last, where it holds the same already."""
+        ref = self.memory.requests.get(self.key, "")
+        commit = self.target.pulls.get(ref)
+        if not self.create_pr or self.force or commit is None or not self.holds(commit, files):
+            return None
+        self.notes.append(f"{ref} holds this already; --force opens another")
+        return self.request(ref, commit)
+
+    def request(self, ref: str, commit: str) -> _Sent:
+        number = ref.rpartition("/")[2]
+        return _Sent(commit, ref, f"{self.client.endpoint}/{self.target.repo_id}/discussions/{number}")
+
+    def holds(self, commit: str, files: Sequence[Outgoing]) -> bool:
+        return holds(at(self.client, self.target.repo_id, commit), files)
 
     def already(self) -> _Sent:
         return _Sent(self.target.head or "", self.target.branch)
@@ -293,7 +305,9 @@ class _Push:
     def remember(self, done: _Sent) -> None:
         self.memory.adapters[self.content.path.name] = self.target.repo_id
         self.memory.pending.pop(self.key, None)
-        if not done.pull_request:
+        if done.pull_request:
+            self.memory.requests[self.key] = done.branch
+        else:
             self.memory.commits[self.key] = done.commit
         self.write_memory()
 
