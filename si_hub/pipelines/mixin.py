@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ class StyleInjectLoaderMixin:
         local_files_only: bool | None = None,
         token: str | bool | None = None,
         metadata: Mapping[str, str] | None = None,
+        convert: bool | str | os.PathLike[str] = False,
         hotswap: bool = False,
         low_cpu_mem_usage: bool = True,
         strict: bool = True,
@@ -57,8 +59,8 @@ class StyleInjectLoaderMixin:
 
         Args:
             pretrained_model_name_or_path_or_dict: a file, a folder that holds one StyleInject file, the id of a
-                repository on the Hub or in its cache, an `Adapter`, or tensors by name as `styleinject_state_dict`
-                returns them.
+                repository on the Hub or in its cache (``user/name``, ``user/name@revision``), an `Adapter`, or
+                tensors by name as `styleinject_state_dict` returns them.
             adapter_name: the name it gets, ``default_0``, ``default_1`` ... by default.
             weight_name: which file of a folder or repository.
             subfolder: where in it.
@@ -68,6 +70,8 @@ class StyleInjectLoaderMixin:
             local_files_only: never ask the Hub.
             token: for private and gated repositories.
             metadata: the header metadata that belongs to a plain table of tensors.
+            convert: whether somebody else's adapter is converted in memory, as `si-hub convert` does it; the name or
+                folder of the base model says for which. The report says what was converted.
             hotswap: replace the numbers of the loaded adapter ``adapter_name`` in place; a compiled model stays
                 compiled. Weights stay as they are, and styles where the branches' names do. See
                 `enable_styleinject_hotswap`.
@@ -81,6 +85,10 @@ class StyleInjectLoaderMixin:
         Raises:
             TypeError: an unknown keyword.
             MissingFile, FormatError, FileAccessError: the file.
+            ChecksumError: a repository's file is not what was pushed.
+            AuthError, GatedRepository, RateLimited, NetworkError: the Hub; where the cache has the revision it answers
+                for a Hub that cannot be reached, with a `HubWarning`.
+            ConversionRefused: with ``convert``, what cannot be converted exactly.
             NotFinite: NaN or infinity in a tensor.
             BaseMismatch: nothing matched; with ``strict``, not everything did.
             UsageError: a name in use, several files to choose from, tokens that the tokenizer has already.
@@ -90,10 +98,13 @@ class StyleInjectLoaderMixin:
         fetch = sources.Fetch(
             weight_name, subfolder, revision, _path(cache_dir), force_download, local_files_only, token
         )
-        adapter, source = sources.adapter(pretrained_model_name_or_path_or_dict, fetch, metadata)
+        loaded = sources.adapter(pretrained_model_name_or_path_or_dict, fetch, metadata, convert)
         add = swap if hotswap else loading.load
         with offload.paused(self):
-            report = add(self, adapter, adapter_name, source=source, low_cpu_mem_usage=low_cpu_mem_usage, strict=strict)
+            report = add(
+                self, loaded.adapter, adapter_name, source=loaded.source, low_cpu_mem_usage=low_cpu_mem_usage,
+                strict=strict,
+            )  # fmt: skip
             if not hotswap:
                 try:
                     self.set_styleinject_adapters(report.adapter_name, weight)
@@ -101,7 +112,7 @@ class StyleInjectLoaderMixin:
                     loading.unload(self, [report.adapter_name])
                     raise
                 self.enable_styleinject()
-        return report
+        return replace(report, notes=loaded.notes)
 
     @classmethod
     def styleinject_state_dict(

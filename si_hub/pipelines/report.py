@@ -38,12 +38,14 @@ class LoadReport:
         source: where it came from.
         base: architecture and, where known, repository that the adapter is made for.
         components: by the pipeline's attribute name.
+        notes: how it came about, where that is worth knowing: that it was converted in memory.
     """
 
     adapter_name: str
     source: str
     base: str
     components: Mapping[str, ComponentReport]
+    notes: tuple[str, ...] = ()
 
     @property
     def matched(self) -> tuple[str, ...]:
@@ -65,6 +67,7 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{self.adapter_name}: {len(self.matched)} layers of {self.source} (for {self.base})"]
+        lines += [f"  note: {note}" for note in self.notes]
         for name, part in self.components.items():
             lines.append(
                 f"  {name}: {len(part.matched)} matched, {len(part.missing)} missing, {len(part.unexpected)} unexpected"

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from si_hub import converters
 from si_hub import format as file_format
 from si_hub.adapter import Adapter
 from si_hub.errors import FormatError, MissingFile, NotStyleInject, UsageError
+from si_hub.format.hashes import check_data
+from si_hub.hub import names
+from si_hub.hub.adapter import fetch_adapter
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
-
-_REPO_ID = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,30 @@ class Fetch:
     cache_dir: str | Path | None = None
     force_download: bool = False
     local_files_only: bool | None = None
-    token: str | bool | None = None
+    token: str | bool | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An adapter that was read.
+
+    Attributes:
+        adapter: it.
+        source: what to call it in messages.
+        notes: what the user should know of how it came about.
+    """
+
+    adapter: Adapter
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file, or the folder of a foreign adapter; ``lock`` where a repository's commit gave it."""
+
+    path: Path
+    lock: str | None = None
 
 
 class StateDict(dict[str, torch.Tensor]):
@@ -45,27 +69,44 @@ class StateDict(dict[str, torch.Tensor]):
         self.metadata = dict(metadata)
 
 
-def adapter(source: object, fetch: Fetch, metadata: Mapping[str, str] | None = None) -> tuple[Adapter, str]:
-    """The adapter that a user's argument means, and what to call it in messages.
+def adapter(
+    source: object,
+    fetch: Fetch,
+    metadata: Mapping[str, str] | None = None,
+    convert: bool | str | os.PathLike[str] = False,
+) -> Loaded:
+    """The adapter that a user's argument means.
+
+    Args:
+        convert: whether somebody else's adapter is converted in memory; a name or folder says for which base model.
 
     Raises:
         UsageError: an argument of another kind, metadata for something that has its own.
         MissingFile, FormatError, FileAccessError: see `locate` and `si_hub.format.read`.
+        ConversionRefused, BaseMismatch: see `si_hub.converters.convert`.
     """
     if metadata is not None and not isinstance(source, Mapping):
         raise UsageError("metadata goes with a table of tensors, files have their own", key="metadata")
     if isinstance(source, Adapter):
-        return source, "an Adapter"
+        return Loaded(source, "an Adapter")
     if isinstance(source, Mapping):
-        return _from_tensors(source, metadata or getattr(source, "metadata", {})), _TABLE
+        return Loaded(_from_tensors(source, metadata or getattr(source, "metadata", {})), _TABLE)
     if not isinstance(source, str | os.PathLike):
         raise UsageError(
             "this is no source of an adapter",
             expected="a path, a repository id, an Adapter or a table of tensors",
             found=type(source).__name__,
         )
-    path = locate(source, fetch)
-    return read(path), str(path)
+    place = find(source, fetch, foreign=convert is not False)
+    if convert is not False and not (place.path.is_file() and file_format.is_styleinject(read_safetensors(place.path))):
+        return _converted(place.path, None if convert is True else os.fspath(convert))
+    return Loaded(read(place.path, verify=place.lock is not None), str(place.path))
+
+
+def _converted(path: Path, base: str | None) -> Loaded:
+    found = converters.convert(converters.open_source(path), base=base)
+    note = f"converted in memory, exactly: {found.family} for {found.base.name} ({found.naming})"
+    return Loaded(found.adapter, str(path), (note, *found.report.notes))
 
 
 def state_dict(source: object, fetch: Fetch) -> StateDict:
@@ -74,9 +115,9 @@ def state_dict(source: object, fetch: Fetch) -> StateDict:
         return StateDict(source, getattr(source, "metadata", {}))
     if not isinstance(source, str | os.PathLike):
         raise UsageError("no path, repository id or table of tensors", found=type(source).__name__)
-    path = locate(source, fetch)
-    read(path)
-    file = read_safetensors(path)
+    place = find(source, fetch)
+    read(place.path, verify=place.lock is not None)
+    file = read_safetensors(place.path)
     return StateDict({name: tensor.torch() for name, tensor in file.tensors.items()}, file.metadata)
 
 
@@ -102,15 +143,21 @@ _TABLE = "the table of tensors"
 def locate(source: str | os.PathLike[str], fetch: Fetch) -> Path:
     """The StyleInject file that ``source`` names: a file, a folder that holds one, or a repository's id.
 
-    A repository's file is fetched as diffusers does it: the Hub is asked for the newest commit of the revision,
-    the cache answers where the Hub cannot be reached, or where ``local_files_only`` or ``HF_HUB_OFFLINE`` say so.
-    From the cache a StyleInject file of any name is found. Nothing but one ``.safetensors`` file is ever fetched.
+    A repository's file is fetched at one commit and verified against that commit's listing; the cache answers without
+    a request where the revision is a commit, and where ``local_files_only`` or ``HF_HUB_OFFLINE`` say so. A StyleInject
+    file of any name is found.
 
     Raises:
         MissingFile: no such file, folder, repository, revision, or not in the cache.
         UsageError: several files to choose from, or a ``weight_name`` that is no safetensors file.
         NotStyleInject: files, but none of this format.
+        SiHubError: as `si_hub.hub.adapter.fetch_adapter`.
     """
+    return find(source, fetch).path
+
+
+def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False) -> Place:
+    """As `locate`; with ``foreign``, somebody else's adapter where there is none of ours."""
     if fetch.weight_name is not None and not fetch.weight_name.endswith(".safetensors"):
         raise UsageError(
             "only safetensors files are loaded, a pickle can run any code",
@@ -120,12 +167,32 @@ def locate(source: str | os.PathLike[str], fetch: Fetch) -> Path:
         )
     path = Path(os.path.expanduser(source))
     if path.is_file():
-        return path
+        return Place(path)
     if path.is_dir():
-        return in_folder(path / (fetch.subfolder or ""), fetch.weight_name)
-    if not isinstance(source, str) or not _REPO_ID.fullmatch(source) or source.endswith(".safetensors"):
+        return Place(_in_folder(path / (fetch.subfolder or ""), fetch.weight_name, foreign))
+    if not isinstance(source, str) or source.endswith(".safetensors") or not names.is_repo_id(source.partition("@")[0]):
         raise MissingFile("no such file or folder", file=path)
-    return _in_repository(source, fetch)
+    found = fetch_adapter(
+        source,
+        want="any" if foreign else "ours",
+        revision=fetch.revision,
+        subfolder=fetch.subfolder,
+        weight_name=fetch.weight_name,
+        cache_dir=fetch.cache_dir,
+        force_download=fetch.force_download,
+        local_files_only=fetch.local_files_only,
+        token=fetch.token,
+    )
+    return Place(found.path, found.lock)
+
+
+def _in_folder(folder: Path, weight_name: str | None, foreign: bool) -> Path:
+    try:
+        return in_folder(folder, weight_name)
+    except (MissingFile, NotStyleInject):
+        if not foreign or weight_name is not None:
+            raise
+    return folder
 
 
 def in_folder(folder: Path, weight_name: str | None = None) -> Path:
@@ -154,15 +221,23 @@ def in_folder(folder: Path, weight_name: str | None = None) -> Path:
     return ours[0]
 
 
-def read(path: Path) -> Adapter:
-    """`si_hub.format.read`, with the command that helps where the file is somebody else's format."""
+def read(path: Path, *, verify: bool = False) -> Adapter:
+    """`si_hub.format.read`, with the command that helps where the file is somebody else's format.
+
+    Args:
+        verify: whether to check the data section against the document's hash, as for a file that was fetched.
+    """
     try:
-        return file_format.read(path)
+        adapter = file_format.read(path)
+        if verify:
+            file = read_safetensors(path)
+            check_data(file, file_format.read_document(file)["tensors_sha256"])
     except NotStyleInject as error:
         error.hint = _convert(path)
         raise NotStyleInject(
             error.problem, file=path, expected=error.expected, found=error.found, hint=error.hint
         ) from error
+    return adapter
 
 
 def _convert(path: Path) -> str:
@@ -174,56 +249,3 @@ def _is_ours(path: Path) -> bool:
         return file_format.is_styleinject(read_safetensors(path))
     except FormatError:
         return False
-
-
-def _in_repository(repo_id: str, fetch: Fetch) -> Path:
-    from huggingface_hub import constants, errors, hf_hub_download
-
-    missing: str | None = None
-    if not (fetch.local_files_only or constants.HF_HUB_OFFLINE):
-        try:
-            return Path(
-                hf_hub_download(
-                    repo_id,
-                    fetch.weight_name or file_format.DEFAULT_NAME,
-                    subfolder=fetch.subfolder,
-                    revision=fetch.revision,
-                    cache_dir=fetch.cache_dir,
-                    force_download=fetch.force_download,
-                    token=fetch.token,
-                    library_name="si-hub",
-                )
-            )
-        except errors.LocalEntryNotFoundError:
-            missing = "the repository is not in the cache, and the Hub cannot be reached"
-        except errors.EntryNotFoundError:
-            missing = f"the repository has no file {fetch.weight_name or file_format.DEFAULT_NAME}"
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-            raise MissingFile(
-                "no such repository or revision, or no access to it",
-                file=repo_id,
-                key=fetch.revision,
-                hint="A private or gated one needs a token: token=, or `hf auth login`",
-            ) from error
-    folder = _cached(repo_id, fetch)
-    if folder is None or (missing and fetch.force_download):
-        raise MissingFile(
-            missing or "the repository is not in the cache, and downloading is switched off",
-            file=repo_id,
-            key=fetch.revision,
-            hint=f"Fetch it where there is a network: hf download {repo_id}",
-        )
-    return in_folder(folder / (fetch.subfolder or ""), fetch.weight_name)
-
-
-def _cached(repo_id: str, fetch: Fetch) -> Path | None:
-    """The snapshot folder of a cached repository's revision, None where it is not cached."""
-    from huggingface_hub import constants
-
-    cache = Path(fetch.cache_dir or constants.HF_HUB_CACHE).expanduser()
-    repository = cache / "models--{}".format(repo_id.replace("/", "--"))
-    revision = fetch.revision or constants.DEFAULT_REVISION
-    ref = repository / "refs" / revision
-    commit = ref.read_text().strip() if ref.is_file() else revision
-    snapshot = repository / "snapshots" / commit
-    return snapshot if snapshot.is_dir() else None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,107 +138,15 @@ def test_a_cached_repository_is_found_by_branch_tag_and_commit_without_a_network
 
 @pytest.mark.parametrize(("repo", "revision"), [("user/other", None), ("user/style", "v2"), ("style", None)])
 def test_what_is_not_cached_is_said_so(cache: Path, repo: str, revision: str | None) -> None:
-    with pytest.raises(MissingFile, match=rf"not in the cache, and downloading is switched off.*hf download {repo}"):
+    with pytest.raises(MissingFile, match=rf"not in the cache, and downloading is switched off.*si-hub pull {repo}"):
         sources.locate(repo, offline(cache, revision=revision))
 
 
 def test_hf_hub_offline_asks_nobody(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    def never(*_: Any, **__: Any) -> None:
-        raise AssertionError("the Hub was asked")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert sources.locate("user/style", Fetch(cache_dir=cache)).name == "ink.safetensors"
-
-
-@pytest.fixture
-def hub(small: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A Hub on this machine with one repository, user/style, and one file in it; what was asked is listed."""
-    content = file_format.write(small, tmp_path / "served.safetensors").path.read_bytes()
-    asked: list[str] = []
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(False)
-
-        def do_GET(self) -> None:
-            self.answer(True)
-
-        def answer(self, body: bool) -> None:
-            asked.append(f"{self.command} {self.path}")
-            known = self.path.startswith("/user/style/")
-            found = known and self.path.endswith("/styleinject.safetensors")
-            self.send_response(200 if found else 404)
-            if not found:
-                self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("Content-Length", str(len(content) if found else 0))
-            self.end_headers()
-            if body and found:
-                self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(
-        huggingface_hub.constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
-    )
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    yield asked
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_repository_s_one_file_is_fetched_at_its_commit_and_nothing_else(
-    hub: list[str], tmp_path: Path, small: Adapter
-) -> None:
-    found, named = sources.adapter("user/style", Fetch(cache_dir=tmp_path / "cache"))
-    assert found.base_model == small.base_model
-    assert f"snapshots/{COMMIT}/styleinject.safetensors" in named
-    fetched = [entry for entry in hub if "/resolve/" in entry]
-    assert {entry.split("/", 1)[1] for entry in fetched} == {"user/style/resolve/main/styleinject.safetensors"}
-    assert sources.locate("user/style", offline(tmp_path / "cache")) == Path(named)
-
-
-def test_a_repository_or_file_that_the_hub_does_not_have_is_said_so(hub: list[str], tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match=r"user/other: no such repository or revision, or no access.*token"):
-        sources.locate("user/other", Fetch(cache_dir=tmp_path / "cache"))
-    with pytest.raises(MissingFile, match=r"has no file neon\.safetensors"):
-        sources.locate("user/style", Fetch(cache_dir=tmp_path / "cache", weight_name="neon.safetensors"))
-
-
-def test_without_the_default_name_on_the_hub_a_cached_file_of_another_name_is_found(
-    cache: Path, hub: list[str]
-) -> None:
-    fetch = Fetch(cache_dir=cache, weight_name="ink.safetensors")
-    assert sources.locate("user/style", fetch).name == "ink.safetensors"
-
-
-def test_where_the_hub_cannot_be_reached_the_cache_answers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no network")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    assert sources.locate("user/style", Fetch(cache_dir=cache)).name == "ink.safetensors"
-    for fetch, repo in (
-        (Fetch(cache_dir=cache), "user/other"),
-        (Fetch(cache_dir=cache, force_download=True), "user/style"),
-    ):
-        with pytest.raises(MissingFile, match="the Hub cannot be reached"):
-            sources.locate(repo, fetch)
 
 
 @given(st.text(max_size=20))
