@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from si_hub.architectures.folder import from_folder
@@ -53,6 +54,24 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], known: Iterable[Architectur
             if found := _match(architecture, inner):
                 return found
     return None
+
+
+def whole_tensors(architecture: Architecture, names: Collection[str]) -> dict[str, tuple[str, str]]:
+    """Tensor names of a checkpoint → (component, parameter) of the denoiser, where one is the other unchanged.
+
+    Parts of fused tensors are left out; so is everything but the denoiser.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for component in (name for name in DENOISERS if name in architecture.components):
+        model = architecture.components[component]
+        for prefix, layout in product(PREFIXES, _LAYOUTS):
+            for source, parts in layout(model).items():
+                if len(parts) == 1 and parts[0].rows is None:
+                    path = parts[0].path
+                    for own, leaf in (("weight", "weight"), ("bias", "bias"), ("scale", "weight")):
+                        if (name := f"{prefix}{source}.{own}") in names:
+                            found.setdefault(name, (component, f"{path}.{leaf}"))
+    return found
 
 
 def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from si_hub.architectures.model import Model as Modules
+from si_hub.distill.glance import TELLING, check_kin, identical
 from si_hub.distill.models import Model
 from si_hub.distill.pairs import Change
-from si_hub.distill.single import check_same
+from si_hub.distill.single import check_prediction, check_same
 from si_hub.distill.weights import Weight, same, widened
 from si_hub.errors import WrongPair
 from si_hub.report.text import reasons
-
-if TYPE_CHECKING:
-    import torch
+from si_hub.storage.tensors import Tensor
 
 #: Metadata that trainers and merging tools leave in what they make, and releases of base models do not have.
 _TRACES = ("ss_base_model_version", "ss_training_started_at", "ss_sd_model_name", "sd_merge_models", "sd_merge_recipe",
@@ -26,18 +25,10 @@ _BASES = {
     "stabilityai/stable-diffusion-3-medium-diffusers", "stabilityai/stable-diffusion-3.5-medium",
     "stabilityai/stable-diffusion-3.5-large", "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell",
 }  # fmt: skip
-#: Numbers compared at each of three places of a weight.
-_SAMPLE = 256
-#: Weights sampled for kinship need this many numbers: small ones say little.
-_TELLING = 2048
-#: Cosine between the weights of a model and its descendants stays far above this; unrelated models are near 0.
-_KIN = 0.5
 
 
 def check_headers(base: Model, tuned: Model, *, trust_order: bool) -> None:
     """Raise WrongPair for what names, shapes, paths and metadata show."""
-    if base.path.exists() and base.path.samefile(tuned.path):
-        raise identical(tuned)
     if base.denoiser not in tuned.components:
         raise WrongPair("holds no model that removes the noise", file=tuned.path, expected=base.denoiser,
                         found=", ".join(tuned.components))  # fmt: skip
@@ -47,36 +38,36 @@ def check_headers(base: Model, tuned: Model, *, trust_order: bool) -> None:
                             expected=", ".join(base.components), hint="Name the whole base model.")  # fmt: skip
         expected = base.architecture.components[component]
         check_same(tuned.path, _without_projection(model), _without_projection(expected), base)
-    if base.prediction_type and tuned.prediction_type and base.prediction_type != tuned.prediction_type:
-        raise WrongPair(
-            "predicts something else than the base", file=tuned.path, key="prediction_type",
-            expected=f"{base.prediction_type}, as in {base.path}", found=tuned.prediction_type,
-            hint="Name a base model that predicts the same.",
-        )  # fmt: skip
-    if not trust_order and (sign := _swapped(base, tuned)):
-        raise WrongPair(
-            f"base and tuned model look swapped: {sign}", file=tuned.path,
-            hint="The base comes first: si-hub distill BASE TUNED. If the order is right, say --trust-order.",
-        )  # fmt: skip
+    check_prediction(tuned.path, tuned.prediction_type, base)
+    if not trust_order and (sign := _sign(base, tuned)):
+        raise swapped(sign, tuned.path)
 
 
-def _swapped(base: Model, tuned: Model) -> str | None:
-    """Why the two seem to be in the wrong order."""
+def check_paths(base: str | Path, tuned: str | Path, *, trust_order: bool) -> None:
+    """Raise WrongPair for what the two paths show before anything is opened: the same model, or the wrong order."""
+    one, other = Path(base), Path(tuned)
+    if str(base) == str(tuned) or (one.exists() and other.exists() and one.samefile(other)):
+        raise identical(other)
+    if not trust_order and one.is_file() and other.is_dir():
+        raise swapped("the first is a single-file checkpoint, the second a whole pipeline folder", other)
+
+
+def swapped(sign: str, path: Path) -> WrongPair:
+    """The error for a pair in the wrong order, and what shows it."""
+    return WrongPair(
+        f"base and tuned model look swapped: {sign}", file=path,
+        hint="The base comes first: si-hub distill BASE TUNED. If the order is right, say --trust-order.",
+    )  # fmt: skip
+
+
+def _sign(base: Model, tuned: Model) -> str | None:
+    """Why the two seem to be in the wrong order, from what they say of themselves."""
     traces = [key for key in _TRACES if key in base.metadata and key not in tuned.metadata]
     if traces:
         return f"the first has a trainer's or merger's metadata ({traces[0]}), the second has none"
     if tuned.repo_id in _BASES and base.repo_id not in _BASES:
         return f"the second is the base model {tuned.repo_id}"
-    if base.layout == "file" and tuned.layout == "folder":
-        return "the first is a single-file checkpoint, the second a whole pipeline folder"
     return None
-
-
-def identical(tuned: Model) -> WrongPair:
-    """The error for two models that hold the same numbers."""
-    return WrongPair(
-        "base and tuned model are the same", file=tuned.path, hint="Name a model that was tuned from the base."
-    )
 
 
 def check_samples(base: Model, tuned: Model) -> set[tuple[str, str]]:
@@ -85,38 +76,23 @@ def check_samples(base: Model, tuned: Model) -> set[tuple[str, str]]:
     Raises:
         WrongPair: the samples are those of unrelated models.
     """
-    import torch
-
     differing: set[tuple[str, str]] = set()
-    cosines: list[float] = []
+    telling: list[tuple[Weight, Weight]] = []
     for component, model in tuned.architecture.components.items():
         for path, module in model.modules.items():
             name = path if module.kind == "parameter" else f"{path}.weight"
             old, new = base.components[component][name], tuned.components[component][name]
-            a, b = _sample(old), _sample(new)
-            if not same(a, b):
+            if not _alike(old.sample(), new.sample()):
                 differing.add((component, path))
-            if component == base.denoiser and module.kind in {"linear", "conv"} and old.count >= _TELLING:
-                x, y = a.to(torch.float32), b.to(torch.float32)
-                norms = float(x.norm() * y.norm())
-                cosines.append(float(x @ y) / norms if norms else 1.0)
-    kinship = sorted(cosines)[len(cosines) // 2] if cosines else 1.0
-    if kinship < _KIN:
-        raise WrongPair(
-            "is not tuned from this base: its weights have nothing to do with the base's", file=tuned.path,
-            expected=f"a cosine of {_KIN} or more, as a model and its descendants have",
-            found=f"{kinship:.2f} in the median layer", hint="Name the base model it was tuned from.",
-        )  # fmt: skip
+            if component == base.denoiser and module.kind in {"linear", "conv"} and old.count >= TELLING:
+                telling.append((old, new))
+    check_kin(tuned.path, telling)
     return differing
 
 
-def _sample(weight: Weight) -> torch.Tensor:
-    """A few numbers from the start, the middle and the end; of a memory-mapped weight nothing else is read."""
-    import torch
-
-    flat = weight.torch().reshape(-1)
-    starts = {max(0, min(start, weight.count - _SAMPLE)) for start in (0, weight.count // 2, weight.count)}
-    return torch.cat([flat[start : start + _SAMPLE] for start in sorted(starts)])
+def _alike(old: Tensor, new: Tensor) -> bool:
+    """Whether samples hold the same numbers."""
+    return old.tobytes() == new.tobytes() if old.dtype == new.dtype else same(old.torch(), new.torch())
 
 
 def _without_projection(model: Modules) -> Modules:

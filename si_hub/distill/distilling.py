@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from si_hub import format as file_format
 from si_hub.adapter import Adapter, BaseModel
+from si_hub.distill.checks import check_paths
 from si_hub.distill.methods import DTYPES, Outcome, Request, method
 from si_hub.distill.models import Model, open_model
 from si_hub.distill.pairs import Pair, match
-from si_hub.distill.work import Work
+from si_hub.distill.processes import is_main
+from si_hub.distill.reporting import Wish
+from si_hub.distill.work import Work, stamp
 from si_hub.errors import FileAccessError, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
@@ -102,6 +106,8 @@ def distill(
     prompts: str | Path | None = None,
     embeddings: bool = False,
     trust_order: bool = False,
+    report: str | Path | Sequence[str | Path] = (),
+    pictures: int = 4,
     force: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -122,6 +128,8 @@ def distill(
         prompts: a file of prompts, one a line, for methods that run the pipeline.
         embeddings: carry changed token embeddings whole.
         trust_order: base and tuned model are in the right order, whatever it looks like.
+        report: HTML or PNG files to write a report to.
+        pictures: prompts that the report shows, drawn by tuned model, adapter and base; 0 for none.
         force: overwrite an existing output.
         progress: called with (work done, all work).
         options: what one method alone understands.
@@ -138,7 +146,12 @@ def distill(
         path /= f"{_stem(first)}{_SUFFIX}"
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
-    start = open_model(base)
+    files = (report,) if isinstance(report, str | Path) else report
+    wish = Wish(tuple(map(Path, files)), pictures, Path(prompts) if prompts else None, seed)
+    wish.check(overwrite=force)
+    for one in tuned:
+        check_paths(base, one, trust_order=trust_order)
+    start = open_base(base, tuned)
     pairs = [match(start, open_model(one, base=start), trust_order=trust_order) for one in tuned]
     name, reason = (method, "") if method else choose(start)
     store = Work(Path(work) if work else path.with_name(f".{path.name}.work"))
@@ -146,7 +159,16 @@ def distill(
         path, store, rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None,
         tuple(_stem(Path(one)) for one in tuned) if len(tuned) > 1 else (), options, progress,
     )  # fmt: skip
-    return _run(pairs, request, name, reason, force)
+    result = _run(pairs, request, name, reason, force)
+    if is_main():
+        wish.fulfil(result, pairs, overwrite=force)
+    return result
+
+
+def open_base(base: str | Path, tuned: Sequence[str | Path]) -> Model:
+    """The base; a single file that only a folder's configuration explains is read by that of a tuned folder."""
+    folder = next((one for one in tuned if Path(one).is_dir()), None)
+    return open_model(base, base=open_model(folder) if folder and Path(base).is_file() else None)
 
 
 def _run(pairs: list[Pair], request: Request, name: str, reason: str, force: bool) -> Distilled:
@@ -245,12 +267,5 @@ def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
         "tool": __version__, "method": name, "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
         "dtype": request.dtype, "seed": request.seed, "embeddings": request.embeddings,
         "prompts": str(request.prompts), "options": {key: str(value) for key, value in sorted(request.options.items())},
-        "models": [_stamp(model.path) for model in models],
+        "models": [stamp(model.path) for model in models],
     }  # fmt: skip
-
-
-def _stamp(path: Path) -> list[Any]:
-    """A model's files as they are now: names, sizes and times."""
-    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-    facts = [(file, file.stat()) for file in files]
-    return [str(path.resolve()), [[file.name, fact.st_size, fact.st_mtime_ns] for file, fact in facts]]

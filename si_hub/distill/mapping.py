@@ -167,7 +167,7 @@ def _which(path: Path, tensors: Mapping[str, Deferred], expected: Architecture |
 def _config(base: Model | None, expected: Architecture | None, component: str) -> dict[str, Any]:
     """What diffusers' converter wants to know of the denoiser: its folder's configuration, or the shipped one."""
     if base and (config := base.config(component)):
-        return config
+        return {"layers_per_block": 2, **config}
     shipped = ARCHITECTURES.get(expected.name) if expected else None
     values = MODELS[shipped["components"][component]][2] if shipped and component in shipped["components"] else {}
     return {"layers_per_block": 2, **values}

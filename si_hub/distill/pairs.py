@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from si_hub.architectures.model import Kind
+from si_hub.distill.glance import identical, same_bytes
 from si_hub.distill.models import Model
 from si_hub.distill.weights import Weight, same, widened
 
@@ -50,7 +51,7 @@ class Change:
 
 
 def _equal(sides: Sides) -> bool:
-    return same(sides[0].torch(), sides[1].torch())
+    return same_bytes(*sides) or same(sides[0].torch(), sides[1].torch())
 
 
 def _difference(sides: Sides | None) -> torch.Tensor | None:
@@ -91,8 +92,9 @@ def match(base: Model, tuned: Model, *, trust_order: bool = False) -> Pair:
     Raises:
         WrongPair: another architecture, prediction type or ancestor, identical, or swapped.
     """
-    from si_hub.distill.checks import check_headers, check_samples, identical, notes
+    from si_hub.distill.checks import check_headers, check_paths, check_samples, notes
 
+    check_paths(base.path, tuned.path, trust_order=trust_order)
     check_headers(base, tuned, trust_order=trust_order)
     differing = check_samples(base, tuned)
     changes: list[Change] = []
@@ -104,7 +106,7 @@ def match(base: Model, tuned: Model, *, trust_order: bool = False) -> Pair:
         else:
             changes.append(kept)
     if not changes:
-        raise identical(tuned)
+        raise identical(tuned.path)
     return Pair(base, tuned, changes, unchanged, notes(base, tuned, changes))
 
 

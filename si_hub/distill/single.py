@@ -12,6 +12,7 @@ from si_hub.architectures.checkpoint import DENOISERS, recognise
 from si_hub.architectures.model import Model as Modules
 from si_hub.converters import keys
 from si_hub.converters.registry import rejection
+from si_hub.distill.glance import glance
 from si_hub.distill.models import Model
 from si_hub.distill.weights import Weight
 from si_hub.errors import FormatError, NotAModel, NotSafetensors, WrongPair
@@ -42,14 +43,15 @@ def open_single(path: Path, base: Model | None) -> Model:
     weights, metadata = read_checkpoint(path)
     refuse_others(path, weights)
     architecture = recognised(path, weights, base)
+    prediction = prediction_type(metadata, weights)
+    if base:
+        check_prediction(path, prediction, base)
+        glance(path, weights, base)
     # Only now: this is what imports torch and diffusers.
     from si_hub.distill.mapping import mapped
 
     found = mapped(path, weights, architecture, base)
-    return Model(
-        path, "file", found.architecture, prediction_type(metadata, weights), found.components, found.vae,
-        found.ignored, metadata,
-    )  # fmt: skip
+    return Model(path, "file", found.architecture, prediction, found.components, found.vae, found.ignored, metadata)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
@@ -150,6 +152,16 @@ def check_same(path: Path, found: Modules, expected: Modules, base: Model) -> No
         expected=f"{list(theirs.shape)} as in {base.path}" if theirs else f"no such module, as in {base.path}",
         found=list(mine.shape) if mine else "no such module", hint="Name the base model it was tuned from.",
     )  # fmt: skip
+
+
+def check_prediction(path: Path, found: str | None, base: Model) -> None:
+    """Raise WrongPair where both models say what they predict, and it is not the same."""
+    if found and base.prediction_type and found != base.prediction_type:
+        raise WrongPair(
+            "predicts something else than the base", file=path, key="prediction_type",
+            expected=f"{base.prediction_type}, as in {base.path}", found=found,
+            hint="Name a base model that predicts the same.",
+        )  # fmt: skip
 
 
 def _another(path: Path, shapes: Mapping[str, tuple[int, ...]], base: Model) -> WrongPair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ from si_hub.storage.tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
+
+
+#: Numbers of a sample at each of three places.
+SAMPLE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +26,19 @@ class Weight:
         shape: in diffusers' layout, whatever the file has.
         sources: names in the file that its values come from.
         read: gives the values; memory-mapped wherever the file's bytes are the values in order.
+        tensor: where the bytes are, if they are the values in order.
     """
 
     dtype: str
     shape: tuple[int, ...]
     sources: tuple[str, ...]
     read: Callable[[], torch.Tensor] = field(repr=False)
+    tensor: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def stored(cls, tensor: Tensor, name: str) -> Weight:
         """A weight whose bytes lie in a safetensors file."""
-        return cls(tensor.dtype, tensor.shape, (name,), tensor.torch)
+        return cls(tensor.dtype, tensor.shape, (name,), tensor.torch, tensor)
 
     def torch(self) -> torch.Tensor:
         """The values in their own dtype, float8 as stored; private memory that may be written to without harm."""
@@ -40,10 +47,18 @@ class Weight:
     @property
     def count(self) -> int:
         """How many numbers."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
+
+    def sample(self) -> Tensor:
+        """A few numbers from the start, the middle and the end; nothing else of the file is read, torch not needed."""
+        starts = sorted({max(0, min(start, self.count - SAMPLE)) for start in (0, self.count // 2, self.count)})
+        if self.tensor is not None:
+            flat = self.tensor.reshape(self.count)
+            return Tensor.concatenate([flat.rows(start, min(start + SAMPLE, self.count)) for start in starts])
+        import torch
+
+        values = self.torch().reshape(-1)
+        return Tensor.from_torch(torch.cat([values[start : start + SAMPLE] for start in starts]))
 
 
 def widened(weight: Weight) -> torch.Tensor:

@@ -1,0 +1,84 @@
+"""What can be said of a single file beside its base before torch is imported: a stranger, or the base itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from si_hub.architectures.checkpoint import DENOISERS, whole_tensors
+from si_hub.architectures.folder import frozen_path
+from si_hub.architectures.model import BUFFERS
+from si_hub.converters.numbers import as_float64
+from si_hub.distill.models import Model
+from si_hub.distill.weights import Weight
+from si_hub.errors import WrongPair
+
+#: Weights sampled for kinship have this many numbers: small ones say little.
+TELLING = 2048
+#: Cosine between the weights of a model and its descendants stays far above this; unrelated models are near 0.
+KIN = 0.5
+#: Where checkpoints keep CLIP and T5 text encoders under diffusers' own names.
+_PLAIN_ENCODERS = (
+    "cond_stage_model.transformer.", "conditioner.embedders.0.transformer.", "text_encoders.clip_l.transformer.",
+    "text_encoders.clip_g.transformer.", "text_encoders.t5xxl.transformer.",
+)  # fmt: skip
+_VAE = ("first_stage_model.", "vae.")
+
+
+def glance(path: Path, held: Mapping[str, Weight], base: Model) -> None:
+    """Compare what lies in both files as it is.
+
+    Raises:
+        WrongPair: the weights have nothing to do with the base's, or all are the same.
+    """
+    sides = {name: (side, held[name]) for name, side in _sides(held, base)}
+    check_kin(path, (pair for name, pair in sides.items() if pair[0].count >= TELLING and len(pair[0].shape) > 1))
+    rest = [name for name in held if name not in sides and not name.startswith(_VAE) and not name.endswith(BUFFERS)]
+    if sides and not rest and all(same_bytes(*pair) for pair in sides.values()):
+        raise identical(path)
+
+
+def _sides(held: Mapping[str, Weight], base: Model) -> Iterable[tuple[str, Weight]]:
+    """The base's weight for every tensor of the file that is one of them, unchanged but for its name."""
+    for name, (component, parameter) in whole_tensors(base.architecture, held).items():
+        if (side := base.components[component].get(parameter)) and side.shape == held[name].shape:
+            yield name, side
+    encoders = [name for name in base.components if name not in DENOISERS]
+    for name in held:
+        prefix = next((prefix for prefix in _PLAIN_ENCODERS if name.startswith(prefix)), None)
+        for component in encoders if prefix else ():
+            class_name = base.architecture.components[component].class_name
+            side = base.components[component].get(frozen_path(name.removeprefix(prefix or ""), class_name))
+            if side and side.shape == held[name].shape:
+                yield name, side
+                break
+
+
+def check_kin(path: Path, sides: Iterable[tuple[Weight, Weight]]) -> None:
+    """Raise WrongPair where the median cosine of sampled weights is that of unrelated models."""
+    cosines: list[float] = []
+    for old, new in sides:
+        a, b = as_float64(old.sample()), as_float64(new.sample())
+        scale = float((a @ a) * (b @ b)) ** 0.5
+        cosines.append(float(a @ b) / scale if scale else 1.0)
+    kinship = sorted(cosines)[len(cosines) // 2] if cosines else 1.0
+    if kinship < KIN:
+        raise WrongPair(
+            "is not tuned from this base: its weights have nothing to do with the base's", file=path,
+            expected=f"a cosine of {KIN} or more, as a model and its descendants have",
+            found=f"{kinship:.2f} in the median layer", hint="Name the base model it was tuned from.",
+        )  # fmt: skip
+
+
+def same_bytes(old: Weight, new: Weight) -> bool:
+    """Whether two weights are stored alike; samples first, since most pairs differ in those."""
+    if old.dtype != new.dtype or old.tensor is None or new.tensor is None:
+        return False
+    if old.sample().tobytes() != new.sample().tobytes():
+        return False
+    return all(a == b for a, b in zip(old.tensor.chunks(), new.tensor.chunks(), strict=True))
+
+
+def identical(path: Path) -> WrongPair:
+    """The error for two models that hold the same numbers."""
+    return WrongPair("base and tuned model are the same", file=path, hint="Name a model that was tuned from the base.")
