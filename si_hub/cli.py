@@ -1,7 +1,8 @@
 """The command line: parse, call, print. What the commands do lives in the rooms they call.
 
 Results go to stdout, everything else to stderr. Exit codes are those of `si_hub.errors`: 0 done, 2 usage,
-3 format, 4 refused, 5 base mismatch, 6 checksum, 7 missing, 8 file access, 130 interrupted.
+3 format, 4 refused, 5 base mismatch, 6 checksum, 7 missing, 8 file access, 9 no right (token), 10 gated,
+11 rate limit, 12 network, 13 conflict, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="si-hub")
 def main() -> None:
-    """StyleInject adapters for diffusers: convert, look, check.
+    """StyleInject adapters for diffusers: convert, look, check, distill, share.
 
     \b
     Examples:
@@ -91,6 +92,8 @@ def main() -> None:
       si-hub inspect lora.safetensors             what a file holds, without loading it
       si-hub validate style.styleinject.safetensors
       si-hub distill base/ community.safetensors  a tuned model becomes a small adapter
+      si-hub push . user/style                    share an adapter on the Hub
+      si-hub pull user/style                      get one, verified
 
     In Python:
 
@@ -106,40 +109,45 @@ def main() -> None:
 @click.option("--base", metavar="NAME|PATH", help="Base model: sd15, sd21, sdxl, flux ..., or a diffusers folder.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--allow-partial", is_flag=True, help="Convert what fits, name every tensor left out, and succeed.")
+@click.option("--weight-name", metavar="FILE", help="Which file of a repository.")
+@click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
-def convert(source: Path, output: Path | None, base: str | None, force: bool, allow_partial: bool, json_: bool) -> None:
-    """Convert the adapter file or folder SOURCE to the StyleInject format, exactly.
+def convert(source: Path, output: Path | None, json_: bool, **options: Any) -> None:
+    """Convert the adapter file, folder or repository SOURCE to the StyleInject format, exactly.
 
     \b
     Examples:
       si-hub convert lora.safetensors
       si-hub convert lora.safetensors -o style.safetensors --force
       si-hub convert peft_folder/ --base ./my-stable-diffusion
+      si-hub convert user/lora@v1                   a repository on the Hub becomes lora.styleinject.safetensors
     """
     from si_hub.conversion import convert as convert_file
     from si_hub.report.progress import progress_bar
 
     with progress_bar("converting", quiet=json_) as progress:
-        result = convert_file(source, output, base=base, force=force, allow_partial=allow_partial, progress=progress)
+        result = convert_file(source, output, progress=progress, **options)
     show(result, json_)
 
 
 @main.command()
 @click.argument("path", type=GivenPath())
 @click.option("--base", metavar="NAME|PATH", help="Base model to match a foreign file against.")
+@click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
-def inspect(path: Path, base: str | None, json_: bool) -> None:
-    """Say what PATH is, read from its header alone: any adapter or checkpoint file, or a folder of them.
+def inspect(path: Path, base: str | None, token: str | None, json_: bool) -> None:
+    """Say what PATH is, read from its header alone: an adapter or checkpoint file, a folder or a repository of them.
 
     \b
     Examples:
       si-hub inspect lora.safetensors
       si-hub inspect v1-5-pruned-emaonly.safetensors --json
       si-hub inspect ./loras
+      si-hub inspect user/style                     a repository on the Hub, by one ranged read
     """
     from si_hub.inspection import inspect as inspect_path
 
-    show(inspect_path(path, base=base), json_)
+    show(inspect_path(path, base=base, token=token), json_)
 
 
 @main.command()
@@ -199,9 +207,50 @@ def distill(base: str, tuned: tuple[str, ...], json_: bool, **options: Any) -> N
     from si_hub.distill.processes import is_main
     from si_hub.report.progress import progress_bar
 
-    with progress_bar("distilling", quiet=json_ or not is_main()) as progress:
-        result = distill_models(base, *tuned, progress=progress, **options)
+    try:
+        with progress_bar("distilling", quiet=json_ or not is_main()) as progress:
+            result = distill_models(base, *tuned, progress=progress, **options)
+    except KeyboardInterrupt:
+        if is_main():
+            click.echo("si-hub: what is finished is kept; the same command goes on from there", err=True)
+        raise
     if is_main():
+        show(result, json_)
+
+
+@main.command()
+@click.argument("repo_id")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit; REPO_ID@REV says the same.")
+@click.option("--local-dir", type=GivenPath(), help="Folder for the files.  [default: the cache of huggingface_hub]")
+@click.option("--cache-dir", type=GivenPath(), help="Another cache.")
+@click.option("--subfolder", metavar="NAME", help="Only what is in it.")
+@click.option("--weight-name", metavar="FILE", help="Of the weights only this file.")
+@click.option("-f", "--force", is_flag=True, help="Fetch again, and replace changed files in --local-dir.")
+@click.option("--local-files-only", is_flag=True, help="From the cache, without asking the Hub.")
+@click.option("--max-workers", type=click.IntRange(1, 64), default=8, show_default=True, help="Files fetched at once.")
+@click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the lock line only.")
+@as_json
+def pull(repo_id: str, force: bool, quiet: bool, json_: bool, **options: Any) -> None:
+    """Fetch the repository REPO_ID, user/name or user/name@revision: one commit, only what is safe, verified.
+
+    Safe are safetensors, JSON, Markdown and images; what else there is, is named and left. The lock line at the end,
+    user/name@commit, is a REPO_ID that gives the same bytes for ever.
+
+    \b
+    Examples:
+      si-hub pull user/style
+      si-hub pull user/style@v1 --local-dir style
+      si-hub pull user/style --local-files-only --json
+    """
+    from si_hub.hub import pull as pull_repository
+    from si_hub.report.progress import progress_bar
+
+    with progress_bar("pulling", quiet=quiet or json_) as progress:
+        result = pull_repository(repo_id, force_download=force, progress=progress, **options)
+    if quiet and not json_:
+        click.echo(result.lock)
+    else:
         show(result, json_)
 
 

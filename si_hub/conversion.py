@@ -12,9 +12,10 @@ from si_hub import converters
 from si_hub.architectures import Architecture
 from si_hub.converters import Report
 from si_hub.converters.source import STYLEINJECT_SUFFIX
-from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite
+from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
+from si_hub.hub.names import is_repository, parse
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.tensors import Span, Tensor
@@ -92,6 +93,11 @@ def default_output(source: Path) -> Path:
     return source.with_name(f"{source.stem}{STYLEINJECT_SUFFIX}")
 
 
+def repository_output(source: Path) -> Path:
+    """In the current folder: ``user/lora@v1`` → ``lora.styleinject.safetensors``."""
+    return Path(f"{parse(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
+
+
 def convert(
     source: str | Path,
     output: str | Path | None = None,
@@ -99,29 +105,48 @@ def convert(
     base: str | Path | Architecture | None = None,
     force: bool = False,
     allow_partial: bool = False,
+    weight_name: str | None = None,
+    token: str | bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
-    """Convert an adapter file or folder to the StyleInject format, exactly, and write it.
+    """Convert an adapter file, folder or repository to the StyleInject format, exactly, and write it.
 
     Args:
-        source: a safetensors file, a PEFT folder or a parent of such, or a diffusers LoRA folder.
-        output: the file to write, or an existing folder for it; by default beside the source.
+        source: a safetensors file, a PEFT folder or a parent of such, or a diffusers LoRA folder; or, where there is
+            no such path, a repository of one, ``user/name`` or ``user/name@revision``, which is fetched to the cache.
+        output: the file to write, or an existing folder for it; by default beside the source, for a repository
+            under its name in the current folder.
         base: name, folder or checkpoint of the base model; found by names and shapes where it is not given.
         force: overwrite an existing output.
         allow_partial: convert what fits and name what was left out, instead of refusing.
+        weight_name: which file of a repository.
+        token: for private and gated repositories.
         progress: called with (bytes done, bytes in all).
 
     Raises:
         FileAccessError: the output exists, or is the source.
-        SiHubError: everything of `si_hub.converters.convert` and `si_hub.format.write`.
+        SiHubError: everything of `si_hub.converters.convert`, `si_hub.format.write` and `si_hub.hub.pull`.
     """
+    remote = is_repository(source)
     source = Path(source)
-    path = default_output(source) if output is None else Path(output)
+    usual = repository_output(source) if remote else default_output(source)
+    path = usual if output is None else Path(output)
     if output is not None and path.is_dir():
-        path /= default_output(source).name
+        path /= usual.name
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
-    found = converters.convert(source, base=base, allow_partial=allow_partial)
+    if remote:
+        from si_hub.hub.adapter import fetch_adapter
+
+        fetched = fetch_adapter(
+            str(source), want="foreign", weight_name=weight_name, token=token, progress=progress
+        )  # fmt: skip
+        source, opened = Path(fetched.lock, fetched.name), fetched.path
+    elif weight_name is not None:
+        raise UsageError("names a file of a repository", key="weight_name", hint="Name the file itself.")
+    else:
+        opened = source
+    found = converters.convert(converters.open_source(opened), base=base, allow_partial=allow_partial)
     parts = found.source.parts
     if path.exists() and any(path.samefile(part.path) for part in parts or (found.source,)):
         raise FileAccessError("is the source itself", file=path, hint="Name another file with -o.")

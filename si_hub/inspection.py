@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from si_hub import converters, format
 from si_hub.adapter import Adapter, Component
 from si_hub.converters import Source
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
+from si_hub.hub.names import is_repository
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 
+if TYPE_CHECKING:
+    from si_hub.hub.looking import Look
+
 #: Lines of metadata for people; kohya writes about sixty keys.
 METADATA_SHOWN = 80
+#: In place of the alphas of a repository's file: they lie among the data.
+UNREAD = "not read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +140,26 @@ class Invalid:
         return {"path": str(self.path), "valid": False, **self.error.as_dict()}
 
 
-def inspect(path: str | Path, *, base: str | Path | None = None) -> Inspection | list[Inspection]:
+def inspect(
+    path: str | Path, *, base: str | Path | None = None, token: str | bool | None = None
+) -> Inspection | list[Inspection]:
     """Say what a file is, or every safetensors file in a folder; tensor data are not read, torch is not imported.
 
     Args:
-        path: a file, or a folder.
+        path: a file, or a folder; or, where there is no such path, a repository, ``user/name`` or
+            ``user/name@revision``, of which only headers are read.
         base: the base model to match foreign adapters against, as for `si_hub.convert`.
+        token: for private and gated repositories.
 
     Raises:
         MissingFile: nothing there, or a folder without safetensors files.
         FormatError: a single file whose header breaks a rule; in a folder it becomes that file's ``problem``.
     """
+    if is_repository(path):
+        from si_hub.hub.looking import look as look_at
+
+        looks = [_looked_at(look, base) for look in look_at(str(path), token=token)]
+        return looks if len(looks) > 1 else looks[0]
     path = Path(path)
     if not path.is_dir():
         return inspect_file(path, base)
@@ -194,7 +209,11 @@ def validate_all(paths: Iterable[str | Path]) -> list[Validation | Invalid]:
 
 def inspect_file(path: Path, base: str | Path | None) -> Inspection:
     """One file; what it cannot be converted for is its ``problem``, a broken header is an error."""
-    file = read_safetensors(path)
+    return inspect_header(read_safetensors(path), base)
+
+
+def inspect_header(file: SafetensorsFile, base: str | Path | None) -> Inspection:
+    """One file whose header has been read."""
     if format.is_styleinject(file):
         return _native(file)
     try:
@@ -202,6 +221,16 @@ def inspect_file(path: Path, base: str | Path | None) -> Inspection:
     except SiHubError as error:
         return _facts(file, "unknown", problem=error.as_dict())
     return _foreign(source, base)
+
+
+def _looked_at(look: Look, base: str | Path | None) -> Inspection:
+    """A file of a repository, under its name there."""
+    found = inspect_header(look.file, base)
+    problem = {**found.problem, "file": look.name} if "file" in found.problem else found.problem
+    parts = found.parts
+    if look.unread:
+        parts = {name: replace(part, alphas={UNREAD: sum(part.alphas.values())}) for name, part in parts.items()}
+    return replace(found, path=Path(look.name), parts=parts, problem=problem)
 
 
 def _foreign(source: Source, base: str | Path | None) -> Inspection:

@@ -46,11 +46,13 @@ class Fetched:
         path: in the cache.
         ours: whether it is a StyleInject file.
         lock: ``user/name@commit``.
+        name: its path in the repository, ``""`` for the top folder.
     """
 
     path: Path
     ours: bool
     lock: str
+    name: str
 
 
 def fetch_adapter(
@@ -196,10 +198,9 @@ class _Search:
         return _is_ours(self.cache.path(listing.commit, entry.path))
 
     def _fetched(self, listing: Listing, weights: list[Entry]) -> Fetched:
-        if len(weights) == 1:
-            path = self.cache.path(listing.commit, weights[0].path)
-            return Fetched(path, _is_ours(path), listing.lock)
-        return Fetched(self.cache.path(listing.commit, (self.subfolder or "").strip("/")), False, listing.lock)
+        name = weights[0].path if len(weights) == 1 else (self.subfolder or "").strip("/")
+        path = self.cache.path(listing.commit, name)
+        return Fetched(path, path.is_file() and _is_ours(path), listing.lock, name)
 
 
 def _is_ours(path: Path) -> bool:

@@ -122,6 +122,22 @@ def choose(
     raise _nothing(listing, subfolder, weight_name)
 
 
+def weights_to_look_at(listing: Listing) -> list[Entry]:
+    """The weights at the top of a repository, or all of them where there are none.
+
+    Raises:
+        MissingEntry: there are none at all.
+        UsageError: more than `LOOKED_AT`.
+    """
+    weights = [entry for entry in listing.files.values() if _suffix(entry.name) == WEIGHTS and not objection(entry)]
+    found = [entry for entry in weights if not entry.folder] or weights
+    if not found:
+        raise _nothing(listing, None, None)
+    if len(found) > LOOKED_AT:
+        raise _several(found, listing)
+    return found
+
+
 def beside(listing: Listing, weights: Sequence[Entry]) -> list[Entry]:
     """PEFT's configurations in the folders of ``weights``, without which they have no scale."""
     paths = {join(entry.folder, CONFIG_NAME) for entry in weights}

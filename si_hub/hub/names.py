@@ -1,10 +1,11 @@
-"""Names that come from users and from servers: repositories, revisions, commits, paths. Pure, no network."""
+"""Names that come from users and from servers: repositories, revisions, commits, paths."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from si_hub.errors import BadListing, UsageError
 
@@ -15,6 +16,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DRIVE = re.compile(r"[A-Za-z]:")
 #: What git forbids in a reference, as `git check-ref-format` says.
 _BAD_REVISION = re.compile(r"\.\.|@\{|//|[\x00-\x20\x7f~^:?*\[\\]|^[/.-]|[/.]$|/\.|\.lock(/|$)")
+#: What a name ends with that is a file's.
+_FILES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".json", ".gguf")
 #: The longest segment and path that common file systems take, in bytes.
 SEGMENT_LIMIT, PATH_LIMIT = 255, 1024
 
@@ -41,9 +44,14 @@ def is_repo_id(text: str) -> bool:
 
 
 def looks_like_ref(text: str) -> bool:
-    """Whether ``text`` reads as ``user/name`` or ``user/name@revision``; a bare name is rather a path."""
+    """Whether ``text`` reads as ``user/name`` or ``user/name@revision``; a bare name or a file's is rather a path."""
     repo_id, _, _ = text.partition("@")
-    return "/" in repo_id and is_repo_id(repo_id)
+    return "/" in repo_id and is_repo_id(repo_id) and not repo_id.lower().endswith(_FILES)
+
+
+def is_repository(source: str | Path) -> bool:
+    """Whether ``source`` is no path of this machine and reads as a repository's id."""
+    return looks_like_ref(str(source)) and not Path(source).exists()
 
 
 def parse(text: str, revision: str | None = None) -> RepoRef:
