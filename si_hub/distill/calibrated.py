@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 from si_hub.adapter import Component, Layer
-from si_hub.distill import fidelity, prompts, trajectory
+from si_hub.distill import fidelity, prompts
 from si_hub.distill.budget import Group, predicted, refit, scores, spend
 from si_hub.distill.curvature import balanced
 from si_hub.distill.methods import Outcome, Request
 from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.processes import processes
 from si_hub.distill.running import Runner
-from si_hub.distill.survey import Findings, Settings, Survey, plan, seed_of
+from si_hub.distill.survey import Findings, Settings, Survey, plan
 from si_hub.distill.svd import DEFAULT_RANK
 from si_hub.distill.tracing import Key
 from si_hub.distill.work import Work
@@ -37,8 +37,10 @@ from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 
-#: Prompts that fidelity is measured with, and states of each one's trajectory.
-HELD_OUT, HELD_OUT_STATES = 32, 5
+#: Prompts that fidelity is measured with.
+HELD_OUT = 32
+#: Points of a curve.
+HALVES = 8
 #: Surveys that are kept in the cache.
 KEPT = 4
 #: Bytes of a file's document and metadata, about.
@@ -69,11 +71,18 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     return calibration.outcome(found)
 
 
-def curve(pairs: Sequence[Pair], request: Request, sizes: Sequence[int]) -> list[tuple[int, float, float]]:
-    """For each size in bytes: the file's bytes, the predicted error and the measured one."""
+def curve(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] = ()) -> list[tuple[int, float, float]]:
+    """For each size in bytes: the file's bytes, the predicted error and the measured one, no file twice.
+
+    Args:
+        pairs: one pair.
+        request: its size is one of the sizes.
+        sizes: the others; by default everything, and halves of it.
+    """
     calibration = Calibration(_one(pairs), request)
-    found = [calibration.within(size) for size in sizes]
-    return [(calibration.size(one), one.predicted, calibration.measured(one).error) for one in found]
+    wanted = [*(sizes or calibration.halves()), *([request.size] if request.size else [])]
+    found = {calibration.size(one): one for one in map(calibration.within, wanted)}
+    return [(size, one.predicted, calibration.measured(one).error) for size, one in found.items()]
 
 
 def _one(pairs: Sequence[Pair]) -> Pair:
@@ -119,10 +128,9 @@ class Calibration:
         self.told, self.held_out, self.source = prompts.chosen(
             request.prompts, self.runner.pipeline.tokenizer, settings.trajectories, HELD_OUT, request.seed
         )
-        stages = plan(pair, self.told, settings, options)
-        self.survey = Survey(
-            self.runner, self.told, settings, _cached(stages, request, self.crew.main), self.crew, request.progress
-        )
+        stages = plan(pair, (self.told, self.held_out), settings, options)
+        work = _cached(stages, request, self.crew.main)
+        self.survey = Survey(self.runner, self.told, self.held_out, settings, work, self.crew, request.progress)
         self.crew.wait()
         self.survey.work.open(stages)
         self.findings: Findings = self.survey.findings()
@@ -132,15 +140,7 @@ class Calibration:
     @cached_property
     def measure(self) -> fidelity.Measure:
         """What measures adapters, on trajectories of held-out prompts and seeds."""
-        runner, settings = self.runner, self.survey.settings
-        runner.mix(1.0)
-        size, parts = max(1, self.survey.batch // 2), []
-        for start in range(0, len(self.held_out), size):
-            told = self.held_out[start : start + size]
-            seeds = [seed_of(settings.seed, "held out", start + k) for k in range(len(told))]
-            steps = trajectory.trajectories(runner, told, seeds, settings.steps)
-            parts.append(trajectory.picked(steps, HELD_OUT_STATES, trajectory.NULL_SHARE, seeds))
-        return fidelity.Measure(runner, type(parts[0]).joined(parts), self.survey.batch)
+        return self.survey.measure()
 
     def measured(self, choice: Choice) -> fidelity.Fidelity:
         """The error that an adapter leaves."""
@@ -176,6 +176,14 @@ class Calibration:
         least = min((group.cost + group.opening for group in self.groups(in_bytes=True)), default=0) + _DOCUMENT
         raise UsageError("no part of the difference is that small", key="--size",
                          expected=f"about {size_text(least)} or more", found=size_text(size))  # fmt: skip
+
+    def halves(self) -> list[int]:
+        """Bytes of everything that can be carried, of half of it, and so on, `HALVES` in all that hold something."""
+        groups = self.groups(in_bytes=True)
+        whole = _DOCUMENT + sum(group.opening + group.cost * len(group.columns) for group in groups)
+        least = _DOCUMENT + 2 * max(group.opening + group.cost for group in groups)
+        sizes = [whole >> k for k in range(HALVES)]
+        return [size for size in sizes if size >= least] or sizes[:1]
 
     def for_fidelity(self) -> Choice:
         """The smallest adapter found that leaves no more error than wanted, by measuring.

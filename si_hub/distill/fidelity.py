@@ -45,29 +45,23 @@ class Measure:
         runner: the pipeline; it has the base's weights afterwards.
         states: where to measure.
         batch: states at once.
+        tuned, base: what tuned model and base predict there, as `references` has it.
     """
 
-    def __init__(self, runner: Runner, states: States, batch: int) -> None:
+    def __init__(self, runner: Runner, states: States, batch: int, tuned: Tensor, base: Tensor) -> None:
         self.runner, self.states, self.batch = runner, states, batch
-        self.tuned = self._predicted(1.0)
-        self.base = self._squares(self._predicted(0.0))
-
-    @torch.no_grad()
-    def _predicted(self, share: float) -> list[Tensor]:
-        self.runner.mix(share)
-        return [self.runner(batch).cpu() for batch in self.states.batches(self.batch)]
-
-    def _squares(self, predicted: list[Tensor]) -> Tensor:
-        """Squared distance from the tuned model's prediction in each state, float64."""
-        return torch.cat(
-            [(a - b).double().square().flatten(1).mean(1) for a, b in zip(predicted, self.tuned, strict=True)]
-        )
+        self.tuned = tuned
+        self.base = _squares(base, tuned)
 
     def of(self, components: Mapping[str, Component]) -> Fidelity:
         """The measurement of an adapter, loaded into the pipeline as any user loads it."""
         self.runner.mix(0.0)
         with loaded(self.runner.pipeline, components):
-            own = self._squares(self._predicted(0.0))
+            return self.present()
+
+    def present(self) -> Fidelity:
+        """The measurement of the pipeline as it is, with whatever is loaded beside the base's weights."""
+        own = _squares(predictions(self.runner, self.states, self.batch), self.tuned)
         bucket = (self.states.place * BUCKETS).long().clamp(0, BUCKETS - 1)
         return Fidelity(
             float(own.sum() / self.base.sum()),
@@ -77,6 +71,26 @@ class Measure:
             ),
             len(self.states),
         )
+
+
+def references(runner: Runner, states: States, batch: int) -> dict[str, Tensor]:
+    """What tuned model and base predict, for a `Measure`."""
+    found = {}
+    for name, share in (("tuned", 1.0), ("base", 0.0)):
+        runner.mix(share)
+        found[name] = predictions(runner, states, batch)
+    return found
+
+
+@torch.no_grad()
+def predictions(runner: Runner, states: States, batch: int) -> Tensor:
+    """The predicted noise in all states, on the CPU."""
+    return torch.cat([runner(part).cpu() for part in states.batches(batch)])
+
+
+def _squares(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Squared distance of each state's prediction, float64."""
+    return (predicted - wanted).double().square().flatten(1).mean(1)
 
 
 @contextmanager

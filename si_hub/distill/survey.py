@@ -8,6 +8,7 @@ of states or a layer, whoever does it, so a killed run and any number of process
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ import torch
 from si_hub.distill import trajectory
 from si_hub.distill.curvature import Curvature, limit_of, pieces
 from si_hub.distill.effects import Effects, Parts
+from si_hub.distill.fidelity import Measure, references
 from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.processes import Processes
 from si_hub.distill.running import Runner, States
@@ -29,6 +31,8 @@ from si_hub.tuner.kinds import kind_of
 
 #: Where between base and tuned weights the prediction is linearised.
 MIDPOINT = 0.5
+#: States of each held-out trajectory that adapters are measured on.
+HELD_OUT_STATES = 5
 #: Parts into which the states are cut; what a killed run loses is at most one.
 CHUNKS = 8
 #: Numbers of the latents of a batch, at most.
@@ -87,6 +91,7 @@ class Survey:
     Attributes:
         runner: the pipeline.
         prompts: one a trajectory.
+        held_out: one a trajectory that adapters are measured on.
         settings: how thoroughly.
         work: where results are kept.
         crew: the processes that share the work.
@@ -95,11 +100,11 @@ class Survey:
 
     runner: Runner
     prompts: Sequence[str]
+    held_out: Sequence[str]
     settings: Settings
     work: Work
     crew: Processes
     progress: Progress | None = None
-    _done: int = field(default=0, init=False)
     _states: States | None = field(default=None, init=False)
 
     @property
@@ -115,7 +120,7 @@ class Survey:
         """The effects of all parts; from what is kept where it is."""
         parts = self._parts()
         shares = self._chunks()
-        entries = self._kept("effects", len(shares), lambda k: self._effects(shares[k], parts, k), self.settings.probes)
+        entries = self._kept("effects", len(shares), lambda k: self._effects(shares[k], parts, k))
         held = [{name: tensor.torch() for name, tensor in entry.tensors.items()} for entry in entries]
         joined = {name: torch.cat([one[name] for one in held]) for name in ("effects", "target", "samples")}
         return Findings(parts, Effects(parts).columns, joined["effects"], joined["target"], joined["samples"])
@@ -123,20 +128,28 @@ class Survey:
     def states(self) -> States:
         """States of the tuned model's trajectories, in the prompts' order."""
         if self._states is None:
-            size = max(1, self.batch // 2)
-            starts = range(0, len(self.prompts), size)
-            entries = self._kept(
-                "states", len(starts), lambda k: self._trajectories(starts[k], starts[k] + size).as_tensors(), 1
-            )
-            self._states = States.joined([States.from_entry(entry) for entry in entries])
+            self._states = self._sampled("states", self.prompts, self.settings.states)
         return self._states
 
-    def _trajectories(self, start: int, stop: int) -> States:
-        self.runner.mix(1.0)
-        chosen = self.prompts[start:stop]
-        seeds = [seed_of(self.settings.seed, "trajectory", start + k) for k in range(len(chosen))]
-        steps = trajectory.trajectories(self.runner, chosen, seeds, self.settings.steps)
-        return trajectory.picked(steps, self.settings.states, trajectory.NULL_SHARE, seeds)
+    def measure(self) -> Measure:
+        """What measures adapters, on trajectories of held-out prompts and seeds."""
+        states = self._sampled("held out", self.held_out, HELD_OUT_STATES)
+        [kept] = self._kept("reference", 1, lambda k: (references(self.runner, states, self.batch), {}))
+        return Measure(self.runner, states, self.batch, kept.tensors["tuned"].torch(), kept.tensors["base"].torch())
+
+    def _sampled(self, stage: str, prompts: Sequence[str], each: int) -> States:
+        """So many states of each prompt's trajectory; every stage has noise of its own."""
+        size = max(1, self.batch // 2)
+        starts = range(0, len(prompts), size)
+
+        def sample(k: int) -> Made:
+            self.runner.mix(1.0)
+            chosen = prompts[starts[k] : starts[k] + size]
+            seeds = [seed_of(self.settings.seed, stage, starts[k] + place) for place in range(len(chosen))]
+            steps = trajectory.trajectories(self.runner, chosen, seeds, self.settings.steps)
+            return trajectory.picked(steps, each, trajectory.NULL_SHARE, seeds).as_tensors()
+
+        return States.joined([States.from_entry(entry) for entry in self._kept(stage, len(starts), sample)])
 
     def _chunks(self) -> list[States]:
         """All states in at most `CHUNKS` parts of whole batches."""
@@ -161,8 +174,8 @@ class Survey:
         moments: list[Entry] = []
         if any(self.work.load(name) is None for name in names):
             shares = self._chunks()
-            moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k), 1)
-        entries = self._kept("pieces", len(layered), lambda k: self._pieces(layered[k], moments), 0)
+            moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k))
+        entries = self._kept("pieces", len(layered), lambda k: self._pieces(layered[k], moments))
         self.work.drop([f"moments {k}" for k in range(CHUNKS)] if self.crew.main else [])
         found = {(change.component, change.module): entry for change, entry in zip(layered, entries, strict=True)}
         live = self.runner.modules(self.pair.changes)
@@ -243,7 +256,7 @@ class Survey:
                 if after is not None:
                     after(signs)
 
-    def _kept(self, stage: str, count: int, make: Callable[[int], Made], weight: int) -> list[Entry]:
+    def _kept(self, stage: str, count: int, make: Callable[[int], Made]) -> list[Entry]:
         """Entries ``stage 0``, ``stage 1`` ...; those that are missing are made, by whichever process's turn it is."""
         for k in self.crew.share(range(count), lambda k: 1.0):
             if self.work.load(f"{stage} {k}") is None:
@@ -257,12 +270,15 @@ class Survey:
 
     def _advance(self, stage: str, share: float) -> None:
         if self.progress:
-            begin, length = _STAGES[stage]
+            begin, length = STAGES[stage]
             self.progress(round(begin + length * share), 100)
 
 
 #: Where each stage begins and how long it is, in hundredths of the whole.
-_STAGES = {"states": (0, 20), "moments": (20, 20), "pieces": (40, 10), "effects": (50, 50)}
+STAGES = {
+    "states": (0, 15), "moments": (15, 15), "pieces": (30, 10), "effects": (40, 45), "held out": (85, 10),
+    "reference": (95, 5),
+}  # fmt: skip
 
 
 def parts_of(change: Change, found: Entry | None) -> Parts:
@@ -280,12 +296,14 @@ def seed_of(seed: int, what: str, number: int) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def plan(pair: Pair, prompts: Sequence[str], settings: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
+def plan(
+    pair: Pair, prompts: Sequence[Sequence[str]], settings: Settings, options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything that the stages depend on."""
     from si_hub import __version__
     from si_hub.distill.work import stamp
 
-    told = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     return {
         "tool": __version__, "torch": torch.__version__, "models": [stamp(pair.base.path), stamp(pair.tuned.path)],
         "prompts": told, "settings": asdict(settings),
