@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from si_hub.errors import ChecksumError, ConflictError, FileAccessError, MissingRepository, NetworkError, UsageError
+from si_hub.errors import (
+    BadListing,
+    ChecksumError,
+    ConflictError,
+    FileAccessError,
+    MissingRepository,
+    MissingRevision,
+    NetworkError,
+    UsageError,
+)
 from si_hub.hub import card, remembered
 from si_hub.hub.client import About, Client
 from si_hub.hub.content import CONFIG, README, Content, Outgoing, collect, is_our_config, outgoing
@@ -128,8 +137,11 @@ class _Push:
         if dry_run:
             return self.result(files, changed, created, None, _difference(old_card, files))
         if created or self.target.new_branch:
+            start = self.target.head
             self.make_place()
             changed = self.target.changed(files)
+            if changed and self.target.head != start:
+                self.check_parent(changed)
         done = self.send(files, changed) if changed else self.already()
         self.remember(done)
         self.name_it(done)
@@ -251,12 +263,23 @@ class _Push:
             if found is None:
                 raise
             done = found
-        if not self.holds(done.commit, files):
-            raise ChecksumError(
-                "the commit holds other bytes than were sent", file=self.target.repo_id, key=done.commit,
-                hint="Run it again.",
-            )  # fmt: skip
-        return done
+        return self.confirmed(done, files)
+
+    def confirmed(self, done: _Sent, files: Sequence[Outgoing]) -> _Sent:
+        """The commit that holds what was sent: the one that the answer names, or the one that is there.
+
+        Raises:
+            ChecksumError: neither does.
+        """
+        with suppress(MissingRevision, BadListing):
+            if self.holds(done.commit, files):
+                return done
+        if (found := self.settled(files)) is not None:
+            return found
+        raise ChecksumError(
+            "the commit holds other bytes than were sent", file=self.target.repo_id, key=done.commit,
+            hint="Run it again.",
+        )  # fmt: skip
 
     def commit(self, changed: Sequence[Outgoing]) -> _Sent:
         from huggingface_hub import CommitOperationAdd
@@ -272,7 +295,7 @@ class _Push:
             parent_commit=self.target.head,
             create_pr=self.create_pr,
         )
-        return _Sent(str(info.oid), info.pr_revision or self.target.branch, info.pr_url)
+        return _Sent(info.oid, info.pr_revision or self.target.branch, info.pr_url)
 
     def settled(self, files: Sequence[Outgoing]) -> _Sent | None:
         """What became of a commit whose answer was lost: the same, if it is there."""

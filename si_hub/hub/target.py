@@ -126,20 +126,18 @@ def look(client: Client, target: Target) -> Target:
     known = branches | pulls
     if branch not in known and (branch in tags or is_commit(branch) or branch.startswith("refs/")):
         raise UsageError("is no branch", file=repo_id, key=branch, hint="Push to a branch, and name a tag with --tag.")
-    head = known.get(branch) or branches.get(MAIN)
-    files = at(client, repo_id, head).files if head else {}
-    return Target(
-        repo_id, branch, True, target.private, branch not in known and branch != MAIN, head, files, tags, pulls
-    )
+    found = at(client, repo_id, known.get(branch) or branches.get(MAIN) or MAIN)
+    new = branch not in known and branch != MAIN
+    return Target(repo_id, branch, True, target.private, new, found.commit, found.files, tags, pulls)
 
 
-def at(client: Client, repo_id: str, commit: str) -> Listing:
-    """What is in a commit.
+def at(client: Client, repo_id: str, revision: str) -> Listing:
+    """What is in a commit, or in a branch's last.
 
     Raises:
         BadListing, SiHubError: see `si_hub.hub.listing.fetch`.
     """
-    return listing.fetch(client, RepoRef(repo_id, commit))
+    return listing.fetch(client, RepoRef(repo_id, revision))
 
 
 def small_file(client: Client, target: Target, name: str, limit: int) -> bytes | None:

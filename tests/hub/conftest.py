@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,7 +54,14 @@ def client(hub: LoopbackHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Nobody in this process sleeps: the seconds that were asked for, in their order."""
     asked: list[float] = []
+
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            asked.append(timeout or 0.0)
+            return self.is_set()
+
     monkeypatch.setattr("time.sleep", asked.append)
+    monkeypatch.setattr("si_hub.hub.client.threading", SimpleNamespace(Event=Impatient))
     return asked
 
 
