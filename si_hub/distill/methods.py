@@ -18,6 +18,7 @@ from si_hub.report.progress import Progress
 METHODS: dict[str, str] = {
     "svd": "si_hub.distill.svd",
     "calibrated": "si_hub.distill.calibrated",
+    "trained": "si_hub.distill.trained",
 }
 #: What an adapter's numbers may be stored as: the option's value → safetensors' name.
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}

@@ -83,11 +83,11 @@ def _state(call: dict[str, Any], prompts: Sequence[str], scheduler: Any, time: f
             )
     place = time / int(scheduler.config.num_train_timesteps)
     return States(
-        inputs, shared, tuple(prompts), torch.full((count,), place), torch.full((count,), _scale(scheduler, time))
+        inputs, shared, tuple(prompts), torch.full((count,), place), torch.full((count,), scale(scheduler, time))
     )
 
 
-def _scale(scheduler: Any, time: float) -> float:
+def scale(scheduler: Any, time: float) -> float:
     """What turns an error of the prediction into one of predicted noise: √ᾱ for v-prediction, else 1.
 
     With v = √ᾱ ε − √(1−ᾱ) x0 the noise is √ᾱ v + √(1−ᾱ) x_t (Salimans & Ho, arXiv 2202.00512).

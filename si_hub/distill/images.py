@@ -1,0 +1,116 @@
+"""Pictures of one's own to learn from, instead of the tuned model's sampling: encoded, noised, and shown to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from si_hub.distill import trajectory
+from si_hub.distill.pool import Lessons, taught
+from si_hub.distill.running import Runner, States
+from si_hub.distill.survey import seed_of
+from si_hub.errors import CannotRun, MissingFile
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+#: Lessons of one walk.
+_COUNT = 160
+#: Where a denoiser takes the noisy latents.
+_LATENTS = ("sample", "hidden_states")
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Makes lessons of pictures at random times.
+
+    Attributes:
+        runner: the pipeline.
+        latents: ``[pictures, channels, height, width]``, scaled.
+        captions: one a picture; ``None`` where there is none.
+        like: a state of the pipeline's own sampling, and its time: what else the denoiser is called with.
+        batch: states at once.
+        seed: of everything random.
+    """
+
+    runner: Runner
+    latents: Tensor
+    captions: tuple[str | None, ...]
+    like: tuple[States, float]
+    batch: int
+    seed: int
+
+    @classmethod
+    def of(cls, runner: Runner, folder: str | Path, batch: int, seed: int) -> Pictures:
+        """The pictures of a folder; ``name.txt`` beside a picture is its caption.
+
+        Raises:
+            MissingFile: no such folder, or no picture in it.
+            CannotRun: a pipeline whose latents are not pictures' own shape.
+        """
+        files = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
+        if not files:
+            raise MissingFile("no folder with pictures", file=folder, expected=", ".join(sorted(SUFFIXES)))
+        steps = trajectory.trajectories(runner, ["a"], [0], 2)
+        like = steps[0], float(runner.pipeline.scheduler.timesteps[0])
+        name = next((name for name in _LATENTS if name in steps[0].inputs), None)
+        if name is None or steps[0].inputs[name].ndim != 4:
+            raise CannotRun(
+                "packs its latents, which pictures are not encoded for", file=runner.pair.base.path,
+                found=type(runner.pipeline).__name__, hint="Leave --images out: none are needed.",
+            )  # fmt: skip
+        height, width = (side * runner.pipeline.vae_scale_factor for side in steps[0].inputs[name].shape[2:])
+        latents = torch.cat([encoded(runner, file, height, width) for file in files])
+        return cls(runner, latents, tuple(map(caption, files)), like, batch, seed)
+
+    def __call__(self, number: int) -> Lessons:
+        """The lessons of a walk by its number; the pipeline must be the tuned model."""
+        generator = torch.Generator().manual_seed(seed_of(self.seed, "pictures", number))
+        rows = torch.randint(len(self.latents), (_COUNT,), generator=generator).tolist()
+        noise = torch.randn((_COUNT, *self.latents.shape[1:]), generator=generator)
+        null = (torch.rand(_COUNT, generator=generator) < trajectory.NULL_SHARE).tolist()
+        places = (torch.arange(_COUNT) + torch.rand(_COUNT, generator=generator)) / _COUNT
+        scheduler = self.runner.pipeline.scheduler
+        steps = int(scheduler.config.num_train_timesteps)
+        times = (places * steps).floor().clamp(max=steps - 1)
+        noisy = noised(scheduler, self.latents[rows], noise, times)
+        like, time = self.like
+        inputs = {name: value.expand(_COUNT, *value.shape[1:]) for name, value in like.inputs.items()}
+        inputs |= {name: noisy for name in _LATENTS if name in inputs}
+        given = like.inputs["timestep"]
+        inputs["timestep"] = (times * (float(given[0]) / time)).to(given.dtype)
+        states = replace(
+            like, inputs=inputs, prompts=tuple(None if n else self.captions[k] for k, n in zip(rows, null, strict=True)),
+            place=times / steps, scale=torch.tensor([trajectory.scale(scheduler, t) for t in times.tolist()]),
+        )  # fmt: skip
+        return taught(self.runner, states, self.batch)
+
+
+def caption(file: Path) -> str | None:
+    """What the text beside a picture says."""
+    text = file.with_suffix(".txt")
+    return text.read_text(encoding="utf-8").strip() or None if text.is_file() else None
+
+
+@torch.no_grad()
+def encoded(runner: Runner, file: Path, height: int, width: int) -> Tensor:
+    """Scaled latents ``[1, channels, ...]`` of a picture, cut to the middle and resized."""
+    from PIL import Image, ImageOps
+
+    vae = runner.pipeline.vae
+    with Image.open(file) as picture:
+        fitted = ImageOps.fit(picture.convert("RGB"), (width, height))
+    pixels = runner.pipeline.image_processor.preprocess(fitted, height, width).to(runner.device, vae.dtype)
+    mean: Tensor = vae.encode(pixels).latent_dist.mean
+    return ((mean - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor).float().cpu()
+
+
+def noised(scheduler: object, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    """What a denoiser is given at a time: √ᾱ x + √(1−ᾱ) ε, or (1−σ) x + σ ε of flow-matching models."""
+    kept = getattr(scheduler, "alphas_cumprod", None)
+    if kept is None:
+        share = (times / scheduler.config.num_train_timesteps).view(-1, 1, 1, 1)  # type: ignore[attr-defined]
+        return torch.lerp(latents, noise, share)
+    alpha = kept.float()[times.long()].view(-1, 1, 1, 1)
+    return alpha.sqrt() * latents + (1.0 - alpha).sqrt() * noise
