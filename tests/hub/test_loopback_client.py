@@ -191,10 +191,42 @@ def test_anyone_may_propose_and_the_proposal_stands_apart(api: Api, client: Loop
 def test_a_merged_proposal_is_on_main(api: Api, client: LoopbackHub) -> None:
     client.repo(ID)
     push(api("other"), {"a.json": b"1"}, create_pr=True)
+    push(api("other"), {"b.json": b"2"}, create_pr=True)
+    push(api("writer"), {"c.json": b"3"}, revision="refs/pr/1")
     assert api("writer").get_discussion_details(ID, 1).status == "open"
     api("writer").merge_pull_request(ID, 1)
     assert api("writer").get_discussion_details(ID, 1).status == "merged"
-    assert client.repo(ID).files() == {"a.json": b"1"}
+    assert client.repo(ID).files() == {"a.json": b"1", "c.json": b"3"}
+    for number in (1, 2):  # merged already; no longer on top of main
+        with pytest.raises(HfHubHTTPError, match="409"):
+            api("writer").merge_pull_request(ID, number)
+
+
+def test_a_proposal_is_made_to_a_branch_by_who_may_write_somewhere(api: Api, client: LoopbackHub) -> None:
+    client.repo(ID)
+    push(api("other"), {"a.json": b"1"}, create_pr=True)
+    with pytest.raises(HfHubHTTPError, match="403"):
+        push(api("visitor"), {"b.json": b"1"}, create_pr=True)
+    with pytest.raises(BadRequestError):
+        push(api("other"), {"b.json": b"1"}, create_pr=True, revision="refs/pr/1")
+    assert list(client.repo(ID).pulls) == ["refs/pr/1"]
+
+
+@pytest.mark.parametrize("name", ["refs/heads/x", "a b", "a..b", "x~1", "x^", "x:y", "x.lock", "x/", "a\\b", "\x1b"])
+def test_a_name_that_git_would_not_take_is_refused(api: Api, client: LoopbackHub, name: str) -> None:
+    client.repo(ID)
+    with pytest.raises(BadRequestError):
+        api("writer").create_tag(ID, tag=name)
+    with pytest.raises(BadRequestError):
+        api("writer").create_branch(ID, branch=name)
+    assert (client.repo(ID).tags, list(client.repo(ID).branches)) == ({}, ["main"])
+
+
+def test_main_is_not_deleted(api: Api, client: LoopbackHub) -> None:
+    client.repo(ID)
+    with pytest.raises(HfHubHTTPError, match="403"):
+        api("writer").delete_branch(ID, branch="main")
+    assert list(client.repo(ID).branches) == ["main"]
 
 
 def test_tags_and_branches(api: Api, client: LoopbackHub) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -173,13 +176,11 @@ def test_no_answer_offers_xet(line: Line, served: LoopbackHub) -> None:
 
 def test_uploaded_bytes_that_are_others_are_refused_and_forgotten(line: Line, served: LoopbackHub) -> None:
     oid, bearer = "1" * 64, f"Bearer {served.token()}"
-    asked = json.dumps({"objects": [{"oid": oid, "size": 4}]})
-    batch = f"/{ID}.git/info/lfs/objects/batch"
-    order = json.loads(line.ask("POST", batch, asked, Authorization=bearer)[1])["objects"][0]
+    actions = order(line, served, oid, 4)["actions"]
     with Line(served.files_url) as files:
-        put = order["actions"]["upload"]["href"].removeprefix(served.files_url)
+        put = actions["upload"]["href"].removeprefix(served.files_url)
         assert files.ask("PUT", put, b"lies")[0].status == 200
-    verify = order["actions"]["verify"]["href"].removeprefix(served.url)
+    verify = actions["verify"]["href"].removeprefix(served.url)
     assert line.ask("POST", verify, json.dumps({"oid": oid, "size": 4}), Authorization=bearer)[0].status == 422
     head = served.repo(ID).head()
     commit = [{"key": "header", "value": {"summary": "m"}}]
@@ -187,6 +188,69 @@ def test_uploaded_bytes_that_are_others_are_refused_and_forgotten(line: Line, se
     lines = "\n".join(map(json.dumps, commit))
     assert line.ask("POST", f"/api/models/{ID}/commit/main", lines, Authorization=bearer)[0].status == 400
     assert served.repo(ID).head() == head
+
+
+def order(line: Line, served: LoopbackHub, oid: str, size: int) -> dict[str, Any]:
+    """What the Hub answers to the announcement of an upload."""
+    asked = json.dumps({"objects": [{"oid": oid, "size": size}], "transfers": ["basic", "multipart"]})
+    batch = f"/{ID}.git/info/lfs/objects/batch"
+    found: dict[str, Any] = json.loads(line.ask("POST", batch, asked, Authorization=f"Bearer {served.token()}")[1])
+    only: dict[str, Any] = found["objects"][0]
+    return only
+
+
+def test_an_upload_of_another_size_is_refused(line: Line, served: LoopbackHub) -> None:
+    oid, bearer = hashlib.sha256(b"four").hexdigest(), f"Bearer {served.token()}"
+    actions = order(line, served, oid, 5)["actions"]
+    with Line(served.files_url) as files:
+        files.ask("PUT", actions["upload"]["href"].removeprefix(served.files_url), b"four")
+    verify = actions["verify"]["href"].removeprefix(served.url)
+    for size, status in ((5, 422), (4, 200)):
+        assert (
+            line.ask("POST", verify, json.dumps({"oid": oid, "size": size}), Authorization=bearer)[0].status == status
+        )
+
+
+def test_parts_are_joined_by_their_etags_only(line: Line, served: LoopbackHub) -> None:
+    content = b"in three parts"
+    served.service.chunk_size, oid = 5, hashlib.sha256(content).hexdigest()
+    upload = order(line, served, oid, len(content))["actions"]["upload"]
+    served.service.chunk_size = None
+    assert sorted(upload["header"]) == ["1", "2", "3", "chunk_size"]
+    etags = []
+    with Line(served.files_url) as files:
+        for number in (1, 2, 3):
+            target = upload["header"][str(number)].removeprefix(served.files_url)
+            etags.append(files.ask("PUT", target, content[number * 5 - 5 : number * 5])[0].getheader("ETag"))
+    assert etags[0] == f'"{hashlib.md5(b"in th").hexdigest()}"'
+    complete = upload["href"].removeprefix(served.url)
+    for sent, status in ((etags[:2] + etags[:1], 400), (etags, 200)):
+        parts = [{"partNumber": number, "etag": etag} for number, etag in enumerate(sent, 1)]
+        assert line.ask("POST", complete, json.dumps({"oid": oid, "parts": parts[::-1]}))[0].status == status
+    assert "actions" not in order(line, served, oid, len(content))
+    assert served.service.store.blobs.read(oid) == content
+
+
+@pytest.mark.parametrize("target", ["/api/models/user/nope", "/user/nope/resolve/main/a.json"])
+def test_what_is_not_there_is_401_to_strangers_and_404_to_members(line: Line, served: LoopbackHub, target: str) -> None:
+    for headers, status in (({}, 401), ({"Authorization": f"Bearer {served.token('visitor')}"}, 404)):
+        answer, _ = line.ask("GET", target, **headers)
+        assert (answer.status, answer.getheader("X-Error-Code")) == (status, "RepoNotFound")
+
+
+@pytest.mark.parametrize("name", ["a..b", "a--b", "-a", "a.", "ä", "n" * 97, "", "a/b", "../a"])
+def test_a_repository_name_that_no_address_could_hold_is_refused(line: Line, served: LoopbackHub, name: str) -> None:
+    body, before = json.dumps({"name": name}), served.repositories
+    assert line.ask("POST", "/api/repos/create", body, Authorization=f"Bearer {served.token()}")[0].status == 400
+    assert served.repositories == before
+
+
+def test_a_card_that_is_no_yaml_is_not_committed_either(line: Line, served: LoopbackHub) -> None:
+    content = base64.b64encode(b"---\na: [\n---\n").decode()
+    card = {"key": "file", "value": {"path": "README.md", "content": content, "encoding": "base64"}}
+    lines = "\n".join(map(json.dumps, [{"key": "header", "value": {"summary": "m"}}, card]))
+    bearer = f"Bearer {served.token()}"
+    assert line.ask("POST", f"/api/models/{ID}/commit/main", lines, Authorization=bearer)[0].status == 400
 
 
 @pytest.mark.parametrize("path", ["../x", "a/../../x", "/x", "a//x", ".git/config", "."])

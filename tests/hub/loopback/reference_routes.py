@@ -71,10 +71,10 @@ def discussion(service: Service, request: Request, repo: str, number: str) -> An
 def merge(service: Service, request: Request, repo: str, number: str) -> Answer:
     repository, _ = service.writable(request, repo)
     pull = repository.pull(int(number))
-    head = repository.commits[pull.head]
-    if pull.merged or repository.branches[pull.base] != head.parent:
+    behind = {commit.sha for commit in repository.history(f"refs/pr/{pull.number}")}
+    if pull.merged or repository.branches[pull.base] not in behind:
         raise Refusal(409, "This pull request cannot be merged")
-    repository.branches[pull.base], pull.merged = head.sha, True
+    repository.branches[pull.base], pull.merged = pull.head, True
     service.store.save(repository)
     return answer_json({})
 
