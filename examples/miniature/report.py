@@ -91,11 +91,11 @@ def base_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> list[Row]
 
 
 def family_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> list[Row]:
-    """The bases of other families, which have no bar to meet."""
+    """The bases of other families."""
     rows = []
     for name in tracked([name for name in FAMILIES if (world / name).exists()], "families"):
         pictures = draw_prompts(DiffusionPipeline.from_pretrained(world / name), [scene.prompt() for scene in wanted])
-        rows.append(Row(name, judge(judges, pictures, wanted), "plain"))
+        rows.append(Row(name, judge(judges, pictures, wanted), "plain", alignment=0.85))
     return rows
 
 

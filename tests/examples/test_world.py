@@ -96,6 +96,11 @@ def test_the_shipped_base_draws_what_unseen_prompts_say() -> None:
     assert verdict.styles["plain"] >= 0.9
 
 
+def test_the_other_families_bases_draw_too() -> None:
+    rows = report.family_rows(HERE, load_judges(HERE / "judges.safetensors"), unseen_scenes(30))
+    assert [(row.name, row.holds()) for row in rows] == [("sdxl", True), ("dit", True)]
+
+
 @pytest.mark.slow
 def test_every_bar_of_the_report_holds_and_every_peer_moves_the_style_score() -> None:
     seeing, wanted = load_judges(HERE / "judges.safetensors"), unseen_scenes(200)
