@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 
@@ -131,16 +131,16 @@ def test_a_redirect_elsewhere_goes_there_without_the_token(
 def test_headers_are_replaced_and_left_out(client: LoopbackHub, repo: HubRepository) -> None:
     url = f"{client.url}/{ID}/resolve/main/a.json"
     client.fault(faults.headers(x_repo_commit="../../outside", ETag=None))
-    answer = httpx.head(url)
+    answer = get_session().head(url)
     assert answer.headers["X-Repo-Commit"] == "../../outside"
     assert "etag" not in answer.headers
-    assert httpx.head(url).headers["x-repo-commit"] == repo.head()
+    assert get_session().head(url).headers["x-repo-commit"] == repo.head()
 
 
 @pytest.mark.parametrize("text", hostile.NOT_HEX)
 def test_a_header_may_say_anything(client: LoopbackHub, repo: HubRepository, text: str) -> None:
     client.fault(faults.headers(ETag=text, Content_Length="1000000000000"))
-    answer = httpx.head(f"{client.url}/{ID}/resolve/main/a.json")
+    answer = get_session().head(f"{client.url}/{ID}/resolve/main/a.json")
     assert answer.headers["etag"].encode(answer.headers.encoding).decode() == text
     assert answer.headers["content-length"] == "1000000000000"
 
@@ -149,15 +149,15 @@ def test_a_body_and_its_json_are_replaced(client: LoopbackHub, repo: HubReposito
     url = f"{client.url}/api/models/{ID}"
     client.fault(faults.body(b"no json"))
     client.fault(faults.edited(lambda info: info | {"sha": "main"}))
-    assert httpx.get(url).text == "no json"
-    assert httpx.get(url).json()["sha"] == "main"
-    assert httpx.get(url).json()["sha"] == repo.head()
+    assert get_session().get(url).text == "no json"
+    assert get_session().get(url).json()["sha"] == "main"
+    assert get_session().get(url).json()["sha"] == repo.head()
 
 
 def test_skip_and_times_count_the_requests_that_match(client: LoopbackHub, repo: HubRepository) -> None:
     planned = client.fault(faults.status(500), r"GET /api/models/.*\?a=", skip=2, times=2)
     url = f"{client.url}/api/models/{ID}"
-    found = [(httpx.get(url).status_code, httpx.get(f"{url}?a={n}").status_code) for n in range(6)]
+    found = [(get_session().get(url).status_code, get_session().get(f"{url}?a={n}").status_code) for n in range(6)]
     assert found == [(200, 200), (200, 200), (200, 500), (200, 500), (200, 200), (200, 200)]
     assert planned.met == 2
 
@@ -165,9 +165,9 @@ def test_skip_and_times_count_the_requests_that_match(client: LoopbackHub, repo:
 def test_a_fault_without_end_lasts_until_it_is_cleared(client: LoopbackHub, repo: HubRepository) -> None:
     client.fault(faults.status(500), times=None)
     url = f"{client.url}/api/models/{ID}"
-    assert [httpx.get(url).status_code for _ in range(5)] == [500] * 5
+    assert [get_session().get(url).status_code for _ in range(5)] == [500] * 5
     client.clear_faults()
-    assert httpx.get(url).status_code == 200
+    assert get_session().get(url).status_code == 200
 
 
 @pytest.mark.parametrize("kind", faults.KINDS)
