@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,15 +76,14 @@ class Pictures:
         steps = int(scheduler.config.num_train_timesteps)
         times = (places * steps).floor().clamp(max=steps - 1)
         noisy = noised(scheduler, self.latents[rows], noise, times)
-        like, time = self.like
+        like, its_time = self.like
         inputs = {name: value.expand(_COUNT, *value.shape[1:]) for name, value in like.inputs.items()}
         inputs |= {name: noisy for name in _LATENTS if name in inputs}
         given = like.inputs["timestep"]
-        inputs["timestep"] = (times * (float(given[0]) / time)).to(given.dtype)
-        states = replace(
-            like, inputs=inputs, prompts=tuple(None if n else self.captions[k] for k, n in zip(rows, null, strict=True)),
-            place=times / steps, scale=torch.tensor([trajectory.scale(scheduler, t) for t in times.tolist()]),
-        )  # fmt: skip
+        inputs["timestep"] = (times * (float(given[0]) / its_time)).to(given.dtype)
+        scale = torch.tensor([trajectory.scale(scheduler, time) for time in times.tolist()])
+        told = tuple(None if hidden else self.captions[row] for row, hidden in zip(rows, null, strict=True))
+        states = replace(like, inputs=inputs, prompts=told, place=times / steps, scale=scale)
         return taught(self.runner, states, self.batch)
 
 
@@ -103,14 +103,15 @@ def encoded(runner: Runner, file: Path, height: int, width: int) -> Tensor:
         fitted = ImageOps.fit(picture.convert("RGB"), (width, height))
     pixels = runner.pipeline.image_processor.preprocess(fitted, height, width).to(runner.device, vae.dtype)
     mean: Tensor = vae.encode(pixels).latent_dist.mean
-    return ((mean - (getattr(vae.config, "shift_factor", None) or 0.0)) * vae.config.scaling_factor).float().cpu()
+    shifted = mean - (getattr(vae.config, "shift_factor", None) or 0.0)
+    return (shifted * float(vae.config.scaling_factor)).float().cpu()
 
 
-def noised(scheduler: object, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+def noised(scheduler: Any, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
     """What a denoiser is given at a time: √ᾱ x + √(1−ᾱ) ε, or (1−σ) x + σ ε of flow-matching models."""
     kept = getattr(scheduler, "alphas_cumprod", None)
     if kept is None:
-        share = (times / scheduler.config.num_train_timesteps).view(-1, 1, 1, 1)  # type: ignore[attr-defined]
+        share = (times / scheduler.config.num_train_timesteps).view(-1, 1, 1, 1)
         return torch.lerp(latents, noise, share)
-    alpha = kept.float()[times.long()].view(-1, 1, 1, 1)
+    alpha: Tensor = kept.float()[times.long()].view(-1, 1, 1, 1)
     return alpha.sqrt() * latents + (1.0 - alpha).sqrt() * noise

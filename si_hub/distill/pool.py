@@ -1,8 +1,8 @@
 """What a student learns from: states of the tuned model's own sampling, and what it predicts there.
 
-The pool is a window over an endless row of *walks*, each a few trajectories of fresh prompts and fresh noise. It moves on
-as training goes on: the tuned model walks, the oldest walk is forgotten. Which walk a step learns from, and everything
-random in it, follows from its number alone; walks are kept as files, made by whichever process's turn it is.
+The pool is a window over an endless row of *walks*, each a few trajectories of fresh prompts and fresh noise. It moves
+on as training goes on: the tuned model walks, the oldest walk is forgotten. Which walk a step learns from, and
+everything random in it, follows from its number alone; walks are files, made by whichever process's turn it is.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Wanted:
         Raises:
             UsageError: a value that makes no sense.
         """
-        names = {one.name: type(one.default) for one in fields(cls)}
+        names: dict[str, Any] = {one.name: type(getattr(cls(), one.name)) for one in fields(cls)}
         own = {name: value for name, value in options.items() if name in names}
         for name, value in own.items():
             kind = names[name]
@@ -148,8 +148,9 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
     started = calibration.measured(choice).error
     runner, survey = calibration.runner, calibration.survey
+    denoiser: Any = runner.denoiser
     if wanted.checkpointing:
-        runner.denoiser.enable_gradient_checkpointing()
+        denoiser.enable_gradient_checkpointing()
     student = Student(runner, choice.components)
     teaching = partial(student.away, 1.0)
     if wanted.images:
@@ -165,7 +166,7 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     trained = student.components(request.dtype) if course.best else choice.components
     student.leave()
     if wanted.checkpointing:
-        runner.denoiser.disable_gradient_checkpointing()
+        denoiser.disable_gradient_checkpointing()
     outcome = calibration.outcome(replace(choice, components=trained))
     # Rounding to the adapter's dtype comes after the last measurement.
     if outcome.error > started:
