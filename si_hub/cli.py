@@ -189,9 +189,10 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option("--report", type=GivenPath(), multiple=True, metavar="FILE", help="Report to write, .html or .png.")
 @click.option("--pictures", type=int, default=4, show_default=True, help="Prompts to draw for the report.")
+@click.option("--curve", is_flag=True, help="Only say what each size would leave of the error; --report plots it.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output and report files.")
 @as_json
-def distill(base: str, tuned: tuple[str, ...], json_: bool, **options: Any) -> None:
+def distill(base: str, tuned: tuple[str, ...], curve: bool, json_: bool, **options: Any) -> None:
     """Make one small adapter of what distinguishes TUNED models from their BASE.
 
     Each is a diffusers folder, a single-file checkpoint, or a repository id in the local cache. Interrupted, the same
@@ -201,15 +202,17 @@ def distill(base: str, tuned: tuple[str, ...], json_: bool, **options: Any) -> N
     Examples:
       si-hub distill base/ community.safetensors
       si-hub distill base/ community.safetensors --method svd --rank 32 --dtype fp16
+      si-hub distill base/ community.safetensors --curve
       si-hub distill base/ community.safetensors --size 40MB --report report.html
     """
+    from si_hub.distill import curve as curve_of
     from si_hub.distill import distill as distill_models
     from si_hub.distill.processes import is_main
     from si_hub.report.progress import progress_bar
 
     try:
         with progress_bar("distilling", quiet=json_ or not is_main()) as progress:
-            result = distill_models(base, *tuned, progress=progress, **options)
+            result = (curve_of if curve else distill_models)(base, *tuned, progress=progress, **options)
     except KeyboardInterrupt:
         if is_main():
             click.echo("si-hub: what is finished is kept; the same command goes on from there", err=True)

@@ -139,21 +139,17 @@ def distill(
         WrongPair, NotAModel: the models do not belong together, or one is none.
         MissingFile, FileAccessError, FormatError: what cannot be read or written.
     """
-    _check(tuned, rank, size, fidelity, dtype)
+    check_options(tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype)
     first = Path(tuned[0])
     path = Path(output) if output else first.with_name(f"{_stem(first)}{_SUFFIX}")
     if path.is_dir():
         path /= f"{_stem(first)}{_SUFFIX}"
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
-    files = (report,) if isinstance(report, str | Path) else report
-    wish = Wish(tuple(map(Path, files)), pictures, Path(prompts) if prompts else None, seed)
+    wish = Wish.of(report, pictures, Path(prompts) if prompts else None, seed)
     wish.check(overwrite=force)
-    for one in tuned:
-        check_paths(base, one, trust_order=trust_order)
-    start = open_base(base, tuned)
-    pairs = [match(start, open_model(one, base=start), trust_order=trust_order) for one in tuned]
-    name, reason = (method, "") if method else choose(start)
+    pairs = matched(base, tuned, trust_order=trust_order)
+    name, reason = (method, "") if method else choose(pairs[0].base)
     store = Work(Path(work) if work else path.with_name(f".{path.name}.work"))
     request = Request(
         path, store, rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None,
@@ -163,6 +159,14 @@ def distill(
     if is_main():
         wish.fulfil(result, pairs, overwrite=force)
     return result
+
+
+def matched(base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool = False) -> list[Pair]:
+    """The base with each of the tuned models; a wrong pair is found before anything is done for the next."""
+    for one in tuned:
+        check_paths(base, one, trust_order=trust_order)
+    start = open_base(base, tuned)
+    return [match(start, open_model(one, base=start), trust_order=trust_order) for one in tuned]
 
 
 def open_base(base: str | Path, tuned: Sequence[str | Path]) -> Model:
@@ -179,7 +183,11 @@ def _run(pairs: list[Pair], request: Request, name: str, reason: str, force: boo
     if crew.main:
         request.work.open(_plan(pairs, request, name))
     crew.wait()
-    outcome = run(pairs, request)
+    try:
+        outcome = run(pairs, request)
+    except BaseException:
+        request.work.tidy()
+        raise
     if crew.main:
         adapter = adapter_of(pairs, outcome)
         only = pairs[0].tuned if len(pairs) == 1 else None
@@ -194,8 +202,11 @@ def _run(pairs: list[Pair], request: Request, name: str, reason: str, force: boo
 
 
 def choose(base: Model) -> tuple[str, str]:
-    """The best method that can be run here, and why not a better one."""
-    return "svd", ""
+    """The best closed form that can be had here, and why not a better one."""
+    from si_hub.distill.running import why_not
+
+    reason = why_not(base)
+    return ("svd", f"{base.path} {reason}") if reason else ("calibrated", "")
 
 
 def adapter_of(pairs: list[Pair], outcome: Outcome) -> Adapter:
@@ -229,6 +240,8 @@ def _result(pairs: list[Pair], request: Request, outcome: Outcome, name: str, re
     document = file_format.read_document(file)
     layers = [layer for component in outcome.components.values() for layer in component.layers.values()]
     notes = tuple(dict.fromkeys(note for pair in pairs for note in pair.notes)) + tuple(outcome.notes)
+    if request.work.kept:
+        notes += (f"went on from {request.work.kept} finished parts of an interrupted run",)
     return Distilled(
         pairs[0].base.path, tuple(pair.tuned.path for pair in pairs), request.output, file.size, name, reason,
         pairs[0].base.architecture.name,
@@ -238,9 +251,15 @@ def _result(pairs: list[Pair], request: Request, outcome: Outcome, name: str, re
     )  # fmt: skip
 
 
-def _check(
-    tuned: tuple[str | Path, ...], rank: int | None, size: int | None, fidelity: float | None, dtype: str
+def check_options(
+    tuned: tuple[str | Path, ...],
+    *,
+    rank: int | None = None,
+    size: int | None = None,
+    fidelity: float | None = None,
+    dtype: str = "fp32",
 ) -> None:
+    """Raise UsageError for a call that makes no sense."""
     if not tuned:
         raise UsageError("name at least one tuned model")
     if sum(value is not None for value in (rank, size, fidelity)) > 1:

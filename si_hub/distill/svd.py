@@ -25,6 +25,8 @@ from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 
 #: The rank of every layer where no budget is given.
 DEFAULT_RANK = 32
+#: Bytes of a tensor's entry in the header besides its name, and of a file's document and metadata: at most, about.
+_ENTRY, _DOCUMENT = 110, 3 << 10
 #: Embeddings and bare parameters are carried whole while they are no more than this many times what a pair would cost.
 _DENSE_FACTOR = 4
 
@@ -52,6 +54,11 @@ class Plan:
             out, width = _matrix(self.change.shape)
             weight = self.rank * (out + width) if self.how == "pair" else math.prod(self.change.shape)
         return weight + (self.change.bias[0].count if self.change.bias else 0)
+
+    def size(self, dtype: str) -> int:
+        """Bytes that it adds to the file, header included."""
+        tensors = {"pair": 2, "dense": 1, "leave": 0}[self.how] + bool(self.change.bias)
+        return self.count * DTYPE_SIZES[dtype] + tensors * (len(self.name) + _ENTRY)
 
 
 def run(pairs: Sequence[Pair], request: Request) -> Outcome:
@@ -109,8 +116,7 @@ def _rank_for(pair: Pair, request: Request) -> int:
 
     def size(rank: int) -> int:
         plans = (plan(change, rank, embeddings=request.embeddings) for change in pair.changes)
-        # A tensor's entry in the header takes about 160 bytes, and a layer has two or three.
-        return sum(item.count * DTYPE_SIZES[request.dtype] + 400 for item in plans) + 4096
+        return sum(item.size(request.dtype) for item in plans) + _DOCUMENT
 
     low, high = 0, max(min(_matrix(change.shape)) for change in pair.changes)
     while low < high:

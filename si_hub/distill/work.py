@@ -92,6 +92,11 @@ class Work:
         for name in names:
             self._file(name).unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Throw the folder away if nothing is kept in it."""
+        if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= {_PLAN}:
+            self.clear()
+
     def clear(self) -> None:
         """Throw everything away: the result is written."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,214 @@
+"""The method svd: what it carries, that the pipeline draws with it, and that nothing can stop it halfway for good."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+
+import si_hub
+from examples.miniature.checkpoints import unfold
+from si_hub import format as file_format
+from si_hub.distill import distill
+from si_hub.distill.models import open_model
+from si_hub.distill.pairs import Change, Pair, match
+from si_hub.distill.svd import plan
+from si_hub.errors import ConversionRefused, FileAccessError, UsageError
+from si_hub.storage.header import read_safetensors
+from tests.distill.checkpoints import write
+
+MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
+BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    base = open_model(BASE)
+    return match(base, open_model(NEON, base=base))
+
+
+def base_pipeline() -> StableDiffusionPipeline:
+    si_hub.enable()
+    pipe = StableDiffusionPipeline.from_pretrained(BASE, dtype=torch.float32, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def noise(pipe: StableDiffusionPipeline) -> torch.Tensor:
+    """The UNet's output for fixed latents and for the words 0, 1, 2 ... as its own text encoder reads them."""
+    latents = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = pipe.text_encoder(torch.arange(20)[None].expand(2, -1)).last_hidden_state
+        predicted: torch.Tensor = pipe.unet(latents, torch.tensor([100, 700]), states).sample
+    return predicted
+
+
+def test_with_everything_carried_the_base_draws_like_the_tuned_model(tmp_path: Path) -> None:
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=1000, embeddings=True)
+    assert result.error < 1e-6
+    assert result.left_out == {}
+    pipe, tuned = base_pipeline(), unfold(NEON)
+    before, wanted = noise(pipe), noise(tuned)
+    pipe.load_styleinject_weights(result.path)
+    assert float((noise(pipe) - wanted).norm()) < 1e-4 * float((before - wanted).norm())
+
+
+def test_every_layer_is_the_optimal_truncation_and_the_error_is_what_is_left(pair: Pair, tmp_path: Path) -> None:
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=3)
+    adapter = file_format.read(result.path)
+    total = rest = 0.0
+    for change in pair.changes:
+        layers = adapter.components[change.component].layers
+        leaves = layers[change.module].tensors if change.module in layers else {}
+        delta, bias = change.delta(), change.bias_delta()
+        assert delta is not None
+        if "up.weight" in leaves:
+            product = leaves["up.weight"].torch().double() @ leaves["down.weight"].torch().double().flatten(1)
+            error = float((delta.double().flatten(1) - product).square().sum())
+            sigma = numpy.linalg.svd(delta.double().flatten(1).numpy(), compute_uv=False)
+            assert error**0.5 <= 1.005 * float(numpy.sqrt((sigma[3:] ** 2).sum()))
+        elif "weight_delta" in leaves:
+            assert torch.equal(leaves["weight_delta"].torch(), delta)
+            error = 0.0
+        else:
+            assert f"{change.component}.{change.module}" in result.left_out
+            error = float(delta.double().square().sum())
+        total, rest = total + float(delta.double().square().sum()), rest + error
+        if bias is not None:
+            assert torch.equal(leaves["bias_delta"].torch(), bias)
+            total += float(bias.double().square().sum())
+    assert result.error == pytest.approx((rest / total) ** 0.5, rel=1e-5)
+    document = file_format.read_document(read_safetensors(result.path))
+    assert document["provenance"]["error"] == result.error
+    assert document["provenance"]["source"]["name"] == "neon.safetensors"
+    assert document["base_model"]["prediction_type"] == "v_prediction"
+
+
+def test_norms_and_biases_are_carried_whole_and_large_embeddings_are_named(pair: Pair) -> None:
+    plans = {change.module: plan(change, 4) for change in pair.changes}
+    assert plans["conv_norm_out"].how == "dense"
+    assert plans["text_model.embeddings.position_embedding"].how == "dense"
+    assert plans["text_model.embeddings.token_embedding"].how == "leave"
+    assert "--embeddings" in plans["text_model.embeddings.token_embedding"].reason
+    assert plans["time_embedding.linear_1"].how == "pair"
+    token = next(change for change in pair.changes if change.module.endswith("token_embedding"))
+    assert plan(token, 4, embeddings=True).how == "dense"
+
+
+def test_a_pair_never_costs_more_than_the_whole_difference() -> None:
+    def change(*shape: int) -> Change:
+        weight = next(iter(open_model(BASE).components["unet"].values()))
+        return Change("unet", "layer", "conv" if len(shape) > 2 else "linear", shape, (weight, weight), None)
+
+    assert plan(change(8, 8), 4).how == "dense"
+    assert plan(change(8, 9), 4).how == "pair"
+    assert plan(change(320, 1, 3, 3), 1).how == "dense"
+    assert "three-dimensional" in plan(change(320, 320, 3, 3, 3), 4).reason
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(300_000, "fp16"), (800_000, "fp32"), (800_000, "bf16")])
+def test_a_size_is_used_and_kept(size: int, dtype: str, tmp_path: Path) -> None:
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", size=size, dtype=dtype)
+    assert size * 0.8 < result.size <= size
+    assert result.path.stat().st_size == result.size
+
+
+def test_impossible_budgets_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "neon.safetensors"
+    with pytest.raises(UsageError, match="no adapter of rank 1 is that small"):
+        distill(BASE, NEON, output=out, method="svd", size=1000)
+    with pytest.raises(UsageError, match="fidelity is measured by running"):
+        distill(BASE, NEON, output=out, method="svd", fidelity=0.9)
+    with pytest.raises(UsageError, match="three ways to say one thing"):
+        distill(BASE, NEON, output=out, rank=4, size=1000)
+    with pytest.raises(UsageError, match="no such method"):
+        distill(BASE, NEON, output=out, method="magic")
+    with pytest.raises(UsageError, match="one tuned model"):
+        distill(BASE, NEON, NEON.with_name("ink.safetensors"), output=out, method="svd")
+    out.touch()
+    with pytest.raises(FileAccessError, match="already exists"):
+        distill(BASE, NEON, output=out, method="svd")
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_lora_instead_of_a_checkpoint_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(ConversionRefused, match="adapter such as a LoRA"):
+        distill(BASE, MINIATURE / "peers" / "kohya_lora.safetensors", output=tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_that_cannot_be_run_is_distilled_from_its_weights_and_it_is_said_why(tmp_path: Path) -> None:
+    tuned = load_file(BASE / "unet" / "diffusion_pytorch_model.safetensors")
+    tuned["conv_in.bias"] += 0.5
+    result = distill(BASE / "unet", write(tmp_path / "unet.safetensors", tuned), output=tmp_path / "out.safetensors")
+    assert result.method == "svd"
+    assert "cannot be run" in result.reason
+    assert result.modules == {"unet": 1}
+
+
+#: Runs a distillation once for the time it takes, then again and again, each time killed at a random moment.
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+from si_hub.distill import distill
+import si_hub.distill.mapping, si_hub.distill.svd
+torch.set_num_threads(1)
+base, tuned, folder = sys.argv[1:]
+
+def start(output):
+    child = os.fork()
+    if child == 0:
+        try:
+            distill(base, tuned, output=output, method="svd", rank=4)
+        finally:
+            os._exit(0)
+    return child
+
+# Here first, so that what the children do is the work and not the imports.
+distill(base, tuned, output=f"{folder}/whole.safetensors", method="svd", rank=4)
+began = time.perf_counter()
+os.waitpid(start(f"{folder}/done-0.safetensors"), 0)
+duration = time.perf_counter() - began
+work = Path(folder, ".killed.safetensors.work")
+draw, found = random.Random(0), []
+for number in range(1, 11):
+    child = start(f"{folder}/killed.safetensors")
+    time.sleep(draw.uniform(0, duration))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    found.append(len(list(work.glob("*.safetensors"))))
+    if os.path.exists(f"{folder}/killed.safetensors"):
+        os.rename(f"{folder}/killed.safetensors", f"{folder}/done-{number}.safetensors")
+print(max(found))
+os.waitpid(start(f"{folder}/killed.safetensors"), 0)
+"""
+
+
+def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(BASE), str(NEON), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0, "no killed run left anything behind"
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    for file in (tmp_path / "killed.safetensors", *tmp_path.glob("done-*.safetensors")):
+        assert file.read_bytes() == whole
+    assert not (tmp_path / ".killed.safetensors.work").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "si_hub.cli",
+               "distill", str(BASE), str(NEON), "--method", "svd", "--rank", "4", "--json"]  # fmt: skip
+    done = subprocess.run([*command, "-o", str(tmp_path / "two")], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["path"] == str(tmp_path / "two")
+    distill(BASE, NEON, output=tmp_path / "one", method="svd", rank=4)
+    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6) for name in one)

@@ -1,0 +1,70 @@
+"""Unfinished work: kept whole, found again, and thrown away where it no longer fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from si_hub.distill.work import Work
+from si_hub.errors import FileAccessError
+from si_hub.storage.tensors import Tensor
+
+PLAN = {"rank": 4}
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    work = Work(tmp_path / "work")
+    work.open(PLAN)
+    return work
+
+
+def keep(work: Work, name: str = "unet.conv_in") -> Path:
+    work.save(name, {"up.weight": Tensor.from_torch(torch.arange(6.0).reshape(2, 3))}, {"error": 0.1 + 0.2})
+    [file] = work.folder.glob("*.safetensors")
+    return file
+
+
+def test_what_was_kept_is_found_by_another_run(work: Work) -> None:
+    keep(work)
+    again = Work(work.folder)
+    again.open(PLAN)
+    entry = again.load("unet.conv_in")
+    assert again.kept == 1
+    assert entry is not None
+    assert entry.facts == {"error": 0.1 + 0.2}
+    assert torch.equal(entry.tensors["up.weight"].torch(), torch.arange(6.0).reshape(2, 3))
+    assert again.load("unet.conv_out") is None
+
+
+def test_another_plan_throws_the_work_away(work: Work) -> None:
+    keep(work)
+    again = Work(work.folder)
+    again.open({"rank": 8})
+    assert again.kept == 0
+    assert again.load("unet.conv_in") is None
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-4], lambda data: data[:-4] + b"\0\0\0\1", lambda data: b""])
+def test_damaged_work_is_done_again(work: Work, damage: object) -> None:
+    file = keep(work)
+    assert callable(damage)
+    file.write_bytes(damage(file.read_bytes()))
+    assert work.load("unet.conv_in") is None
+    keep(work)
+    assert work.load("unet.conv_in") is not None
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(FileAccessError, match="other things in it"):
+        Work(tmp_path).open(PLAN)
+    assert (tmp_path / "holiday.jpg").exists()
+
+
+def test_clearing_leaves_nothing(work: Work) -> None:
+    keep(work)
+    work.clear()
+    assert not work.folder.exists()
