@@ -41,7 +41,7 @@ from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 HELD_OUT = 32
 #: Points of a curve.
 HALVES = 8
-#: Surveys that are kept in the cache.
+#: Surveys that are kept in the cache, besides those of one run.
 KEPT = 4
 #: Bytes of a file's document and metadata, about.
 _DOCUMENT = 3 << 10
@@ -122,17 +122,9 @@ class Calibration:
 
     def __init__(self, pair: Pair, request: Request) -> None:
         self.pair, self.request = pair, request
-        settings, options = _settings(request)
-        self.crew = processes()
-        self.runner = Runner(pair, device=self.crew.device, options=options)
-        self.told, self.held_out, self.source = prompts.chosen(
-            request.prompts, self.runner.pipeline.tokenizer, settings.trajectories, HELD_OUT, request.seed
-        )
-        stages = plan(pair, (self.told, self.held_out), settings, options)
-        work = _cached(stages, request, self.crew.main)
-        self.survey = Survey(self.runner, self.told, self.held_out, settings, work, self.crew, request.progress)
-        self.crew.wait()
-        self.survey.work.open(stages)
+        self.survey, self.source = surveyed(pair, request)
+        self.runner, self.crew = self.survey.runner, self.survey.crew
+        self.told, self.held_out = self.survey.prompts, self.survey.held_out
         self.findings: Findings = self.survey.findings()
         self.scores = scores(self.findings.effects)
         self.changes: dict[Key, Change] = {(change.component, change.module): change for change in pair.changes}
@@ -347,6 +339,32 @@ class Calibration:
         return reasons
 
 
+def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | None = None) -> tuple[Survey, str]:
+    """A pair's survey, in the cache, and where its prompts are from.
+
+    Args:
+        pair: base and tuned model.
+        request: what is wanted.
+        pipeline: the base's, where it is loaded already.
+        limit: as `Survey` has it.
+
+    Raises:
+        UsageError: an option that the method does not know.
+        CannotRun: the base's pipeline cannot be run.
+    """
+    settings, options = _settings(request)
+    crew = processes()
+    runner = Runner(pair, pipeline, device=crew.device, options=options)
+    told, held_out, source = prompts.chosen(
+        request.prompts, runner.pipeline.tokenizer, settings.trajectories, HELD_OUT, request.seed
+    )
+    stages = plan(pair, (told, held_out), settings, options) | ({} if limit is None else {"limit": limit})
+    work = _cached(stages, request, crew.main)
+    crew.wait()
+    work.open(stages)
+    return Survey(runner, told, held_out, settings, work, crew, request.progress, limit), source
+
+
 def _settings(request: Request) -> tuple[Settings, dict[str, Any]]:
     """Settings of the survey, and keywords of the pipeline's call.
 
@@ -378,6 +396,6 @@ def _cached(stages: Mapping[str, Any], request: Request, main: bool) -> Work:
         root.mkdir(parents=True, exist_ok=True)
         others = [path for path in root.iterdir() if (path / "plan.json").is_file() and path.name != name]
         others.sort(key=lambda path: (path / "plan.json").stat().st_mtime, reverse=True)
-        for old in others[KEPT - 1 :]:
+        for old in others[KEPT + len(request.branches) - 1 :]:
             shutil.rmtree(old, ignore_errors=True)
     return Work(root / name)

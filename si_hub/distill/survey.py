@@ -96,6 +96,7 @@ class Survey:
         work: where results are kept.
         crew: the processes that share the work.
         progress: called with (work done, all work).
+        limit: width up to which moments are whole matrices; ``None`` where these layers alone decide.
     """
 
     runner: Runner
@@ -105,6 +106,7 @@ class Survey:
     work: Work
     crew: Processes
     progress: Progress | None = None
+    limit: int | None = None
     _states: States | None = field(default=None, init=False)
 
     @property
@@ -118,7 +120,10 @@ class Survey:
 
     def findings(self) -> Findings:
         """The effects of all parts; from what is kept where it is."""
-        parts = self._parts()
+        return self.effects_of(self._parts())
+
+    def effects_of(self, parts: dict[Key, Parts]) -> Findings:
+        """The effects of these parts; what is kept must be of the same ones."""
         shares = self._chunks()
         entries = self._kept("effects", len(shares), lambda k: self._effects(shares[k], parts, k))
         held = [{name: tensor.torch() for name, tensor in entry.tensors.items()} for entry in entries]
@@ -151,6 +156,29 @@ class Survey:
 
         return States.joined([States.from_entry(entry) for entry in self._kept(stage, len(starts), sample)])
 
+    def curvature(self) -> Entry:
+        """The moments of every layer over all states, as `Curvature.add_up` takes them."""
+        moments: list[Entry] = []
+        if self.work.load("curvature 0") is None:
+            shares = self._chunks()
+            moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k))
+
+        def total(_: int) -> Made:
+            found = Curvature(self._layered(), self._limit(), torch.device("cpu"))
+            found.add_up([values_of(entry) for entry in moments])
+            return found.as_tensors(), {}
+
+        [kept] = self._kept("curvature", 1, total)
+        self._let_go("moments")
+        return kept
+
+    def _let_go(self, stage: str) -> None:
+        if self.crew.main:
+            self.work.drop([f"{stage} {k}" for k in range(CHUNKS)])
+
+    def _limit(self) -> int:
+        return limit_of(self._layered()) if self.limit is None else self.limit
+
     def _chunks(self) -> list[States]:
         """All states in at most `CHUNKS` parts of whole batches."""
         states = self.states()
@@ -176,7 +204,7 @@ class Survey:
             shares = self._chunks()
             moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k))
         entries = self._kept("pieces", len(layered), lambda k: self._pieces(layered[k], moments))
-        self.work.drop([f"moments {k}" for k in range(CHUNKS)] if self.crew.main else [])
+        self._let_go("moments")
         found = {(change.component, change.module): entry for change, entry in zip(layered, entries, strict=True)}
         live = self.runner.modules(self.pair.changes)
         return {
@@ -186,8 +214,7 @@ class Survey:
         }
 
     def _moments(self, states: States, chunk: int) -> Made:
-        layered = self._layered()
-        curvature = Curvature(layered, limit_of(layered), self.runner.device)
+        curvature = Curvature(self._layered(), self._limit(), self.runner.device)
         modules = self.runner.modules(curvature.changes)
         for batch, number in self._batches(states, chunk):
             self._backward(batch, modules, curvature.observe, 1, seed_of(self.settings.seed, "moments", number))
@@ -196,8 +223,8 @@ class Survey:
     def _pieces(self, change: Change, moments: Sequence[Entry]) -> Made:
         delta = change.delta()
         assert delta is not None
-        curvature = Curvature([change], limit_of(self._layered()), self.crew.device)
-        curvature.add_up([{name: tensor.torch for name, tensor in entry.tensors.items()} for entry in moments])
+        curvature = Curvature([change], self._limit(), self.crew.device)
+        curvature.add_up([values_of(entry) for entry in moments])
         [(inputs, outputs)] = curvature.moments.values()
         seed = seed_of(self.settings.seed, f"{change.component}.{change.module}", 0)
         generator = torch.Generator(self.crew.device).manual_seed(seed)
@@ -276,9 +303,14 @@ class Survey:
 
 #: Where each stage begins and how long it is, in hundredths of the whole.
 STAGES = {
-    "states": (0, 15), "moments": (15, 15), "pieces": (30, 10), "effects": (40, 45), "held out": (85, 10),
-    "reference": (95, 5),
+    "states": (0, 15), "moments": (15, 15), "curvature": (30, 10), "pieces": (30, 10), "effects": (40, 45),
+    "held out": (85, 10), "reference": (95, 5),
 }  # fmt: skip
+
+
+def values_of(entry: Entry) -> dict[str, Callable[[], torch.Tensor]]:
+    """What gives each tensor of an entry."""
+    return {name: tensor.torch for name, tensor in entry.tensors.items()}
 
 
 def parts_of(change: Change, found: Entry | None) -> Parts:
