@@ -19,7 +19,7 @@ from si_hub.errors import (
     UsageError,
 )
 from si_hub.hub import card, remembered
-from si_hub.hub.client import About, Client
+from si_hub.hub.client import About, Client, Token
 from si_hub.hub.content import CONFIG, README, Content, Outgoing, collect, is_our_config, outgoing
 from si_hub.hub.names import check_revision, parse
 from si_hub.hub.pushed import Pushed
@@ -80,6 +80,7 @@ def push(
         AuthError, MissingRepository, RateLimited, NetworkError: what the Hub answers.
         MissingFile, FileAccessError: a file of this machine.
     """
+    token = Token(token) if isinstance(token, str) else token
     _check_options(revision, create_pr, tag, commit_message)
     content = collect(path)
     memory = remembered.read(content.path.parent)
