@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from si_hub.lazy import lazy
 
 if TYPE_CHECKING:
+    from si_hub.distill.curves import Curve as Curve
+    from si_hub.distill.curves import curve as curve
     from si_hub.distill.distilling import Distilled as Distilled
     from si_hub.distill.distilling import distill as distill
     from si_hub.distill.methods import METHODS as METHODS
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "METHODS": "si_hub.distill.methods",
     "Change": "si_hub.distill.pairs",
+    "Curve": "si_hub.distill.curves",
     "Distilled": "si_hub.distill.distilling",
     "Model": "si_hub.distill.models",
     "Pair": "si_hub.distill.pairs",
+    "curve": "si_hub.distill.curves",
     "distill": "si_hub.distill.distilling",
     "match": "si_hub.distill.pairs",
     "open_model": "si_hub.distill.models",

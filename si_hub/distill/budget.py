@@ -16,6 +16,8 @@ from torch import Tensor
 RIDGES = (0.3, 1.0, 3.0, 10.0, 100.0)
 #: Parts of the samples that take turns at checking a ridge.
 FOLDS = 4
+#: A part whose effect is this small beside the largest is rounding error (a key's bias has none): it is taken as it is.
+SILENT = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +114,10 @@ def refit(effects: Tensor, target: Tensor, chosen: Sequence[int], samples: Tenso
 
 def _ridge_paths(held: Tensor, rest: Tensor) -> list[Tensor]:
     """The best change of the coefficients for each of `RIDGES`, by the smaller of the two Gram matrices."""
-    scale = held.square().mean(0).sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-    unit = held / scale / len(held) ** 0.5
+    scale = held.square().mean(0).sqrt()
+    heard = scale > SILENT * scale.max()
+    scale = torch.where(heard, scale, torch.ones_like(scale))
+    unit = torch.where(heard, held, torch.zeros_like(held)) / scale / len(held) ** 0.5
     wanted = rest / len(held) ** 0.5
     wide = unit.shape[0] <= unit.shape[1]
     values, vectors = torch.linalg.eigh(unit @ unit.T if wide else unit.T @ unit)

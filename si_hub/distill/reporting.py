@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +29,24 @@ class Wish:
         options: keywords for every call of the pipeline.
     """
 
-    files: tuple[Path, ...] = ()
-    pictures: int = 4
-    prompts: Path | None = None
-    seed: int = 0
-    options: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...]
+    pictures: int
+    prompts: Path | None
+    seed: int
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        files: str | Path | Sequence[str | Path],
+        pictures: int = 0,
+        prompts: Path | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> Wish:
+        """A wish for one file or several."""
+        several = (files,) if isinstance(files, str | Path) else files
+        return cls(tuple(map(Path, several)), pictures, prompts, seed, options or {})
 
     def check(self, *, overwrite: bool) -> None:
         """Raise what can be known to go wrong, before any work; see `si_hub.report.distillation.check`."""
