@@ -8,6 +8,7 @@ from si_hub.report.distillation import CurvePoint
 from si_hub.report.text import size_text
 
 WIDTH = 40
+EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def curve_text(points: Sequence[CurvePoint], chosen: int | None = None) -> str:
@@ -19,8 +20,14 @@ def curve_text(points: Sequence[CurvePoint], chosen: int | None = None) -> str:
     lines = [f"{'size':>10}  {'predicted':>9}" + (f"  {'measured':>8}" if measured else "") + "  error left"]
     for point in sorted(points, key=lambda point: point.size):
         known = point.predicted if point.measured is None else point.measured
-        bar = "█" * max(1, round(WIDTH * min(known, 1.0)))
+        bar = bar_of(known)
         seen = f"  {'' if point.measured is None else f'{point.measured:.4f}':>8}" if measured else ""
         mark = "  <- chosen" if point.size == chosen else ""
         lines.append(f"{size_text(point.size):>10}  {point.predicted:9.4f}{seen}  {bar}{mark}")
     return "\n".join(lines)
+
+
+def bar_of(share: float) -> str:
+    """A bar of up to `WIDTH` characters, in eighths of one; never nothing."""
+    whole, eighths = divmod(max(1, round(8 * WIDTH * min(share, 1.0))), 8)
+    return ("█" * whole + EIGHTHS[eighths]).rstrip()

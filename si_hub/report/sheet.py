@@ -17,7 +17,8 @@ from si_hub.report.text import reasons, short
 WIDTH = 11.0
 LINE = 0.2
 CHART = 3.0
-NARROW = 3
+#: Charts side by side, at least: a lone one is not drawn out over the whole width.
+NARROW = 2
 PICTURE = 1.9
 WRAPPED = 130
 
@@ -67,7 +68,6 @@ def _charts(report: Distillation) -> list[Part]:
 
 def _charts_in_a_row(report: Distillation, charts: list[Chart]) -> Part:
     def draw(band: SubFigure) -> None:
-        # A lone narrow chart is no wider than beside others.
         columns = 1 if charts[0].wide else max(len(charts), NARROW)
         grid = band.add_gridspec(1, columns)
         for place, chart in enumerate(charts):
