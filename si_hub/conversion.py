@@ -15,6 +15,7 @@ from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
+from si_hub.hub.client import concealed
 from si_hub.hub.names import is_repository, parse
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
@@ -127,7 +128,7 @@ def convert(
         FileAccessError: the output exists, or is the source.
         SiHubError: everything of `si_hub.converters.convert`, `si_hub.format.write` and `si_hub.hub.pull`.
     """
-    remote = is_repository(source)
+    remote, token = is_repository(source), concealed(token)
     source = Path(source)
     usual = repository_output(source) if remote else default_output(source)
     path = usual if output is None else Path(output)

@@ -13,6 +13,7 @@ from si_hub.adapter import Adapter, Component
 from si_hub.converters import Source
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
+from si_hub.hub.client import concealed
 from si_hub.hub.names import is_repository
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, short, size_text, tally
@@ -155,6 +156,7 @@ def inspect(
         MissingFile: nothing there, or a folder without safetensors files.
         FormatError: a single file whose header breaks a rule; in a folder it becomes that file's ``problem``.
     """
+    token = concealed(token)
     if is_repository(path):
         from si_hub.hub.looking import look as look_at
 

@@ -24,7 +24,7 @@ from si_hub.hub import listing as listings
 from si_hub.hub import names
 from si_hub.hub.cache import Cache
 from si_hub.hub.choice import Want, beside, choose, objection
-from si_hub.hub.client import Client
+from si_hub.hub.client import Client, concealed
 from si_hub.hub.listing import Entry, Listing
 from si_hub.hub.names import RepoRef
 from si_hub.hub.pulling import cached_listing, into_cache, is_offline, not_cached
@@ -82,6 +82,7 @@ def fetch_adapter(
         UsageError: several to choose from.
         SiHubError: as `si_hub.hub.pull`.
     """
+    token = concealed(token)
     search = _Search(names.parse(repo_id, revision), want, subfolder, weight_name, cache_dir, token)
     if local_files_only or is_offline():
         if force_download:

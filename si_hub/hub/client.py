@@ -71,6 +71,11 @@ class Token(str):
         return "'***'"
 
 
+def concealed(token: str | bool | None) -> Token | bool | None:
+    """The same token, which shows itself to nobody who prints it as a local variable."""
+    return Token(token) if isinstance(token, str) else token
+
+
 @dataclass(frozen=True, slots=True)
 class About:
     """What a call is about, for its errors."""
@@ -121,7 +126,7 @@ class Client:
         *,
         waits: tuple[float, ...] | None = None,
     ) -> None:
-        self._token = Token(token) if isinstance(token, str) else token
+        token = self._token = concealed(token)
         if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
             raise AuthError("the token is none: it has spaces, line ends or no characters at all", hint=_LOGIN)
         self._endpoint = endpoint

@@ -9,7 +9,7 @@ from si_hub.hub import listing as listings
 from si_hub.hub import names
 from si_hub.hub.cache import Cache
 from si_hub.hub.choice import beside, weights_to_look_at
-from si_hub.hub.client import Client
+from si_hub.hub.client import Client, concealed
 from si_hub.hub.listing import Entry, Listing
 from si_hub.hub.pulling import cached_listing, into_cache, is_offline, not_cached
 from si_hub.hub.remote import read_header
@@ -51,6 +51,7 @@ def look(
         FormatError: a header that breaks a rule.
         SiHubError: as `si_hub.hub.pull`.
     """
+    token = concealed(token)
     ref = names.parse(repo_id, revision)
     cache, client = Cache(ref.repo_id, cache_dir), Client(token)
     listing = cached_listing(ref, cache) if is_offline() else listings.fetch(client, ref)

@@ -15,7 +15,7 @@ from si_hub.hub import listing as listings
 from si_hub.hub import names, transfer, verify
 from si_hub.hub.cache import Cache, read_record, write_record
 from si_hub.hub.choice import select
-from si_hub.hub.client import Client
+from si_hub.hub.client import Client, concealed
 from si_hub.hub.listing import Entry, Listing
 from si_hub.hub.names import RepoRef
 from si_hub.report.progress import Progress
@@ -108,6 +108,7 @@ def pull(
         FileAccessError: a file is in the way, no space, no permission.
         UsageError: names that cannot be.
     """
+    token = concealed(token)
     ref = names.parse(repo_id, revision)
     cache = Cache(ref.repo_id, cache_dir)
     client = Client(token)

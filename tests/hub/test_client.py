@@ -28,7 +28,7 @@ from si_hub.errors import (
     UsageError,
 )
 from si_hub.hub import client as clients
-from si_hub.hub import listing
+from si_hub.hub import listing, pull
 from si_hub.hub.client import About, Client
 from si_hub.hub.names import RepoRef
 from tests.hub.loopback import LoopbackHub, faults
@@ -262,7 +262,7 @@ def test_the_token_is_in_no_error_and_no_log_however_loud(
     try:
         style.fault(fault, times=None)
         with pytest.raises(SiHubError) as caught:
-            ask(token)
+            pull(STYLE, token=token)
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
