@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from si_hub.errors import (
@@ -27,8 +27,10 @@ from si_hub.hub.remembered import Remembered, place
 from si_hub.hub.target import MAIN, Target, at, holds, look, same, small_file, survey, whole_id
 
 MESSAGE = "Push the adapter with si-hub"
-#: A card of the repository beyond this is left alone.
+#: A config.json beyond this is none of ours.
 _CONFIG_LIMIT = 1_000_000
+#: Pull requests that are looked into for a lost one.
+_LOOKED_AT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,9 @@ class _Push:
         self.check_tag(files)
         changed = self.target.changed(files)
         if changed and (request := self.own_request(files)):
-            return self.result(files, [], created, request, [])
+            if not dry_run:
+                self.remember(request)
+            return replace(self.result(files, [], created, request, []), dry_run=dry_run)
         if changed:
             self.check_parent(changed)
         if dry_run:
@@ -173,7 +177,8 @@ class _Push:
 
     @property
     def key(self) -> str:
-        return place(self.client.endpoint, self.target.repo_id, self.target.branch)
+        branch = self.target.branch
+        return place(self.client.endpoint, self.target.repo_id, f"{branch} request" if self.create_pr else branch)
 
     def check_parent(self, changed: Sequence[Outgoing]) -> None:
         """Refuse to put the commit on top of one that this folder has not seen.
@@ -228,6 +233,9 @@ class _Push:
                 raise MissingRepository("was made, and is not there", file=target.repo_id, hint="Run it again.")
         self.target = target
         if target.new_branch:
+            # Remembered first: a push that dies between branch and commit knows the branch as its own.
+            self.memory.commits[self.key] = str(target.head)
+            self.write_memory()
             self.client.call(
                 api.create_branch,
                 target.repo_id,
@@ -308,13 +316,20 @@ class _Push:
         return next((self.request(ref, commit) for ref, commit in opened if self.holds(commit, files)), None)
 
     def own_request(self, files: Sequence[Outgoing]) -> _Sent | None:
-        """The pull request that this folder has opened last, where it holds the same already."""
-        ref = self.memory.requests.get(self.key, "")
-        commit = self.target.pulls.get(ref)
-        if not self.create_pr or self.force or commit is None or not self.holds(commit, files):
+        """The pull request that this folder has opened last, where it holds the same already.
+
+        Where a push died, it may be one of the newest, whose answer never came.
+        """
+        if not self.create_pr or self.force:
             return None
-        self.notes.append(f"{ref} holds this already; --force opens another")
-        return self.request(ref, commit)
+        newest = sorted(self.target.pulls, key=lambda ref: (len(ref), ref))[-_LOOKED_AT:]
+        refs = newest if self.key in self.memory.pending else [self.memory.requests.get(self.key, "")]
+        for ref in reversed(refs):
+            commit = self.target.pulls.get(ref)
+            if commit is not None and self.holds(commit, files):
+                self.notes.append(f"{ref} holds this already; --force opens another")
+                return self.request(ref, commit)
+        return None
 
     def request(self, ref: str, commit: str) -> _Sent:
         number = ref.rpartition("/")[2]

@@ -26,7 +26,7 @@ class Remembered:
         commits: ``{endpoint}/{repository}@{branch}`` → the commit that this folder has last seen there.
         pending: the same keys → file → SHA-256 of what a push was about to commit: where its answer was lost, the
             next one knows its own work.
-        requests: ``{endpoint}/{repository}@{branch}`` → the pull request that this folder has opened last.
+        requests: ``{endpoint}/{repository}@{branch} request`` → the pull request that this folder has opened last.
     """
 
     adapters: dict[str, str] = field(default_factory=dict)
