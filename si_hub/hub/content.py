@@ -17,6 +17,7 @@ from si_hub.adapter import Adapter
 from si_hub.errors import CardError, FileAccessError, MissingFile, NotStyleInject, SiHubError, UsageError
 from si_hub.format import DEFAULT_NAME
 from si_hub.hub import card
+from si_hub.hub.remembered import NAME as REMEMBERED
 from si_hub.storage.files import open_regular
 from si_hub.storage.header import read_safetensors
 
@@ -119,7 +120,7 @@ def collect(path: str | Path) -> Content:
     left_out: dict[str, str] = {}
     samples = tuple(_samples(file.parent / SAMPLES, left_out))
     for entry in sorted(os.scandir(file.parent), key=lambda entry: entry.name):
-        if entry.name not in (file.name, README, SAMPLES):
+        if entry.name not in (file.name, README, SAMPLES, REMEMBERED):
             left_out[entry.name] = _why_not(entry)
     return Content(file, adapter, weights, samples, _config(adapter), _readme(file.parent / README), left_out)
 

@@ -19,9 +19,11 @@ from si_hub.errors import (
     UsageError,
 )
 from si_hub.hub import card, remembered
+from si_hub.hub.cache import read_record
 from si_hub.hub.client import About, Client, Token
 from si_hub.hub.content import CONFIG, README, Content, Outgoing, collect, is_our_config, outgoing
 from si_hub.hub.names import check_revision, parse
+from si_hub.hub.pulling import PULLED
 from si_hub.hub.pushed import Pushed
 from si_hub.hub.remembered import Remembered, place
 from si_hub.hub.target import MAIN, Target, at, holds, look, same, small_file, survey, whole_id
@@ -59,7 +61,8 @@ def push(
 
     The adapter is checked whole, and the right to write asked for, before a byte is sent. Where the branch has moved
     since this folder's last push, or holds another adapter that this folder has never seen, it is left as it is.
-    The folder remembers repository and commit in ``.si-hub.json``; never the token.
+    The folder remembers repository and commit in ``.si-hub.json``; never the token. A folder that was pulled has seen
+    what was pulled.
 
     Args:
         path: an adapter's file, or a folder with one.
@@ -86,7 +89,8 @@ def push(
     _check_options(revision, create_pr, tag, commit_message)
     content = collect(path)
     memory = remembered.read(content.path.parent)
-    given = repo_id or memory.repository(content.path)
+    pulled = read_record(content.path.parent / PULLED)
+    given = repo_id or memory.repository(content.path) or (pulled.repo_id if pulled else None)
     if given is None:
         hint = "Name it once: si-hub push . user/name"
         raise UsageError("no repository is remembered here yet", file=content.path, hint=hint)
@@ -94,7 +98,8 @@ def push(
     client = Client(token, endpoint)
     whole = whole_id(client, ref.repo_id)
     target = survey(client, whole, ref.revision, create_pr=create_pr, private=private)
-    one = _Push(client, content, memory, target, private, create_pr, commit_message or MESSAGE, tag, force)
+    seen = pulled.commit if pulled is not None and pulled.repo_id == whole else None
+    one = _Push(client, content, memory, target, private, create_pr, commit_message or MESSAGE, tag, force, seen)
     with _bars(bars):
         return one.run(dry_run)
 
@@ -126,6 +131,7 @@ class _Push:
     message: str
     tag: str | None
     force: bool
+    pulled: str | None
     notes: list[str] = field(default_factory=list)
 
     def run(self, dry_run: bool) -> Pushed:
@@ -187,7 +193,7 @@ class _Push:
             ConflictError: the branch has moved since the last push, or holds other files of these names.
         """
         target, known = self.target, self.memory.commits.get(self.key)
-        if self.force or self.create_pr or target.new_branch or target.head is None or target.head == known:
+        if self.force or self.create_pr or target.new_branch or target.head in (None, known, self.pulled):
             return
         pending = self.memory.pending.get(self.key)
         if pending and all(name in target.files and _is(target, name, sha) for name, sha in pending.items()):

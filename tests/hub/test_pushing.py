@@ -24,6 +24,7 @@ from si_hub.errors import (
     MissingRepository,
     UsageError,
 )
+from si_hub.hub.pulling import pull
 from si_hub.hub.pushed import Pushed
 from si_hub.hub.pushing import MESSAGE, push
 from tests.hub.loopback import faults
@@ -410,6 +411,32 @@ def test_a_push_that_died_after_its_commit_knows_its_own_work(send: Push, client
     raw = retrain(folder, "kron")
     assert send().changed
     assert client.repo(STYLE).files()["styleinject.safetensors"] == raw
+
+
+def test_a_pulled_folder_is_pushed_from_without_a_name(
+    send: Push, client: LoopbackHub, folder: Path, tmp_path: Path
+) -> None:
+    first = send(STYLE)
+    there = tmp_path / "pulled"
+    pull(STYLE, local_dir=there, token=client.token())
+    card = (there / "README.md").read_bytes()
+    again = send(path=there)
+    assert (again.changed, again.commit) == (False, first.commit)
+    (there / "README.md").write_bytes(card + b"\nMore words.\n")
+    shutil.copy(GOLDEN / "kron.safetensors", there / "styleinject.safetensors")
+    assert send(path=there).changed
+    assert client.repo(STYLE).files()["README.md"].endswith(b"\nMore words.\n")
+    retrain(folder)
+    with pytest.raises(ConflictError, match="moved since"):
+        send()
+
+
+def test_a_pulled_folder_has_not_seen_what_came_later(send: Push, client: LoopbackHub, tmp_path: Path) -> None:
+    send(STYLE)
+    pull(STYLE, local_dir=tmp_path / "pulled", token=client.token())
+    client.repo(STYLE).commit({"styleinject.safetensors": b"theirs"})
+    with pytest.raises(ConflictError, match="has not seen it yet"):
+        send(path=tmp_path / "pulled")
 
 
 def test_what_a_server_calls_its_own_is_no_name_of_a_file_here(send: Push, client: LoopbackHub) -> None:
