@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from si_hub import __version__
 from si_hub.errors import (
@@ -286,6 +287,9 @@ class Client:
             return _Failed(
                 NetworkError(problem, hint="Run it again later.", **where), True, _asked_wait(error), lost=True
             )
+        if error.response.url.netloc.decode() != urlsplit(self.endpoint).netloc:
+            problem = f"the file server answers HTTP {status}"
+            return _Failed(NetworkError(problem, key=about.entry, hint="Run it again.", **where), again=True)
         for statuses, kind, problem, advice in _STATUSES:
             if status in statuses:
                 return _Failed(kind(problem, key=about.entry, hint=advice, **where))
@@ -309,7 +313,7 @@ class Client:
 
 _STATUSES: tuple[tuple[frozenset[int], type[SiHubError], str, str | None], ...] = (
     (frozenset({401}), AuthError, "the Hub does not accept the token, or wants one", _LOGIN),
-    (frozenset({403}), AuthError, "the token may not do this", "Take one that may write to the repository."),
+    (frozenset({403}), AuthError, "the token may not do this", "Take one with that right."),
     (frozenset({404, 410}), MissingFile, "the Hub has no such thing", None),
     (frozenset({409, 412}), ConflictError, "the repository has changed, or has this already", "Look, and try again."),
     (frozenset({400, 413, 415, 422}), UsageError, "the Hub refuses the request", None),

@@ -26,7 +26,6 @@ from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 if TYPE_CHECKING:
     from huggingface_hub.utils import httpx
 
-CHUNK = 1 << 20
 #: How often bytes of the right size and the wrong hash are fetched anew.
 FRESH_STARTS = 3
 #: Below this xet has nothing to gain.
@@ -147,7 +146,7 @@ def _receive(client: Client, listing: Listing, entry: Entry, path: Path, meter: 
             meter.add(-start)
             start = 0
         with path.open("ab" if resumes else "wb") as file:
-            for chunk in response.iter_bytes(CHUNK):
+            for chunk in response.iter_bytes():
                 meter.add(len(chunk))
                 file.write(chunk)
                 start += len(chunk)
