@@ -46,15 +46,15 @@ class Student:
                     self.leaves[f"{component}.{path}.{leaf}"] = value.requires_grad_(True)
 
     @contextmanager
-    def away(self, share: float) -> Iterator[None]:
-        """The pipeline without the student, at ``share`` of the way from base to tuned model; then as it was."""
+    def away(self, runner: Runner) -> Iterator[None]:
+        """The pipeline as the tuned model of one of its runners, without the student; then as it was."""
         for model in self.models.values():
             tuner.set_enabled(model, False)
-        self.runner.mix(share)
+        runner.mix(1.0)
         try:
             yield
         finally:
-            self.runner.mix(0.0)
+            runner.mix(0.0)
             for model in self.models.values():
                 tuner.set_enabled(model, True)
 

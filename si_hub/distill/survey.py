@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ from si_hub.tuner.kinds import kind_of
 
 #: Where between base and tuned weights the prediction is linearised.
 MIDPOINT = 0.5
+#: How far to both sides of it the difference is taken that the parts' effects are to add up to.
+NEAR = 0.1
 #: States of each held-out trajectory that adapters are measured on.
 HELD_OUT_STATES = 5
 #: Parts into which the states are cut; what a killed run loses is at most one.
@@ -73,7 +75,7 @@ class Findings:
         parts: of each module.
         columns: module and name of each part.
         effects: ``[rows, parts]``.
-        target: ``[rows]``: by how much the predictions of tuned model and base differ in the same projections.
+        target: ``[rows]``: the effect of all of the change on the same projections, whether a part stands for it or not.
         samples: ``[rows]``: which state a row is of.
     """
 
@@ -164,7 +166,7 @@ class Survey:
             moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k))
 
         def total(_: int) -> Made:
-            found = Curvature(self._layered(), self._limit(), torch.device("cpu"))
+            found = Curvature(self.layered(), self._limit(), torch.device("cpu"))
             found.add_up([values_of(entry) for entry in moments])
             return found.as_tensors(), {}
 
@@ -177,7 +179,13 @@ class Survey:
             self.work.drop([f"{stage} {k}" for k in range(CHUNKS)])
 
     def _limit(self) -> int:
-        return limit_of(self._layered()) if self.limit is None else self.limit
+        return limit_of(self.layered()) if self.limit is None else self.limit
+
+    def elsewhere(self, work: Work) -> Survey:
+        """The same survey; what comes next is kept in another folder."""
+        other = replace(self, work=work)
+        other._states = self.states()
+        return other
 
     def _chunks(self) -> list[States]:
         """All states in at most `CHUNKS` parts of whole batches."""
@@ -185,7 +193,7 @@ class Survey:
         size = math.ceil(math.ceil(len(states) / self.batch) / CHUNKS) * self.batch
         return states.batches(size)
 
-    def _layered(self) -> list[Change]:
+    def layered(self) -> list[Change]:
         """The changes whose weight's difference is cut into pieces: linear layers and ungrouped convolutions."""
         live = self.runner.modules(self.pair.changes)
         return [
@@ -197,7 +205,7 @@ class Survey:
 
     def _parts(self) -> dict[Key, Parts]:
         """The parts of every change whose module can be called."""
-        layered = self._layered()
+        layered = self.layered()
         names = [f"pieces {k}" for k in range(len(layered))]
         moments: list[Entry] = []
         if any(self.work.load(name) is None for name in names):
@@ -214,7 +222,7 @@ class Survey:
         }
 
     def _moments(self, states: States, chunk: int) -> Made:
-        curvature = Curvature(self._layered(), self._limit(), self.runner.device)
+        curvature = Curvature(self.layered(), self._limit(), self.runner.device)
         modules = self.runner.modules(curvature.changes)
         for batch, number in self._batches(states, chunk):
             self._backward(batch, modules, curvature.observe, 1, seed_of(self.settings.seed, "moments", number))
@@ -232,9 +240,13 @@ class Survey:
         return {"down": down, "up": up}, {}
 
     def _effects(self, states: States, parts: dict[Key, Parts], chunk: int) -> Made:
-        """Effects in one chunk of states, and what the real difference of the predictions is there."""
+        """Effects in one chunk of states, and what all of the change does there.
+
+        That is the slope of the predictions at the midpoint, and not the difference of their ends: what of it is no
+        first-order effect of any part would be noise to whoever fits parts to it.
+        """
         ends: list[list[torch.Tensor]] = []
-        for share in (0.0, 1.0):
+        for share in (MIDPOINT - NEAR, MIDPOINT + NEAR):
             self.runner.mix(share)
             with torch.no_grad():
                 ends.append([self.runner(batch) for batch, _ in self._batches(states, chunk)])
@@ -245,10 +257,10 @@ class Survey:
         rows: list[torch.Tensor] = []
         target: list[torch.Tensor] = []
         samples: list[torch.Tensor] = []
-        for (batch, number), base, tuned in zip(self._batches(states, chunk), *ends, strict=True):
-            first = number * self.batch
+        for (batch, number), before, after in zip(self._batches(states, chunk), *ends, strict=True):
+            first, slope = number * self.batch, (after - before) / (2 * NEAR)
 
-            def keep(probe: torch.Tensor, change: torch.Tensor = tuned - base, first: int = first) -> None:
+            def keep(probe: torch.Tensor, change: torch.Tensor = slope, first: int = first) -> None:
                 rows.append(effects.taken())
                 target.append((change * probe).flatten(1).sum(1).cpu())
                 samples.append(torch.arange(first, first + len(change)))

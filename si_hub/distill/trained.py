@@ -152,7 +152,7 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     if wanted.checkpointing:
         denoiser.enable_gradient_checkpointing()
     student = Student(runner, choice.components)
-    teaching = partial(student.away, 1.0)
+    teaching = partial(student.away, runner)
     if wanted.images:
         make: Any = Pictures.of(runner, wanted.images, survey.batch, request.seed)
     else:
