@@ -199,7 +199,8 @@ class _Search:
         return _is_ours(self.cache.path(listing.commit, entry.path))
 
     def _fetched(self, listing: Listing, weights: list[Entry]) -> Fetched:
-        name = weights[0].path if len(weights) == 1 else (self.subfolder or "").strip("/")
+        top = (self.subfolder or "").strip("/")
+        name = weights[0].path if self.weight_name is not None or weights[0].folder == top else top
         path = self.cache.path(listing.commit, name)
         return Fetched(path, path.is_file() and _is_ours(path), listing.lock, name)
 

@@ -94,7 +94,7 @@ def choose(
     """
     if weight_name is not None:
         entry = listing.files.get(join(subfolder, weight_name))
-        if entry is None or objection(entry):
+        if entry is None or _suffix(entry.name) != WEIGHTS or objection(entry):
             raise _nothing(listing, subfolder, weight_name)
         return [entry]
     weights = [
