@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,15 @@ import pytest
 from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from tests.hub.loopback import LoopbackHub  # noqa: E402
+
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 #: What the make targets do; the demo is run below by its own command.
 ELSEWHERE = ("make ", "pip install")
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def test_readme_names_both_commands_of_a_newcomer() -> None:
@@ -38,9 +45,16 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(command: list[str], folder: Path) -> str:
+@pytest.fixture
+def online(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of somebody who is logged in to a Hub."""
+    with LoopbackHub(tmp_path / "hub") as hub:
+        yield hub.environment(tmp_path / "home", "writer")
+
+
+def run(command: list[str], folder: Path, settings: Mapping[str, str] = OFFLINE) -> str:
     scripts = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, **settings, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -53,10 +67,10 @@ def test_the_demo_converts_loads_and_unloads_without_a_trace(workplace: Path) ->
     assert (workplace / "demo" / "neon.safetensors").exists()
 
 
-def test_every_block_of_the_readme_runs(workplace: Path) -> None:
+def test_every_block_of_the_readme_runs(workplace: Path, online: dict[str, str]) -> None:
     shell = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
     for line in shell:
         if not line.startswith(ELSEWHERE):
-            run(["sh", "-c", line], workplace)
+            run(["sh", "-c", line], workplace, online)
     python = "".join(text for language, text in BLOCKS if language == "python")
-    run([sys.executable, "-c", python + "\nassert trainable\n"], workplace)
+    run([sys.executable, "-c", python + "\nassert trainable\n"], workplace, online)
