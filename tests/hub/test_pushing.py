@@ -514,6 +514,10 @@ def test_an_empty_argument_is_a_usage_error(run: Callable[..., Any], arguments: 
     assert run(*arguments).exit_code == 2
 
 
+def test_help_shows_examples(run: Callable[..., Any]) -> None:
+    assert "Examples:" in run("--help").stdout
+
+
 def test_what_is_left_out_is_listed(run: Callable[..., Any], folder: Path) -> None:
     (folder / ".env").write_text("SECRET=1")
     (folder / "model.ckpt").write_bytes(b"\x80")
