@@ -47,6 +47,17 @@ class GivenPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class GivenModel(click.types.StringParamType):
+    """A model's path or repository id, as it is written; the empty text is as wrong as for `GivenPath`."""
+
+    name = "path or repository id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return value
+
+
 def as_bytes(_: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """The value of an option that is a size as people write it: ``40MB``, ``1.5 GB``, ``900000``."""
     from si_hub.report.text import size_bytes
@@ -174,8 +185,8 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
 
 
 @main.command()
-@click.argument("base", type=str)
-@click.argument("tuned", type=str, nargs=-1, required=True)
+@click.argument("base", type=GivenModel())
+@click.argument("tuned", type=GivenModel(), nargs=-1, required=True)
 @click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the first TUNED]")
 @click.option("--method", metavar="NAME", help="svd, calibrated or trained.  [default: the best that can run here]")
 @click.option("--rank", type=int, help="Rank of every layer.")

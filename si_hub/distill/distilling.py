@@ -14,9 +14,10 @@ from si_hub.distill.methods import DTYPES, Outcome, Request, method
 from si_hub.distill.models import Model, open_model
 from si_hub.distill.pairs import Pair, match
 from si_hub.distill.processes import is_main
+from si_hub.distill.prompts import read as read_prompts
 from si_hub.distill.reporting import Wish
 from si_hub.distill.work import Work, stamp
-from si_hub.errors import FileAccessError, UsageError
+from si_hub.errors import FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, size_text, tally
@@ -140,12 +141,13 @@ def distill(
         MissingFile, FileAccessError, FormatError: what cannot be read or written.
     """
     check_options(tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype)
-    first = Path(tuned[0])
-    path = Path(output) if output else first.with_name(f"{_stem(first)}{_SUFFIX}")
-    if path.is_dir():
-        path /= f"{_stem(first)}{_SUFFIX}"
+    path = output_of(Path(tuned[0]), Path(output) if output else None)
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
+    if not path.absolute().parent.is_dir():
+        raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
+    if prompts:
+        read_prompts(prompts)
     wish = Wish.of(report, pictures, Path(prompts) if prompts else None, seed)
     wish.check(overwrite=force)
     pairs = matched(base, tuned, trust_order=trust_order)
@@ -159,6 +161,14 @@ def distill(
     if is_main():
         wish.fulfil(result, pairs, overwrite=force)
     return result
+
+
+def output_of(tuned: Path, given: Path | None) -> Path:
+    """The file to write: as given, in the given folder, or beside the tuned model; here, where that is a repository."""
+    name = f"{_stem(tuned)}{_SUFFIX}"
+    if given is None:
+        return tuned.with_name(name) if tuned.exists() else Path(name)
+    return given / name if given.is_dir() else given
 
 
 def matched(base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool = False) -> list[Pair]:
