@@ -60,12 +60,16 @@ _REASONS = {
 
 
 def run(pairs: Sequence[Pair], request: Request) -> Outcome:
-    """One pair's adapter within the budget.
+    """The adapter within the budget; several tuned models become the branches of one.
 
     Raises:
-        UsageError: several tuned models, an unknown option, a size that holds nothing, a fidelity out of reach.
+        UsageError: an unknown option, a size that holds nothing, a fidelity out of reach.
         CannotRun: the base's pipeline cannot be run.
     """
+    if len(pairs) > 1:
+        from si_hub.distill import teachers
+
+        return teachers.run(pairs, request)
     calibration = Calibration(_one(pairs), request)
     found = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
     return calibration.outcome(found)

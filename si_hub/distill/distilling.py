@@ -235,6 +235,7 @@ def adapter_of(pairs: list[Pair], outcome: Outcome) -> Adapter:
     return Adapter(
         BaseModel(kind.name, base.repo_id, base.revision, prediction or kind.prediction_type),
         outcome.components,
+        outcome.branches,
         about={key: value for key, value in about.items() if value},
     )
 

@@ -68,6 +68,7 @@ class Outcome:
         left_out: ``component.module`` → why it is not carried.
         fidelity, training: fields of the adapter's document.
         notes: what the user should know.
+        branches: names of the layers' branches, where they have several.
     """
 
     components: dict[str, Component]
@@ -77,6 +78,7 @@ class Outcome:
     fidelity: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    branches: tuple[str, ...] = ()
 
 
 Run = Callable[[Sequence[Pair], Request], Outcome]

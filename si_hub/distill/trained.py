@@ -7,84 +7,23 @@ is measured on held-out prompts and noise as it goes, and the best adapter is ke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from si_hub.distill import teachers
 from si_hub.distill.calibrated import Calibration
 from si_hub.distill.features import Features
 from si_hub.distill.fidelity import Measure
 from si_hub.distill.images import Pictures
 from si_hub.distill.methods import Outcome, Request
+from si_hub.distill.options import DOCUMENT, Wanted, accelerated, document, shown
 from si_hub.distill.pairs import Pair
 from si_hub.distill.pool import Lessons, Pool, Walks, turn
 from si_hub.distill.student import Student
-from si_hub.distill.training import Course, Recipe, train
-from si_hub.errors import UsageError
-
-#: Precisions of arithmetic; the base's weights stay float32, and so do the adapter's.
-PRECISIONS = ("no", "fp16", "bf16")
-#: Numbers of a course that the document keeps.
-_SHOWN = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """Options of the method.
-
-    Attributes:
-        steps: of training.
-        samples: of a step, on all processes together.
-        part: samples that a process computes at once.
-        rate: peak learning rate, as a share of each leaf's root mean square.
-        average: decay of the moving average; 0 for the default of `Recipe`.
-        walks: trajectories that the tuned model walks at a time.
-        features: weight of the features' error beside that of the predicted noise; 0 leaves it out.
-        images: a folder of pictures to learn from instead of the tuned model's own sampling.
-        precision: ``no``, ``fp16`` or ``bf16``.
-        checkpointing: whether activations are computed twice to save memory.
-        save_every: steps between two checkpoints.
-    """
-
-    steps: int = 600
-    samples: int = 32
-    part: int = 16
-    rate: float = 0.05
-    average: float = 0.0
-    walks: int = 8
-    features: float = 0.0
-    images: str = ""
-    precision: str = "no"
-    checkpointing: bool = False
-    save_every: int = 50
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> tuple[Wanted, dict[str, Any]]:
-        """Our own options, and the others, which are the calibration's.
-
-        Raises:
-            UsageError: a value that makes no sense.
-        """
-        names: dict[str, Any] = {one.name: type(getattr(cls(), one.name)) for one in fields(cls)}
-        own = {name: value for name, value in options.items() if name in names}
-        for name, value in own.items():
-            kind = names[name]
-            if kind in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-                raise UsageError("is a positive number", key=name, found=value)
-            if kind is int and (value != int(value) or value < 1):
-                raise UsageError("is a whole number, 1 or more", key=name, found=value)
-        found = cls(**{name: names[name](value) for name, value in own.items()})
-        if found.precision not in PRECISIONS:
-            raise UsageError(
-                "no such precision", key="precision", expected=", ".join(PRECISIONS), found=found.precision
-            )
-        return found, {name: value for name, value in options.items() if name not in names}
-
-    def recipe(self) -> Recipe:
-        """How the loop is to train."""
-        return Recipe(self.steps, self.samples, self.part, self.rate, self.average or None, save_every=self.save_every)
+from si_hub.distill.training import train
 
 
 @dataclass(slots=True)
@@ -135,16 +74,19 @@ class Imitation:
 
 
 def run(pairs: Sequence[Pair], request: Request) -> Outcome:
-    """One pair's adapter within the budget, trained.
+    """The adapter within the budget, trained; several tuned models become the branches of one.
 
     Raises:
-        UsageError: several tuned models, an option that makes no sense, a batch that the processes cannot share.
+        UsageError: an option that makes no sense, a batch that the processes cannot share.
         CannotRun: the base's pipeline cannot be run.
         MissingFile: ``images`` is no folder of pictures.
     """
+    if len(pairs) > 1:
+        return teachers.run(pairs, request, train=True)
     wanted, others = Wanted.of(request.options)
     accelerator = accelerated(wanted.precision)
-    calibration = Calibration(pairs[0] if len(pairs) == 1 else _refuse(pairs), replace(request, options=others))
+    size = None if request.size is None else request.size - DOCUMENT
+    calibration = Calibration(pairs[0], replace(request, options=others, size=size))
     choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
     started = calibration.measured(choice).error
     runner, survey = calibration.runner, calibration.survey
@@ -173,52 +115,3 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
         outcome = calibration.outcome(choice)
     outcome.training = document(wanted, course, started, request.seed)
     return outcome
-
-
-def _refuse(pairs: Sequence[Pair]) -> Pair:
-    raise UsageError("the method trained takes one tuned model", found=len(pairs), hint="Leave --method out.")
-
-
-def accelerated(precision: str) -> Any:
-    """accelerate's ``Accelerator`` for a precision, whatever an earlier one in this process had."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
-
-
-def shown(request: Request) -> Any:
-    """What follows the training on the screen."""
-    progress = request.progress
-    if progress is None:
-        return None
-
-    def show(done: int, total: int, text: str) -> None:
-        assert progress is not None
-        if hasattr(progress, "say"):
-            progress.say(text)
-        progress(done, total)
-
-    return show
-
-
-def document(wanted: Wanted, course: Course, started: float, seed: int) -> dict[str, Any]:
-    """The ``training`` field of the adapter's document."""
-    every = max(1, -(-len(course.losses) // _SHOWN))
-    means = [course.losses[k : k + every] for k in range(0, len(course.losses), every)]
-    found = {
-        **{name: value for name, value in asdict(wanted).items() if name not in ("part", "save_every")},
-        "images": bool(wanted.images),
-        "seed": seed,
-        "started_from": "calibrated",
-        "started_at": _rounded(started),
-        "errors": [[step, _rounded(error)] for step, error in course.errors],
-        "losses": [_rounded(sum(few) / len(few)) for few in means],
-        "kept_step": course.best,
-    }
-    return found if course.stopped is None else {**found, "stopped": course.stopped}
-
-
-def _rounded(value: float) -> float | None:
-    return float(f"{value:.4g}") if value == value and abs(value) != float("inf") else None
