@@ -21,6 +21,8 @@ from si_hub.errors import FileAccessError, SiHubError, UsageError
 INTERRUPTED = 130
 JSON = "si_hub.json"
 
+SETTING = "Any other setting of the method, such as trajectories=32; docs/DISTILL.md lists them."
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -66,6 +68,20 @@ def as_bytes(_: click.Context, param: click.Parameter, value: str | None) -> int
         return None if value is None else size_bytes(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is no size such as 40MB", param=param) from None
+
+
+def as_table(_: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """The values of a repeated ``NAME=VALUE``: numbers, true and false as such, everything else as text."""
+    table: dict[str, Any] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not name.isidentifier() or not equals or not value:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", param=param)
+        try:
+            table[name] = json.loads(value)
+        except ValueError:
+            table[name] = value
+    return table
 
 
 class Commands(click.Group):
@@ -200,10 +216,17 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option("--report", type=GivenPath(), multiple=True, metavar="FILE", help="Report to write, .html or .png.")
 @click.option("--pictures", type=int, default=4, show_default=True, help="Prompts to draw for the report.")
+@click.option("--guidance", type=float, help="Guidance scale to sample with.  [default: the pipeline's]")
+@click.option("--resolution", type=int, metavar="PIXELS", help="Side of the pictures.  [default: the pipeline's]")
+@click.option("--steps", type=int, help="Training steps of the method trained.")
+@click.option("--images", type=GivenPath(), help="Folder of pictures to train on, instead of sampled states.")
+@click.option("--set", "settings", callback=as_table, multiple=True, metavar="NAME=VALUE", help=SETTING)
 @click.option("--curve", is_flag=True, help="Only say what each size would leave of the error; --report plots it.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output and report files.")
 @as_json
-def distill(base: str, tuned: tuple[str, ...], curve: bool, json_: bool, **options: Any) -> None:
+def distill(
+    base: str, tuned: tuple[str, ...], curve: bool, json_: bool, settings: dict[str, Any], **options: Any
+) -> None:
     """Make one small adapter of what distinguishes TUNED models from their BASE.
 
     Each is a diffusers folder, a single-file checkpoint, or a repository id in the local cache. Interrupted, the same
@@ -216,6 +239,8 @@ def distill(base: str, tuned: tuple[str, ...], curve: bool, json_: bool, **optio
       si-hub distill base/ community.safetensors --curve
       si-hub distill base/ community.safetensors --size 40MB --report report.html
     """
+    told = {name: options.pop(name) for name in ("guidance", "resolution", "steps", "images")}
+    own = {name: value for name, value in told.items() if value is not None} | settings
     from si_hub.distill import curve as curve_of
     from si_hub.distill import distill as distill_models
     from si_hub.distill.processes import is_main
@@ -223,7 +248,7 @@ def distill(base: str, tuned: tuple[str, ...], curve: bool, json_: bool, **optio
 
     try:
         with progress_bar("distilling", quiet=json_ or not is_main()) as progress:
-            result = (curve_of if curve else distill_models)(base, *tuned, progress=progress, **options)
+            result = (curve_of if curve else distill_models)(base, *tuned, progress=progress, **options, **own)
     except KeyboardInterrupt:
         if is_main():
             click.echo("si-hub: what is finished is kept; the same command goes on from there", err=True)

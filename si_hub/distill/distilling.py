@@ -148,7 +148,7 @@ def distill(
         raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
     if prompts:
         read_prompts(prompts)
-    wish = Wish.of(report, pictures, Path(prompts) if prompts else None, seed)
+    wish = Wish.of(report, pictures, Path(prompts) if prompts else None, seed, options)
     wish.check(overwrite=force)
     pairs = matched(base, tuned, trust_order=trust_order)
     name, reason = (method, "") if method else choose(pairs[0].base)

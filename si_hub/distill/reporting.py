@@ -26,7 +26,7 @@ class Wish:
         pictures: prompts to draw by all models.
         prompts: a file of them.
         seed: of the run.
-        options: keywords for every call of the pipeline.
+        options: of the run.
     """
 
     files: tuple[Path, ...]
@@ -60,11 +60,13 @@ class Wish:
         if not self.files:
             return
         from si_hub.distill import drawing
-        from si_hub.distill.running import why_not
+        from si_hub.distill.running import calls, why_not
 
         runs = self.pictures and why_not(pairs[0].base) is None
         shown = (
-            drawing.rows(pairs, result.path, self.pictures, file=self.prompts, seed=self.seed, options=self.options)
+            drawing.rows(
+                pairs, result.path, self.pictures, file=self.prompts, seed=self.seed, options=calls(self.options)
+            )
             if runs
             else []
         )
