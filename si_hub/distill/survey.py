@@ -51,7 +51,7 @@ class Settings:
     Attributes:
         trajectories: of the tuned model, one a prompt.
         states: of each trajectory.
-        steps: of each trajectory.
+        sampling_steps: of each trajectory.
         probes: random projections of the prediction in each state.
         pieces: rank-one pieces of each layer that can be chosen.
         batch: states at once; 0 goes by their size.
@@ -60,7 +60,7 @@ class Settings:
 
     trajectories: int = 64
     states: int = 8
-    steps: int = trajectory.STEPS
+    sampling_steps: int = trajectory.STEPS
     probes: int = 2
     pieces: int = 64
     batch: int = 0
@@ -75,7 +75,7 @@ class Findings:
         parts: of each module.
         columns: module and name of each part.
         effects: ``[rows, parts]``.
-        target: ``[rows]``: the effect of all of the change on the same projections, whether a part stands for it or not.
+        target: ``[rows]``: the effect of all of the change on the same projections, parts or not.
         samples: ``[rows]``: which state a row is of.
     """
 
@@ -153,7 +153,7 @@ class Survey:
             self.runner.mix(1.0)
             chosen = prompts[starts[k] : starts[k] + size]
             seeds = [seed_of(self.settings.seed, stage, starts[k] + place) for place in range(len(chosen))]
-            steps = trajectory.trajectories(self.runner, chosen, seeds, self.settings.steps)
+            steps = trajectory.trajectories(self.runner, chosen, seeds, self.settings.sampling_steps)
             return trajectory.picked(steps, each, trajectory.NULL_SHARE, seeds).as_tensors()
 
         return States.joined([States.from_entry(entry) for entry in self._kept(stage, len(starts), sample)])
