@@ -296,11 +296,14 @@ class Client:
         return _Failed(NetworkError(f"the Hub answers HTTP {status}", key=about.entry, **where))
 
     def _words(self, error: HfHubHTTPError) -> str | None:
-        """The server's own words, shortened; without the token, which a strange server might send back."""
-        words = error.server_message or ""
+        """The server's own words, shortened."""
+        return self.masked(error.server_message or "")[:WORDS_LIMIT] or None
+
+    def masked(self, words: str) -> str:
+        """What a server says, without the token, which a strange one might send back."""
         for secret in self._secrets():
             words = words.replace(secret, "***")
-        return words[:WORDS_LIMIT] or None
+        return words
 
     def _secrets(self) -> list[str]:
         from huggingface_hub import get_token

@@ -48,6 +48,11 @@ class Digest:
     sha256: str
     git_sha1: str
 
+    @property
+    def text(self) -> str:
+        """Both hashes with the names that listings give them."""
+        return f"sha256:{self.sha256} git-sha1:{self.git_sha1}"
+
 
 @dataclass(frozen=True)
 class Outgoing:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from si_hub.errors import (
     BadListing,
+    CardError,
     ChecksumError,
     ConflictError,
     FileAccessError,
@@ -27,10 +28,13 @@ from si_hub.hub.pulling import PULLED
 from si_hub.hub.pushed import Pushed
 from si_hub.hub.remembered import Remembered, place
 from si_hub.hub.target import MAIN, Target, at, holds, look, same, small_file, survey, whole_id
+from si_hub.report.text import short
 
 MESSAGE = "Push the adapter with si-hub"
 #: A config.json beyond this is none of ours.
 _CONFIG_LIMIT = 1_000_000
+#: How huggingface_hub begins what the Hub says of a card's metadata.
+_NO_CARD = "Invalid metadata in README.md."
 #: Pull requests that are looked into for a lost one.
 _LOOKED_AT = 20
 
@@ -196,7 +200,7 @@ class _Push:
         if self.force or self.create_pr or target.new_branch or target.head in (None, known, self.pulled):
             return
         pending = self.memory.pending.get(self.key)
-        if pending and all(name in target.files and _is(target, name, sha) for name, sha in pending.items()):
+        if pending and all(_listed(target, name) in text.split() for name, text in pending.items()):
             return
         if known is not None:
             raise self.conflict(f"{target.branch} has moved since the last push from here", known, target.head)
@@ -262,7 +266,7 @@ class _Push:
         """
         for file in changed:
             file.check_unchanged()
-        self.memory.pending[self.key] = {file.name: file.digest.sha256 for file in files}
+        self.memory.pending[self.key] = {file.name: file.digest.text for file in files}
         self.write_memory()
         about = About(self.target.repo_id, self.target.branch)
 
@@ -300,17 +304,26 @@ class _Push:
         from huggingface_hub import CommitOperationAdd
 
         title, _, rest = self.message.partition("\n")
-        info = self.client.api.create_commit(
-            self.target.repo_id,
-            # Made anew for every attempt: they remember what they have sent.
-            [CommitOperationAdd(file.name, file.source) for file in changed],
-            commit_message=title,
-            commit_description=rest.strip(),
-            revision=self.target.branch,
-            parent_commit=self.target.head,
-            create_pr=self.create_pr,
-        )
-        return _Sent(info.oid, info.pr_revision or self.target.branch, info.pr_url)
+        refused = ""
+        try:
+            info = self.client.api.create_commit(
+                self.target.repo_id,
+                # Made anew for every attempt: they remember what they have sent.
+                [CommitOperationAdd(file.name, file.source) for file in changed],
+                commit_message=title,
+                commit_description=rest.strip(),
+                revision=self.target.branch,
+                parent_commit=self.target.head,
+                create_pr=self.create_pr,
+            )
+            return _Sent(info.oid, info.pr_revision or self.target.branch, info.pr_url)
+        except ValueError as error:
+            if not str(error).startswith(_NO_CARD):
+                raise
+            refused = str(error).removeprefix(_NO_CARD)
+        # Outside of the handler, whose exception holds the request with the token.
+        words = short(self.client.masked(refused), 300).strip()
+        raise CardError("the Hub does not take the front matter", file=README, found=words, hint="Correct the key.")
 
     def settled(self, files: Sequence[Outgoing]) -> _Sent | None:
         """What became of a commit whose answer was lost: the same, if it is there."""
@@ -418,10 +431,10 @@ def _check_options(revision: str | None, create_pr: bool, tag: str | None, messa
         check_revision(tag)
 
 
-def _is(target: Target, name: str, sha256: str) -> bool:
-    """Whether the repository's file has this hash, as far as its listing says."""
-    there = target.files[name]
-    return there.algorithm != "sha256" or there.digest == sha256
+def _listed(target: Target, name: str) -> str:
+    """The hash of a file of the repository, as `Digest.text` has it."""
+    there = target.files.get(name)
+    return f"{there.algorithm}:{there.digest}" if there else ""
 
 
 def _difference(old: str, files: Sequence[Outgoing]) -> list[str]:

@@ -24,7 +24,7 @@ class Remembered:
     Attributes:
         adapters: file name of an adapter → repository.
         commits: ``{endpoint}/{repository}@{branch}`` → the commit that this folder has last seen there.
-        pending: the same keys → file → SHA-256 of what a push was about to commit: where its answer was lost, the
+        pending: the same keys → file → hashes of what a push was about to commit: where its answer was lost, the
             next one knows its own work.
         requests: ``{endpoint}/{repository}@{branch} request`` → the pull request that this folder has opened last.
     """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,14 @@ from si_hub.cli import main
 from si_hub.errors import (
     AuthError,
     BadListing,
+    CardError,
     ChecksumError,
     ConflictError,
     FileAccessError,
     MissingRepository,
     UsageError,
 )
+from si_hub.hub.content import digest
 from si_hub.hub.pulling import pull
 from si_hub.hub.pushed import Pushed
 from si_hub.hub.pushing import MESSAGE, push
@@ -406,11 +408,38 @@ def test_a_push_that_died_after_its_commit_knows_its_own_work(send: Push, client
     retrain(folder)
     send()
     memory = json.loads(before)
-    hashes = {name: hashlib.sha256(raw).hexdigest() for name, raw in client.repo(STYLE).files().items()}
+    hashes = {name: digest(raw).text for name, raw in client.repo(STYLE).files().items()}
     (folder / ".si-hub.json").write_text(json.dumps(memory | {"pending": {f"{client.url}/{STYLE}@main": hashes}}))
     raw = retrain(folder, "kron")
     assert send().changed
     assert client.repo(STYLE).files()["styleinject.safetensors"] == raw
+
+
+def test_a_push_that_died_before_its_commit_takes_nobody_elses_for_its_own(
+    send: Push, client: LoopbackHub, folder: Path
+) -> None:
+    send(STYLE)
+    client.repo(STYLE).commit({"README.md": "theirs"})
+    memory = json.loads((folder / ".si-hub.json").read_text())
+    files = client.repo(STYLE).files() | {"README.md": b"mine"}
+    hashes = {name: digest(raw).text for name, raw in files.items()}
+    (folder / ".si-hub.json").write_text(json.dumps(memory | {"pending": {f"{client.url}/{STYLE}@main": hashes}}))
+    retrain(folder)
+    with pytest.raises(ConflictError, match="moved since"):
+        send()
+
+
+def test_metadata_that_the_hub_refuses_are_an_error_of_the_card(send: Push, client: LoopbackHub, folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: my-own\n---\n")
+    words = json.dumps({"errors": [{"message": f"license must be one of these, {client.token()}"}], "warnings": []})
+    refusal = replace(faults.status(400), change=lambda answer: replace(answer, body=words.encode()))
+    met = client.fault(refusal, on="validate-yaml", times=None)
+    with pytest.raises(CardError, match=r"README\.md: the Hub does not take.*license must be one of these") as raised:
+        send(STYLE)
+    assert met.met == 1
+    assert client.token() not in str(raised.value)
+    assert raised.value.__context__ is None
+    assert client.repo(STYLE).files() == {}
 
 
 def test_a_pulled_folder_is_pushed_from_without_a_name(

@@ -15,7 +15,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     key = place("https://huggingface.co", "user/style", "main")
-    memory = Remembered({"ink.safetensors": "user/style"}, {key: SHA}, {key: {"README.md": "0" * 64}})
+    memory = Remembered({"ink.safetensors": "user/style"}, {key: SHA}, {key: {"README.md": "sha256:0 git-sha1:1"}})
     memory.write(tmp_path)
     assert remembered.read(tmp_path) == memory
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
