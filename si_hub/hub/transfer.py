@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from shutil import rmtree
 from tempfile import mkdtemp
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from si_hub.errors import NetworkError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 #: How often bytes of the right size and the wrong hash are fetched anew.
 FRESH_STARTS = 3
+#: Seconds that transfers have to notice that they are stopped.
+GRACE = 1.0
 #: Below this xet has nothing to gain.
 XET_FROM = 16 << 20
 
@@ -88,18 +92,38 @@ def fetch_all(
     """
     meter = Meter(sum(entry.size for entry in entries), progress)
     paths = [folder / f"{index}" for index in range(len(entries))]
-    with ThreadPoolExecutor(max(1, min(max_workers, len(entries)))) as pool:
-        futures = [
-            pool.submit(fetch, client, listing, entry, path, meter) for entry, path in zip(entries, paths, strict=True)
-        ]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            meter.stopped.set()
-            client.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    jobs: SimpleQueue[tuple[Entry, Path]] = SimpleQueue()
+    ends: SimpleQueue[Exception | None] = SimpleQueue()
+    for job in zip(entries, paths, strict=True):
+        jobs.put(job)
+
+    def work() -> None:
+        with suppress(Empty, Stopped):
+            while True:
+                entry, path = jobs.get_nowait()
+                try:
+                    fetch(client, listing, entry, path, meter)
+                except Exception as error:
+                    ends.put(error)
+                    return
+                ends.put(None)
+
+    # Nobody waits for these threads when he wants to leave: a read that hangs may take until its timeout.
+    threads = [Thread(target=work, daemon=True) for _ in range(max(1, min(max_workers, len(entries))))]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in entries:
+            if (error := ends.get()) is not None:
+                raise error
+    except BaseException:
+        meter.stopped.set()
+        client.stop()
+        raise
+    finally:
+        deadline = time.monotonic() + GRACE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
     return paths
 
 
@@ -145,6 +169,7 @@ def _receive(client: Client, listing: Listing, entry: Entry, path: Path, meter: 
         if not resumes:
             meter.add(-start)
             start = 0
+        meter.add(0)
         with path.open("ab" if resumes else "wb") as file:
             for chunk in response.iter_bytes():
                 meter.add(len(chunk))
