@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 #: Ridges that `refit` chooses from, as shares of each part's own mean square.
-RIDGES = (0.3, 1.0, 3.0, 10.0, 100.0)
+RIDGES = (1.0, 3.0, 10.0, 100.0)
 #: Parts of the samples that take turns at checking a ridge.
 FOLDS = 4
 #: A part whose effect is this small beside the largest is rounding error (a key's bias has none): it is taken as it is.
@@ -90,7 +90,7 @@ def refit(effects: Tensor, target: Tensor, chosen: Sequence[int], samples: Tenso
 
     Args:
         effects: ``[rows, parts]``.
-        target: ``[rows]``, what base and tuned model really differ by in the same projections.
+        target: ``[rows]``, the effect of all of the change, of parts that cannot be chosen too.
         chosen: columns that are carried.
         samples: ``[rows]``, which sample a row is of; the rows of a sample are never in two folds.
 

@@ -22,14 +22,15 @@ def gain(layer: nn.Module, given: Tensor, signs: Tensor, leaf: str, change: Tens
         layer.get_parameter(leaf).add_(change)
         after = layer(given)
         layer.get_parameter(leaf).sub_(change)
-    return ((after - before) * signs).flatten(1).sum(1)
+    gained: Tensor = ((after - before) * signs).flatten(1).sum(1)
+    return gained
 
 
 def observed(layer: nn.Module, parts: Parts, given: Tensor, signs: Tensor) -> Tensor:
     effects = Effects({KEY: parts})
     effects.begin(len(signs))
     with traced({KEY: layer}, len(signs), effects.observe):
-        (layer(given) * signs).sum().backward()  # type: ignore[no-untyped-call]
+        (layer(given) * signs).sum().backward()
     return effects.taken()
 
 
@@ -107,7 +108,7 @@ def test_a_layer_that_is_called_twice_has_the_sum_of_both_effects() -> None:
     effects = Effects({KEY: parts})
     effects.begin(2)
     with traced({KEY: layer}, 2, effects.observe):
-        ((layer(one) + layer(two)) * signs).sum().backward()  # type: ignore[no-untyped-call]
+        ((layer(one) + layer(two)) * signs).sum().backward()
     expected = observed(layer, parts, one, signs) + observed(layer, parts, two, signs)
     assert torch.allclose(effects.taken(), expected, atol=1e-5)
     assert not effects.taken().any()
@@ -119,5 +120,5 @@ def test_a_gradient_of_the_whole_batch_at_once_is_left_out() -> None:
     effects = Effects({KEY: parts})
     effects.begin(3)
     with traced({KEY: layer}, 3, effects.observe):
-        (layer(torch.randn(1, 2, 4)) * torch.randn(3, 2, 4)).sum().backward()  # type: ignore[no-untyped-call]
+        (layer(torch.randn(1, 2, 4)) * torch.randn(3, 2, 4)).sum().backward()
     assert not effects.taken().any()
