@@ -220,12 +220,22 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
 @click.option("--resolution", type=int, metavar="PIXELS", help="Side of the pictures.  [default: the pipeline's]")
 @click.option("--steps", type=int, help="Training steps of the method trained.")
 @click.option("--images", type=GivenPath(), help="Folder of pictures to train on, instead of sampled states.")
+@click.option("--precision", metavar="NAME", help="Arithmetic of training: no, fp16 or bf16.")
+@click.option("--branches", metavar="NAMES", help="Of several TUNED models, such as ink,neon.  [default: the files']")
+@click.option("--router", metavar="KIND", help="Of several: fixed mix, or learned by training.  [default: fixed]")
+@click.option("--sharing", is_flag=True, help="Only say what several TUNED models share, and what that saves.")
 @click.option("--set", "settings", callback=as_table, multiple=True, metavar="NAME=VALUE", help=SETTING)
 @click.option("--curve", is_flag=True, help="Only say what each size would leave of the error; --report plots it.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output and report files.")
 @as_json
 def distill(
-    base: str, tuned: tuple[str, ...], curve: bool, json_: bool, settings: dict[str, Any], **options: Any
+    base: str,
+    tuned: tuple[str, ...],
+    curve: bool,
+    sharing: bool,
+    json_: bool,
+    settings: dict[str, Any],
+    **options: Any,
 ) -> None:
     """Make one small adapter of what distinguishes TUNED models from their BASE.
 
@@ -238,17 +248,22 @@ def distill(
       si-hub distill base/ community.safetensors --method svd --rank 32 --dtype fp16
       si-hub distill base/ community.safetensors --curve
       si-hub distill base/ community.safetensors --size 40MB --report report.html
+      si-hub distill base/ community.safetensors --size 40MB --method trained --steps 1000
+      si-hub distill base/ ink.safetensors neon.safetensors --sharing
     """
-    told = {name: options.pop(name) for name in ("guidance", "resolution", "steps", "images")}
+    own_names = ("guidance", "resolution", "steps", "images", "precision", "branches", "router")
+    told = {name: options.pop(name) for name in own_names}
     own = {name: value for name, value in told.items() if value is not None} | settings
+    from si_hub.distill import compare
     from si_hub.distill import curve as curve_of
     from si_hub.distill import distill as distill_models
     from si_hub.distill.processes import is_main
     from si_hub.report.progress import progress_bar
 
     try:
-        with progress_bar("distilling", quiet=json_ or not is_main()) as progress:
-            result = (curve_of if curve else distill_models)(base, *tuned, progress=progress, **options, **own)
+        run: Callable[..., Any] = compare if sharing else curve_of if curve else distill_models
+        with progress_bar("distilling", quiet=json_ or not is_main(), share=True) as progress:
+            result = run(base, *tuned, progress=progress, **options, **own)
     except KeyboardInterrupt:
         if is_main():
             click.echo("si-hub: what is finished is kept; the same command goes on from there", err=True)

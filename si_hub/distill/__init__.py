@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from si_hub.lazy import lazy
 
 if TYPE_CHECKING:
+    from si_hub.distill.comparing import compare as compare
     from si_hub.distill.curves import Curve as Curve
     from si_hub.distill.curves import curve as curve
     from si_hub.distill.distilling import Distilled as Distilled
@@ -26,6 +27,7 @@ _HOMES = {
     "Model": "si_hub.distill.models",
     "Pair": "si_hub.distill.pairs",
     "curve": "si_hub.distill.curves",
+    "compare": "si_hub.distill.comparing",
     "distill": "si_hub.distill.distilling",
     "match": "si_hub.distill.pairs",
     "open_model": "si_hub.distill.models",

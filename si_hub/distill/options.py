@@ -9,9 +9,11 @@ from typing import Any
 from si_hub.distill.methods import Request
 from si_hub.distill.training import Course, Recipe
 from si_hub.errors import UsageError
+from si_hub.report.progress import Shown
 
 #: Precisions of arithmetic; the base's weights stay float32, and so do the adapter's.
 PRECISIONS = ("no", "fp16", "bf16")
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 #: Numbers of a course that the document keeps.
 _SHOWN = 40
 #: Bytes that the document's ``training`` field takes, at most.
@@ -69,7 +71,12 @@ class Wanted:
                 raise UsageError("is a positive number", key=name, found=value)
             if kind is int and (value != int(value) or value < 1):
                 raise UsageError("is a whole number, 1 or more", key=name, found=value)
-        found = cls(**{name: names[name](value) for name, value in own.items()})
+            if kind is bool and str(value).lower() not in _BOOLEANS:
+                raise UsageError("is yes or no", key=name, expected=", ".join(_BOOLEANS), found=value)
+        values: dict[str, Any] = {
+            k: _BOOLEANS[str(v).lower()] if names[k] is bool else names[k](v) for k, v in own.items()
+        }
+        found = cls(**values)
         if found.precision not in PRECISIONS:
             raise UsageError(
                 "no such precision", key="precision", expected=", ".join(PRECISIONS), found=found.precision
@@ -98,8 +105,8 @@ def shown(request: Request) -> Any:
 
     def show(done: int, total: int, text: str) -> None:
         assert progress is not None
-        if hasattr(progress, "say"):
-            progress.say(text)
+        if isinstance(progress, Shown):
+            progress.say(f"{done}/{total} {text}")
         progress(done, total)
 
     return show

@@ -5,22 +5,54 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 #: Called with (bytes or steps done, all of them).
 Progress = Callable[[int, int], None]
 
 
+class Shown:
+    """A bar as something to call.
+
+    Args:
+        bar: rich's progress.
+        task: the line of it.
+    """
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+    def say(self, text: str) -> None:
+        """Words behind the bar: a loss, an error."""
+        self._bar.update(self._task, text=text)
+
+
 @contextmanager
-def progress_bar(label: str, *, quiet: bool = False) -> Iterator[Progress | None]:
-    """A bar that follows calls of the yielded function; ``None`` where stderr is no terminal or ``quiet``."""
+def progress_bar(label: str, *, quiet: bool = False, share: bool = False) -> Iterator[Shown | None]:
+    """A bar that follows calls of what is yielded; ``None`` where stderr is no terminal or ``quiet``.
+
+    Args:
+        label: what is under way.
+        quiet: show nothing.
+        share: count in hundredths of the whole instead of bytes.
+    """
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    count = TaskProgressColumn() if share else DownloadColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        count,
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield Shown(bar, bar.add_task(label, total=None, text=""))

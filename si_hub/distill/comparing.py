@@ -1,0 +1,75 @@
+"""What several tuned models have in common, before anything is decided: what ``si-hub distill --sharing`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from si_hub.distill.distilling import check_options, matched
+from si_hub.distill.methods import DTYPES, Request
+from si_hub.distill.work import Work
+from si_hub.errors import UsageError
+from si_hub.report.progress import Progress
+
+if TYPE_CHECKING:
+    from si_hub.distill.sharing import Sharing
+
+#: Options of distilling that have no meaning before there is an adapter.
+NOT_YET = ("output", "rank", "size", "fidelity", "method", "embeddings", "report", "work")
+
+
+def compare(
+    base: str | Path,
+    *tuned: str | Path,
+    dtype: str = "fp32",
+    seed: int = 0,
+    prompts: str | Path | None = None,
+    trust_order: bool = False,
+    progress: Progress | None = None,
+    force: bool = False,
+    pictures: int = 0,
+    **options: Any,
+) -> Sharing:
+    """The sharing report of several tuned models; no adapter is made.
+
+    Args:
+        base, tuned, dtype, seed, prompts, trust_order, progress: as for `si_hub.distill.distill`.
+        force, pictures: of no use here, and harmless.
+        options: of the method ``calibrated``, and ``branches``.
+
+    Raises:
+        SiHubError: as `si_hub.distill.distill`.
+        CannotRun: the base's pipeline cannot be run, so nothing can be said of what is felt.
+    """
+    for name in NOT_YET:
+        if options.pop(name, None):
+            raise UsageError("what is shared is told before an adapter is made", key=f"--{name}", hint="Leave it out.")
+    if len(tuned) < 2:
+        raise UsageError("sharing takes two tuned models or more", found=len(tuned))
+    check_options(tuned, dtype=dtype)
+    pairs = matched(base, tuned, trust_order=trust_order)
+    from si_hub.distill.processes import processes
+    from si_hub.distill.teachers import Teachers
+
+    first = Path(tuned[0])
+    work = Work(first.with_name(f".{first.name}.sharing.work"))
+    crew = processes()
+    if crew.main:
+        work.open({"sharing": [str(path) for path in tuned]})
+    crew.wait()
+    request = Request(
+        Path(), work, dtype=DTYPES[dtype], seed=seed, prompts=Path(prompts) if prompts else None,
+        branches=_stems(tuned), options=options, progress=progress,
+    )  # fmt: skip
+    try:
+        teachers = Teachers(pairs, request)
+        return teachers.sharing(teachers.commons())
+    finally:
+        crew.wait()
+        if crew.main:
+            work.clear()
+
+
+def _stems(tuned: Sequence[str | Path]) -> tuple[str, ...]:
+    return tuple(Path(one).stem if Path(one).is_file() else Path(one).name for one in tuned)
