@@ -29,6 +29,8 @@ from si_hub.report.progress import Progress
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.kinds import kind_of
 
+#: Of what the stages compute: what another version of them has kept is not used.
+VERSION = 2
 #: Where between base and tuned weights the prediction is linearised.
 MIDPOINT = 0.5
 #: How far to both sides of it the difference is taken that the parts' effects are to add up to.
@@ -349,7 +351,7 @@ def plan(
 
     told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     return {
-        "tool": __version__, "torch": torch.__version__, "models": [stamp(pair.base.path), stamp(pair.tuned.path)],
+        "tool": __version__, "version": VERSION, "torch": torch.__version__, "models": [stamp(pair.base.path), stamp(pair.tuned.path)],
         "prompts": told, "settings": asdict(settings),
         "options": {name: str(options[name]) for name in sorted(options)},
     }  # fmt: skip
