@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from si_hub.errors import (
-    BadListing,
-    CardError,
-    ChecksumError,
-    ConflictError,
-    FileAccessError,
-    MissingRepository,
-    MissingRevision,
-    NetworkError,
-    UsageError,
-)
+from si_hub.errors import ConflictError, FileAccessError, MissingRepository, UsageError
 from si_hub.hub import card, remembered
 from si_hub.hub.cache import read_record
 from si_hub.hub.client import About, Client, Token
@@ -27,23 +17,14 @@ from si_hub.hub.names import check_revision, parse
 from si_hub.hub.pulling import PULLED
 from si_hub.hub.pushed import Pushed
 from si_hub.hub.remembered import Remembered, place
-from si_hub.hub.target import MAIN, Target, at, holds, look, same, small_file, survey, whole_id
-from si_hub.report.text import short
+from si_hub.hub.sending import Sender, Sent, conflict
+from si_hub.hub.target import MAIN, Target, look, same, small_file, survey, whole_id
 
 MESSAGE = "Push the adapter with si-hub"
 #: A config.json beyond this is none of ours.
 _CONFIG_LIMIT = 1_000_000
-#: How huggingface_hub begins what the Hub says of a card's metadata.
-_NO_CARD = "Invalid metadata in README.md."
 #: Pull requests that are looked into for a lost one.
 _LOOKED_AT = 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    commit: str
-    branch: str
-    pull_request: str | None = None
 
 
 def push(
@@ -157,9 +138,13 @@ class _Push:
             changed = self.target.changed(files)
             if changed and self.target.head != start:
                 self.check_parent(changed)
-        done = self.send(files, changed) if changed else self.already()
+        if changed:
+            self.memory.pending[self.key] = {file.name: file.digest.text for file in files}
+            self.write_memory()
+        done = self.sender.send(files, changed) if changed else Sent(str(self.target.head), self.target.branch)
         self.remember(done)
-        self.name_it(done)
+        if self.tag is not None:
+            self.sender.tag(self.tag, done.commit)
         return self.result(files, changed, created, done, _difference(old_card, files))
 
     def files(self) -> tuple[list[Outgoing], str]:
@@ -186,6 +171,10 @@ class _Push:
         return raw is not None and is_our_config(raw)
 
     @property
+    def sender(self) -> Sender:
+        return Sender(self.client, self.target, self.create_pr, self.message)
+
+    @property
     def key(self) -> str:
         branch = self.target.branch
         return place(self.client.endpoint, self.target.repo_id, f"{branch} request" if self.create_pr else branch)
@@ -203,20 +192,12 @@ class _Push:
         if pending and all(_listed(target, name) in text.split() for name, text in pending.items()):
             return
         if known is not None:
-            raise self.conflict(f"{target.branch} has moved since the last push from here", known, target.head)
+            raise conflict(target, f"{target.branch} has moved since the last push from here", known, target.head)
         # A card without words of this folder is the repository's own, renewed.
         ours = {CONFIG} | ({README} if self.content.readme is None else set())
         if theirs := [file.name for file in changed if file.name in target.files and file.name not in ours]:
-            raise self.conflict(
-                "holds other files than this folder, which has not seen it yet", None, ", ".join(theirs)
-            )
-
-    def conflict(self, problem: str, expected: str | None = None, found: str | None = None) -> ConflictError:
-        where = self.target.repo_id
-        return ConflictError(
-            problem, file=where, key=self.target.branch, expected=expected, found=found,
-            hint=f"Take what is there: si-hub pull {where} --local-dir FOLDER; or push on top of it with --force.",
-        )  # fmt: skip
+            problem = "holds other files than this folder, which has not seen it yet"
+            raise conflict(target, problem, None, ", ".join(theirs))
 
     def check_tag(self, files: Sequence[Outgoing]) -> None:
         """
@@ -256,85 +237,7 @@ class _Push:
             )
             self.target = look(self.client, target)
 
-    def send(self, files: Sequence[Outgoing], changed: Sequence[Outgoing]) -> _Sent:
-        """One commit; carried out once, however often its answer is lost.
-
-        Raises:
-            ConflictError: the branch moved meanwhile.
-            ChecksumError: the commit has other bytes than were sent.
-            SiHubError: see `Client.call`.
-        """
-        for file in changed:
-            file.check_unchanged()
-        self.memory.pending[self.key] = {file.name: file.digest.text for file in files}
-        self.write_memory()
-        about = About(self.target.repo_id, self.target.branch)
-
-        def settled() -> _Sent | None:
-            return self.settled(files)
-
-        try:
-            done = self.client.call(self.commit, changed, about=about, settled=settled)
-        except (ConflictError, NetworkError) as error:
-            found = self.settled(files)
-            if found is None and isinstance(error, ConflictError):
-                raise self.conflict(f"{self.target.branch} has moved while this was being pushed") from None
-            if found is None:
-                raise
-            done = found
-        return self.confirmed(done, files)
-
-    def confirmed(self, done: _Sent, files: Sequence[Outgoing]) -> _Sent:
-        """The commit that holds what was sent: the one that the answer names, or the one that is there.
-
-        Raises:
-            ChecksumError: neither does.
-        """
-        with suppress(MissingRevision, BadListing):
-            if self.holds(done.commit, files):
-                return done
-        if (found := self.settled(files)) is not None:
-            return found
-        raise ChecksumError(
-            "the commit holds other bytes than were sent", file=self.target.repo_id, key=done.commit,
-            hint="Run it again.",
-        )  # fmt: skip
-
-    def commit(self, changed: Sequence[Outgoing]) -> _Sent:
-        from huggingface_hub import CommitOperationAdd
-
-        title, _, rest = self.message.partition("\n")
-        refused = ""
-        try:
-            info = self.client.api.create_commit(
-                self.target.repo_id,
-                # Made anew for every attempt: they remember what they have sent.
-                [CommitOperationAdd(file.name, file.source) for file in changed],
-                commit_message=title,
-                commit_description=rest.strip(),
-                revision=self.target.branch,
-                parent_commit=self.target.head,
-                create_pr=self.create_pr,
-            )
-            return _Sent(info.oid, info.pr_revision or self.target.branch, info.pr_url)
-        except ValueError as error:
-            if not str(error).startswith(_NO_CARD):
-                raise
-            refused = str(error).removeprefix(_NO_CARD)
-        # Outside of the handler, whose exception holds the request with the token.
-        words = short(self.client.masked(refused), 300).strip()
-        raise CardError("the Hub does not take the front matter", file=README, found=words, hint="Correct the key.")
-
-    def settled(self, files: Sequence[Outgoing]) -> _Sent | None:
-        """What became of a commit whose answer was lost: the same, if it is there."""
-        now = look(self.client, self.target)
-        if not self.create_pr:
-            applied = now.head is not None and now.head != self.target.head and not now.changed(files)
-            return _Sent(str(now.head), now.branch) if applied else None
-        opened = (item for item in now.pulls.items() if item[0] not in self.target.pulls)
-        return next((self.request(ref, commit) for ref, commit in opened if self.holds(commit, files)), None)
-
-    def own_request(self, files: Sequence[Outgoing]) -> _Sent | None:
+    def own_request(self, files: Sequence[Outgoing]) -> Sent | None:
         """The pull request that this folder has opened last, where it holds the same already.
 
         Where a push died, it may be one of the newest, whose answer never came.
@@ -345,22 +248,12 @@ class _Push:
         refs = newest if self.key in self.memory.pending else [self.memory.requests.get(self.key, "")]
         for ref in reversed(refs):
             commit = self.target.pulls.get(ref)
-            if commit is not None and self.holds(commit, files):
+            if commit is not None and self.sender.holds(commit, files):
                 self.notes.append(f"{ref} holds this already; --force opens another")
-                return self.request(ref, commit)
+                return self.sender.request(ref, commit)
         return None
 
-    def request(self, ref: str, commit: str) -> _Sent:
-        number = ref.rpartition("/")[2]
-        return _Sent(commit, ref, f"{self.client.endpoint}/{self.target.repo_id}/discussions/{number}")
-
-    def holds(self, commit: str, files: Sequence[Outgoing]) -> bool:
-        return holds(at(self.client, self.target.repo_id, commit), files)
-
-    def already(self) -> _Sent:
-        return _Sent(self.target.head or "", self.target.branch)
-
-    def remember(self, done: _Sent) -> None:
+    def remember(self, done: Sent) -> None:
         self.memory.adapters[self.content.path.name] = self.target.repo_id
         self.memory.pending.pop(self.key, None)
         if done.pull_request:
@@ -376,33 +269,8 @@ class _Push:
             note = f"nothing could be remembered for the next push: {error}"
             self.notes += [] if note in self.notes else [note]
 
-    def name_it(self, done: _Sent) -> None:
-        """The tag.
-
-        Raises:
-            ConflictError: somebody else took the name meanwhile.
-        """
-        if self.tag is None or self.target.tags.get(self.tag) == done.commit:
-            return
-
-        def there() -> str | None:
-            return look(self.client, self.target).tags.get(str(self.tag))
-
-        def make() -> str:
-            self.client.api.create_tag(self.target.repo_id, tag=str(self.tag), revision=done.commit)
-            return done.commit
-
-        about = About(self.target.repo_id, self.tag)
-        try:
-            named = self.client.call(make, about=about, settled=there)
-        except (ConflictError, NetworkError):
-            if (named := there() or "") != done.commit:
-                raise
-        if named != done.commit:
-            raise ConflictError("the tag names another commit", file=self.target.repo_id, key=self.tag, found=named)
-
     def result(
-        self, files: Sequence[Outgoing], changed: Sequence[Outgoing], created: bool, done: _Sent | None, diff: list[str]
+        self, files: Sequence[Outgoing], changed: Sequence[Outgoing], created: bool, done: Sent | None, diff: list[str]
     ) -> Pushed:
         target, endpoint = self.target, self.client.endpoint
         branch = done.branch if done else target.branch
