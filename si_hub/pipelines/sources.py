@@ -51,10 +51,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A file, or the folder of a foreign adapter; ``lock`` where a repository's commit gave it."""
+    """Where an adapter is.
+
+    Attributes:
+        path: a file, or the folder of a foreign adapter.
+        command: what converts it, where it is foreign.
+        fetched: whether it came from a repository.
+    """
 
     path: Path
-    lock: str | None = None
+    command: str
+    fetched: bool = False
 
 
 class StateDict(dict[str, torch.Tensor]):
@@ -100,7 +107,7 @@ def adapter(
     place = find(source, fetch, foreign=convert is not False)
     if convert is not False and not (place.path.is_file() and file_format.is_styleinject(read_safetensors(place.path))):
         return _converted(place.path, None if convert is True else os.fspath(convert))
-    return Loaded(read(place.path, verify=place.lock is not None), str(place.path))
+    return Loaded(read(place), str(place.path))
 
 
 def _converted(path: Path, base: str | None) -> Loaded:
@@ -116,7 +123,7 @@ def state_dict(source: object, fetch: Fetch) -> StateDict:
     if not isinstance(source, str | os.PathLike):
         raise UsageError("no path, repository id or table of tensors", found=type(source).__name__)
     place = find(source, fetch)
-    read(place.path, verify=place.lock is not None)
+    read(place)
     file = read_safetensors(place.path)
     return StateDict({name: tensor.torch() for name, tensor in file.tensors.items()}, file.metadata)
 
@@ -167,9 +174,10 @@ def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False)
         )
     path = Path(os.path.expanduser(source))
     if path.is_file():
-        return Place(path)
+        return Place(path, _convert(path))
     if path.is_dir():
-        return Place(_in_folder(path / (fetch.subfolder or ""), fetch.weight_name, foreign))
+        path = _in_folder(path / (fetch.subfolder or ""), fetch.weight_name, foreign)
+        return Place(path, _convert(path))
     if not isinstance(source, str) or source.endswith(".safetensors") or not names.is_repo_id(source.partition("@")[0]):
         raise MissingFile("no such file or folder", file=path)
     found = fetch_adapter(
@@ -183,7 +191,7 @@ def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False)
         local_files_only=fetch.local_files_only,
         token=fetch.token,
     )
-    return Place(found.path, found.lock)
+    return Place(found.path, f"Convert it: si-hub convert {source} --weight-name {found.name}, or convert=True", True)
 
 
 def _in_folder(folder: Path, weight_name: str | None, foreign: bool) -> Path:
@@ -221,21 +229,19 @@ def in_folder(folder: Path, weight_name: str | None = None) -> Path:
     return ours[0]
 
 
-def read(path: Path, *, verify: bool = False) -> Adapter:
+def read(place: Place) -> Adapter:
     """`si_hub.format.read`, with the command that helps where the file is somebody else's format.
 
-    Args:
-        verify: whether to check the data section against the document's hash, as for a file that was fetched.
+    The data section of a file that was fetched is checked against the document's hash.
     """
     try:
-        adapter = file_format.read(path)
-        if verify:
-            file = read_safetensors(path)
+        adapter = file_format.read(place.path)
+        if place.fetched:
+            file = read_safetensors(place.path)
             check_data(file, file_format.read_document(file)["tensors_sha256"])
     except NotStyleInject as error:
-        error.hint = _convert(path)
         raise NotStyleInject(
-            error.problem, file=path, expected=error.expected, found=error.found, hint=error.hint
+            error.problem, file=place.path, expected=error.expected, found=error.found, hint=place.command
         ) from error
     return adapter
 
