@@ -25,7 +25,7 @@ from si_hub.adapter import Component, Layer
 from si_hub.distill import fidelity, prompts
 from si_hub.distill.budget import Group, predicted, refit, scores, spend
 from si_hub.distill.curvature import balanced
-from si_hub.distill.methods import Outcome, Request
+from si_hub.distill.methods import CALLS, Outcome, Request, calls
 from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.processes import processes
 from si_hub.distill.running import Runner
@@ -49,8 +49,6 @@ _DOCUMENT = 3 << 10
 _ENTRY = 90
 #: Measurements that finding a size for a fidelity may take, and how near to the smallest one it comes.
 _TRIES, _NEAR = 10, 1.03
-#: Options of the method: name → keywords of the pipeline's call that it sets.
-_CALLS = {"guidance": ("guidance_scale",), "resolution": ("height", "width")}
 _REASONS = {
     "parameter": "a bare parameter that is too large for this size",
     "unreached": "a module that adapters cannot reach",
@@ -375,7 +373,7 @@ def _settings(request: Request) -> tuple[Settings, dict[str, Any]]:
     Raises:
         UsageError: an option that is not known, or not a positive number.
     """
-    known = {field.name for field in fields(Settings)} - {"seed"} | set(_CALLS) | {"cache"}
+    known = {field.name for field in fields(Settings)} - {"seed"} | set(CALLS) | {"cache"}
     for name, value in request.options.items():
         if name not in known:
             raise UsageError("the method calibrated has no such option", key=name, expected=", ".join(sorted(known)))
@@ -385,10 +383,7 @@ def _settings(request: Request) -> tuple[Settings, dict[str, Any]]:
     settings = replace(Settings(seed=request.seed), **given)
     if request.rank is not None:
         settings = replace(settings, pieces=max(settings.pieces, 2 * request.rank))
-    calls = {
-        call: request.options[name] for name, several in _CALLS.items() if name in request.options for call in several
-    }
-    return settings, calls
+    return settings, calls(request.options)
 
 
 def _cached(stages: Mapping[str, Any], request: Request, main: bool) -> Work:

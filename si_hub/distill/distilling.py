@@ -76,15 +76,17 @@ class Distilled:
         """The result as lines for people."""
         modules = ", ".join(f"{name} {count}" for name, count in self.modules.items())
         carried = ", ".join(f"{name} {share:.1%}" for name, share in self.carried.items())
+        of = "of the base's, of predicted noise on held-out prompts" if self.fidelity else "of the weights' difference"
         return "\n".join(
             [
                 str(self.path),
                 f"  from     {', '.join(map(str, self.tuned))}, tuned from {self.base} ({self.architecture})",
                 f"  method   {self.method}{f': {self.reason}' if self.reason else ''}",
                 f"  modules  {sum(self.modules.values())} ({modules})",
-                f"  rank     {tally(self.ranks)}",
+                f"  rank     {tally(self.ranks) if len(self.ranks) < 6 else f'{min(self.ranks)} to {max(self.ranks)}'}",
                 f"  size     {size_text(self.size)}",
-                f"  error    {self.error:.4f}, of the difference; carried: {carried}",
+                f"  error    {self.error:.4f} {of}",
+                f"  carried  {carried}",
                 f"  sha256   {self.sha256} (tensors)",
                 f"  identity {self.identity}",
                 *(f"  left out: {line}" for line in reasons(self.left_out)),

@@ -22,6 +22,8 @@ METHODS: dict[str, str] = {
 }
 #: What an adapter's numbers may be stored as: the option's value → safetensors' name.
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+#: Options of a run → keywords of the pipeline's call that each sets.
+CALLS = {"guidance": ("guidance_scale",), "resolution": ("height", "width")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +96,8 @@ def method(name: str) -> Run:
         raise UsageError("no such method", key=name, expected=", ".join(METHODS))
     run: Run = import_module(METHODS[name]).run
     return run
+
+
+def calls(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of the pipeline's call that a run's options set."""
+    return {call: options[name] for name, several in CALLS.items() if name in options for call in several}

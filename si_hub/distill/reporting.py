@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from si_hub import format as file_format
+from si_hub.distill.methods import calls
 from si_hub.distill.pairs import Pair
 from si_hub.errors import UsageError
 from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend, check, write
@@ -60,7 +61,7 @@ class Wish:
         if not self.files:
             return
         from si_hub.distill import drawing
-        from si_hub.distill.running import calls, why_not
+        from si_hub.distill.running import why_not
 
         runs = self.pictures and why_not(pairs[0].base) is None
         shown = (

@@ -33,15 +33,6 @@ POOLED = ("pooled_projections", "text_embeds")
 SHARED = frozenset({"img_ids", "txt_ids"})
 
 
-#: Options of a run → keywords of the pipeline's call that each sets.
-CALLS = {"guidance": ("guidance_scale",), "resolution": ("height", "width")}
-
-
-def calls(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of the pipeline's call that a run's options set."""
-    return {call: options[name] for name, several in CALLS.items() if name in options for call in several}
-
-
 @dataclass(frozen=True, slots=True)
 class States:
     """Points of sampling trajectories: what the denoiser is called with, but for the text.

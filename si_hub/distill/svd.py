@@ -15,7 +15,7 @@ import torch
 
 from si_hub.adapter import Component, Layer
 from si_hub.distill.lowrank import truncated
-from si_hub.distill.methods import Outcome, Request
+from si_hub.distill.methods import CALLS, Outcome, Request
 from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.processes import Processes, processes
 from si_hub.distill.work import Entry
@@ -69,6 +69,8 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     """
     if len(pairs) != 1:
         raise UsageError("the method svd takes one tuned model", found=len(pairs), hint="Leave --method out.")
+    if unknown := [name for name in request.options if name not in CALLS]:
+        raise UsageError("the method svd has no such option", key=unknown[0], hint="Leave it out, or name a --method.")
     if request.fidelity is not None:
         raise UsageError(
             "fidelity is measured by running the pipeline, which the method svd does not", key="--fidelity",
