@@ -47,8 +47,10 @@ def workplace(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def online(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment of somebody who is logged in to a Hub."""
+    """The environment of somebody who is logged in to a Hub, where user/lora holds a LoRA."""
     with LoopbackHub(tmp_path / "hub") as hub:
+        lora = ROOT / "examples" / "miniature" / "peers" / "kohya_lora.safetensors"
+        hub.repo("user/lora").commit({"lora.safetensors": lora})
         yield hub.environment(tmp_path / "home", "writer")
 
 
