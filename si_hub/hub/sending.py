@@ -80,9 +80,10 @@ class Sender:
                 return done
         if (found := self.settled(files)) is not None:
             return found
+        ignores = ".gitignore" in self.target.files
         raise ChecksumError(
-            "the commit holds other bytes than were sent", file=self.target.repo_id, key=done.commit,
-            hint="Run it again.",
+            "the commit holds other files than were sent", file=self.target.repo_id, key=done.commit,
+            hint="The repository's .gitignore keeps some of them out." if ignores else "Run it again.",
         )  # fmt: skip
 
     def commit(self, changed: Sequence[Outgoing]) -> Sent:

@@ -23,6 +23,7 @@ from si_hub.errors import (
     ConflictError,
     FileAccessError,
     MissingRepository,
+    NetworkError,
     UsageError,
 )
 from si_hub.hub.content import digest
@@ -227,6 +228,28 @@ def test_a_branch_is_made_and_pushed_to(send: Push, client: LoopbackHub, folder:
     assert repo.files("dev")["styleinject.safetensors"] == raw
     assert result.load.endswith('revision="dev")')
     assert send(revision="dev").changed is False
+
+
+def test_a_branch_may_have_a_slash(send: Push, client: LoopbackHub) -> None:
+    result = send(STYLE, revision="feature/ink")
+    assert client.repo(STYLE).head("feature/ink") == result.commit
+    assert send(revision="feature/ink").changed is False
+
+
+def test_offline_is_said_and_nothing_is_asked(send: Push, client: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import close_session, constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()
+    with pytest.raises(NetworkError, match="HF_HUB_OFFLINE"):
+        send(STYLE)
+    assert len(client.log) == 0
+
+
+def test_a_hub_that_is_not_there_is_said(folder: Path, waits: list[float]) -> None:
+    with pytest.raises(NetworkError, match="cannot be reached"):
+        push(folder, STYLE, token="hf_token", endpoint="http://127.0.0.1:1")
+    assert len(waits) == 5
 
 
 def test_a_new_repository_with_a_branch_has_both(send: Push, client: LoopbackHub) -> None:
