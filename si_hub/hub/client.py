@@ -211,7 +211,7 @@ class Client:
     ) -> _Done[T] | _Failed:
         try:
             return _Done(function(*arguments, **options))
-        except SiHubError:
+        except (SiHubError, ImportError, NameError, AssertionError, MemoryError):
             raise
         except Exception as error:
             return self._failed(error, about)

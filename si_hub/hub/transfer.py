@@ -6,11 +6,13 @@ offers a large file by xet and `hf_xet` is installed, huggingface_hub fetches it
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from shutil import rmtree
@@ -18,7 +20,7 @@ from tempfile import mkdtemp
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from si_hub.errors import NetworkError
+from si_hub.errors import SiHubError
 from si_hub.hub import verify
 from si_hub.hub.client import TIMEOUT, About, Client
 from si_hub.hub.listing import Entry, Listing
@@ -184,37 +186,54 @@ def _receive_by_xet(client: Client, listing: Listing, entry: Entry, path: Path, 
     """Let huggingface_hub fetch the file; where that fails, leave it to plain HTTP."""
     meter.add(-_size(path))
     path.unlink(missing_ok=True)
-    with staging(path.parent) as folder:
-        try:
-            arrived = client.call(
-                client.api.hf_hub_download, listing.repo_id, entry.path, revision=listing.commit,
-                local_dir=folder, cache_dir=folder / "none", tqdm_class=_bar(meter), about=about, waits=(),
-            )  # fmt: skip
-        except NetworkError:
-            return
-        Path(arrived).replace(path)
+    counted = _Counted(meter)
+    with staging(path.parent) as folder, suppress(SiHubError):
+        arrived = client.call(
+            client.api.hf_hub_download, listing.repo_id, entry.path, revision=listing.commit,
+            local_dir=folder, cache_dir=folder / "none", tqdm_class=counted.bar(), about=about, waits=(),
+        )  # fmt: skip
+        os.replace(arrived, path)
+    counted.settle(_size(path))
 
 
-def _bar(meter: Meter) -> Any:
-    """A progress bar that draws nothing and tells the meter."""
-    from tqdm import tqdm
+class _Counted:
+    """A transfer by huggingface_hub, which counts bytes twice: as they arrive and as they are put together."""
 
-    class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options | {"disable": True})
+    def __init__(self, meter: Meter) -> None:
+        self.meter, self.done = meter, 0
 
-        def update(self, n: float | None = 1) -> None:
-            meter.add(int(n or 0))
+    def add(self, count: int) -> None:
+        self.meter.add(count)
+        self.done += count
 
-    return Bar
+    def settle(self, size: int) -> None:
+        """Count what has arrived in the end."""
+        self.add(size - self.done)
+
+    def bar(self) -> Any:
+        """A progress bar for huggingface_hub that draws nothing and stops where the meter is stopped."""
+        from tqdm import tqdm
+
+        counted = self
+
+        class Bar(tqdm):  # type: ignore[misc]
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                options.pop("name", None)
+                super().__init__(*arguments, **options | {"disable": True})
+
+            def update(self, n: float | None = 1) -> None:
+                counted.add(int(n or 0))
+
+        return Bar
 
 
 def _offers_xet(response: httpx.Response) -> bool:
     from huggingface_hub import constants
-    from huggingface_hub.utils import is_xet_available
 
+    if constants.HF_HUB_DISABLE_XET or find_spec("hf_xet") is None:
+        return False
     header = constants.HUGGINGFACE_HEADER_X_XET_HASH
-    return is_xet_available() and any(header in passed.headers for passed in (*response.history, response))
+    return any(header in passed.headers for passed in (*response.history, response))
 
 
 def _range_start(response: httpx.Response) -> int | None:
