@@ -19,7 +19,7 @@ _SHOWN = 40
 #: Bytes that the document's ``training`` field takes, at most.
 DOCUMENT = 1 << 11
 #: Options that say nothing of the result.
-_UNSAID = ("part", "save_every", "checkpointing", "branches", "router")
+_UNSAID = ("part", "every", "save_every", "checkpointing", "branches", "router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Wanted:
         images: a folder of pictures to learn from instead of the tuned model's own sampling.
         precision: ``no``, ``fp16`` or ``bf16``.
         checkpointing: whether activations are computed twice to save memory.
+        every: steps between two measurements; 0 for the default of `Recipe`.
         save_every: steps between two checkpoints.
         branches: names of the tuned models, parted by commas, where there are several.
         router: ``fixed`` or ``learned``, where there are several.
@@ -52,6 +53,7 @@ class Wanted:
     images: str = ""
     precision: str = "no"
     checkpointing: bool = False
+    every: int = 0
     save_every: int = 50
     branches: str = ""
     router: str = "fixed"
@@ -85,7 +87,10 @@ class Wanted:
 
     def recipe(self) -> Recipe:
         """How the loop is to train."""
-        return Recipe(self.steps, self.samples, self.part, self.rate, self.average or None, save_every=self.save_every)
+        return Recipe(
+            self.steps, self.samples, self.part, self.rate, self.average or None, every=self.every or None,
+            save_every=self.save_every,
+        )  # fmt: skip
 
 
 def accelerated(precision: str) -> Any:

@@ -110,11 +110,12 @@ class Pool:
         return self._window[1]
 
     def _need(self, numbers: range) -> None:
-        """Hold these walks; those that nobody has made are made now, and as many ahead, but for the first time."""
+        """Hold these walks; those that nobody has made are made now, `WINDOW` of them in one go."""
         if all(number in self._held for number in numbers):
             return
-        ahead = WINDOW - 1 if numbers.start else 0
-        missing = [k for k in range(numbers.start, numbers.stop + ahead) if k not in self._held]
+        # The same list in every process and in every run, whatever is kept already.
+        stop = -(-numbers.stop // WINDOW) * WINDOW
+        missing = [k for k in range(numbers.start, stop) if k not in self._held]
         mine = [k for k in self.crew.share(missing, lambda _: 1.0) if self.work.load(self._entry(k)) is None]
         if mine:
             with self.teaching():
