@@ -176,6 +176,18 @@ def test_every_fault_at_every_request_once_and_for_good(stage: Stage, name: str,
         assert error is None or kind == "corrupt" or times is None, (requests[number], error)
 
 
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("until", ["/preupload/", "/commit/"])
+def test_a_hub_that_goes_down_before_or_after_the_commit_is_no_obstacle_later(
+    stage: Stage, name: str, until: str
+) -> None:
+    requests = requests_of(stage, SCENES[name])
+    last = next(number for number, request in enumerate(requests) if until in request)
+    stage.set(SCENES[name])
+    stage.hub.fault(faults.status(503), skip=last + 1, times=None)
+    assert isinstance(stage.check(lambda: stage.push(**SCENES[name].options)), NetworkError)
+
+
 @pytest.mark.parametrize(
     ("kind", "error"),
     [("503", NetworkError), ("429 Retry-After", RateLimited), ("lost answer", None), ("late", None)],
