@@ -71,6 +71,11 @@ def decode(raw: bytes, file: str = "README.md") -> str:
         raise CardError("is not UTF-8", file=file, found=f"byte {error.start}", hint="Save it as UTF-8.") from error
 
 
+def is_card(text: str) -> bool:
+    """Whether a README.md is a model card: it begins with a front matter, or has a generated part."""
+    return text.removeprefix("\ufeff").lstrip().startswith("---") or BEGIN in text
+
+
 def render(existing: str, adapter: Adapter, repo_id: str, samples: Sequence[str] = (), size: int = 0) -> Card:
     """The card of an adapter: ``existing`` with its generated parts renewed, or added where there are none.
 

@@ -109,6 +109,8 @@ class Content:
 def collect(path: str | Path) -> Content:
     """Find the adapter that ``path`` is, or that the folder ``path`` holds, check it whole, and what goes with it.
 
+    Beside a file that is named, a README.md without front matter is some other project's.
+
     Raises:
         MissingFile: nothing there, or a folder without an adapter.
         UsageError: several adapters, a pickle, a symbolic link.
@@ -127,7 +129,11 @@ def collect(path: str | Path) -> Content:
     for entry in sorted(os.scandir(file.parent), key=lambda entry: entry.name):
         if entry.name not in (file.name, README, SAMPLES, REMEMBERED):
             left_out[entry.name] = _why_not(entry)
-    return Content(file, adapter, weights, samples, _config(adapter), _readme(file.parent / README), left_out)
+    readme = _readme(file.parent / README)
+    if readme is not None and not given.is_dir() and not card.is_card(readme):
+        left_out[README] = "no model card, and only the adapter's file was named"
+        readme = None
+    return Content(file, adapter, weights, samples, _config(adapter), readme, left_out)
 
 
 def outgoing(name: str, source: Path | bytes) -> Outgoing:

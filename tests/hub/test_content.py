@@ -167,6 +167,19 @@ def test_the_card_is_read_as_it_is(folder: Path) -> None:
         collect(folder)
 
 
+def test_beside_a_named_file_only_a_model_card_is_its_card(folder: Path) -> None:
+    for text in (
+        "---\nlicense: mit\n---\n",
+        "words\n<!-- si-hub: generated, renewed by every push; write outside of it -->",
+    ):
+        (folder / "README.md").write_text(text)
+        assert collect(folder / "ink.safetensors").readme == text
+    (folder / "README.md").write_text("# Another project\n")
+    found = collect(folder / "ink.safetensors")
+    assert (found.readme, list(found.left_out)) == (None, ["README.md"])
+    assert collect(folder).readme == "# Another project\n"
+
+
 def test_a_file_that_changes_after_it_was_checked_is_noticed(folder: Path) -> None:
     found = collect(folder)
     found.weights.check_unchanged()
