@@ -77,5 +77,5 @@ def _sketched(
     for _ in range(POWER):
         basis = torch.linalg.qr(matrix.T @ basis).Q
         basis = torch.linalg.qr(matrix @ basis).Q
-    left, sigma, right = torch.linalg.svd(basis.T @ matrix, full_matrices=False)
+    left, sigma, right = _exact(basis.T @ matrix)
     return basis @ left, sigma, right

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,8 @@ from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 
 #: The rank of every layer where no budget is given.
 DEFAULT_RANK = 32
+#: Layers that are worked on at once at most: each needs a few times its size in memory.
+_WORKERS = 4
 #: Bytes of a tensor's entry in the header besides its name, and of a file's document and metadata: at most, about.
 _ENTRY, _DOCUMENT = 110, 3 << 10
 #: Embeddings and bare parameters are carried whole while they are no more than this many times what a pair would cost.
@@ -133,16 +136,32 @@ def _rank_for(pair: Pair, request: Request) -> int:
 
 
 def _work(plans: Sequence[Plan], request: Request, crew: Processes) -> None:
-    """This process's share of the layers, each kept as soon as it is done."""
+    """This process's share of the layers, each kept as soon as it is done.
+
+    A layer is one thread's: a layer's matrices are too small to share between threads, and so its numbers depend on
+    nothing but itself, however many threads and processes there are.
+    """
     mine = crew.share(plans, lambda item: float(item.change.count))
     total, done = sum(item.change.count for item in mine), 0
-    for item in mine:
+
+    def finish(item: Plan) -> Plan:
         if request.work.load(item.name) is None:
             leaves, facts = compute(item, request.dtype, request.seed, crew.device)
             request.work.save(item.name, leaves, facts)
-        done += item.change.count
-        if request.progress:
-            request.progress(done, total)
+        return item
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    workers = min(threads, _WORKERS) if crew.device.type == "cpu" else 1
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for item in pool.map(finish, mine):
+            done += item.change.count
+            if request.progress:
+                request.progress(done, total)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def compute(item: Plan, dtype: str, seed: int, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -253,6 +254,7 @@ _NUMPY_NAMES = {
 }  # fmt: skip
 
 
+@cache
 def torch_names() -> dict[torch.dtype, str]:
     """safetensors' name of every torch dtype that it has."""
     import torch

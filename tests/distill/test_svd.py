@@ -202,6 +202,16 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Pat
     assert not (tmp_path / ".killed.safetensors.work").exists()
 
 
+def test_the_number_of_threads_changes_no_byte(tmp_path: Path) -> None:
+    written = []
+    for threads in (3, 1):
+        torch.set_num_threads(threads)
+        result = distill(BASE, NEON, output=tmp_path / str(threads), method="svd", rank=2)
+        assert torch.get_num_threads() == threads
+        written.append(result.path.read_bytes())
+    assert written[0] == written[1]
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "si_hub.cli",

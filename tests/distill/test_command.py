@@ -1,0 +1,160 @@
+"""The command `si-hub distill`: what it prints, what it refuses, and how early."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from si_hub import architectures
+from si_hub.architectures.layouts import sgm
+from si_hub.cli import main
+from si_hub.distill import distill
+from si_hub.errors import BaseMismatch, ConversionRefused, FormatError, SiHubError
+from si_hub.report.text import size_bytes, size_text
+from tests.distill.checkpoints import original, shapes_of, write
+
+MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
+BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
+CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+def sdxl(folder: Path) -> Path:
+    unet = architectures.load("sdxl").components["unet"]
+    return write(folder / "xl.safetensors", original(sgm(unet), dict(shapes_of(unet)), "model.diffusion_model."))
+
+
+def inpainting(folder: Path) -> Path:
+    return write(folder / "nine.safetensors", {**load_file(NEON), CONV_IN: torch.zeros(48, 9, 3, 3)})
+
+
+def truncated(folder: Path) -> Path:
+    (folder / "short.safetensors").write_bytes(NEON.read_bytes()[:100_000])
+    return folder / "short.safetensors"
+
+
+def epsilon(folder: Path) -> Path:
+    return write(folder / "eps.safetensors", load_file(NEON), {"modelspec.prediction_type": "epsilon"})
+
+
+def stranger(folder: Path) -> Path:
+    draw = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(value.shape, generator=draw) for name, value in load_file(NEON).items()}
+    return write(folder / "stranger.safetensors", values)
+
+
+def copied(folder: Path) -> Path:
+    return Path(shutil.copytree(BASE, folder / "copy"))
+
+
+#: What is wrong → base, how the tuned model is made, its error.
+WRONG: dict[str, tuple[Path, Callable[[Path], Path], type[SiHubError]]] = {
+    "an SDXL checkpoint": (BASE, sdxl, BaseMismatch),
+    "an inpainting model": (BASE, inpainting, BaseMismatch),
+    "a truncated file": (BASE, truncated, FormatError),
+    "another prediction": (BASE, epsilon, BaseMismatch),
+    "a stranger": (BASE, stranger, BaseMismatch),
+    "a LoRA": (BASE, lambda _: MINIATURE / "peers" / "kohya_lora.safetensors", ConversionRefused),
+    "swapped": (NEON, lambda _: BASE, BaseMismatch),
+    "the same path": (BASE, lambda _: BASE, BaseMismatch),
+    "a copy": (BASE, copied, BaseMismatch),
+}
+
+#: Runs the command and says which of the heavy libraries it needed for its answer.
+WATCHED = """
+import sys
+from si_hub.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(*{"torch", "diffusers", "transformers"} & set(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_pair_is_one_line_before_torch_is_even_imported(what: str, tmp_path: Path) -> None:
+    base, make, error = WRONG[what]
+    tuned = make(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    command = [sys.executable, "-c", WATCHED, "distill", str(base), str(tuned), "-o", str(tmp_path / "out.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == error.exit_code
+    assert done.stderr.startswith("si-hub: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout.strip() == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_json_holds_the_result_and_text_says_it(tmp_path: Path) -> None:
+    output = str(tmp_path / "neon.safetensors")
+    command = ["distill", str(BASE), str(NEON), "-o", output, "--method", "svd", "--rank", "2", "--dtype", "fp16"]
+    result = json.loads(CliRunner().invoke(main, [*command, "--json"], catch_exceptions=False).stdout)
+    assert (result["path"], result["method"], result["size"]) == (output, "svd", Path(output).stat().st_size)
+    assert result["ranks"]["2"] == 101
+    text = CliRunner().invoke(main, [*command, "--force"], catch_exceptions=False).stdout
+    assert text.splitlines()[0] == output
+    assert result["identity"] in text
+    assert "left out: 1 (text_encoder.text_model.embeddings.token_embedding)" in text
+
+
+def test_the_default_output_lies_beside_the_tuned_model(tmp_path: Path) -> None:
+    tuned = shutil.copy(NEON, tmp_path / "neon.safetensors")
+    assert distill(BASE, tuned, method="svd", rank=1).path == tmp_path / "neon.styleinject.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("40MB", 40_000_000), ("1.5 GiB", 3 << 29), ("900000", 900_000), ("7k", 7000)]
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert size_bytes(text) == size
+
+
+@pytest.mark.parametrize("size", [812, 23_100, 871_400_000, 6_900_000_000])
+def test_a_printed_size_can_be_given_back(size: int) -> None:
+    assert size_bytes(size_text(size)) == size
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-3MB", "0", "4 parsecs", "1e9"])
+def test_what_is_no_size_is_a_usage_error(text: str) -> None:
+    done = CliRunner().invoke(main, ["distill", str(BASE), str(NEON), "--size", text])
+    assert done.exit_code == 2
+    assert "is no size such as 40MB" in done.stderr
+
+
+def test_interrupted_it_goes_on_with_what_is_finished(tmp_path: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=2, progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == [".neon.safetensors.work"]
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=2)
+    assert any("finished parts of an interrupted run" in note for note in result.notes)
+    whole = distill(BASE, NEON, output=tmp_path / "whole.safetensors", method="svd", rank=2)
+    assert whole.path.read_bytes() == result.path.read_bytes()
+    assert not any("interrupted" in note for note in whole.notes)
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_that_the_work_is_kept(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "si_hub.cli", "distill", str(BASE), str(NEON), "--method", "svd"]
+    child = subprocess.Popen([*command, "-o", str(tmp_path / "neon")], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob(".neon.work/*.safetensors")):
+        assert child.poll() is None
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGINT)
+    assert "the same command goes on from there" in child.communicate()[1]
+    assert child.returncode == 130
+    assert not (tmp_path / "neon").exists()
