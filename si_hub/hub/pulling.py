@@ -126,7 +126,8 @@ def pull(
     folder = cache.path(listing.commit) if local_dir is None else Path(local_dir).expanduser()
     if local_dir is None:
         fetched = into_cache(source, listing, chosen, cache, force_download, max_workers, progress)
-        cache.keep(listing, ref.revision)
+        if not local_files_only:  # What the cache can tell by itself may be a part of the commit.
+            cache.keep(listing, ref.revision)
     else:
         fetched = _into_folder(source, listing, chosen, folder, cache, force_download, max_workers, progress)
     files = tuple(sorted(entry.path for entry in chosen))
@@ -180,7 +181,8 @@ def into_cache(
         MissingFile: they are not, and there is no client.
         SiHubError: as `si_hub.hub.transfer.fetch_all`.
     """
-    missing = [entry for entry in entries if force or not cache.holds(listing, entry)]
+    with _writing(cache.folder):
+        missing = [entry for entry in entries if force or not cache.holds(listing, entry)]
     if not missing:
         return 0
     if client is None:

@@ -157,6 +157,21 @@ def test_ctrl_c_and_kill_leave_nothing_half(
     assert {name: data for name, data in tree(tmp_path / "out").items() if not name.startswith(".si-hub-")} == EXPECTED
 
 
+@pytest.mark.parametrize("target", [[], ["--local-dir", "out"]])
+def test_a_full_disk_is_said_and_leaves_nothing_half(
+    target: list[str], style: LoopbackHub, run_client: RunClient, tmp_path: Path, home: Path
+) -> None:
+    """A limit on the size of files stands in for it."""
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); from si_hub.cli import main; main()"
+    )
+    done = run_client("-c", script, "pull", STYLE, *target, code=8)
+    assert "File too large" in done.stderr
+    assert "styleinject.safetensors" not in tree(tmp_path / "out") | tree(home)
+    assert not list(tmp_path.rglob(".si-hub-*"))
+    run_client(*CLI, "pull", STYLE, *target)
+
+
 def test_a_progress_bar_is_drawn_on_a_terminal_and_nowhere_else(
     style: LoopbackHub, home: Path, tmp_path: Path, run_client: RunClient
 ) -> None:

@@ -417,6 +417,14 @@ def test_a_cache_without_our_record_serves_offline_by_the_names_of_its_blobs(sty
         pull(STYLE, local_files_only=True)
 
 
+def test_a_part_of_a_commit_is_never_taken_for_all_of_it(style: LoopbackHub, home: Path) -> None:
+    path = Path(hf_hub_download(STYLE, "styleinject.safetensors"))
+    lock = f"{STYLE}@{path.parent.name}"
+    assert pull(lock, local_files_only=True).files == ("styleinject.safetensors",)
+    assert not list(home.rglob("si-hub/*.json"))
+    assert set(pull(lock).files) == set(EXPECTED)
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"commit": "x"}', b"\xff"])
 def test_a_damaged_record_is_none(damage: bytes, style: LoopbackHub, home: Path) -> None:
     done = pull(STYLE)
