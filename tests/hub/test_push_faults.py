@@ -201,6 +201,15 @@ def test_a_commit_that_never_answers_is_an_error_or_is_found(
     assert raised is None if error is None else isinstance(raised, error)
 
 
+@pytest.mark.parametrize("name", SCENES)
+def test_a_commit_whose_answer_is_lost_is_not_made_again(stage: Stage, name: str) -> None:
+    stage.set(SCENES[name])
+    lost = stage.hub.fault(faults.lost_answer(), on="POST .*/commit/")
+    assert stage.check(lambda: stage.push(**SCENES[name].options)) is None
+    assert lost.met == 1
+    assert len(stage.hub.log.matching("POST .*/commit/")) == 1
+
+
 def test_what_the_hub_asks_to_wait_is_waited(stage: Stage, waits: list[float]) -> None:
     stage.set(SCENES["new"])
     stage.hub.fault(faults.rate_limit(7), on="/commit/")

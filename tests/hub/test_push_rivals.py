@@ -85,7 +85,11 @@ def test_of_eight_pushers_of_a_new_repository_one_wins(client: LoopbackHub, tmp_
     assert len(client.repo(STYLE).commits()) == 2
 
 
-@pytest.mark.parametrize("at", ["GET .*/refs", "POST .*/preupload/", "PUT ", "POST .*/commit/", "GET .*blobs=true"])
+MOMENTS = ["POST .*/preupload/", "POST .*/commit/"]
+OTHERS = ["GET .*/refs", "PUT ", "GET .*blobs=true"]
+
+
+@pytest.mark.parametrize("at", [*MOMENTS, *(pytest.param(at, marks=pytest.mark.slow) for at in OTHERS)])
 def test_ctrl_c_leaves_the_repository_as_it_was_or_whole(
     client: LoopbackHub, home: Path, tmp_path: Path, at: str
 ) -> None:

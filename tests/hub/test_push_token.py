@@ -51,8 +51,12 @@ def everything_under(*folders: Path) -> bytes:
     return b"\n".join(os.fsencode(path) + b"\n" + (path.read_bytes() if path.is_file() else b"") for path in found)
 
 
+EVERYDAY = [("none", "environment"), ("none", "argument"), ("conflict", "environment"), ("storage", "argument")]
+RARE = [(fault, "environment") for fault in FAULTS if (fault, "environment") not in EVERYDAY]
+
+
 @pytest.mark.parametrize(
-    ("fault", "given"), [(fault, "environment") for fault in FAULTS] + [("none", "argument"), ("storage", "argument")]
+    ("fault", "given"), [*EVERYDAY, *(pytest.param(*case, marks=pytest.mark.slow) for case in RARE)]
 )
 def test_the_token_is_nowhere(hub: LoopbackHub, home: Path, tmp_path: Path, fault: str, given: str) -> None:
     folder = tmp_path / "ink"
