@@ -210,6 +210,13 @@ def test_a_commit_whose_answer_is_lost_is_not_made_again(stage: Stage, name: str
     assert len(stage.hub.log.matching("POST .*/commit/")) == 1
 
 
+def test_an_older_request_with_the_same_content_is_not_taken_for_a_lost_one(stage: Stage) -> None:
+    stage.set(SCENES["request"])
+    stage.push(create_pr=True)
+    stage.hub.fault(faults.dropped(), on="POST .*/commit/")
+    assert stage.push(create_pr=True, force=True).branch == "refs/pr/2"
+
+
 def test_what_the_hub_asks_to_wait_is_waited(stage: Stage, waits: list[float]) -> None:
     stage.set(SCENES["new"])
     stage.hub.fault(faults.rate_limit(7), on="/commit/")
