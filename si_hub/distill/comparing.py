@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from si_hub.distill.sharing import Sharing
 
 #: Options of distilling that have no meaning before there is an adapter.
-NOT_YET = ("output", "rank", "size", "fidelity", "method", "embeddings", "report", "work")
+NOT_YET = ("output", "rank", "size", "fidelity", "method", "embeddings", "report")
 
 
 def compare(
     base: str | Path,
     *tuned: str | Path,
     dtype: str = "fp32",
+    work: str | Path | None = None,
     seed: int = 0,
     prompts: str | Path | None = None,
     trust_order: bool = False,
@@ -34,7 +35,7 @@ def compare(
     """The sharing report of several tuned models; no adapter is made.
 
     Args:
-        base, tuned, dtype, seed, prompts, trust_order, progress: as for `si_hub.distill.distill`.
+        base, tuned, dtype, work, seed, prompts, trust_order, progress: as for `si_hub.distill.distill`.
         force, pictures: of no use here, and harmless.
         options: of the method ``calibrated``, and ``branches``.
 
@@ -53,13 +54,13 @@ def compare(
     from si_hub.distill.teachers import Teachers
 
     first = Path(tuned[0])
-    work = Work(first.with_name(f".{first.name}.sharing.work"))
+    store = Work(Path(work) if work else first.with_name(f".{first.name}.sharing.work"))
     crew = processes()
     if crew.main:
-        work.open({"sharing": [str(path) for path in tuned]})
+        store.open({"sharing": [str(path) for path in tuned]})
     crew.wait()
     request = Request(
-        Path(), work, dtype=DTYPES[dtype], seed=seed, prompts=Path(prompts) if prompts else None,
+        Path(), store, dtype=DTYPES[dtype], seed=seed, prompts=Path(prompts) if prompts else None,
         branches=_stems(tuned), options=options, progress=progress,
     )  # fmt: skip
     try:
@@ -68,7 +69,7 @@ def compare(
     finally:
         crew.wait()
         if crew.main:
-            work.clear()
+            store.clear()
 
 
 def _stems(tuned: Sequence[str | Path]) -> tuple[str, ...]:

@@ -117,6 +117,7 @@ def test_training_is_never_worse_than_its_start_and_goes_on_after_a_kill(
     assert not list(tmp_path.glob(".killed*")), "unfinished work is thrown away once the adapter is written"
 
 
+@pytest.mark.slow
 def test_pictures_features_and_checkpointing_are_options(tmp_path: Path, prompts: Path, cache: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()

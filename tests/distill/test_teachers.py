@@ -1,0 +1,170 @@
+"""Several checkpoints of the miniature in one adapter: its branches, its router, its report, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from diffusers import StableDiffusionPipeline
+
+from examples.miniature.scenes import scenes
+from si_hub import format as file_format
+from si_hub.cli import main
+from si_hub.distill import Distilled, distill
+from si_hub.distill.branching import Mixed
+from si_hub.distill.methods import Request
+from si_hub.distill.pool import Lessons
+from si_hub.distill.running import States
+from si_hub.distill.teachers import names_of
+from si_hub.distill.work import Work
+from si_hub.errors import UsageError
+from si_hub.pipelines import loading
+from si_hub.pipelines import styles as branch_weights
+
+MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
+BASE = MINIATURE / "base"
+NEON, INK = (MINIATURE / f"checkpoints/{name}.safetensors" for name in ("neon", "ink"))
+TINY = {"trajectories": 4, "states": 2, "probes": 1, "pieces": 24}
+TRAINED = {"steps": 2, "samples": 8, "part": 4, "walks": 1, "every": 2}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What every run is told: few prompts, a cache of its own, little work."""
+    folder = tmp_path_factory.mktemp("teachers")
+    found = scenes(31)
+    (folder / "prompts.txt").write_text("\n".join(next(found).prompt() for _ in range(12)))
+    return {"prompts": folder / "prompts.txt", "cache": str(folder / "cache"), **TINY}
+
+
+@pytest.fixture(scope="module")
+def both(told: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Distilled:
+    """Neon and ink in one adapter, by the closed form."""
+    output = tmp_path_factory.mktemp("both") / "both.safetensors"
+    return distill(BASE, NEON, INK, output=output, size=200_000, **told)
+
+
+def test_every_tuned_model_has_a_branch_that_comes_near_it(both: Distilled) -> None:
+    adapter = file_format.read(both.path)
+    assert adapter.branches == ("neon", "ink")
+    for component in adapter.components.values():
+        for layer in component.layers.values():
+            assert layer.branches == 2
+            assert layer.tensors["router.bias"].torch().tolist() == [0.0, 0.0]
+            assert layer.tensors.keys() == {"down.weight", "up.weight", "router.bias"}
+    errors = both.fidelity["branches"]
+    assert errors.keys() == {"neon", "ink"}
+    assert max(errors.values()) < 0.5
+    assert both.error == pytest.approx(sum(errors.values()) / 2, rel=1e-3)
+    assert both.path.stat().st_size <= 200_000
+
+
+def test_what_only_one_per_layer_can_be_is_named_as_left_out(both: Distilled) -> None:
+    assert both.left_out["unet.conv_in.bias"] == "one per layer in the file, not one per branch"
+    assert both.left_out["unet.conv_norm_out"] == "one per layer in the file, not one per branch"
+    assert sum(both.fidelity["left_out"].values()) == len(both.left_out)
+
+
+def test_the_report_stands_in_the_document_and_in_the_notes(both: Distilled) -> None:
+    sharing = both.fidelity["sharing"]
+    assert sharing["branches"] == ["neon", "ink"]
+    assert sharing["overlap_by_chance"] < sharing["mean_overlap"] < 1
+    at = {row["error"]: row for row in sharing["bytes_at_error"]}
+    assert at[0.3]["separate"] < at[0.1]["separate"]
+    assert any("two tuned models share" in note for note in both.notes)
+    assert file_format.read(both.path).about["fidelity"]["sharing"] == sharing
+
+
+def test_a_branch_alone_is_its_own_model_and_mixtures_lie_between(both: Distilled) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
+    loading.load(pipe, file_format.read(both.path), "both", source="both", low_cpu_mem_usage=True, strict=True)
+    latents, text = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 20, 64)
+
+    @torch.no_grad()
+    def drawn(styles: dict[str, float] | None) -> torch.Tensor:
+        branch_weights.choose(pipe, styles)
+        found: torch.Tensor = pipe.unet(latents, torch.tensor([500, 500]), text).sample
+        return found
+
+    neon, ink, half = drawn({"neon": 1.0}), drawn({"ink": 1.0}), drawn({"neon": 0.5, "ink": 0.5})
+    apart = float((neon - ink).norm())
+    assert max(float((half - neon).norm()), float((half - ink).norm())) < apart
+    torch.testing.assert_close(drawn(None), half, msg="a fixed router of equal logits is the even mix")
+
+
+@pytest.mark.slow
+def test_training_sees_every_branch_and_is_never_worse(told: dict[str, Any], tmp_path: Path) -> None:
+    options: dict[str, Any] = {**told, **TRAINED}
+    output = tmp_path / "trained.safetensors"
+    result = distill(
+        BASE, NEON, INK, output=output, size=200_000, method="trained", branches="night, pen", router="learned",
+        **options,
+    )  # fmt: skip
+    adapter = file_format.read(result.path)
+    assert adapter.branches == ("night", "pen")
+    document = adapter.about["training"]
+    assert [step for step, _ in document["errors"]] == [0, 2]
+    assert result.error <= document["started_at"] * 1.0001
+    routers = [
+        layer.tensors["router.weight"].torch() for part in adapter.components.values() for layer in part.layers.values()
+    ]
+    assert all(router.shape[0] == 2 for router in routers)
+    assert (document["kept_step"] > 0) == any(bool(router.any()) for router in routers)
+
+
+def test_sharing_is_told_before_anything_is_made(told: dict[str, Any], tmp_path: Path) -> None:
+    command = ["distill", str(BASE), str(NEON), str(INK), "--sharing", "--json", "--prompts", str(told["prompts"])]
+    command += ["--work", str(tmp_path / "work")]
+    for name in ("cache", *TINY):
+        command += ["--set", f"{name}={told[name]}"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["branches"] == ["neon", "ink"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fidelity": 0.9}, "--fidelity: several tuned models take a size or a rank"),
+        ({"router": "clever"}, r"router: no such router \(expected fixed, learned, found clever\)"),
+        ({"branches": "one"}, "--branches: every tuned model needs a name of its own"),
+    ],
+)
+def test_what_several_models_cannot_have_is_refused_first(
+    options: dict[str, Any], message: str, told: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        distill(BASE, NEON, INK, output=tmp_path / "out.safetensors", **told, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_sharing_takes_several_models(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["distill", str(BASE), str(NEON), "--sharing"])
+    assert result.exit_code == 2
+    assert "sharing takes two tuned models or more" in result.output
+
+
+def test_branches_are_named_by_files_or_as_told() -> None:
+    request = Request(Path(), Work(Path()), branches=("a", "b"))
+    assert names_of(request, "", 2) == ("a", "b")
+    assert names_of(request, "ink, neon", 2) == ("ink", "neon")
+    twice = Request(Path(), Work(Path()), branches=("model", "model"))
+    with pytest.raises(UsageError, match="a name of its own"):
+        names_of(twice, "", 2)
+
+
+def test_a_mixed_batch_can_be_cut_anywhere() -> None:
+    def lessons(first: int) -> Lessons:
+        rows = torch.arange(first, first + 3).float()
+        return Lessons(States({"sample": rows}, {}, (None,) * 3, rows, rows), rows)
+
+    batch = Mixed(
+        [lessons(0), lessons(10)], tuple((branch, row) for branch in (0, 1) for row in range(3)), routed=False
+    )
+    cut = {branch: found.target.tolist() for branch, found in batch[2:5].by_branch().items()}
+    assert cut == {0: [2.0], 1: [10.0, 11.0]}
