@@ -37,8 +37,6 @@ from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 
-#: Prompts that fidelity is measured with.
-HELD_OUT = 32
 #: Points of a curve.
 HALVES = 8
 #: Surveys that are kept in the cache, besides those of one run.
@@ -358,7 +356,7 @@ def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | No
     crew = processes()
     runner = Runner(pair, pipeline, device=crew.device, options=options)
     told, held_out, source = prompts.chosen(
-        request.prompts, runner.pipeline.tokenizer, settings.trajectories, HELD_OUT, request.seed
+        request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed
     )
     stages = plan(pair, (told, held_out), settings, options) | ({} if limit is None else {"limit": limit})
     work = _cached(stages, request, crew.main)

@@ -54,6 +54,7 @@ class Settings:
         trajectories: of the tuned model, one a prompt.
         states: of each trajectory.
         sampling_steps: of each trajectory.
+        held_out: prompts that adapters are measured with, each with a trajectory of its own.
         probes: random projections of the prediction in each state.
         pieces: rank-one pieces of each layer that can be chosen.
         batch: states at once; 0 goes by their size.
@@ -63,6 +64,7 @@ class Settings:
     trajectories: int = 64
     states: int = 8
     sampling_steps: int = trajectory.STEPS
+    held_out: int = 32
     probes: int = 2
     pieces: int = 64
     batch: int = 0

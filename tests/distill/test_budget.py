@@ -84,9 +84,9 @@ def test_refitting_is_one_of_the_ridges_of_the_normal_equations() -> None:
     found = refit(effects, target, chosen, samples).numpy()
     held, rest = effects[:, chosen].double().numpy(), target.double().numpy()
     gram = held.T @ held / len(held)
+    penalty = np.diag(np.sqrt(np.diag(gram) * np.diag(gram).mean()))
     ridges = [
-        1 + np.linalg.solve(gram + ridge * np.diag(np.diag(gram)), held.T @ (rest - held.sum(1)) / len(held))
-        for ridge in RIDGES
+        1 + np.linalg.solve(gram + ridge * penalty, held.T @ (rest - held.sum(1)) / len(held)) for ridge in RIDGES
     ]
     assert any(np.allclose(found, one, rtol=1e-6) for one in ridges)
 

@@ -1,0 +1,198 @@
+"""``--method calibrated`` on a checkpoint of the miniature: budgets kept, errors measured, what is kept used again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import si_hub
+from examples.miniature.checkpoints import unfold
+from si_hub.distill import Distilled, distill, match, open_model
+from si_hub.distill.calibrated import Calibration
+from si_hub.distill.methods import Request
+from si_hub.distill.work import Work
+from si_hub.errors import CannotRun, UsageError
+from si_hub.format import read
+from tests.distill import families
+
+MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
+BASE, INK = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors"
+PROMPTS = MINIATURE / "prompts.txt"
+#: A short survey: enough for every claim but the quality.
+SHORT: dict[str, Any] = {"trajectories": 8, "states": 3, "sampling_steps": 5, "pieces": 16, "held_out": 8}
+
+Distil = Callable[..., Distilled]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def ink(tmp_path: Path, cache: Path) -> Distil:
+    """Distil the miniature's ink after a short survey, which is made once."""
+
+    def run(name: str = "ink.safetensors", **options: Any) -> Distilled:
+        return distill(
+            BASE, INK, output=tmp_path / name, method="calibrated", dtype="fp16", prompts=PROMPTS,
+            **{**SHORT, "cache": cache, **options},
+        )  # fmt: skip
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Calibration:
+    base = open_model(BASE)
+    folder = tmp_path_factory.mktemp("calibration")
+    options = {**SHORT, "cache": cache}
+    request = Request(folder / "x", Work(folder / "work"), size=10**5, dtype="F16", prompts=PROMPTS, options=options)
+    return Calibration(match(base, open_model(INK, base=base)), request)
+
+
+@pytest.mark.parametrize("size", [40_000, 120_000])
+def test_a_file_has_at_most_the_size_that_was_asked_for_and_nearly_that(ink: Distil, size: int) -> None:
+    found = ink(size=size)
+    assert 0.9 * size < found.size <= size
+    assert found.path.stat().st_size == found.size
+
+
+def test_a_rank_means_as_many_numbers_as_that_rank_everywhere(ink: Distil) -> None:
+    found = ink(rank=2)
+    base = open_model(BASE)
+    shapes = [c.shape for c in match(base, open_model(INK, base=base)).changes if c.kind in {"linear", "conv"}]
+    uniform = sum(2 * (shape[0] + math.prod(shape[1:])) for shape in shapes)
+    layers = [layer for part in read(found.path).components.values() for layer in part.layers.values()]
+    held = sum(tensor.count for layer in layers for tensor in layer.tensors.values())
+    assert 0.98 * uniform < held <= uniform
+
+
+def test_a_fidelity_is_kept_by_measurement(ink: Distil) -> None:
+    found = ink(fidelity=0.7)
+    assert found.error <= 0.3
+    smaller = ink("smaller.safetensors", size=int(found.size * 0.8))
+    assert smaller.error > 0.3
+
+
+def test_the_error_in_the_document_is_what_running_both_pipelines_shows(ink: Distil, calibration: Calibration) -> None:
+    """On the same states, with pipelines that diffusers loads, and the file loaded by its user's function."""
+    found = ink(size=100_000)
+    student = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
+    base = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
+    si_hub.enable()
+    student.load_styleinject_weights(found.path)
+    states = calibration.measure.states
+    told = [prompt or "" for prompt in states.prompts]
+
+    @torch.no_grad()
+    def noise(pipe: Any) -> torch.Tensor:
+        text, _ = pipe.encode_prompt(told, "cpu", 1, False)
+        velocity = pipe.unet(states.inputs["sample"], states.inputs["timestep"], text).sample
+        return velocity * pipe.scheduler.alphas_cumprod[states.inputs["timestep"].long()].sqrt().view(-1, 1, 1, 1)
+
+    wanted = noise(unfold(INK))
+    errors = [(noise(pipe) - wanted).square().mean((1, 2, 3)) for pipe in (student, base)]
+    assert found.error == pytest.approx(float(errors[0].sum() / errors[1].sum()), rel=1e-3)
+    document = found.fidelity
+    assert document["error"] == pytest.approx(found.error, rel=1e-3)
+    lowest = states.place < 0.2
+    assert document["by_timestep"][0]["error"] == pytest.approx(
+        float(errors[0][lowest].sum() / errors[1][lowest].sum()), rel=1e-3
+    )
+    assert [bucket["start"] for bucket in document["by_timestep"]] == [0, 200, 400, 600, 800]
+
+
+def test_the_measure_is_one_for_nothing_and_nothing_for_everything(calibration: Calibration) -> None:
+    assert calibration.measure.of({}).error == pytest.approx(1.0, abs=1e-6)
+    keys = [(change.component, change.module) for change in calibration.pair.changes]
+    whole = {
+        (c.component, c.module): {"weight_delta": c.delta(), "bias_delta": c.bias_delta()}
+        for c in calibration.pair.changes
+    }
+    components = calibration._components([], torch.zeros(0), [])
+    assert components == {}
+    from si_hub.adapter import Component, Layer
+    from si_hub.storage.tensors import Tensor
+
+    for key in keys:
+        leaves = {name: Tensor.from_torch(value) for name, value in whole[key].items() if value is not None}
+        components.setdefault(key[0], Component()).layers[key[1]] = Layer(leaves)
+    assert calibration.measure.of(components).error < 1e-8
+
+
+def test_everything_that_can_be_carried_leaves_little_and_the_slope_says_so(calibration: Calibration) -> None:
+    """All pieces, whole norms, biases and embeddings: what is left is what 16 pieces a layer cannot say."""
+    columns = list(range(len(calibration.findings.columns)))
+    held = calibration.findings.effects.double().sum(1)
+    target = calibration.findings.target.double()
+    assert float((held - target).square().sum() / target.square().sum()) < 0.05
+    components = calibration._components(columns, torch.ones(len(columns)), [])
+    assert calibration.measure.of(components).error < 0.15
+
+
+def test_it_leaves_less_than_svd_of_the_same_size(ink: Distil, tmp_path: Path, calibration: Calibration) -> None:
+    plain = distill(BASE, INK, output=tmp_path / "svd.safetensors", method="svd", rank=2, dtype="fp16")
+    found = ink(size=plain.size)
+    ours, theirs = (calibration.measure.of(read(path).components).error for path in (found.path, plain.path))
+    assert ours < 0.6 * theirs
+
+
+def test_a_second_budget_runs_no_pipeline_but_to_measure(ink: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
+    ink("first.safetensors", size=60_000)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the survey is made again")
+
+    monkeypatch.setattr("si_hub.distill.trajectory.trajectories", never)
+    monkeypatch.setattr("si_hub.distill.survey.Survey._backward", never)
+    assert ink("second.safetensors", size=80_000).size > 60_000
+
+
+def test_the_same_call_gives_the_same_bytes_from_the_cache_and_from_nothing(ink: Distil, tmp_path: Path) -> None:
+    files = [
+        ink("a.safetensors", size=50_000).path,
+        ink("b.safetensors", size=50_000).path,
+        ink("c.safetensors", size=50_000, cache=tmp_path / "cache").path,
+    ]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_what_is_left_out_is_said(ink: Distil) -> None:
+    found = ink(size=40_000)
+    carried = {f"{name}.{path}" for name, part in read(found.path).components.items() for path in part.layers}
+    base = open_model(BASE)
+    changed = {f"{c.component}.{c.module}" for c in match(base, open_model(INK, base=base)).changes}
+    assert carried | set(found.left_out) == changed
+    assert not carried & set(found.left_out)
+    assert 0 < found.carried["unet"] < 1
+    assert sum(found.fidelity["left_out"].values()) == len(found.left_out)
+
+
+def test_a_size_for_nothing_is_refused_with_the_least(ink: Distil) -> None:
+    with pytest.raises(UsageError, match=r"kB or more"):
+        ink(size=2000)
+
+
+def test_a_fidelity_out_of_reach_is_refused_with_the_best(ink: Distil) -> None:
+    with pytest.raises(UsageError, match=r"0\.9\d+ or less"):
+        ink(fidelity=0.99999)
+
+
+def test_unknown_options_are_refused(ink: Distil) -> None:
+    with pytest.raises(UsageError, match="temperature"):
+        ink(size=40_000, temperature=3)
+    with pytest.raises(UsageError, match="positive"):
+        ink(size=40_000, probes=0)
+
+
+def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl_folder: Path) -> None:
+    tuned = families.tuned(sdxl_folder / "unet", tmp_path / "unet", ("",))
+    with pytest.raises(CannotRun, match="--method svd"):
+        distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
