@@ -272,6 +272,8 @@ def test_a_gated_repository_shows_its_listing_and_keeps_its_files(api: Api, clie
     for stranger in (api("other"), HfApi(endpoint=client.url, token=False)):
         with pytest.raises(GatedRepoError):
             stranger.hf_hub_download(ID, "a.json")
+        with pytest.raises(GatedRepoError):
+            stranger.auth_check(ID)
     client.repo(ID).admit("other")
     assert Path(api("other").hf_hub_download(ID, "a.json")).read_bytes() == b"{}"
 
