@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from si_hub.errors import FormatError, MissingFile, NotStyleInject, UsageError
 from si_hub.format.hashes import check_data
 from si_hub.hub import names
 from si_hub.hub.adapter import fetch_adapter
+from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
 
@@ -180,18 +182,35 @@ def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False)
         return Place(path, _convert(path))
     if not isinstance(source, str) or source.endswith(".safetensors") or not names.is_repo_id(source.partition("@")[0]):
         raise MissingFile("no such file or folder", file=path)
-    found = fetch_adapter(
-        source,
-        want="any" if foreign else "ours",
-        revision=fetch.revision,
-        subfolder=fetch.subfolder,
-        weight_name=fetch.weight_name,
-        cache_dir=fetch.cache_dir,
-        force_download=fetch.force_download,
-        local_files_only=fetch.local_files_only,
-        token=fetch.token,
-    )
+    with ExitStack() as stack:
+        found = fetch_adapter(
+            source,
+            want="any" if foreign else "ours",
+            revision=fetch.revision,
+            subfolder=fetch.subfolder,
+            weight_name=fetch.weight_name,
+            cache_dir=fetch.cache_dir,
+            force_download=fetch.force_download,
+            local_files_only=fetch.local_files_only,
+            token=fetch.token,
+            progress=_bar(stack),
+        )
     return Place(found.path, f"Convert it: si-hub convert {source} --weight-name {found.name}, or convert=True", True)
+
+
+def _bar(stack: ExitStack) -> Progress:
+    """A bar that is drawn when there is something to fetch, unless huggingface_hub's are switched off."""
+    from huggingface_hub.utils import are_progress_bars_disabled
+
+    drawn: list[Progress | None] = []
+
+    def tell(done: int, total: int) -> None:
+        if not drawn:
+            drawn.append(stack.enter_context(progress_bar("fetching", quiet=are_progress_bars_disabled())))
+        if drawn[0] is not None:
+            drawn[0](done, total)
+
+    return tell
 
 
 def _in_folder(folder: Path, weight_name: str | None, foreign: bool) -> Path:

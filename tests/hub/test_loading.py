@@ -194,5 +194,16 @@ def test_a_repository_without_weights_and_one_of_several_are_said(style: Path, c
         pipe.load_styleinject_weights("user/words", weight_name="pytorch_lora_weights.bin")
 
 
+def test_a_bar_is_drawn_while_something_is_fetched(
+    style: Path, pipe: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    pipe.load_styleinject_weights(STYLE, force_download=True)
+    assert "fetching" in capsys.readouterr().err
+    pipe.load_styleinject_weights(STYLE)
+    assert "fetching" not in capsys.readouterr().err
+
+
 def test_the_keywords_show_no_token() -> None:
     assert "hf_secret" not in repr(Fetch(token="hf_secret"))

@@ -319,6 +319,18 @@ def test_a_broken_transfer_goes_on_where_it_broke(style: LoopbackHub) -> None:
     assert second.answered == len(OURS) - half
 
 
+@pytest.mark.parametrize("on", ["/api/models/", "/blob/"])
+def test_a_server_that_falls_silent_is_asked_again(
+    on: str, style: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("si_hub.hub.listing.TIMEOUT", 0.3)
+    monkeypatch.setattr("si_hub.hub.transfer.TIMEOUT", 0.3)
+    silent = style.fault(faults.delay(1), on=on)
+    assert tree(pull(STYLE).folder) == EXPECTED
+    assert silent.met == 1
+    assert len([entry for entry in style.log if on in entry.path]) == 2
+
+
 def test_what_a_call_leaves_unfinished_the_next_one_starts_afresh(style: LoopbackHub, home: Path) -> None:
     style.fault(faults.cut(100), on="GET /blob/", times=None)
     with pytest.raises(Exception, match="the connection to the Hub was lost"):
