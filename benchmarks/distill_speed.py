@@ -164,7 +164,7 @@ def command(base: Path, tuned: Path, output: Path, rank: int) -> tuple[Seconds, 
 
 
 def costliest(changes: list[Change]) -> list[tuple[Change, int]]:
-    """One linear layer or convolution of each shape with how many there are, by what a full SVD of all of them costs."""
+    """A linear layer or convolution of each shape and how many there are, those first whose full SVDs cost most."""
     low_rank = [change for change in changes if change.kind in {"linear", "conv"}]
     counts = Counter(change.shape for change in low_rank)
     firsts = {change.shape: change for change in reversed(low_rank)}
@@ -241,8 +241,8 @@ def line(result: Result) -> str:
             f"{result.residual:.4f} of the optimum",
             f"  our command {result.seconds[0]:.0f} s ({result.seconds[1]:.0f} s of the processor), peak "
             f"{result.peak_mb:.0f} MB",
-            f"  sampled layers: LyCORIS {result.theirs[0]:.0f} s ({result.theirs[1]:.0f} s), ours {result.ours[0]:.1f} s "
-            f"({result.ours[1]:.1f} s): {against(result.theirs, result.ours)}",
+            f"  sampled layers: LyCORIS {result.theirs[0]:.0f} s ({result.theirs[1]:.0f} s), "
+            f"ours {result.ours[0]:.1f} s ({result.ours[1]:.1f} s): {against(result.theirs, result.ours)}",
             f"  our command against LyCORIS's {result.whole[0]:.0f} s ({result.whole[1]:.0f} s) for {done} of {total} "
             f"layers: {against(result.whole, result.seconds)}",
         ]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from si_hub.architectures.model import Model as Modules
 from si_hub.distill.glance import TELLING, check_kin, identical
-from si_hub.distill.models import Model
-from si_hub.distill.pairs import Change
+from si_hub.distill.models import OPTIONAL, Model
+from si_hub.distill.pairs import Change, shared
 from si_hub.distill.single import check_prediction, check_same
 from si_hub.distill.weights import Weight, same, widened
 from si_hub.errors import WrongPair
@@ -37,7 +37,7 @@ def check_headers(base: Model, tuned: Model, *, trust_order: bool) -> None:
             raise WrongPair("has a component that the base lacks", file=tuned.path, key=component,
                             expected=", ".join(base.components), hint="Name the whole base model.")  # fmt: skip
         expected = base.architecture.components[component]
-        check_same(tuned.path, _without_projection(model), _without_projection(expected), base)
+        check_same(tuned.path, _required(model), _required(expected), base)
     check_prediction(tuned.path, tuned.prediction_type, base)
     if not trust_order and (sign := _sign(base, tuned)):
         raise swapped(sign, tuned.path)
@@ -78,14 +78,13 @@ def check_samples(base: Model, tuned: Model) -> set[tuple[str, str]]:
     """
     differing: set[tuple[str, str]] = set()
     telling: list[tuple[Weight, Weight]] = []
-    for component, model in tuned.architecture.components.items():
-        for path, module in model.modules.items():
-            name = path if module.kind == "parameter" else f"{path}.weight"
-            old, new = base.components[component][name], tuned.components[component][name]
-            if not _alike(old.sample(), new.sample()):
-                differing.add((component, path))
-            if component == base.denoiser and module.kind in {"linear", "conv"} and old.count >= TELLING:
-                telling.append((old, new))
+    for change in shared(base, tuned):
+        assert change.weight is not None
+        old, new = change.weight
+        if not _alike(old.sample(), new.sample()):
+            differing.add((change.component, change.module))
+        if change.component == base.denoiser and change.kind in {"linear", "conv"} and old.count >= TELLING:
+            telling.append((old, new))
     check_kin(tuned.path, telling)
     return differing
 
@@ -95,9 +94,9 @@ def _alike(old: Tensor, new: Tensor) -> bool:
     return old.tobytes() == new.tobytes() if old.dtype == new.dtype else same(old.torch(), new.torch())
 
 
-def _without_projection(model: Modules) -> Modules:
-    """A text encoder's modules but for the projection, which not every release has."""
-    return Modules(model.class_name, {path: m for path, m in model.modules.items() if path != "text_projection"})
+def _required(model: Modules) -> Modules:
+    """The modules that every release has."""
+    return Modules(model.class_name, {path: m for path, m in model.modules.items() if path not in OPTIONAL})
 
 
 def notes(base: Model, tuned: Model, changes: list[Change]) -> list[str]:

@@ -19,7 +19,7 @@ from si_hub.architectures.generate import ARCHITECTURES, MODELS
 from si_hub.architectures.model import BUFFERS, modules_from_shapes
 from si_hub.architectures.model import Model as Modules
 from si_hub.distill.deferred import Deferred, defer, weights
-from si_hub.distill.models import Model, vae_class
+from si_hub.distill.models import OPTIONAL, Model, vae_class
 from si_hub.distill.single import check_same
 from si_hub.distill.weights import Weight
 from si_hub.errors import BaseMismatch, WrongPair
@@ -51,8 +51,6 @@ _TEXT_ENCODERS: tuple[tuple[str, Convert], ...] = (
     ("text_encoders.t5xxl.transformer.", _clip),
 )
 _VAE = ("first_stage_model.", "vae.")
-#: Of a text encoder, and not part of every pipeline's: Stable Diffusion 2 has none, Stable Diffusion 3 makes its own.
-_PROJECTION = "text_projection.weight"
 #: A float8 weight's scale, as ComfyUI stores it.
 _SCALE = ".scale_weight"
 #: What a checkpoint holds besides the pipeline's weights.
@@ -63,6 +61,7 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r".*position_ids$", "a buffer of the numbers 0, 1, 2 ..."),
         (r".*(?:^|\.)(?:logit_scale|logit_bias)$", "CLIP's scale for comparing with images"),
         (r".*text_projection", "a projection that this pipeline does not have"),
+        (r".*encoder\.embed_tokens\.weight$", "a second name of the text encoder's first embedding"),
         (r"cond_stage_model\.model\.|conditioner\.embedders\.\d\.model\.", "a last layer that the pipeline skips"),
         (r"cond_stage_model\.|conditioner\.|text_encoders\.", "a text encoder that the base does not have"),
         (r"first_stage_model\.|vae\.", "the autoencoder, which adapters do not carry"),
@@ -246,13 +245,14 @@ def _text_encoders(
 
 
 def _place(table: Table, places: Mapping[str, Modules], taken: set[str]) -> tuple[str, Modules, Table] | None:
-    """The component whose modules a text encoder's are, but for a projection that one of the two may lack."""
+    """The component whose modules a text encoder's are, but for those that one of the two may lack."""
     for name, model in places.items():
         named = {frozen_path(key, model.class_name): weight for key, weight in table.items()}
-        kept = {key: weight for key, weight in named.items() if key in _parameters(model) or key != _PROJECTION}
+        optional = {f"{path}.weight" for path in OPTIONAL if path not in model.modules}
+        kept = {key: weight for key, weight in named.items() if key not in optional}
         modules = modules_from_shapes({key: weight.shape for key, weight in kept.items()})
-        lacking = {path for path in model.modules if path not in modules and f"{path}.weight" == _PROJECTION}
-        if name not in taken and modules == {p: m for p, m in model.modules.items() if p not in lacking}:
+        expected = {p: m for p, m in model.modules.items() if p in modules or p not in OPTIONAL}
+        if name not in taken and modules == expected:
             return name, Modules(model.class_name, modules), kept
     return None
 

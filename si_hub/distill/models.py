@@ -15,6 +15,9 @@ from si_hub.distill.weights import Weight
 from si_hub.errors import MissingFile
 from si_hub.storage.header import read_safetensors
 
+#: Modules of text encoders that one release has and another lacks: a projection that Stable Diffusion 3 makes itself,
+#: T5's second name of its first embedding.
+OPTIONAL = {"text_projection", "encoder.embed_tokens"}
 _REPO_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 
 

@@ -99,7 +99,7 @@ def match(base: Model, tuned: Model, *, trust_order: bool = False) -> Pair:
     differing = check_samples(base, tuned)
     changes: list[Change] = []
     unchanged: list[str] = []
-    for change in _modules(base, tuned):
+    for change in shared(base, tuned):
         kept = _differing(change, differing)
         if kept is None:
             unchanged.append(f"{change.component}.{change.module}")
@@ -110,12 +110,14 @@ def match(base: Model, tuned: Model, *, trust_order: bool = False) -> Pair:
     return Pair(base, tuned, changes, unchanged, notes(base, tuned, changes))
 
 
-def _modules(base: Model, tuned: Model) -> Iterator[Change]:
-    """Every module of the tuned model with both sides' parameters."""
+def shared(base: Model, tuned: Model) -> Iterator[Change]:
+    """Every module that both models have, with both sides' parameters, equal ones included."""
     for component, model in tuned.architecture.components.items():
         held, new = base.components[component], tuned.components[component]
         for path, module in model.modules.items():
             name = path if module.kind == "parameter" else f"{path}.weight"
+            if name not in held:
+                continue
             bias = (held[f"{path}.bias"], new[f"{path}.bias"]) if module.bias else None
             yield Change(component, path, module.kind, module.shape, (held[name], new[name]), bias)
 

@@ -20,7 +20,7 @@ from si_hub.distill.methods import CALLS, Outcome, Request
 from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.processes import Processes, processes
 from si_hub.distill.work import Entry
-from si_hub.errors import UsageError
+from si_hub.errors import NotFinite, UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 
@@ -171,7 +171,7 @@ def compute(item: Plan, dtype: str, seed: int, device: torch.device) -> tuple[di
     leaves: dict[str, torch.Tensor] = {}
     norm = error = 0.0
     if (delta := change.delta()) is not None:
-        norm = error = _squared(delta)
+        norm = error = _finite(_squared(delta), item.name)
         if item.how == "pair":
             delta = delta.to(device)
             down, up = truncated(delta, item.rank, generator=_generator(seed, item.name))
@@ -185,9 +185,19 @@ def compute(item: Plan, dtype: str, seed: int, device: torch.device) -> tuple[di
             error = _squared(delta - leaves[leaf].float())
     if (bias := change.bias_delta()) is not None:
         leaves["bias_delta"] = bias.to(stored)
-        norm += _squared(bias)
+        norm += _finite(_squared(bias), item.name)
         error += _squared(bias - leaves["bias_delta"].float())
     return {name: Tensor.from_torch(value) for name, value in leaves.items()}, {"norm": norm, "error": error}
+
+
+def _finite(norm: float, name: str) -> float:
+    """The norm, which is no number where one of the two models has NaN or infinity there."""
+    if not math.isfinite(norm):
+        raise NotFinite(
+            "the base or the tuned model has NaN or infinity in this module", key=name,
+            hint="Training or a download damaged one of them; take another copy.",
+        )  # fmt: skip
+    return norm
 
 
 def _squared(tensor: torch.Tensor) -> float:

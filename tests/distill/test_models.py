@@ -165,6 +165,39 @@ def test_fused_and_swapped_tensors_come_apart_as_diffusers_does_it(
     assert bare in tensors
 
 
+def test_a_family_that_only_diffusers_knows_is_mapped_by_its_own_converter(tmp_path: Path) -> None:
+    from diffusers import LTXVideoTransformer3DModel
+
+    torch.manual_seed(0)
+    live = LTXVideoTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16,
+        num_layers=1, caption_channels=12,
+    )  # fmt: skip
+    live.save_pretrained(tmp_path / "transformer")
+    # The inverse of four renamings, as Lightricks' code names them.
+    original_names = {"proj_in": "patchify_proj", "time_embed": "adaln_single", "norm_q": "q_norm", "norm_k": "k_norm"}
+    held = {}
+    for name, value in live.state_dict().items():
+        for new, old in original_names.items():
+            name = name.replace(new, old)
+        held[f"model.diffusion_model.{name}"] = value
+    file = write(tmp_path / "ltx.safetensors", held)
+    expect_live(open_model(file, base=open_model(tmp_path / "transformer")), "transformer", live)
+    alone = open_model(file)
+    assert alone.architecture.name == "LTXVideoTransformer3DModel"
+    expect_live(alone, "transformer", live)
+
+
+def test_an_embedding_under_two_names_is_read_once(tmp_path: Path) -> None:
+    held = full_size("sd3")
+    twin = "text_encoders.t5xxl.transformer.encoder.embed_tokens.weight"
+    removed = {name: value for name, value in held.items() if name != twin}
+    assert len(removed) == len(held) - 1
+    model = open_model(write(tmp_path / "model.safetensors", removed))
+    assert "shared" in model.architecture.components["text_encoder_3"].modules
+    assert "encoder.embed_tokens" not in model.architecture.components["text_encoder_3"].modules
+
+
 def test_a_sharded_folder_and_an_fp16_variant_are_read(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(BASE, tmp_path / "base"))
     whole = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")

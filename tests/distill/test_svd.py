@@ -20,7 +20,7 @@ from si_hub.distill import distill
 from si_hub.distill.models import open_model
 from si_hub.distill.pairs import Change, Pair, match
 from si_hub.distill.svd import plan
-from si_hub.errors import ConversionRefused, FileAccessError, UsageError
+from si_hub.errors import ConversionRefused, FileAccessError, NotFinite, UsageError
 from si_hub.storage.header import read_safetensors
 from tests.distill.checkpoints import write
 
@@ -212,6 +212,15 @@ def test_the_number_of_threads_changes_no_byte(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
+def test_a_damaged_model_is_named_by_the_module(tmp_path: Path) -> None:
+    tuned = load_file(BASE / "unet" / "diffusion_pytorch_model.safetensors")
+    tuned["mid_block.resnets.0.conv1.weight"][0, 0, 0, 1] = torch.nan
+    file = write(tmp_path / "unet.safetensors", tuned)
+    with pytest.raises(NotFinite, match=r"unet\.mid_block\.resnets\.0\.conv1: the base or the tuned model has NaN"):
+        distill(BASE / "unet", file, output=tmp_path / "out.safetensors", method="svd")
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "si_hub.cli",
@@ -219,6 +228,4 @@ def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path) -> None:
     done = subprocess.run([*command, "-o", str(tmp_path / "two")], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["path"] == str(tmp_path / "two")
     distill(BASE, NEON, output=tmp_path / "one", method="svd", rank=4)
-    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
-    assert one.keys() == two.keys()
-    assert all(torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-6) for name in one)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
