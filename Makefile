@@ -52,6 +52,7 @@ bench: $(READY)  ## speed and memory against the peers
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/operator.py
+	$(BIN)/python benchmarks/distill_speed.py --sizes sd15 --peer-minutes 2
 
 world: $(READY)  ## build the miniature again from seeds, in build/miniature; resumable
 	$(BIN)/python -m examples.miniature.world
