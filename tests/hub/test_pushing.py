@@ -365,6 +365,12 @@ def test_who_may_not_make_a_repository_sends_nothing(send: Push, client: Loopbac
     assert set(asked(client)) <= {"POST /api/repos/create"}
 
 
+def test_a_token_that_may_only_read_is_told_before_anything_is_tried(send: Push, client: LoopbackHub) -> None:
+    with pytest.raises(AuthError, match="may only read"):
+        send(STYLE, token="reader")
+    assert asked(client) == []
+
+
 def test_no_token_is_an_error_that_says_how_to_get_one(client: LoopbackHub, folder: Path) -> None:
     with pytest.raises(AuthError, match="hf auth login"):
         push(folder, STYLE)
@@ -463,6 +469,22 @@ def test_metadata_that_the_hub_refuses_are_an_error_of_the_card(send: Push, clie
     assert client.token() not in str(raised.value)
     assert raised.value.__context__ is None
     assert client.repo(STYLE).files() == {}
+
+
+def test_an_answer_that_names_another_commit_is_not_believed(send: Push, client: LoopbackHub) -> None:
+    first = client.repo(STYLE).head()
+    client.fault(faults.edited(lambda answer: answer | {"commitOid": first}), on="POST .*/commit/")
+    assert send(STYLE).commit == client.repo(STYLE).head() != first
+
+
+def test_files_that_the_hub_keeps_out_of_the_commit_are_an_error(send: Push, client: LoopbackHub) -> None:
+    def ignoring(answer: Any) -> Any:
+        return {"files": [file | {"shouldIgnore": file["path"] == "config.json"} for file in answer["files"]]}
+
+    client.repo(STYLE).commit({".gitignore": "config.json"})
+    client.fault(faults.edited(ignoring), on="/preupload/")
+    with pytest.raises(ChecksumError, match=r"other files than were sent.*\.gitignore"):
+        send(STYLE)
 
 
 def test_a_pulled_folder_is_pushed_from_without_a_name(
