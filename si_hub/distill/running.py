@@ -280,7 +280,7 @@ def why_not(model: Model) -> str | None:
 
 
 def _quiet() -> Any:
-    """Loading without diffusers' and transformers' bars; theirs are not ours."""
+    """Loading without diffusers' and transformers' bars and advice; theirs are not ours."""
     from contextlib import ExitStack
 
     from diffusers.utils import logging as diffusers_logging
@@ -291,4 +291,6 @@ def _quiet() -> Any:
         restore: Callable[[], None] = library.enable_progress_bar
         library.disable_progress_bar()
         stack.callback(restore)
+        stack.callback(library.set_verbosity, library.get_verbosity())
+        library.set_verbosity_error()
     return stack
