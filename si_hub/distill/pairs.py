@@ -58,8 +58,9 @@ def _difference(sides: Sides | None) -> torch.Tensor | None:
     if sides is None:
         return None
     base, tuned = sides
-    # In place: a float32 weight is private memory of its own.
-    return widened(tuned).sub_(widened(base))
+    wide = widened(tuned)
+    # A float32 weight is the file's own memory, a widened one is ours.
+    return wide - widened(base) if tuned.dtype == "F32" else wide.sub_(widened(base))
 
 
 @dataclass(slots=True)

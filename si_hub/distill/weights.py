@@ -41,7 +41,7 @@ class Weight:
         return cls(tensor.dtype, tensor.shape, (name,), tensor.torch, tensor)
 
     def torch(self) -> torch.Tensor:
-        """The values in their own dtype, float8 as stored; private memory that may be written to without harm."""
+        """The values in their own dtype, float8 as stored; not to be written to."""
         return self.read()
 
     @property

@@ -272,3 +272,16 @@ def test_a_repository_that_is_not_cached_says_how_to_fetch_it(tmp_path: Path, mo
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(MissingFile, match="hf download somebody/model"):
         open_model("somebody/model")
+
+
+def test_a_cached_repository_is_opened_without_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(BASE, tmp_path / "models--somebody--model" / "snapshots" / commit)
+    (tmp_path / "models--somebody--model" / "refs").mkdir()
+    (tmp_path / "models--somebody--model" / "refs" / "main").write_text(commit)
+    for name in ("somebody/model", f"somebody/model@{commit}"):
+        model = open_model(name)
+        assert (model.repo_id, model.revision, model.layout) == ("somebody/model", commit, "folder")
+        assert model.components["unet"].keys() == open_model(BASE).components["unet"].keys()

@@ -68,6 +68,17 @@ def test_differences_are_float32_and_exact() -> None:
     assert found.unchanged == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_asking_twice_gives_the_same_difference(dtype: torch.dtype, tmp_path: Path) -> None:
+    torch.save({name: value.to(dtype) for name, value in load_file(NEON).items()}, tmp_path / "tuned.ckpt")
+    for change in pair(BASE, tmp_path / "tuned.ckpt").changes[:20]:
+        one, other = change.delta(), change.delta()
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
+        assert one.any()
+
+
 def test_unchanged_modules_are_found_by_every_number(changed: Callable[..., Path]) -> None:
     weight = open_model(BASE).components["unet"]["mid_block.resnets.0.conv1.weight"].torch().clone()
     weight.view(-1)[4321] += 1  # Between the sampled places.
