@@ -54,6 +54,10 @@ bench: $(READY)  ## speed and memory against the peers
 	$(BIN)/python benchmarks/operator.py
 	$(BIN)/python benchmarks/distill_speed.py --sizes sd15 --peer-minutes 2
 
+bench-distill: $(READY)  ## distilled adapters against LyCORIS's and kohya's extractions: quality on the miniature, speed
+	$(BIN)/python -m benchmarks.distill_quality
+	$(BIN)/python -m benchmarks.distill_speed
+
 world: $(READY)  ## build the miniature again from seeds, in build/miniature; resumable
 	$(BIN)/python -m examples.miniature.world
 
