@@ -7,7 +7,7 @@ OLD_CLIENT := $(CURDIR)/build/old-client
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo hub test test-hub test-slow lint types wheel-test bench world clean
+.PHONY: help demo hub test test-hub test-slow lint types wheel-test bench bench-distill world clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
