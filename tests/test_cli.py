@@ -225,7 +225,7 @@ def test_a_partial_conversion_names_what_it_left_out(lora: Path) -> None:
     assert "lora_unet_no_such_module.lora_down.weight" in text
 
 
-@pytest.mark.parametrize("command", [[], ["convert"], ["inspect"], ["validate"]])
+@pytest.mark.parametrize("command", [[], ["convert"], ["inspect"], ["validate"], ["pull"], ["push"], ["distill"]])
 def test_help_shows_examples(command: list[str]) -> None:
     assert "Examples:" in run(*command, "--help")
 
