@@ -15,8 +15,8 @@ from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
-from si_hub.hub.client import concealed
 from si_hub.hub.names import is_repository, parse
+from si_hub.hub.tokens import concealed
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.tensors import Span, Tensor

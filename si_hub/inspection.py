@@ -13,8 +13,8 @@ from si_hub.adapter import Adapter, Component
 from si_hub.converters import Source
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
-from si_hub.hub.client import concealed
 from si_hub.hub.names import is_repository
+from si_hub.hub.tokens import concealed
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors

@@ -24,11 +24,12 @@ from si_hub.hub import listing as listings
 from si_hub.hub import names
 from si_hub.hub.cache import Cache
 from si_hub.hub.choice import Want, beside, choose, objection
-from si_hub.hub.client import Client, concealed
+from si_hub.hub.client import Client
 from si_hub.hub.listing import Entry, Listing
 from si_hub.hub.names import RepoRef
 from si_hub.hub.pulling import cached_listing, into_cache, is_offline, not_cached
 from si_hub.hub.remote import read_header
+from si_hub.hub.tokens import concealed
 from si_hub.report.progress import Progress
 from si_hub.storage.header import read_safetensors
 

@@ -35,6 +35,7 @@ from si_hub.errors import (
     SiHubError,
     UsageError,
 )
+from si_hub.hub.tokens import concealed
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -61,20 +62,6 @@ _LOGIN = "Log in with `hf auth login`, or pass a token."
 _RATELIMIT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 
 log = logging.getLogger("si_hub.hub")
-
-
-class Token(str):
-    """A token whose repr, which tracebacks with local variables print, is not it."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-
-def concealed(token: str | bool | None) -> Token | bool | None:
-    """The same token, which shows itself to nobody who prints it as a local variable."""
-    return Token(token) if isinstance(token, str) else token
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from si_hub.hub import listing as listings
 from si_hub.hub import names, transfer, verify
 from si_hub.hub.cache import Cache, read_record, write_record
 from si_hub.hub.choice import select
-from si_hub.hub.client import Client, concealed
+from si_hub.hub.client import Client
 from si_hub.hub.listing import Entry, Listing
 from si_hub.hub.names import RepoRef
+from si_hub.hub.tokens import concealed
 from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, size_text
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from si_hub.errors import ConflictError, FileAccessError, MissingRepository, UsageError
 from si_hub.hub import card, remembered
 from si_hub.hub.cache import read_record
-from si_hub.hub.client import About, Client, Token
+from si_hub.hub.client import About, Client
 from si_hub.hub.content import CONFIG, README, Content, Outgoing, collect, is_our_config, outgoing
 from si_hub.hub.names import check_revision, parse
 from si_hub.hub.pulling import PULLED
@@ -19,6 +19,7 @@ from si_hub.hub.pushed import Pushed
 from si_hub.hub.remembered import Remembered, place
 from si_hub.hub.sending import Sender, Sent, conflict
 from si_hub.hub.target import MAIN, Target, look, same, small_file, survey, whole_id
+from si_hub.hub.tokens import concealed
 
 MESSAGE = "Push the adapter with si-hub"
 #: A config.json beyond this is none of ours.
@@ -70,7 +71,7 @@ def push(
         AuthError, MissingRepository, RateLimited, NetworkError: what the Hub answers.
         MissingFile, FileAccessError: a file of this machine.
     """
-    token = Token(token) if isinstance(token, str) else token
+    token = concealed(token)
     _check_options(revision, create_pr, tag, commit_message)
     content = collect(path)
     memory = remembered.read(content.path.parent)

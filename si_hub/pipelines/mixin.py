@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from si_hub.adapter import Adapter, BaseModel
 from si_hub.errors import UsageError
-from si_hub.hub.client import concealed
+from si_hub.hub.tokens import concealed
 from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.hotswap import swap

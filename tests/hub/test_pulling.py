@@ -396,9 +396,12 @@ def test_a_cached_file_that_changed_is_found_and_fetched_anew(name: str, pinned:
 
 def test_offline_a_cached_file_that_changed_is_no_adapter(style: LoopbackHub) -> None:
     done = pull(STYLE)
-    (done.folder / "styleinject.safetensors").resolve().write_bytes(b"x")
+    blob = (done.folder / "styleinject.safetensors").resolve()
+    blob.write_bytes(b"x")
     with pytest.raises(MissingFile, match=rf"{done.lock}: styleinject\.safetensors: is not in the cache.*si-hub pull"):
         pull(STYLE, local_files_only=True)
+    assert not os.path.lexists(done.folder / "styleinject.safetensors")
+    assert not blob.exists()
 
 
 def test_a_commit_shares_the_files_of_another(style: LoopbackHub) -> None:
