@@ -69,7 +69,7 @@ def test_one_request_for_the_listing_one_for_each_file_and_one_at_the_file_serve
     assert [e.server for e in style.log].count("files") == 1
 
 
-def test_nothing_is_fetched_twice(style: LoopbackHub, tmp_path: Path) -> None:
+def test_nothing_is_fetched_twice(style: LoopbackHub, tmp_path: Path, home: Path) -> None:
     first = pull(STYLE)
     style.log.clear()
     assert pull(STYLE).fetched == 0
@@ -79,6 +79,7 @@ def test_nothing_is_fetched_twice(style: LoopbackHub, tmp_path: Path) -> None:
     assert pull(first.lock, local_dir=tmp_path / "out").fetched == 0
     assert len(style.log) == 0
     assert tree(tmp_path / "out") == EXPECTED
+    assert [path.name for path in home.rglob("refs/*")] == ["main"]
 
 
 def test_force_download_fetches_all_of_it_again(style: LoopbackHub) -> None:
