@@ -95,7 +95,10 @@ def test_the_error_in_the_document_is_what_running_both_pipelines_shows(ink: Dis
     def noise(pipe: Any) -> torch.Tensor:
         text, _ = pipe.encode_prompt(told, "cpu", 1, False)
         velocity = pipe.unet(states.inputs["sample"], states.inputs["timestep"], text).sample
-        return velocity * pipe.scheduler.alphas_cumprod[states.inputs["timestep"].long()].sqrt().view(-1, 1, 1, 1)
+        found: torch.Tensor = velocity * pipe.scheduler.alphas_cumprod[states.inputs["timestep"].long()].sqrt().view(
+            -1, 1, 1, 1
+        )
+        return found
 
     wanted = noise(unfold(INK))
     errors = [(noise(pipe) - wanted).square().mean((1, 2, 3)) for pipe in (student, base)]
@@ -196,3 +199,29 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
     tuned = families.tuned(sdxl_folder / "unet", tmp_path / "unet", ("",))
     with pytest.raises(CannotRun, match="--method svd"):
         distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("family", ["sdxl", "flux", "sd3"])
+def test_every_family_is_distilled(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Random weights and random noise on them: everything is carried, text encoders too, and little is left."""
+    if family == "sdxl":
+        base, parts = request.getfixturevalue("sdxl_folder"), ("unet", "text_encoder", "text_encoder_2")
+    else:
+        base, parts = getattr(families, family)(tmp_path / "base"), ("transformer", "text_encoder", "text_encoder_2")
+    tuned = families.tuned(base, tmp_path / "tuned", parts, share=0.05)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"{a} {b}" for a in "abcd" for b in "efgh"), encoding="utf-8")
+    few = {"trajectories": 4, "states": 2, "sampling_steps": 3, "held_out": 3, "probes": 1}
+    found = distill(
+        base, tuned, output=tmp_path / "x.safetensors", method="calibrated", size=10**8, prompts=prompts,
+        cache=tmp_path / "cache", resolution=16, pieces=64, **few,
+    )  # fmt: skip
+    assert found.error < 0.05
+    assert parts[0] in found.modules
+    assert set(found.carried) == set(parts)
+    some = distill(
+        base, tuned, output=tmp_path / "y.safetensors", method="calibrated", size=found.size // 3, prompts=prompts,
+        cache=tmp_path / "cache", resolution=16, pieces=64, **few,
+    )  # fmt: skip
+    assert found.error < some.error < 1
