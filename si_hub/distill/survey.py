@@ -164,19 +164,24 @@ class Survey:
 
     def curvature(self) -> Entry:
         """The moments of every layer over all states, as `Curvature.add_up` takes them."""
+        whole, parts = self._limited("curvature"), self._limited("moments")
         moments: list[Entry] = []
-        if self.work.load("curvature 0") is None:
+        if self.work.load(f"{whole} 0") is None:
             shares = self._chunks()
-            moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k))
+            moments = self._kept(parts, len(shares), lambda k: self._moments(shares[k], k))
 
         def total(_: int) -> Made:
             found = Curvature(self.layered(), self._limit(), torch.device("cpu"))
             found.add_up([values_of(entry) for entry in moments])
             return found.as_tensors(), {}
 
-        [kept] = self._kept("curvature", 1, total)
-        self._let_go("moments")
+        [kept] = self._kept(whole, 1, total)
+        self._let_go(parts)
         return kept
+
+    def _limited(self, stage: str) -> str:
+        """The name of a stage whose entries depend on the limit."""
+        return stage if self.limit is None else f"{stage}{_UP_TO}{self.limit}"
 
     def _let_go(self, stage: str) -> None:
         if self.crew.main:
@@ -313,10 +318,11 @@ class Survey:
 
     def _advance(self, stage: str, share: float) -> None:
         if self.progress:
-            begin, length = STAGES[stage]
+            begin, length = STAGES[stage.partition(_UP_TO)[0]]
             self.progress(round(begin + length * share), 100)
 
 
+_UP_TO = " up to "
 #: Where each stage begins and how long it is, in hundredths of the whole.
 STAGES = {
     "states": (0, 15), "moments": (15, 15), "curvature": (30, 10), "pieces": (30, 10), "effects": (40, 45),
@@ -353,7 +359,8 @@ def plan(
 
     told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     return {
-        "tool": __version__, "version": VERSION, "torch": torch.__version__, "models": [stamp(pair.base.path), stamp(pair.tuned.path)],
+        "tool": __version__, "version": VERSION, "torch": torch.__version__,
+        "models": [stamp(pair.base.path), stamp(pair.tuned.path)],
         "prompts": told, "settings": asdict(settings),
         "options": {name: str(options[name]) for name in sorted(options)},
     }  # fmt: skip
