@@ -56,7 +56,8 @@ def online(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def run(command: list[str], folder: Path, settings: Mapping[str, str] = OFFLINE) -> str:
     scripts = str(Path(sys.executable).parent)
-    environment = {**os.environ, **settings, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
+    caches = {"XDG_CACHE_HOME": str(folder / ".cache")}
+    environment = {**os.environ, **caches, **settings, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
