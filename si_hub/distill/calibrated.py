@@ -358,7 +358,7 @@ def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | No
     told, held_out, source = prompts.chosen(
         request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed
     )
-    stages = plan(pair, (told, held_out), settings, options) | ({} if limit is None else {"limit": limit})
+    stages = plan(pair, (told, held_out), settings, options)
     work = _cached(stages, request, crew.main)
     crew.wait()
     work.open(stages)
