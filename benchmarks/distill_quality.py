@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -243,13 +243,56 @@ def line(texts: Sequence[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """What each method leaves of the peer's error: median and worst over the styles."""
-    lines = [line(["method", "dim", "median of the peer's error", "worst"]), line(["---"] * 4)]
-    for method, dim in dict.fromkeys((row.method, row.dim) for row in rows if row.left is not None):
-        found = [row.left for row in rows if (row.method, row.dim) == (method, dim) and row.left is not None]
-        lines.append(line([method, str(dim), f"{statistics.median(found):.3f}", f"{max(found):.3f}"]))
-    return lines
+SUMMARY = (
+    "method", "dim", "noise error", "pictures", "alignment", "style score", "parameters", "bytes",
+    "of the peer's error: median", "worst",
+)  # fmt: skip
+
+
+def summary(rows: Sequence[Row]) -> Iterator[str]:
+    """Each method over the styles: means, and what it leaves of the peer's error at the same dim."""
+    yield line(SUMMARY)
+    yield line(["---"] * len(SUMMARY))
+    for method, dim in dict.fromkeys((row.method, row.dim) for row in sorted(rows, key=place)):
+        found = [row for row in rows if (row.method, row.dim) == (method, dim)]
+        left = [row.left for row in found if row.left is not None]
+        means = (mean(row.noise for row in found), mean(row.distance for row in found))
+        judged = (mean(row.alignment for row in found), mean(row.style_score for row in found))
+        sizes = (mean(row.parameters for row in found), mean(row.size for row in found))
+        yield line(
+            [
+                method, str(dim) if dim else "",
+                *(f"{value:.4f}" for value in means), *(f"{value:.3f}" for value in judged),
+                *(f"{value:,.0f}" if value else "" for value in sizes),
+                f"{median(left):.3f}" if left else "", f"{max(left):.3f}" if left else "",
+            ]
+        )  # fmt: skip
+
+
+def place(row: Row) -> tuple[int, int]:
+    """By dim, then in the order of the methods."""
+    return row.dim, METHODS.index(row.method)
+
+
+def told(files: Sequence[Path]) -> list[Row]:
+    """The lines that earlier runs wrote, those of a later file in place of an earlier one's."""
+    found = {}
+    for file in files:
+        for entry in json.loads(file.read_text()):
+            row = Row(**{**entry, "by_bucket": tuple(entry["by_bucket"])})
+            found[row.style, row.dim, row.method] = row
+    return sorted(found.values(), key=lambda row: ((*TAUGHT, ALL).index(row.style), place(row)))
+
+
+def shown(rows: Iterable[Row], against: str) -> list[Row]:
+    """The lines, each printed as soon as it is there, then the summary."""
+    print(line([heading.format(against=against) for heading in HEADINGS]), line(["---"] * len(HEADINGS)), sep="\n")
+    found = []
+    for row in rows:
+        found.append(row)
+        print(line(cells(row)), flush=True)
+    print("", *summary(found), sep="\n")
+    return found
 
 
 def main() -> None:
@@ -262,19 +305,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="training steps  [default: the library's]")
     parser.add_argument("--work", type=Path, default=Path("build/distill_quality"), help="folder for files")
     parser.add_argument("--json", type=Path, help="write the lines to this file, too")
+    parser.add_argument("--from", dest="told", nargs="+", type=Path, help="measure nothing, show these files' lines")
     options = parser.parse_args()
+    if options.told:
+        shown(told(options.told), options.against)
+        return
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     hush()
     si_hub.enable()
-    headings = [heading.format(against=options.against) for heading in HEADINGS]
-    print(line(headings), line(["---"] * len(headings)), sep="\n", flush=True)
-    rows = []
-    for style in options.styles:
-        for row in rows_of(style, options):
-            rows.append(row)
-            print(line(cells(row)), flush=True)
-    print("", *summary(rows), sep="\n")
+    rows = shown((row for style in options.styles for row in rows_of(style, options)), options.against)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 
