@@ -195,7 +195,10 @@ def test_what_must_not_happen_twice_is_looked_for_before_it_is_tried_again(style
     style.fault(faults.dropped(), on="POST .*/tag/")
     calls.call(calls.api.create_tag, STYLE, tag="v2", about=STYLE, settled=lambda: style.repo(STYLE).tags.get("v2"))
     assert looked == ["looked"]
-    assert set(style.repo(STYLE).tags) == {"v1", "v2"}
+    style.fault(faults.rate_limit(0), on="POST .*/tag/")
+    calls.call(calls.api.create_tag, STYLE, tag="v3", about=STYLE, settled=made)
+    assert looked == ["looked"]
+    assert set(style.repo(STYLE).tags) == {"v1", "v2", "v3"}
 
 
 def test_a_stopped_client_waits_for_nothing(style: LoopbackHub, waits: list[float]) -> None:
@@ -244,6 +247,15 @@ def test_a_token_that_the_server_sends_back_is_not_shown(status: int, style: Loo
     assert token not in shown(caught.value)
     assert caught.value.__context__ is None
     assert token not in repr(vars(calls))
+
+
+def test_the_token_of_this_machine_is_not_shown_either(style: LoopbackHub, home: Path) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "token").write_text(style.token("writer"))
+    echo = {"X-Error-Message": f"Bearer {style.token('writer')} is not welcome"}
+    style.fault(faults.status(400, headers=echo))
+    with pytest.raises(UsageError, match=r"Bearer \*\*\* is not welcome"):
+        ask()
 
 
 @pytest.mark.parametrize("fault", [faults.status(400), faults.status(503), faults.lost_answer(), faults.body(b"{")])

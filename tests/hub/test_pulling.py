@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -450,6 +451,16 @@ def test_a_damaged_record_is_none(damage: bytes, style: LoopbackHub, home: Path)
     assert Cache(STYLE).recorded(done.commit) is None
     assert pull(done.lock).fetched == 0
     assert Cache(STYLE).recorded(done.commit) is not None
+
+
+def test_a_record_that_is_wrong_is_not_believed_for_ever(style: LoopbackHub, home: Path) -> None:
+    done = pull(STYLE)
+    [record] = (home / "hub").glob("models--*/si-hub/*.json")
+    data = json.loads(record.read_text())
+    data["files"]["README.md"]["digest"] = "0" * 40
+    record.write_text(json.dumps(data))
+    assert tree(pull(done.lock).folder) == EXPECTED
+    assert json.loads(record.read_text())["files"]["README.md"]["digest"] != "0" * 40
 
 
 def test_offline_what_was_never_fetched_is_said_with_the_command(style: LoopbackHub) -> None:
