@@ -148,6 +148,7 @@ def distill(
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
     if not path.absolute().parent.is_dir():
         raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
+    check_apart(path, (base, *tuned))
     if prompts:
         read_prompts(prompts)
     wish = Wish.of(report, pictures, Path(prompts) if prompts else None, seed, options)
@@ -171,6 +172,13 @@ def output_of(tuned: Path, given: Path | None) -> Path:
     if given is None:
         return tuned.with_name(name) if tuned.exists() else Path(name)
     return given / name if given.is_dir() else given
+
+
+def check_apart(path: Path, models: Sequence[str | Path]) -> None:
+    """Raise FileAccessError where the output would replace a model or a file of its folder, forced or not."""
+    for model in (Path(one) for one in models if path.exists() and Path(one).exists()):
+        if path.samefile(model) or path.resolve().is_relative_to(model.resolve()):
+            raise FileAccessError("is one of the models, or a file of one", file=path, hint="Name another with -o.")
 
 
 def matched(base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool = False) -> list[Pair]:
