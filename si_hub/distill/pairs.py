@@ -60,7 +60,9 @@ def _difference(sides: Sides | None) -> torch.Tensor | None:
     base, tuned = sides
     wide = widened(tuned)
     # A float32 weight is the file's own memory, a widened one is ours.
-    return wide - widened(base) if tuned.dtype == "F32" else wide.sub_(widened(base))
+    # torch widens these on the way, without a second copy.
+    less = base.torch() if base.dtype in {"F32", "F16", "BF16"} else widened(base)
+    return wide - less if tuned.dtype == "F32" else wide.sub_(less)
 
 
 @dataclass(slots=True)
