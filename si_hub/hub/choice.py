@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from si_hub.converters.source import CONFIG_NAME, FOLDER_NAMES, PICKLES
-from si_hub.errors import MissingEntry, NotStyleInject, UsageError
+from si_hub.errors import MissingEntry, NotStyleInject, UnsupportedFamily, UsageError
 from si_hub.format import DEFAULT_NAME
 from si_hub.hub.listing import Entry, Listing
 from si_hub.report.text import size_text
@@ -91,6 +91,7 @@ def choose(
         MissingEntry: no such file, no weights.
         UsageError: several to choose from.
         NotStyleInject: ``ours`` is wanted, and there is somebody else's.
+        UnsupportedFamily: somebody else's is wanted, and there is only ours.
     """
     if weight_name is not None:
         entry = listing.files.get(join(subfolder, weight_name))
@@ -119,6 +120,9 @@ def choose(
         return components
     if want == "ours" and (foreign or _components(listing, subfolder)):
         raise not_ours(listing, foreign or _components(listing, subfolder))
+    if ours:
+        file = f"{listing.lock}/{ours[0].path}"
+        raise UnsupportedFamily("is a StyleInject adapter already", file=file, hint="Load it as it is.")
     raise _nothing(listing, subfolder, weight_name)
 
 

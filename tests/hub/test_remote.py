@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from si_hub import conversion
-from si_hub.errors import FormatError, HeaderTooLarge, MissingEntry, MissingRepository, SiHubError, TruncatedFile
+from si_hub.errors import (
+    FormatError,
+    HeaderTooLarge,
+    MissingEntry,
+    MissingRepository,
+    SiHubError,
+    TruncatedFile,
+    UnsupportedFamily,
+)
 from si_hub.format import read
 from si_hub.hub import pull
 from si_hub.inspection import Inspection, inspect
@@ -230,5 +238,8 @@ def test_of_several_loras_one_is_named(client: LoopbackHub, tmp_path: Path) -> N
 
 
 def test_our_own_adapter_needs_no_conversion(style: LoopbackHub, tmp_path: Path) -> None:
-    with pytest.raises(SiHubError):
+    with pytest.raises(UnsupportedFamily, match=rf"{STYLE}@\w+/styleinject\.safetensors: is a StyleInject adapter"):
         conversion.convert(STYLE, tmp_path)
+    with pytest.raises(UnsupportedFamily, match="is a StyleInject adapter already"):
+        conversion.convert(STYLE, tmp_path, weight_name="styleinject.safetensors")
+    assert not list(tmp_path.glob("*.safetensors"))
