@@ -56,6 +56,12 @@ def test_the_file_that_counts_is_fetched_once_and_is_not_needed(style: LoopbackH
     assert files(style) == ["styleinject.safetensors"]
 
 
+def test_a_file_that_counts_of_ten_megabytes_is_left_alone(client: LoopbackHub) -> None:
+    client.repo(STYLE).commit({"styleinject.safetensors": OURS, "config.json": b" " * 10_000_001})
+    assert fetch_adapter(STYLE).ours
+    assert files(client) == ["styleinject.safetensors"]
+
+
 def test_cached_and_pinned_costs_no_request_by_branch_one(style: LoopbackHub) -> None:
     first = fetch_adapter(STYLE)
     style.log.clear()
