@@ -80,6 +80,14 @@ def test_a_component_folder_is_named_by_its_folder_or_its_class(tiny_folder: Pat
     assert set(from_folder(tmp_path / "mine").components) == {"unet"}
 
 
+def test_every_transformer_of_a_pipeline_with_several_is_a_component(tiny_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_folder / "unet", tmp_path / "transformer")
+    shutil.copytree(tiny_folder / "unet", tmp_path / "transformer_2")
+    index = {name: ["diffusers", "UNet2DConditionModel"] for name in ("transformer", "transformer_2")}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert from_folder(tmp_path).components.keys() == {"transformer", "transformer_2"}
+
+
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match="no such folder"):
         from_folder(tmp_path / "missing")
