@@ -182,7 +182,9 @@ class Yardstick:
         from si_hub.distill import distill
 
         name, _, part = method.partition("/")
-        budget: dict[str, Any] = {"rank": dim} if name == "svd" else {"size": size // int(part or 1)}
+        budget: dict[str, Any] = {"size": size // int(part or 1), "prompts": self.prompts}
+        if name == "svd":
+            budget = {"rank": dim}
         begin = time.perf_counter()
         distill(HERE / "base", self.checkpoint, output=file, method=name, dtype="fp16", force=True, **budget, **options)
         seconds = time.perf_counter() - begin

@@ -190,6 +190,17 @@ class Runner:
         parameter: Tensor = getattr(paths[live], leaf)
         return parameter
 
+    def sample(self, **call: Any) -> Any:
+        """The pipeline's own sampling, with the run's options.
+
+        Raises:
+            UsageError: a call that the pipeline refuses, such as a height that its latents do not divide.
+        """
+        try:
+            return self.pipeline(**{**call, **self.options})
+        except ValueError as error:
+            raise UsageError(f"the pipeline refuses to be run like this: {error}", file=self.pair.base.path) from error
+
     def encode(self, prompts: Sequence[str | None]) -> dict[str, Tensor]:
         """The denoiser's text arguments, one row a prompt.
 
@@ -215,8 +226,8 @@ class Runner:
             text = {name: value * shown.view(-1, *[1] * (value.ndim - 1)) for name, value in text.items()}
         return text
 
-    def __call__(self, states: States) -> Tensor:
-        """The predicted noise in states, as `Predictor` has it."""
+    def __call__(self, states: States, scale: Tensor | None = None) -> Tensor:
+        """The predicted noise in states, as `Predictor` has it; or the prediction times another ``scale [states]``."""
         text = self.encode(states.prompts)
         given: dict[str, Any] = {
             name: value.to(self.device) for name, value in {**states.inputs, **states.shared}.items()
@@ -231,7 +242,8 @@ class Runner:
         dtype = next(self.denoiser.parameters()).dtype
         given = {name: _cast(value, dtype) for name, value in given.items()}
         predicted: Tensor = self.denoiser(**given, **text, return_dict=False)[0]
-        return predicted.float() * states.scale.to(predicted.device).view(-1, *[1] * (predicted.ndim - 1))
+        scale = states.scale if scale is None else scale
+        return predicted.float() * scale.to(predicted.device).view(-1, *[1] * (predicted.ndim - 1))
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -30,7 +30,10 @@ from si_hub.storage.tensors import Tensor
 from si_hub.tuner.kinds import kind_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
-VERSION = 2
+VERSION = 3
+#: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
+#: there are small as noise, and decide what a picture shows.
+EVEN = 0.3
 #: Where between base and tuned weights the prediction is linearised.
 MIDPOINT = 0.5
 #: How far to both sides of it the difference is taken that the parts' effects are to add up to.
@@ -258,7 +261,7 @@ class Survey:
         for share in (MIDPOINT - NEAR, MIDPOINT + NEAR):
             self.runner.mix(share)
             with torch.no_grad():
-                ends.append([self.runner(batch) for batch, _ in self._batches(states, chunk)])
+                ends.append([self.runner(batch, evened(batch.scale)) for batch, _ in self._batches(states, chunk)])
         effects = Effects(parts)
         modules = self.runner.modules(
             change for change in self.pair.changes if (change.component, change.module) in parts
@@ -297,7 +300,7 @@ class Survey:
         self.runner.mix(MIDPOINT)
         generator = torch.Generator().manual_seed(seed)
         with traced(modules, len(batch), observe), torch.enable_grad():
-            predicted = self.runner(batch)
+            predicted = self.runner(batch, evened(batch.scale))
             for turn in range(probes):
                 signs = torch.randint(0, 2, predicted.shape, generator=generator).to(predicted) * 2 - 1
                 (predicted * signs).sum().backward(retain_graph=turn + 1 < probes)  # type: ignore[no-untyped-call]
@@ -342,6 +345,15 @@ def parts_of(change: Change, found: Entry | None) -> Parts:
         return Parts(weight=change.delta(), bias=bias)
     down, up = found.tensors["down"].torch(), found.tensors["up"].torch()
     return Parts(down, up, bias=bias, kernel=tuple(change.shape[1:]))
+
+
+def evened(scale: torch.Tensor) -> torch.Tensor:
+    """What predictions are multiplied with before parts are compared: ``√((1 − EVEN) scale² + EVEN)``.
+
+    On the miniature, which predicts v, this left less at every timestep than predicted noise itself: 0.080 instead of
+    0.089 of its error, 0.140 instead of 0.200 of the distance of pictures (ink, at the size of LyCORIS's dim 2).
+    """
+    return ((1.0 - EVEN) * scale.square() + EVEN).sqrt()
 
 
 def seed_of(seed: int, what: str, number: int) -> int:
