@@ -8,6 +8,7 @@ Results go to stdout, everything else to stderr. Exit codes are those of `si_hub
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from si_hub.errors import FileAccessError, SiHubError, UsageError
 
 INTERRUPTED = 130
 JSON = "si_hub.json"
+#: What Python reads for bytes of a file's name that are no text.
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")
 
 SETTING = "Any other setting of the method, such as trajectories=32; docs/DISTILL.md lists them."
 
@@ -102,7 +105,7 @@ class Commands(click.Group):
 
     def report(self, ctx: click.Context, error: SiHubError) -> Any:
         if ctx.find_root().meta.get(JSON):
-            click.echo(json.dumps(error.as_dict(), ensure_ascii=False))
+            say(json.dumps(error.as_dict(), ensure_ascii=False))
         click.echo(f"si-hub: {error}", err=True)
         ctx.exit(error.exit_code)
 
@@ -348,10 +351,15 @@ def show(result: Any, json_: bool) -> None:
     items = result if isinstance(result, list) else [result]
     if json_:
         data = [item.as_dict() for item in items]
-        click.echo(json.dumps(data if isinstance(result, list) else data[0], ensure_ascii=False, indent=2))
+        say(json.dumps(data if isinstance(result, list) else data[0], ensure_ascii=False, indent=2))
         return
     for item in items:
-        click.echo(item.as_text())
+        say(item.as_text())
+
+
+def say(text: str) -> None:
+    """Print text in which a file's name may be that is none: such bytes are printed as escapes, which JSON has too."""
+    click.echo(_NO_CHARACTER.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,17 @@ def test_convert_moves_the_numbers_unchanged(lora: Path) -> None:
     assert len(ours) == 2 * len(STEMS)
 
 
+def test_a_file_s_name_may_be_bytes_that_are_no_text(lora: Path) -> None:
+    named = lora.with_name(os.fsdecode(b"style\xff.safetensors"))
+    named.write_bytes(lora.read_bytes())
+    assert json.loads(run("inspect", named, "--json"))["path"] == str(named)
+    missing = named.with_name("gone" + named.name)
+    said = CliRunner().invoke(main, ["inspect", str(missing), "--json"])
+    assert json.loads(said.stdout)["file"] == str(missing)
+    copied = CliRunner().invoke(main, ["convert", str(lora), "-o", str(named), "--force"])
+    assert copied.stdout.startswith(str(named).replace("\udcff", r"\udcff"))
+
+
 def test_convert_answers_scripts_in_json(lora: Path) -> None:
     answer = json.loads(run("convert", lora, "--json"))
     assert answer["base"] == "sd15"

@@ -20,7 +20,7 @@ from si_hub.hub.listing import Entry, Listing
 from si_hub.hub.names import RepoRef
 from si_hub.hub.tokens import concealed
 from si_hub.report.progress import Progress
-from si_hub.report.text import reasons, size_text
+from si_hub.report.text import reasons, short, size_text
 
 #: Where a folder remembers what was pulled into it: with that, files that the user changed are told from old ones.
 PULLED = ".cache/si-hub/pulled.json"
@@ -61,7 +61,7 @@ class Pulled:
         return "\n".join(
             [
                 str(self.folder),
-                *(f"  {name}" for name in self.files),
+                *(f"  {short(name, 300)}" for name in self.files),
                 f"  size     {size_text(self.size)}, {size_text(self.fetched)} fetched",
                 *(f"  left out {line}" for line in reasons(self.left_out)),
                 f"  lock     {self.lock}",

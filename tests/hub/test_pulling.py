@@ -27,7 +27,7 @@ from si_hub.errors import (
 from si_hub.hub import Pulled, pull
 from si_hub.hub.cache import Cache
 from tests.hub.loopback import LoopbackHub, faults
-from tests.hub.pull_world import CARD, FILES, OURS, STYLE, UNSAFE, kohya, tree
+from tests.hub.pull_world import CARD, FILES, OURS, PICTURE, STYLE, UNSAFE, kohya, tree
 
 EXPECTED = {name: data if isinstance(data, bytes) else data.encode() for name, data in FILES.items()}
 
@@ -56,6 +56,14 @@ def test_a_pull_brings_everything_that_is_safe_and_names_the_rest(style: Loopbac
     assert done.lock == f"{STYLE}@{style.repo(STYLE).head()}"
     assert done.as_dict()["lock"] == done.lock
     assert done.as_text().splitlines()[-1] == f"  lock     {done.lock}"
+
+
+def test_names_that_would_turn_the_terminal_around_are_shown_without_that(style: LoopbackHub) -> None:
+    style.repo(STYLE).commit({"samples/\u202egnp.1.png": PICTURE})
+    done = pull(STYLE)
+    assert "samples/\u202egnp.1.png" in done.files
+    assert "samples/ gnp.1.png" in done.as_text()
+    assert "\u202e" not in done.as_text()
 
 
 def test_the_server_has_never_been_asked_for_a_pickle_or_code(style: LoopbackHub, tmp_path: Path) -> None:
