@@ -213,7 +213,7 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
 @click.option("--fidelity", type=float, help="Share of the tuned model's behaviour to keep, such as 0.95.")
 @click.option("--dtype", default="fp32", show_default=True, help="Numbers of the adapter: fp32, fp16 or bf16.")
 @click.option("--prompts", type=GivenPath(), help="Prompts to calibrate and train with, one a line.")
-@click.option("--embeddings", is_flag=True, help="Carry changed token embeddings whole.")
+@click.option("--embeddings", is_flag=True, help="Carry changed token embeddings whole, with svd.")
 @click.option("--trust-order", is_flag=True, help="BASE is the base, even where the two look swapped.")
 @click.option("--work", type=GivenPath(), help="Folder for unfinished work, to go on from after an interruption.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
@@ -256,6 +256,8 @@ def distill(
     """
     own_names = ("guidance", "resolution", "steps", "images", "precision", "branches", "router")
     told = {name: options.pop(name) for name in own_names}
+    if curve and sharing:
+        raise UsageError("--curve and --sharing are two questions", hint="Ask one at a time.")
     own = {name: value for name, value in told.items() if value is not None} | settings
     from si_hub.distill import compare
     from si_hub.distill import curve as curve_of

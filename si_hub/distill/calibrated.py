@@ -24,7 +24,7 @@ import torch
 from si_hub.adapter import Component, Layer
 from si_hub.distill import fidelity, prompts
 from si_hub.distill.budget import Group, predicted, refit, scores, spend
-from si_hub.distill.curvature import balanced
+from si_hub.distill.curvature import balanced, sides
 from si_hub.distill.methods import CALLS, Outcome, Request, calls
 from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.processes import processes
@@ -309,8 +309,20 @@ class Calibration:
         }
         steps = int(self.runner.pipeline.scheduler.config.num_train_timesteps)
         return Outcome(
-            choice.components, found.error, self._carried(choice), left_out, fidelity.document(found, steps, **facts)
-        )
+            choice.components, found.error, self._carried(choice), left_out, fidelity.document(found, steps, **facts),
+            notes=self._notes(choice),
+        )  # fmt: skip
+
+    def _notes(self, choice: Choice) -> list[str]:
+        """Whether there was room for more than was looked at."""
+        if len(choice.columns) < int((self.scores > 0).sum()):
+            return []
+        cut = [
+            key for key, parts in self.findings.parts.items()
+            if parts.down is not None and len(parts.down) < min(sides(self.changes[key]))
+        ]  # fmt: skip
+        looked = self.survey.settings.pieces
+        return [f"carries all that was looked at, rank {looked} at most: --set pieces=N looks at more"] if cut else []
 
     def _carried(self, choice: Choice) -> dict[str, float]:
         """Of each component, the share of its parts' squared effects that is in the adapter."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from si_hub.distill.distilling import check_options, matched
+from si_hub.distill.distilling import check_options, matched, output_of
 from si_hub.distill.methods import DTYPES, Request
 from si_hub.distill.work import Work
 from si_hub.errors import UsageError
@@ -53,8 +53,8 @@ def compare(
     from si_hub.distill.processes import processes
     from si_hub.distill.teachers import Teachers
 
-    first = Path(tuned[0])
-    store = Work(Path(work) if work else first.with_name(f".{first.name}.sharing.work"))
+    beside = output_of(Path(tuned[0]), None)
+    store = Work(Path(work) if work else beside.with_name(f".{beside.name}.sharing.work"))
     crew = processes()
     if crew.main:
         store.open({"sharing": [str(path) for path in tuned]})

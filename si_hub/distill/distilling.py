@@ -10,14 +10,15 @@ from typing import Any
 from si_hub import format as file_format
 from si_hub.adapter import Adapter, BaseModel
 from si_hub.distill.checks import check_paths
-from si_hub.distill.methods import DTYPES, Outcome, Request, method
+from si_hub.distill.methods import DTYPES, Outcome, Request, check_method
+from si_hub.distill.methods import method as method_of
 from si_hub.distill.models import Model, open_model
 from si_hub.distill.pairs import Pair, match
 from si_hub.distill.processes import is_main
 from si_hub.distill.prompts import read as read_prompts
 from si_hub.distill.reporting import Wish
 from si_hub.distill.work import Work, stamp
-from si_hub.errors import FileAccessError, MissingFile, UsageError
+from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, size_text, tally
@@ -32,7 +33,7 @@ class Distilled:
 
     Attributes:
         base, tuned: the models.
-        path: the file written; ``size`` its bytes, ``tuned_size`` those of the tuned models' numbers at their dtype.
+        path: the file written; ``size`` its bytes.
         method: how it was made; ``reason`` why this one, where it was not asked for.
         architecture: of the base.
         modules: number of layers by component.
@@ -129,7 +130,7 @@ def distill(
         work: folder for unfinished work; by default beside the output, removed when the adapter is written.
         seed: of everything random.
         prompts: a file of prompts, one a line, for methods that run the pipeline.
-        embeddings: carry changed token embeddings whole.
+        embeddings: carry changed token embeddings whole, with the method ``svd``.
         trust_order: base and tuned model are in the right order, whatever it looks like.
         report: HTML or PNG files to write a report to.
         pictures: prompts that the report shows, drawn by tuned model, adapter and base; 0 for none.
@@ -140,9 +141,12 @@ def distill(
     Raises:
         UsageError: no tuned model, two budgets, a value that makes no sense.
         WrongPair, NotAModel: the models do not belong together, or one is none.
+        CannotRun: a base that cannot be run, for what needs it.
         MissingFile, FileAccessError, FormatError: what cannot be read or written.
     """
     check_options(tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype)
+    if method:
+        check_method(method)
     path = output_of(Path(tuned[0]), Path(output) if output else None)
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
@@ -155,6 +159,13 @@ def distill(
     wish.check(overwrite=force)
     pairs = matched(base, tuned, trust_order=trust_order)
     name, reason = (method, "") if method else choose(pairs[0].base)
+    if embeddings and name != "svd":
+        raise UsageError(
+            f"the method {name} weighs embeddings against all else that the size could hold", key="--embeddings",
+            hint="Leave it out, or add --method svd.",
+        )  # fmt: skip
+    if len(pairs) > 1 and name == "svd" and not method:
+        raise CannotRun(reason, hint="Several tuned models take a base whose pipeline can be run: name its folder.")
     store = Work(Path(work) if work else path.with_name(f".{path.name}.work"))
     request = Request(
         path, store, rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None,
@@ -198,7 +209,7 @@ def open_base(base: str | Path, tuned: Sequence[str | Path]) -> Model:
 def _run(pairs: list[Pair], request: Request, name: str, reason: str, force: bool) -> Distilled:
     from si_hub.distill.processes import processes
 
-    run = method(name)
+    run = method_of(name)
     crew = processes()
     if crew.main:
         request.work.open(_plan(pairs, request, name))
@@ -306,6 +317,7 @@ def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
     return {
         "tool": __version__, "method": name, "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
         "dtype": request.dtype, "seed": request.seed, "embeddings": request.embeddings,
-        "prompts": str(request.prompts), "options": {key: str(value) for key, value in sorted(request.options.items())},
+        "prompts": read_prompts(request.prompts) if request.prompts else None,
+        "options": {key: str(value) for key, value in sorted(request.options.items())},
         "models": [stamp(model.path) for model in models],
     }  # fmt: skip

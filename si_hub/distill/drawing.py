@@ -12,6 +12,7 @@ from si_hub import format as file_format
 from si_hub.distill import prompts
 from si_hub.distill.pairs import Pair
 from si_hub.distill.running import Runner
+from si_hub.distill.survey import Settings
 from si_hub.distill.trajectory import STEPS
 from si_hub.pipelines import loading
 from si_hub.pipelines.mixin import StyleInjectLoaderMixin
@@ -29,6 +30,7 @@ def rows(
     file: Path | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
+    seen: int = Settings().trajectories,
     device: torch.device | str = "cpu",
 ) -> list[ImageRow]:
     """A row for each of ``count`` held-out prompts: teacher, adapter and base from equal noise.
@@ -42,6 +44,7 @@ def rows(
         file: of prompts; those of `si_hub.distill.prompts` by default.
         seed: of the run.
         options: keywords for every call of the pipeline.
+        seen: prompts that the adapter was made with; those of the built-in list that come later are drawn.
         device: to draw on.
 
     Raises:
@@ -49,13 +52,14 @@ def rows(
     """
     runner = Runner(pairs[0], device=device, options=options)
     pipeline = runner.pipeline
-    _, shown, _ = prompts.chosen(file, pipeline.tokenizer, count, count, seed)
+    _, shown, _ = prompts.chosen(file, pipeline.tokenizer, seen, count, seed)
     seeds = [SEEDS + seed + k for k in range(count)]
 
     def draw() -> list[Any]:
-        calls = {"num_inference_steps": STEPS, **runner.options}
         return [
-            pipeline(prompt=prompt, generator=torch.Generator().manual_seed(own), **calls).images[0]
+            runner.sample(
+                prompt=prompt, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(own)
+            ).images[0]
             for prompt, own in zip(shown, seeds, strict=True)
         ]
 

@@ -86,14 +86,19 @@ class Outcome:
 Run = Callable[[Sequence[Pair], Request], Outcome]
 
 
+def check_method(name: str) -> None:
+    """Raise UsageError where there is no such method; nothing is imported."""
+    if name not in METHODS:
+        raise UsageError("no such method", key=name, expected=", ".join(METHODS))
+
+
 def method(name: str) -> Run:
     """The function that runs a method.
 
     Raises:
         UsageError: no such method.
     """
-    if name not in METHODS:
-        raise UsageError("no such method", key=name, expected=", ".join(METHODS))
+    check_method(name)
     run: Run = import_module(METHODS[name]).run
     return run
 

@@ -61,16 +61,16 @@ class Wish:
         if not self.files:
             return
         from si_hub.distill import drawing
+        from si_hub.distill.processes import processes
         from si_hub.distill.running import why_not
+        from si_hub.distill.survey import Settings
 
-        runs = self.pictures and why_not(pairs[0].base) is None
-        shown = (
-            drawing.rows(
-                pairs, result.path, self.pictures, file=self.prompts, seed=self.seed, options=calls(self.options)
-            )
-            if runs
-            else []
-        )
+        shown: list[ImageRow] = []
+        if self.pictures and why_not(pairs[0].base) is None:
+            shown = drawing.rows(
+                pairs, result.path, self.pictures, file=self.prompts, seed=self.seed, options=calls(self.options),
+                seen=int(self.options.get("trajectories", Settings().trajectories)), device=processes().device,
+            )  # fmt: skip
         report = report_of(result, pairs, shown)
         for file in self.files:
             write(report, file, overwrite=overwrite)

@@ -60,12 +60,12 @@ def common(
         count: ranks, at most.
         generator: of the randomized decomposition.
     """
-    shape = next(delta.shape for delta in deltas if delta is not None)
-    felt = [_felt(delta, into, output, shape) for delta, into in zip(deltas, inputs, strict=True)]
+    like = next(delta for delta in deltas if delta is not None)
+    felt = [_felt(delta, into, output, like) for delta, into in zip(deltas, inputs, strict=True)]
     scaled = [weight**0.5 * one for weight, one in zip(weights, felt, strict=True)]
     left, sigma, _ = singular(torch.cat(scaled, 1), count, generator=generator)
     up = output.over(left.T).T
-    outwards = [left.new_zeros(shape) if delta is None else output.times(delta.float().T).T for delta in deltas]
+    outwards = [left.new_zeros(like.shape) if delta is None else output.times(delta.float().T).T for delta in deltas]
     down = torch.stack([left.T @ one for one in outwards])
     ranks = len(sigma)
     directions: list[Tensor | None] = []
@@ -82,10 +82,10 @@ def common(
     return Common(up, down, sigma.square().cpu(), own, whole, overlaps(directions))
 
 
-def _felt(delta: Tensor | None, into: Root | None, output: Root, shape: Sequence[int]) -> Tensor:
-    """X_k; zeros of the layer's shape where there is no difference."""
+def _felt(delta: Tensor | None, into: Root | None, output: Root, like: Tensor) -> Tensor:
+    """X_k; zeros where there is no difference, beside ``like``, which is one that is there."""
     if delta is None or into is None:
-        return torch.zeros(*shape)
+        return like.new_zeros(like.shape, dtype=torch.float32)
     return output.times(into.times(delta.float()).T).T
 
 

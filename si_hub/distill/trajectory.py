@@ -18,6 +18,8 @@ STEPS = 20
 NULL_SHARE = 0.15
 #: Arguments of a denoiser that are made from the prompt: each state gets them from `Runner.encode`.
 _TEXT = frozenset({"encoder_hidden_states", *POOLED})
+#: The least √ᾱ that counts.
+_LEAST = 1e-3
 
 
 class _Calls:
@@ -50,13 +52,7 @@ def trajectories(runner: Runner, prompts: Sequence[str], seeds: Sequence[int], s
     handle = runner.denoiser.register_forward_pre_hook(calls, with_kwargs=True)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     try:
-        runner.pipeline(
-            prompt=list(prompts),
-            num_inference_steps=steps,
-            generator=generators,
-            output_type="latent",
-            **runner.options,
-        )
+        runner.sample(prompt=list(prompts), num_inference_steps=steps, generator=generators, output_type="latent")
     finally:
         handle.remove()
     scheduler = runner.pipeline.scheduler
@@ -95,7 +91,8 @@ def scale(scheduler: Any, time: float) -> float:
     if scheduler.config.get("prediction_type") != "v_prediction":
         return 1.0
     kept = scheduler.alphas_cumprod
-    return float(kept[min(max(round(time), 0), len(kept) - 1)].sqrt())
+    # With zero terminal SNR the last ᾱ is 0, and nothing could be divided by it.
+    return max(_LEAST, float(kept[min(max(round(time), 0), len(kept) - 1)].sqrt()))
 
 
 def picked(steps: Sequence[States], per_prompt: int, null_share: float, seeds: Sequence[int]) -> States:

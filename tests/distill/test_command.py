@@ -20,8 +20,11 @@ from safetensors.torch import load_file
 from si_hub import architectures
 from si_hub.architectures.layouts import sgm
 from si_hub.cli import main
-from si_hub.distill import distill
-from si_hub.errors import BaseMismatch, ConversionRefused, FormatError, SiHubError
+from si_hub.distill import distill, match, open_model
+from si_hub.distill.distilling import _plan
+from si_hub.distill.methods import Request
+from si_hub.distill.work import Work
+from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, SiHubError
 from si_hub.report.text import size_bytes, size_text
 from tests.distill.checkpoints import original, shapes_of, write
 
@@ -94,6 +97,53 @@ def test_a_wrong_pair_is_one_line_before_torch_is_even_imported(what: str, tmp_p
     assert done.stderr.count("\n") == 1
     assert done.stdout.strip() == ""
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--method", "magic"], "magic: no such method (expected svd, calibrated, trained)"),
+        (["--curve", "--sharing"], "--curve and --sharing are two questions"),
+        (["--rank", "4", "--size", "40kB"], "three ways to say one thing"),
+        (["--fidelity", "1"], "--fidelity: a fidelity lies between 0 and 1"),
+        (["--dtype", "int8"], "--dtype: no such dtype"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_refused_before_a_model_is_looked_for(
+    options: list[str], said: str, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(main, ["distill", str(tmp_path / "nobase"), str(tmp_path / "notuned"), *options])
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_what_a_chosen_method_does_not_do_is_said(tmp_path: Path) -> None:
+    output = str(tmp_path / "out.safetensors")
+    told = CliRunner().invoke(main, ["distill", str(BASE), str(NEON), "-o", output, "--embeddings"])
+    assert told.exit_code == 2
+    assert "--embeddings: the method calibrated weighs embeddings" in told.output
+    unet = load_file(BASE / "unet" / "diffusion_pytorch_model.safetensors")
+    tuned = [
+        str(write(tmp_path / f"{k}.safetensors", {**unet, "conv_in.bias": unet["conv_in.bias"] + k})) for k in (1, 2)
+    ]
+    several = CliRunner().invoke(main, ["distill", str(BASE / "unet"), *tuned, "-o", output])
+    assert several.exit_code == CannotRun.exit_code
+    assert "cannot be run" in several.output
+    assert not Path(output).exists()
+
+
+def test_other_prompts_are_another_plan(tmp_path: Path) -> None:
+    told = tmp_path / "prompts.txt"
+
+    base = open_model(BASE)
+    pair = match(base, open_model(NEON, base=base))
+
+    def plan(text: str) -> dict[str, object]:
+        told.write_text(text)
+        return _plan([pair], Request(tmp_path / "out", Work(tmp_path), prompts=told), "trained")
+
+    assert plan("a fox") == plan("a fox")
+    assert plan("a fox") != plan("a cat")
 
 
 def test_json_holds_the_result_and_text_says_it(tmp_path: Path) -> None:

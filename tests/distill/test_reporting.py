@@ -10,8 +10,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
+from transformers import CLIPTokenizer
 
-from si_hub.distill import Distilled, Pair, distill, match, open_model
+from si_hub.distill import Distilled, Pair, distill, match, open_model, prompts
 from si_hub.distill.drawing import SEEDS, rows
 from si_hub.distill.reporting import report_of
 from si_hub.errors import FileAccessError, UsageError
@@ -81,6 +82,13 @@ def test_pictures_are_those_that_diffusers_draws_from_the_same_noise(made: Disti
     assert np.abs(found["adapter"] - found["teacher"]).mean() < 0.2 * np.abs(found["base"] - found["teacher"]).mean()
 
 
+def test_pictures_show_prompts_that_nothing_was_made_with(made: Distilled, pair: Pair) -> None:
+    shown = [row.prompt for row in rows([pair], made.path, 1, seed=5, seen=6, options={"height": 16, "width": 16})]
+    used, measured, _ = prompts.chosen(None, CLIPTokenizer.from_pretrained(BASE / "tokenizer"), 6, 1, 5)
+    assert shown == measured
+    assert not set(shown) & set(used)
+
+
 def test_asked_for_files_are_written_and_the_adapter_is_the_same_without(tmp_path: Path, made: Distilled) -> None:
     files = [tmp_path / "report.html", tmp_path / "report.png"]
     again = distill(
@@ -110,3 +118,8 @@ def test_a_report_that_cannot_be_written_stops_everything_before_any_work(
     with pytest.raises(error):
         distill(BASE, INK, output="ink.safetensors", method="svd", **options)
     assert [file.name for file in tmp_path.iterdir()] == ["there.png"]
+
+
+def test_a_call_that_the_pipeline_refuses_is_one_line(made: Distilled, pair: Pair) -> None:
+    with pytest.raises(UsageError, match=r"refuses to be run like this.*divisible by 8"):
+        rows([pair], made.path, 1, file=PROMPTS, options={"height": 33, "width": 33})
