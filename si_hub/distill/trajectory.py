@@ -18,8 +18,6 @@ STEPS = 20
 NULL_SHARE = 0.15
 #: Arguments of a denoiser that are made from the prompt: each state gets them from `Runner.encode`.
 _TEXT = frozenset({"encoder_hidden_states", *POOLED})
-#: The least √ᾱ that counts.
-_LEAST = 1e-3
 
 
 class _Calls:
@@ -91,8 +89,7 @@ def scale(scheduler: Any, time: float) -> float:
     if scheduler.config.get("prediction_type") != "v_prediction":
         return 1.0
     kept = scheduler.alphas_cumprod
-    # With zero terminal SNR the last ᾱ is 0, and nothing could be divided by it.
-    return max(_LEAST, float(kept[min(max(round(time), 0), len(kept) - 1)].sqrt()))
+    return float(kept[min(max(round(time), 0), len(kept) - 1)].sqrt())
 
 
 def picked(steps: Sequence[States], per_prompt: int, null_share: float, seeds: Sequence[int]) -> States:
