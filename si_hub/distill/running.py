@@ -21,7 +21,7 @@ from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.tracing import Key
 from si_hub.distill.weights import widened
 from si_hub.distill.work import Entry
-from si_hub.errors import BaseMismatch, CannotRun
+from si_hub.errors import BaseMismatch, CannotRun, UsageError
 from si_hub.tuner.injection import live_path
 from si_hub.tuner.kinds import kind_of
 
