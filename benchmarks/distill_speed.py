@@ -13,6 +13,7 @@ is free. Printed are both on these layers alone, and our whole command against L
 shapes, where the shapes that it did not get to count nothing. ``residual`` is the worst of one layer of every shape:
 what our file leaves of the difference over what the optimal truncation leaves, by the eigenvalues of its Gram matrix in
 float64. Seconds are those of the clock; on a machine with other work, processor seconds say more, and stand beside.
+What exceeds `BARS` is named at the end, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from si_hub.storage.write import header_bytes
 
 #: Of the difference: directions of its low-rank part, its size and the noise's, relative to the weight's.
 DIRECTIONS, STRENGTH, NOISE = 64, 0.05, 0.01
+#: What may not be exceeded: our residual, our share of LyCORIS's time on the sampled layers, our peak in MB.
+BARS = (1.005, 0.1, 2500.0)
 #: Columns of the widest matrix that LyCORIS gets.
 WIDEST = 12_000
 FILES = {"unet": "diffusion_pytorch_model.safetensors"}
@@ -230,6 +233,14 @@ def measure(name: str, rank: int, minutes: float, folder: Path) -> Result:
     )
 
 
+def missed(result: Result) -> list[str]:
+    """The bars that a size does not clear."""
+    share = result.ours[1] / result.theirs[1] if result.theirs[1] else 0.0
+    names = "residual", "share of LyCORIS's time", "peak in MB"
+    found = zip(names, (result.residual, share, result.peak_mb), BARS, strict=True)
+    return [f"{result.size}: {what} is {value:.4g}, not {bar:g} or less" for what, value, bar in found if value > bar]
+
+
 def line(result: Result) -> str:
     def against(theirs: Seconds, ours: Seconds) -> str:
         return " and ".join(f"1/{a / b:.0f}" for a, b in zip(theirs, ours, strict=True))
@@ -268,6 +279,8 @@ def main() -> None:
             print(line(results[-1]))
     if options.json:
         print(json.dumps([asdict(result) for result in results], indent=2))
+    if failed := [text for result in results for text in missed(result)]:
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":
