@@ -39,8 +39,8 @@ $(OLD_CLIENT)/.ready: $(READY) tests/hub/old-client.txt
 	$(BIN)/python -m pip install --quiet --no-deps --target $(OLD_CLIENT) --requirement tests/hub/old-client.txt
 	touch $@
 
-test-hub: $(OLD_CLIENT)/.ready  ## the Hub's tests with the oldest huggingface_hub that is supported
-	PYTHONPATH=$(OLD_CLIENT) SI_HUB_TEST_CLIENT=1.32 $(BIN)/python -m pytest -q -n 2 tests/hub
+test-hub: $(OLD_CLIENT)/.ready  ## the Hub's tests, and README, with the oldest huggingface_hub that is supported
+	PYTHONPATH=$(OLD_CLIENT) SI_HUB_TEST_CLIENT=1.32 $(BIN)/python -m pytest -q -n 2 tests/hub tests/test_readme.py -k 'not demo'
 
 test-slow: $(READY)  ## full-size models and many-times checks
 	$(BIN)/python -m pytest -q -n 2 -m slow
