@@ -177,7 +177,8 @@ class _Search:
 
     def _choose(self, listing: Listing, is_ours: Callable[[Entry], bool]) -> list[Entry]:
         return choose(
-            listing, is_ours, want=self.want, subfolder=self.subfolder, weight_name=self.weight_name
+            listing, is_ours, want=self.want, subfolder=self.subfolder, weight_name=self.weight_name,
+            asked=str(self.ref),
         )  # fmt: skip
 
     def _look(self, listing: Listing, entry: Entry) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -9,7 +10,8 @@ from si_hub.converters.source import CONFIG_NAME, FOLDER_NAMES, PICKLES
 from si_hub.errors import MissingEntry, NotStyleInject, UnsupportedFamily, UsageError
 from si_hub.format import DEFAULT_NAME
 from si_hub.hub.listing import Entry, Listing
-from si_hub.report.text import size_text
+from si_hub.hub.names import PATH_LIMIT
+from si_hub.report.text import short, size_text
 
 #: What is fetched, by suffix, and the most bytes of it; None: as many as there are. Nothing else ever is: a pickle,
 #: a notebook or a script can run any code.
@@ -80,12 +82,14 @@ def choose(
     want: Want = "ours",
     subfolder: str | None = None,
     weight_name: str | None = None,
+    asked: str | None = None,
 ) -> list[Entry]:
     """The weights of the adapter that is wanted: one file; of PEFT's folders by component, one in each.
 
     Args:
         is_ours: whether a safetensors file is a StyleInject file; asked only where names do not tell.
         subfolder, weight_name: where in the repository, and which.
+        asked: what the user calls the repository, for the commands that errors show.
 
     Raises:
         MissingEntry: no such file, no weights.
@@ -119,7 +123,7 @@ def choose(
     if want != "ours" and (components := _components(listing, subfolder)):
         return components
     if want == "ours" and (foreign or _components(listing, subfolder)):
-        raise not_ours(listing, foreign or _components(listing, subfolder))
+        raise not_ours(listing, foreign or _components(listing, subfolder), subfolder, asked)
     if ours:
         file = f"{listing.lock}/{ours[0].path}"
         raise UnsupportedFamily("is a StyleInject adapter already", file=file, hint="Load it as it is.")
@@ -153,11 +157,20 @@ def join(folder: str | None, name: str) -> str:
     return f"{folder.strip('/')}/{name}" if folder and folder.strip("/") else name
 
 
-def not_ours(listing: Listing, foreign: Sequence[Entry]) -> NotStyleInject:
-    """Somebody else's adapter, and the command for it."""
+def convert_command(asked: str, name: str | None = None) -> str:
+    """What converts a repository's adapter. The name of a file is a stranger's: it is quoted, and no command of its own."""
+    return f"si-hub convert {asked}" + (f" --weight-name {shlex.quote(short(name, PATH_LIMIT))}" if name else "")
+
+
+def not_ours(
+    listing: Listing, foreign: Sequence[Entry], subfolder: str | None = None, asked: str | None = None
+) -> NotStyleInject:
+    """Somebody else's adapter, and the command for it: with a file's name where the repository's would not do."""
+    by_itself = not subfolder and (len(foreign) == 1 or any(entry.name in FOLDER_NAMES for entry in foreign))
+    command = convert_command(asked or listing.repo_id, None if by_itself else foreign[0].path)
     return NotStyleInject(
         "the repository holds no StyleInject file", file=listing.repo_id, found=_names(foreign),
-        hint=f"Convert it: si-hub convert {listing.repo_id}. In Python: convert=True.",
+        hint=f"Convert it: {command}. In Python: convert=True.",
     )  # fmt: skip
 
 

@@ -320,7 +320,7 @@ def _asked_wait(error: HfHubHTTPError) -> float | None:
         return float(after)
     try:
         when = parsedate_to_datetime(after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
     return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())

@@ -18,6 +18,7 @@ from si_hub.errors import FormatError, MissingFile, NotStyleInject, UsageError
 from si_hub.format.hashes import check_data
 from si_hub.hub import names
 from si_hub.hub.adapter import fetch_adapter
+from si_hub.hub.choice import convert_command
 from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
@@ -195,7 +196,8 @@ def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False)
             token=fetch.token,
             progress=_bar(stack),
         )
-    return Place(found.path, f"Convert it: si-hub convert {source} --weight-name {found.name}, or convert=True", True)
+    command = convert_command(str(names.parse(source, fetch.revision)), found.name)
+    return Place(found.path, f"Convert it: {command}, or convert=True", True)
 
 
 def _bar(stack: ExitStack) -> Progress:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import hf_hub_download
 
+from si_hub.cli import main
 from si_hub.errors import HubWarning, MissingEntry, MissingFile, NetworkError, NotStyleInject, RateLimited, UsageError
 from si_hub.hub import pull
 from si_hub.hub.adapter import Fetched, fetch_adapter
@@ -150,6 +153,25 @@ def test_somebody_else_s_adapter_shows_the_command_without_being_fetched(
     with pytest.raises(NotStyleInject, match=r"user/lora.*si-hub convert user/lora.*convert=True"):
         fetch_adapter("user/lora")
     assert all(entry.answered <= 100_000 and "range" in entry.headers for entry in client.log if "/blob/" in entry.path)
+
+
+@pytest.mark.parametrize("inside", [None, "v2"])
+@pytest.mark.parametrize("names", [("a.safetensors",), ("a'; $(b) &.safetensors", "c.safetensors")])
+def test_the_command_that_is_shown_converts_what_was_asked_for(
+    names: tuple[str, ...], inside: str | None, client: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    repo = client.repo("user/lora")
+    repo.commit({f"{inside}/{name}" if inside else name: kohya() for name in reversed(names)})
+    repo.tag("v1")
+    with pytest.raises(NotStyleInject) as caught:
+        fetch_adapter("user/lora", revision="v1", subfolder=inside)
+    command = re.search(r"si-hub (convert .*?)\. In Python", str(caught.value.hint))
+    assert command is not None
+    assert "user/lora@v1" in command[1]
+    result = CliRunner().invoke(main, shlex.split(command[1], comments=True))
+    assert result.exit_code == 0, result.stderr
+    assert (tmp_path / "lora.styleinject.safetensors").is_file()
 
 
 def test_foreign_adapters_come_with_what_they_need(client: LoopbackHub) -> None:
