@@ -302,7 +302,7 @@ def told(files: Sequence[Path]) -> list[Row]:
     return sorted(found.values(), key=lambda row: ((*TAUGHT, ALL).index(row.style), place(row)))
 
 
-def shown(rows: Iterable[Row], against: str) -> None:
+def shown(rows: Iterable[Row], against: str) -> list[Row]:
     """The lines, each printed as soon as it is there, then the summary."""
     print(line([heading.format(against=against) for heading in HEADINGS]), line(["---"] * len(HEADINGS)), sep="\n")
     found = []
@@ -310,6 +310,7 @@ def shown(rows: Iterable[Row], against: str) -> None:
         found.append(row)
         print(line(cells(row)), flush=True)
     print("", *summary(found), sep="\n")
+    return found
 
 
 def written(rows: Iterable[Row], file: Path) -> Iterator[Row]:
@@ -334,16 +335,14 @@ def main() -> None:
     parser.add_argument("--from", dest="told", nargs="+", type=Path, help="measure nothing, show these files' lines")
     options = parser.parse_args()
     if options.told:
-        rows = shown(told(options.told), options.against)
-        judged(rows, options.against)
+        judged(shown(told(options.told), options.against), options.against)
         return
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     hush()
     si_hub.enable()
     rows = (row for style in options.styles for row in rows_of(style, options))
-    shown(written(rows, options.json) if options.json else rows, options.against)
-    judged(rows, options.against)
+    judged(shown(written(rows, options.json) if options.json else rows, options.against), options.against)
 
 
 def judged(rows: Sequence[Row], against: str) -> None:
