@@ -158,7 +158,7 @@ def join(folder: str | None, name: str) -> str:
 
 
 def convert_command(asked: str, name: str | None = None) -> str:
-    """What converts a repository's adapter. The name of a file is a stranger's: it is quoted, and no command of its own."""
+    """What converts a repository's adapter. A file's name is a stranger's: it is quoted, and no command of its own."""
     return f"si-hub convert {asked}" + (f" --weight-name {shlex.quote(short(name, PATH_LIMIT))}" if name else "")
 
 

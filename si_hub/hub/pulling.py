@@ -217,6 +217,7 @@ def _into_folder(
     progress: Progress | None,
 ) -> int:
     """As `into_cache`, for a folder of the user's: files that he changed stay unless ``force`` says otherwise."""
+    _check_inside(folder, PULLED)
     last = read_record(folder / PULLED)
     before = last.files if last else {}
     missing = [entry for entry in entries if force or not verify.matches(folder / entry.path, entry)]
@@ -246,15 +247,20 @@ def _check_place(folder: Path, entry: Entry, before: Entry | None, force: bool) 
     Raises:
         FileAccessError: a link leads out of the folder; something else than an earlier pull's file is there.
     """
+    _check_inside(folder, entry.path)
     target = folder / entry.path
-    if not target.parent.resolve().is_relative_to(folder.resolve()):
-        raise FileAccessError("a link leads out of the folder", file=target.parent)
     if not os.path.lexists(target) or (target.is_file() and force):
         return
     if target.is_dir() or before is None or not verify.matches(target, before):
         raise FileAccessError(
             "is not as it was pulled, and would be lost", file=target, hint="Move it away, or replace it with --force."
         )
+
+
+def _check_inside(folder: Path, name: str) -> None:
+    parent = (folder / name).parent
+    if not parent.resolve().is_relative_to(folder.resolve()):
+        raise FileAccessError("a link leads out of the folder", file=parent)
 
 
 @contextmanager

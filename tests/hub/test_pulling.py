@@ -533,16 +533,17 @@ def test_a_file_of_the_same_name_is_not_overwritten(style: LoopbackHub, tmp_path
     assert pull(STYLE, local_dir=tmp_path).fetched == sum(map(len, EXPECTED.values())) - len(CARD)
 
 
+@pytest.mark.parametrize("link", ["samples", ".cache"])
 @pytest.mark.parametrize("force", [False, True])
-def test_links_never_lead_out_of_the_folder(force: bool, style: LoopbackHub, tmp_path: Path) -> None:
+def test_links_never_lead_out_of_the_folder(link: str, force: bool, style: LoopbackHub, tmp_path: Path) -> None:
     out, outside = tmp_path / "out", tmp_path / "outside"
     out.mkdir()
     outside.mkdir()
-    (out / "samples").symlink_to(outside)
+    (out / link).symlink_to(outside)
     with pytest.raises(FileAccessError, match="a link leads out of the folder"):
         pull(STYLE, local_dir=out, force_download=force)
     assert list(outside.iterdir()) == []
-    (out / "samples").unlink()
+    (out / link).unlink()
     (outside / "x.md").write_text("mine")
     (out / "README.md").symlink_to(outside / "x.md")
     if force:
