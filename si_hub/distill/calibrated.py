@@ -202,7 +202,8 @@ class Calibration:
         if best is None:
             least = self.measured(self._chosen(top, in_bytes=True)).error
             raise UsageError("no adapter of this method comes that close", key="--fidelity",
-                             expected=f"{1 - least:.4f} or less", found=self.request.fidelity)  # fmt: skip
+                             expected=f"{1 - least:.4f} or less", found=self.request.fidelity,
+                             hint="Look at more pieces of each layer with --set pieces=N, or train.")  # fmt: skip
         return best
 
     def groups(self, *, in_bytes: bool) -> list[Group]:

@@ -77,7 +77,11 @@ class Distilled:
         """The result as lines for people."""
         modules = ", ".join(f"{name} {count}" for name, count in self.modules.items())
         carried = ", ".join(f"{name} {share:.1%}" for name, share in self.carried.items())
-        of = "of the base's, of predicted noise on held-out prompts" if self.fidelity else "of the weights' difference"
+        of = (
+            "of the base's, of predicted noise on held-out prompts"
+            if "error" in self.fidelity
+            else "of the weights' difference"
+        )
         return "\n".join(
             [
                 str(self.path),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -226,4 +227,9 @@ def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, Entry], re
     carried = {name: 1 - errors[name] / norms[name] for name in norms if norms[name]}
     error = math.sqrt(sum(errors.values()) / sum(norms.values())) if any(norms.values()) else 0.0
     left_out = {item.name: item.reason for item in plans if item.how == "leave"}
-    return Outcome(components, error, carried, left_out, notes=[])
+    told = {
+        "measure": "relative Frobenius norm of the weights' difference; no pipeline was run",
+        "carried": {name: float(f"{share:.4g}") for name, share in carried.items()},
+        "left_out": dict(sorted(Counter(left_out.values()).items())),
+    }
+    return Outcome(components, error, carried, left_out, told)

@@ -178,6 +178,11 @@ def test_what_is_left_out_is_said(ink: Distil) -> None:
     assert sum(found.fidelity["left_out"].values()) == len(found.left_out)
 
 
+def test_room_for_more_than_was_looked_at_is_said(ink: Distil) -> None:
+    assert any("--set pieces=N" in note for note in ink(size=10**8).notes)
+    assert not ink("small.safetensors", size=40_000).notes
+
+
 def test_a_size_for_nothing_is_refused_with_the_least(ink: Distil) -> None:
     with pytest.raises(UsageError, match=r"kB or more"):
         ink(size=2000)

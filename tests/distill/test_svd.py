@@ -91,6 +91,14 @@ def test_every_layer_is_the_optimal_truncation_and_the_error_is_what_is_left(pai
     assert document["base_model"]["prediction_type"] == "v_prediction"
 
 
+def test_the_document_says_what_is_carried_and_what_is_not(tmp_path: Path) -> None:
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=2)
+    found = file_format.read(result.path).about["fidelity"]
+    assert found["carried"] == pytest.approx(result.carried, rel=1e-3)
+    assert sum(found["left_out"].values()) == len(result.left_out) > 0
+    assert "error" not in found, "the error of predicted noise was not measured"
+
+
 def test_norms_and_biases_are_carried_whole_and_large_embeddings_are_named(pair: Pair) -> None:
     plans = {change.module: plan(change, 4) for change in pair.changes}
     assert plans["conv_norm_out"].how == "dense"
