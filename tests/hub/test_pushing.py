@@ -394,6 +394,21 @@ def test_a_broken_adapter_is_found_before_the_hub_is_asked(send: Push, client: L
     assert len(client.log) == 0
 
 
+def test_a_card_of_ten_megabytes_is_refused_here_and_there(send: Push, client: LoopbackHub, folder: Path) -> None:
+    repo = client.repo(STYLE)
+    head = repo.commit({"README.md": "x" * 2_000_001})
+    with pytest.raises(UsageError, match=r"user/style: README\.md: the repository's card is too long to be renewed"):
+        send(STYLE)
+    assert (repo.head(), repo.branches) == (head, {"main": head})
+    assert asked(client) == []
+    assert not [exchange for exchange in client.log if "/resolve/" in exchange.path]
+    client.log.clear()
+    (folder / "README.md").write_bytes(b"x" * 10_000_000)
+    with pytest.raises(CardError, match="too long for a card"):
+        send(STYLE)
+    assert len(client.log) == 0
+
+
 @pytest.mark.parametrize(
     "options",
     [
