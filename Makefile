@@ -56,6 +56,7 @@ bench: $(READY)  ## speed and memory against the peers
 
 bench-distill: $(READY)  ## distilled adapters against LyCORIS's and kohya's extractions: quality on the miniature, speed
 	$(BIN)/python -m benchmarks.distill_quality
+	$(BIN)/python -m benchmarks.distill_teachers
 	$(BIN)/python -m benchmarks.distill_speed
 
 world: $(READY)  ## build the miniature again from seeds, in build/miniature; resumable
