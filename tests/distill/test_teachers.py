@@ -14,12 +14,13 @@ from diffusers import StableDiffusionPipeline
 from examples.miniature.scenes import scenes
 from si_hub import format as file_format
 from si_hub.cli import main
-from si_hub.distill import Distilled, distill
-from si_hub.distill.branching import Mixed
+from si_hub.distill import Distilled, distill, match, open_model
+from si_hub.distill.branching import Mixed, measured
 from si_hub.distill.methods import Request
 from si_hub.distill.pool import Lessons
 from si_hub.distill.running import States
-from si_hub.distill.teachers import names_of
+from si_hub.distill.student import Student
+from si_hub.distill.teachers import Teachers, names_of
 from si_hub.distill.work import Work
 from si_hub.errors import UsageError
 from si_hub.pipelines import loading
@@ -101,10 +102,19 @@ def test_training_sees_every_branch_and_is_never_worse(told: dict[str, Any], tmp
     options: dict[str, Any] = {**told, **TRAINED}
     output = tmp_path / "trained.safetensors"
     result = distill(
-        BASE, NEON, INK, output=output, size=200_000, method="trained", branches="night, pen", router="learned",
-        **options,
+        BASE, NEON, INK, output=output, size=200_000, dtype="bf16", method="trained", branches="night, pen",
+        router="learned", **options,
     )  # fmt: skip
     adapter = file_format.read(result.path)
+    base = open_model(BASE)
+    pairs = [match(base, open_model(tuned, base=base)) for tuned in (NEON, INK)]
+    others = {name: value for name, value in told.items() if name != "prompts"}
+    request = Request(output, Work(tmp_path / "again"), dtype="BF16", prompts=told["prompts"],
+                      branches=adapter.branches, options=others)  # fmt: skip
+    teachers = Teachers(pairs, request)
+    branches = teachers.branches()
+    again = measured(Student(branches[0].survey.runner, adapter.components, adapter.branches), branches)
+    assert {name: one.error for name, one in again.items()} == pytest.approx(result.fidelity["branches"], rel=1e-3)
     assert adapter.branches == ("night", "pen")
     document = adapter.about["training"]
     assert [step for step, _ in document["errors"]] == [0, 2]
