@@ -56,7 +56,8 @@ class Cache:
 
     def recorded(self, commit: str) -> Listing | None:
         """The listing of a commit as the Hub gave it, if something of it was fetched."""
-        return read_record(self._record(commit)) if is_commit(commit) else None
+        found = read_record(self._record(commit)) if is_commit(commit) else None
+        return found if found is not None and (found.repo_id, found.commit) == (self.repo_id, commit) else None
 
     def listing(self, commit: str) -> Listing | None:
         """What is known of a commit without asking: the listing as the Hub gave it, or else the files in the cache."""

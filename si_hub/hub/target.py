@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from si_hub.errors import AuthError, MissingRepository, UsageError
+from si_hub.errors import AuthError, BadListing, MissingRepository, UsageError
 from si_hub.hub import listing, transfer
 from si_hub.hub.client import Client
 from si_hub.hub.content import Outgoing
 from si_hub.hub.listing import Entry, Listing
-from si_hub.hub.names import RepoRef, is_commit, safe_commit
+from si_hub.hub.names import RepoRef, is_commit, is_repo_id, safe_commit
 
 MAIN = "main"
 
@@ -65,6 +65,7 @@ def whole_id(client: Client, repo_id: str) -> str:
 
     Raises:
         AuthError: no token, one that the Hub does not know, or one that only reads.
+        BadListing: a user's name that is none.
         SiHubError: see `Client.call`.
     """
 
@@ -76,7 +77,10 @@ def whole_id(client: Client, repo_id: str) -> str:
     if role == "read":
         hint = f"Make one that may write, at {client.endpoint}/settings/tokens, and `hf auth login` with it."
         raise AuthError("the token may only read", file=repo_id, hint=hint)
-    return repo_id if "/" in repo_id else f"{name}/{repo_id}"
+    whole = repo_id if "/" in repo_id else f"{name}/{repo_id}"
+    if not is_repo_id(whole):
+        raise BadListing("the user's name is none", file=repo_id, found=name)
+    return whole
 
 
 def survey(client: Client, repo_id: str, revision: str | None, *, create_pr: bool, private: bool) -> Target:

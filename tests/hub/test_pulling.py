@@ -461,6 +461,15 @@ def test_a_damaged_record_is_none(damage: bytes, style: LoopbackHub, home: Path)
     assert Cache(STYLE).recorded(done.commit) is not None
 
 
+@pytest.mark.parametrize("change", [{"commit": "1" * 40}, {"repo_id": "user/other"}])
+def test_a_record_of_something_else_is_none(change: dict[str, str], style: LoopbackHub, home: Path) -> None:
+    done = pull(STYLE)
+    [record] = (home / "hub").glob("models--*/si-hub/*.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    assert Cache(STYLE).recorded(done.commit) is None
+    assert pull(done.lock).lock == done.lock
+
+
 def test_a_record_that_is_wrong_is_not_believed_for_ever(style: LoopbackHub, home: Path) -> None:
     done = pull(STYLE)
     [record] = (home / "hub").glob("models--*/si-hub/*.json")

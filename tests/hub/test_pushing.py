@@ -535,6 +535,10 @@ def test_what_a_server_calls_its_own_is_no_name_of_a_file_here(send: Push, clien
     )
     with pytest.raises(BadListing, match="40 hex digits"):
         send(STYLE)
+    client.fault(faults.edited(lambda me: me | {"name": "../other"}), on="/whoami")
+    with pytest.raises(BadListing, match=r"style: the user's name is none \(found \.\./other\)"):
+        send("style")
+    assert asked(client) == []
 
 
 # The command.
