@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from si_hub.errors import FormatError
+from si_hub.errors import FileAccessError, FormatError, SiHubError
 from si_hub.hub import listing as listings
 from si_hub.hub import verify
 from si_hub.hub.listing import Entry, Listing
@@ -85,14 +86,15 @@ class Cache:
             FileAccessError: it cannot be read or removed.
         """
         path = self.path(listing.commit, entry.path)
-        if verify.matches(path, entry):
+        with writing(self.folder):
+            if verify.matches(path, entry):
+                return True
+            if os.path.lexists(path):
+                self._remove(path)
+            if entry.digest is None or not verify.matches(blob := self.folder / "blobs" / entry.digest, entry):
+                return False
+            self._link(blob, path)
             return True
-        if os.path.lexists(path):
-            self._remove(path)
-        if entry.digest is None or not verify.matches(blob := self.folder / "blobs" / entry.digest, entry):
-            return False
-        self._link(blob, path)
-        return True
 
     def place(self, arrived: Path, listing: Listing, entry: Entry) -> Path:
         """Move a verified file to its place, as huggingface_hub would have; its path there."""
@@ -142,6 +144,18 @@ class Cache:
             if Path(os.path.abspath(blob)).parent == Path(os.path.abspath(self.folder / "blobs")):
                 blob.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Errors of the file system below a folder become ours."""
+    try:
+        yield
+    except SiHubError:
+        raise
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise FileAccessError(f"cannot be written: {reason}", file=error.filename or folder) from error
 
 
 def read_record(file: Path) -> Listing | None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from si_hub.errors import FileAccessError, MissingFile, SiHubError, UsageError
+from si_hub.errors import FileAccessError, MissingFile, UsageError
 from si_hub.hub import listing as listings
 from si_hub.hub import names, transfer, verify
-from si_hub.hub.cache import Cache, read_record, write_record
+from si_hub.hub.cache import Cache, read_record, write_record, writing
 from si_hub.hub.choice import select
 from si_hub.hub.client import Client
 from si_hub.hub.listing import Entry, Listing
@@ -182,13 +181,12 @@ def into_cache(
         MissingFile: they are not, and there is no client.
         SiHubError: as `si_hub.hub.transfer.fetch_all`.
     """
-    with _writing(cache.folder):
-        missing = [entry for entry in entries if force or not cache.holds(listing, entry)]
+    missing = [entry for entry in entries if force or not cache.holds(listing, entry)]
     if not missing:
         return 0
     if client is None:
         raise not_cached(RepoRef(listing.repo_id, listing.commit), missing[0])
-    with _writing(cache.folder), transfer.staging(cache.folder) as folder:
+    with writing(cache.folder), transfer.staging(cache.folder) as folder:
         arrived = transfer.fetch_all(client, listing, missing, folder, max_workers=max_workers, progress=progress)
         for path, entry in zip(arrived, missing, strict=True):
             cache.place(path, listing, entry)
@@ -227,7 +225,7 @@ def _into_folder(
     absent = [entry for entry in missing if entry not in cached]
     if absent and client is None:
         raise not_cached(RepoRef(listing.repo_id, listing.commit), absent[0])
-    with _writing(folder), transfer.staging(folder) as stage:
+    with writing(folder), transfer.staging(folder) as stage:
         arrived = {entry: stage / f"cached{number}" for number, entry in enumerate(cached)}
         for entry, path in arrived.items():
             shutil.copyfile(cache.path(listing.commit, entry.path), path)
@@ -261,15 +259,3 @@ def _check_inside(folder: Path, name: str) -> None:
     parent = (folder / name).parent
     if not parent.resolve().is_relative_to(folder.resolve()):
         raise FileAccessError("a link leads out of the folder", file=parent)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Errors of the file system below a folder become ours."""
-    try:
-        yield
-    except SiHubError:
-        raise
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise FileAccessError(f"cannot be written: {reason}", file=error.filename or folder) from error

@@ -78,7 +78,7 @@ def push(
     pulled = read_record(content.path.parent / PULLED)
     given = repo_id or memory.repository(content.path) or (pulled.repo_id if pulled else None)
     if given is None:
-        hint = "Name it once: si-hub push . user/name"
+        hint = f"Name it once: si-hub push {path} user/name"
         raise UsageError("no repository is remembered here yet", file=content.path, hint=hint)
     ref = parse(given, revision)
     client = Client(token, endpoint)

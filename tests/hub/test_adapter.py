@@ -12,7 +12,16 @@ from click.testing import CliRunner
 from huggingface_hub import hf_hub_download
 
 from si_hub.cli import main
-from si_hub.errors import HubWarning, MissingEntry, MissingFile, NetworkError, NotStyleInject, RateLimited, UsageError
+from si_hub.errors import (
+    FileAccessError,
+    HubWarning,
+    MissingEntry,
+    MissingFile,
+    NetworkError,
+    NotStyleInject,
+    RateLimited,
+    UsageError,
+)
 from si_hub.hub import pull
 from si_hub.hub.adapter import Fetched, fetch_adapter
 from si_hub.hub.cache import Cache
@@ -92,6 +101,17 @@ def test_a_pinned_file_that_changed_in_the_cache_is_fetched_anew(style: Loopback
     style.log.clear()
     assert fetch_adapter(first.lock).path.read_bytes() == OURS
     assert "styleinject.safetensors" in files(style)
+
+
+def test_what_is_in_the_way_in_the_cache_is_said(style: LoopbackHub) -> None:
+    found = fetch_adapter(STYLE)
+    found.path.unlink()
+    found.path.mkdir()
+    for reference in (STYLE, found.lock):
+        with pytest.raises(FileAccessError, match=r"styleinject\.safetensors: cannot be written: "):
+            fetch_adapter(reference)
+        with pytest.raises(FileAccessError, match="cannot be written"):
+            pull(reference)
 
 
 def test_the_branch_that_moved_is_noticed(style: LoopbackHub) -> None:

@@ -132,9 +132,9 @@ def test_a_folder_that_cannot_be_written_to_is_said_and_the_push_goes_on(
     assert client.repo(STYLE).head() == result.commit
 
 
-def test_without_a_name_the_first_time_nothing_is_asked(send: Push, client: LoopbackHub) -> None:
-    with pytest.raises(UsageError, match=r"si-hub push \. user/name"):
-        send()
+def test_without_a_name_the_first_time_nothing_is_asked(send: Push, client: LoopbackHub, folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"si-hub push \S+ink\.safetensors user/name"):
+        send(path=folder / "ink.safetensors")
     assert len(client.log) == 0
 
 
