@@ -26,6 +26,7 @@ from si_hub.distill import fidelity, prompts
 from si_hub.distill.budget import Group, predicted, refit, scores, spend
 from si_hub.distill.curvature import balanced, sides
 from si_hub.distill.methods import CALLS, Outcome, Request, calls
+from si_hub.distill.options import Wanted
 from si_hub.distill.pairs import Change, Pair
 from si_hub.distill.processes import processes
 from si_hub.distill.running import Runner
@@ -387,9 +388,15 @@ def _settings(request: Request) -> tuple[Settings, dict[str, Any]]:
     known = {field.name for field in fields(Settings)} - {"seed"} | set(CALLS) | {"cache"}
     for name, value in request.options.items():
         if name not in known:
-            raise UsageError("the method calibrated has no such option", key=name, expected=", ".join(sorted(known)))
+            trained = name in {field.name for field in fields(Wanted)}
+            raise UsageError(
+                "the method calibrated has no such option", key=name, expected=", ".join(sorted(known)),
+                hint="The method trained has it." if trained else None,
+            )  # fmt: skip
         if name != "cache" and not (isinstance(value, int | float) and value > 0):
             raise UsageError("is a positive number", key=name, found=value)
+        if name not in {*CALLS, "cache"} and isinstance(value, float) and not value.is_integer():
+            raise UsageError("is a whole number, 1 or more", key=name, found=value)
     given = {name: int(value) for name, value in request.options.items() if name in {f.name for f in fields(Settings)}}
     settings = replace(Settings(seed=request.seed), **given)
     if request.rank is not None:

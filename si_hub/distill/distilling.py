@@ -24,6 +24,8 @@ from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.header import read_safetensors
 
+#: Options that only an adapter of several tuned models has.
+SEVERAL = ("branches", "router")
 _SUFFIX = ".styleinject.safetensors"
 
 
@@ -151,6 +153,9 @@ def distill(
     check_options(tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype)
     if method:
         check_method(method)
+    for name in SEVERAL:
+        if len(tuned) == 1 and name in options:
+            raise UsageError("is for several tuned models", key=f"--{name}", hint="Leave it out.")
     path = output_of(Path(tuned[0]), Path(output) if output else None)
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")

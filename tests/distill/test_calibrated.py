@@ -198,6 +198,10 @@ def test_unknown_options_are_refused(ink: Distil) -> None:
         ink(size=40_000, temperature=3)
     with pytest.raises(UsageError, match="positive"):
         ink(size=40_000, probes=0)
+    with pytest.raises(UsageError, match="states: is a whole number"):
+        ink(size=40_000, states=2.5)
+    with pytest.raises(UsageError, match="The method trained has it"):
+        ink(size=40_000, steps=10)
 
 
 def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl_folder: Path) -> None:

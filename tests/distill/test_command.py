@@ -107,6 +107,7 @@ def test_a_wrong_pair_is_one_line_before_torch_is_even_imported(what: str, tmp_p
         (["--rank", "4", "--size", "40kB"], "three ways to say one thing"),
         (["--fidelity", "1"], "--fidelity: a fidelity lies between 0 and 1"),
         (["--dtype", "int8"], "--dtype: no such dtype"),
+        (["--router", "learned", "--method", "trained"], "--router: is for several tuned models"),
     ],
 )
 def test_a_call_that_makes_no_sense_is_refused_before_a_model_is_looked_for(
