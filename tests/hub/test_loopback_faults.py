@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx
 
 from tests.hub.loopback import HubRepository, LoopbackHub, faults, hostile
+from tests.hub.loopback.__main__ import main as by_hand
 
 WEIGHTS = random.Random(2).randbytes(200_000)
 ID = "user/style"
@@ -186,3 +187,11 @@ def test_after_any_fault_at_any_request_of_a_download_the_next_try_is_right(
         assert planned.met == 1
         client.clear_faults()
         assert attempt(10 + skip) == WEIGHTS
+
+
+def test_by_hand_a_fault_of_an_unknown_kind_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        by_hand(["--folder", str(tmp_path / "hub"), "--fault", "lost", "/commit/"])
+    assert left.value.code == 2
+    assert "no such kind of fault: 'lost'; there are: 500," in capsys.readouterr().err
+    assert not (tmp_path / "hub").exists()

@@ -19,7 +19,10 @@ _COLOURS = {2: _GREEN, 3: _CYAN, 4: _YELLOW}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if unknown := [kind for kind, _ in options.fault if kind not in faults.KINDS]:
+        parser.error(f"no such kind of fault: {unknown[0]!r}; there are: {', '.join(faults.KINDS)}")
     hub = LoopbackHub(
         options.folder,
         port=options.port,
