@@ -189,7 +189,9 @@ def test_after_any_fault_at_any_request_of_a_download_the_next_try_is_right(
         assert attempt(10 + skip) == WEIGHTS
 
 
-def test_by_hand_a_fault_of_an_unknown_kind_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_by_hand_a_fault_of_an_unknown_kind_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as left:
         by_hand(["--folder", str(tmp_path / "hub"), "--fault", "lost", "/commit/"])
     assert left.value.code == 2
