@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from si_hub.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -66,6 +68,13 @@ def processes() -> Processes:
     if not launched():
         return Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
-    state = PartialState()
+    # Without being told, accelerate takes processes without an accelerator for one another's strangers.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    if state.num_processes != int(os.environ["WORLD_SIZE"]):
+        raise UsageError(
+            "accelerate does not bring the launched processes together", key="WORLD_SIZE",
+            expected=os.environ["WORLD_SIZE"], found=state.num_processes,
+        )  # fmt: skip
     return Processes(state.process_index, state.num_processes, state.device, state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -230,10 +231,9 @@ def test_a_damaged_model_is_named_by_the_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "si_hub.cli",
-               "distill", str(BASE), str(NEON), "--method", "svd", "--rank", "4", "--json"]  # fmt: skip
-    done = subprocess.run([*command, "-o", str(tmp_path / "two")], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["path"] == str(tmp_path / "two")
+def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path, two_processes: Callable[..., str]) -> None:
+    command = ["distill", str(BASE), str(NEON), "--method", "svd", "--rank", "4", "--json"]
+    done = two_processes("-m", "si_hub.cli", *command, "-o", str(tmp_path / "two"))
+    assert json.loads(done)["path"] == str(tmp_path / "two")
     distill(BASE, NEON, output=tmp_path / "one", method="svd", rank=4)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -274,18 +274,20 @@ def test_options_are_parted_into_ours_and_the_calibrations() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path, prompts: Path) -> None:
+def test_two_processes_make_the_same_adapter_as_one(
+    tmp_path: Path, prompts: Path, two_processes: Callable[..., str]
+) -> None:
     command = [str(BASE), str(NEON), "--method", "trained", "--prompts", str(prompts), "--size", "90kB"]
     for name, value in TINY.items():
         command += [] if name == "size" else ["--set", f"{name}={value}"]
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
-    starts = {1: [], 2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]}
-    for count, start in starts.items():
-        own = [*start, "-m", "si_hub.cli", "distill", *command, "-o", str(tmp_path / f"{count}.safetensors")]
-        own += ["--set", f"cache={tmp_path / str(count)}"]
-        subprocess.run([sys.executable, *own], check=True, timeout=900, env=environment, cwd=root, capture_output=True)
-    one, two = (load_file(tmp_path / f"{count}.safetensors") for count in (1, 2))
+
+    def made(name: str) -> list[str]:
+        where = ["-o", str(tmp_path / name), "--set", f"cache={tmp_path / f'{name}-cache'}"]
+        return ["-m", "si_hub.cli", "distill", *command, *where]
+
+    subprocess.run([sys.executable, *made("one")], capture_output=True, check=True)
+    two_processes(*made("two"))
+    one, two = (load_file(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, values in one.items():
         torch.testing.assert_close(two[name], values, rtol=0, atol=1e-4)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +181,10 @@ if accelerator.is_main_process:
 """
 
 
-def test_two_processes_train_the_same_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_as_one(tmp_path: Path, two_processes: Callable[..., str]) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    root = Path(__file__).parents[2]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [*launch, str(script), str(tmp_path / "two.pt")]
-    subprocess.run(command, check=True, timeout=120, cwd=root, capture_output=True, env=environment)
+    two_processes(str(script), str(tmp_path / "two.pt"))
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     assert two["processes"] == 2
     one = Regression()
