@@ -335,7 +335,12 @@ def main() -> None:
     parser.add_argument("--from", dest="told", nargs="+", type=Path, help="measure nothing, show these files' lines")
     options = parser.parse_args()
     if options.told:
-        judged(shown(told(options.told), options.against), options.against)
+        wanted = [
+            row
+            for row in told(options.told)
+            if row.style in options.styles and row.method in options.methods and row.dim in (0, *options.dims)
+        ]
+        judged(shown(wanted, options.against), options.against)
         return
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
