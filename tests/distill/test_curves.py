@@ -15,7 +15,7 @@ from si_hub.errors import CannotRun, UsageError
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
 BASE, INK, PROMPTS = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors", MINIATURE / "prompts.txt"
 #: A look at few states is enough to hold one function against another.
-FEW: dict[str, Any] = {"trajectories": 4, "states": 2, "pieces": 4, "prompts": PROMPTS, "dtype": "fp16"}
+FEW: dict[str, Any] = {"trajectories": 4, "states": 2, "held_out": 4, "pieces": 4, "prompts": PROMPTS, "dtype": "fp16"}
 
 
 @pytest.fixture(scope="module")
