@@ -221,7 +221,7 @@ def test_every_family_is_distilled(family: str, tmp_path: Path, request: pytest.
     tuned = families.tuned(base, tmp_path / "tuned", parts, share=0.05)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\n".join(f"{a} {b}" for a in "abcd" for b in "efgh"), encoding="utf-8")
-    few = {"trajectories": 4, "states": 2, "sampling_steps": 3, "held_out": 3, "probes": 1}
+    few: dict[str, Any] = {"trajectories": 4, "states": 2, "sampling_steps": 3, "held_out": 3, "probes": 1}
     found = distill(
         base, tuned, output=tmp_path / "x.safetensors", method="calibrated", size=10**8, prompts=prompts,
         cache=tmp_path / "cache", resolution=16, pieces=64, **few,
