@@ -66,21 +66,31 @@ class Wish:
         from si_hub.distill.survey import Settings
 
         shown: list[ImageRow] = []
-        if self.pictures and why_not(pairs[0].base) is None:
+        reason = why_not(pairs[0].base) if self.pictures else None
+        if self.pictures and reason is None:
             shown = drawing.rows(
                 pairs, result.path, self.pictures, file=self.prompts, seed=self.seed, options=calls(self.options),
                 seen=int(self.options.get("trajectories", Settings().trajectories)), device=processes().device,
             )  # fmt: skip
-        report = report_of(result, pairs, shown)
+        report = report_of(result, pairs, shown, {"pictures": f"none, since the base {reason}"} if reason else {})
         for file in self.files:
             write(report, file, overwrite=overwrite)
 
 
-def report_of(result: Distilled, pairs: Sequence[Pair], rows: Sequence[ImageRow] = ()) -> Distillation:
-    """The report of a written adapter."""
+def report_of(
+    result: Distilled, pairs: Sequence[Pair], rows: Sequence[ImageRow] = (), more: Mapping[str, str] | None = None
+) -> Distillation:
+    """The report of a written adapter.
+
+    Args:
+        result: what was written.
+        pairs: base and tuned models.
+        rows: pictures.
+        more: facts besides.
+    """
     return Distillation(
         title=f"{result.path.name}: what {', '.join(path.name for path in result.tuned)} changed in {result.base.name}",
-        facts=facts(result),
+        facts={**facts(result), **(more or {})},
         size=result.size,
         layers=layers(result, pairs),
         error=result.fidelity.get("error"),

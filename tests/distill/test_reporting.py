@@ -123,3 +123,10 @@ def test_a_report_that_cannot_be_written_stops_everything_before_any_work(
 def test_a_call_that_the_pipeline_refuses_is_one_line(made: Distilled, pair: Pair) -> None:
     with pytest.raises(UsageError, match=r"refuses to be run like this.*divisible by 8"):
         rows([pair], made.path, 1, file=PROMPTS, options={"height": 33, "width": 33})
+
+
+def test_where_nothing_can_be_drawn_the_report_says_why(tmp_path: Path) -> None:
+    distill(BASE / "unet", INK, output=tmp_path / "x.safetensors", method="svd", rank=1, report=tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert "none, since the base is not a whole pipeline" in page
+    assert "Pictures from equal noise" not in page
