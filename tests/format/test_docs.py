@@ -43,8 +43,8 @@ def test_every_field_of_the_document_is_there(name: str) -> None:
     assert re.search(rf"\b{name}\b", TEXT)
 
 
-#: Rules of other files than StyleInject's.
-ELSEWHERE = {"FormatError", "UnknownFamily", "AmbiguousFamily"}
+#: Rules of other things than StyleInject files.
+ELSEWHERE = {"FormatError", "UnknownFamily", "AmbiguousFamily", "BadListing", "CardError"}
 
 
 def test_every_rule_has_its_error_and_every_error_its_rule() -> None:
