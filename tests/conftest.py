@@ -1,8 +1,19 @@
-"""What holds for all tests: no property is judged by how fast a loaded machine draws its examples."""
+"""What holds for all tests, on any machine and however they are started."""
 
 from __future__ import annotations
 
+import signal
+
+import pytest
 from hypothesis import HealthCheck, settings
 
+# No property is judged by how fast a loaded machine draws its examples.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible() -> None:
+    """Where the tests run in the background SIGINT is ignored, and the processes they start would ignore it too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

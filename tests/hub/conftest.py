@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
@@ -21,13 +20,6 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 RunClient = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def interruptible() -> None:
-    """Where the tests run in the background SIGINT is ignored, and the processes they start would ignore it too."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
