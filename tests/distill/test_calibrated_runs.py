@@ -41,7 +41,7 @@ def run(output, cache):
         force=True,
     )
 """
-#: Runs once for the time it takes, then again and again, each time killed at a random moment, and then to the end.
+#: Runs once for the parts it keeps, then again and again, each time killed at a random part, and then to the end.
 KILLED = (
     CALL
     + """
@@ -56,20 +56,21 @@ def start(output, cache):
             os._exit(0)
     return child
 
+def kept(cache):
+    return len(list(Path(FOLDER, cache).glob("*/*.safetensors")))
+
 # Here first, so that what the children do is the work and not the imports.
 run("whole.safetensors", "whole")
-began = time.perf_counter()
 os.waitpid(start("again.safetensors", "again"), 0)
-duration = time.perf_counter() - began
-draw, kept = random.Random(0), []
-for _ in range(10):
+for part in sorted(random.Random(0).sample(range(1, kept("again") + 1), 10)):
     child = start("killed.safetensors", "killed")
-    time.sleep(draw.uniform(0.05, 0.3) * duration)
+    while kept("killed") < part:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    kept.append(len(list(Path(FOLDER, "killed").glob("*/*.safetensors"))))
+    print(kept("killed"))
 os.waitpid(start("killed.safetensors", "killed"), 0)
-print(*kept)
 """
 )
 
@@ -82,6 +83,7 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Pat
     command = [sys.executable, "-c", KILLED, *arguments(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     kept = [int(count) for count in done.stdout.split()]
+    assert len(kept) == 10
     assert len(set(kept)) > 2, "the killed runs left nothing to go on from"
     whole = (tmp_path / "whole.safetensors").read_bytes()
     assert (tmp_path / "again.safetensors").read_bytes() == whole
