@@ -149,10 +149,15 @@ class Yardstick:
         self.prompts = work / f"prompts-{style}.txt"
         self.prompts.write_text("\n".join(self.asked.taught()) + "\n")
 
-    def outputs(self, pipe: Any) -> dict[str, torch.Tensor]:
-        """A pipeline's predicted noise in all states, and its pictures of all prompts."""
-        noise = torch.cat([states.predicted_by(pipe) for states in self.states])
-        return {"noise": noise, "pictures": draw_prompts(pipe, self.asked.prompts)}
+    def outputs(self, pipe: Any, word: str | None = None) -> dict[str, torch.Tensor]:
+        """A pipeline's predicted noise in all states, and its pictures of all prompts; a word goes after each."""
+
+        def told(prompts: Iterable[str]) -> list[str]:
+            return [prompt if word is None else f"{prompt}, {word}" for prompt in prompts]
+
+        states = [replace(one, prompts=told(one.prompts)) for one in self.states]
+        noise = torch.cat([one.predicted_by(pipe) for one in states])
+        return {"noise": noise, "pictures": draw_prompts(pipe, told(self.asked.prompts))}
 
     def row(self, dim: int, method: str, outputs: dict[str, torch.Tensor]) -> Row:
         """A line of the table for a student's outputs."""
