@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 Job = TypeVar("Job")
 
+#: Where launchers say how many processes there are, and which one this is: torchrun and ``accelerate launch``; Intel
+#: MPI and MPICH; Open MPI; MVAPICH. accelerate itself looks there, in this order.
+_COUNTS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_INDICES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -53,12 +58,17 @@ class Processes:
 
 def launched() -> bool:
     """Whether `accelerate launch` started more than one process."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return _told(_COUNTS, 1) > 1
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes and prints."""
-    return int(os.environ.get("RANK", "0")) == 0 or not launched()
+    return _told(_INDICES, 0) == 0 or not launched()
+
+
+def _told(names: Sequence[str], otherwise: int) -> int:
+    """The number in the first of these environment variables that there is."""
+    return int(next((os.environ[name] for name in names if name in os.environ), otherwise))
 
 
 def processes() -> Processes:
@@ -72,9 +82,9 @@ def processes() -> Processes:
 
     # Without being told, accelerate takes processes without an accelerator for one another's strangers.
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    if state.num_processes != int(os.environ["WORLD_SIZE"]):
+    if state.num_processes != _told(_COUNTS, 1):
         raise UsageError(
-            "accelerate does not bring the launched processes together", key="WORLD_SIZE",
-            expected=os.environ["WORLD_SIZE"], found=state.num_processes,
+            "accelerate does not bring the launched processes together", expected=_told(_COUNTS, 1),
+            found=state.num_processes,
         )  # fmt: skip
     return Processes(state.process_index, state.num_processes, state.device, state)

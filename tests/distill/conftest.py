@@ -22,11 +22,12 @@ def _one_thread() -> None:
 def two_processes() -> Callable[..., str]:
     """``two_processes("-m", "module", ...)``: stdout of a Python command as two processes that work together.
 
-    By torchrun, which starts what it is told to; ``accelerate launch --cpu --num_processes 2`` starts one.
+    With ``--cpu`` in place of ``--multi_gpu``, accelerate starts one process, or leaves it to MPI.
     """
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    start = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    start += ["--main_process_port", "0"]
 
     def run(*command: str) -> str:
         done = subprocess.run(
