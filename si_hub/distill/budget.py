@@ -6,11 +6,17 @@ sample) and what the parts cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from si_hub.errors import UsageError
+
+Found = TypeVar("Found")
 
 #: Ridges that `refit` chooses from.
 RIDGES = (0.5, 1.5, 5.0, 15.0, 100.0)
@@ -18,6 +24,8 @@ RIDGES = (0.5, 1.5, 5.0, 15.0, 100.0)
 FOLDS = 4
 #: A part whose effect is this small beside the largest is rounding error (a key's bias has none): it is taken as it is.
 SILENT = 1e-5
+#: Measurements that `smallest` may take, and how near to the smallest budget it comes.
+TRIES, NEAR = 10, 1.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +139,34 @@ def predicted(effects: Tensor, target: Tensor, chosen: Sequence[int], coefficien
     """Share of the squared error that is left, to first order."""
     rest = target.double() - effects[:, list(chosen)].double() @ coefficients
     return float(rest.square().sum() / target.double().square().sum())
+
+
+def smallest(top: int, make: Callable[[int], Found], error: Callable[[Found], float], fidelity: float) -> Found:
+    """What the smallest budget buys that leaves no more error than a fidelity allows, by measuring, to `NEAR` of it.
+
+    Args:
+        top: the budget that buys everything.
+        make: what a budget buys.
+        error: what that leaves.
+        fidelity: 1 − the error allowed.
+
+    Raises:
+        UsageError: not even everything comes that close.
+    """
+    best, allowed = make(top), 1.0 - fidelity
+    if (least := error(best)) > allowed:
+        raise UsageError(
+            "no adapter of this method comes that close", key="--fidelity", expected=f"{1 - least:.4f} or less",
+            found=fidelity, hint="Look at more pieces of each layer with --set pieces=N, or train.",
+        )  # fmt: skip
+    low, high, at = 0.0, float(top), top / 4
+    for _ in range(TRIES - 1):
+        found = make(int(at))
+        if error(found) <= allowed:
+            high, best = at, found
+        else:
+            low = at
+        if low and high / low < NEAR:
+            break
+        at = math.sqrt(low * high) if low else high / 4
+    return best

@@ -23,7 +23,7 @@ import torch
 
 from si_hub.adapter import Component, Layer
 from si_hub.distill import fidelity, prompts
-from si_hub.distill.budget import Group, predicted, refit, scores, spend
+from si_hub.distill.budget import Group, predicted, refit, scores, smallest, spend
 from si_hub.distill.curvature import balanced, sides
 from si_hub.distill.methods import CALLS, Outcome, Request, calls
 from si_hub.distill.options import Wanted
@@ -46,8 +46,6 @@ KEPT = 4
 _DOCUMENT = 3 << 10
 #: Bytes of a tensor's entry in the header besides its name, at most.
 _ENTRY = 90
-#: Measurements that finding a size for a fidelity may take, and how near to the smallest one it comes.
-_TRIES, _NEAR = 10, 1.03
 _REASONS = {
     "parameter": "a bare parameter that is too large for this size",
     "unreached": "a module that adapters cannot reach",
@@ -185,27 +183,12 @@ class Calibration:
             UsageError: not even everything does.
         """
         assert self.request.fidelity is not None
-        allowed = 1.0 - self.request.fidelity
+
+        def make(budget: int) -> Choice:
+            return self._chosen(budget, in_bytes=True)
+
         top = sum(group.opening + group.cost * len(group.columns) for group in self.groups(in_bytes=True))
-        low, high, best = 0.0, float(top), None
-        at = float(top)
-        for _ in range(_TRIES):
-            choice = self._chosen(int(at), in_bytes=True)
-            if choice.components and self.measured(choice).error <= allowed:
-                high, best = at, choice
-            elif best is None:
-                break
-            else:
-                low = at
-            if low and high / low < _NEAR:
-                break
-            at = math.sqrt(low * high) if low else high / 4
-        if best is None:
-            least = self.measured(self._chosen(top, in_bytes=True)).error
-            raise UsageError("no adapter of this method comes that close", key="--fidelity",
-                             expected=f"{1 - least:.4f} or less", found=self.request.fidelity,
-                             hint="Look at more pieces of each layer with --set pieces=N, or train.")  # fmt: skip
-        return best
+        return smallest(top, make, lambda choice: self.measured(choice).error, self.request.fidelity)
 
     def groups(self, *, in_bytes: bool) -> list[Group]:
         """What can be carried, with its cost in bytes of the file or in numbers."""

@@ -21,7 +21,7 @@ from si_hub.adapter import Component
 from si_hub.adapter import Layer as AdapterLayer
 from si_hub.distill import fidelity
 from si_hub.distill.branching import Branch, measured, trained
-from si_hub.distill.budget import Group, refit, scores, spend
+from si_hub.distill.budget import Group, refit, scores, smallest, spend
 from si_hub.distill.calibrated import surveyed
 from si_hub.distill.curvature import Curvature, limit_of
 from si_hub.distill.effects import Parts
@@ -85,11 +85,6 @@ class Teachers:
     """
 
     def __init__(self, pairs: Sequence[Pair], request: Request) -> None:
-        if request.fidelity is not None:
-            raise UsageError(
-                "several tuned models take a size or a rank", key="--fidelity",
-                hint="Look at the sharing report, and give --size.",
-            )  # fmt: skip
         self.pairs, self.request = pairs, request
         self.wanted, others = Wanted.of(request.options)
         if self.wanted.router not in ROUTERS:
@@ -186,7 +181,7 @@ class Teachers:
 
     def groups(self) -> list[Group]:
         """The ranks of each layer, with their cost in bytes, or in numbers where a rank is wanted."""
-        in_bytes = self.request.size is not None
+        in_bytes = self.request.size is not None or self.request.fidelity is not None
         item = DTYPE_SIZES[self.request.dtype] if in_bytes else 1
         found, first = [], 0
         for key, change in self.changes.items():
@@ -208,20 +203,44 @@ class Teachers:
             numbers += min(rank, out, width) * (out + len(self.names) * width)
         return numbers
 
-    def chosen(self, commons: Mapping[Key, Common], findings: Sequence[Findings]) -> dict[str, Component]:
-        """The layers of the adapter within the budget, each branch's ranks refitted to its tuned model.
+    def wanted_layers(self, commons: Mapping[Key, Common], branches: Sequence[Branch]) -> dict[str, Component]:
+        """The layers of the adapter within the budget, or of the smallest whose every branch is as close as wanted.
 
         Raises:
-            UsageError: nothing fits.
+            UsageError: nothing fits, or not even everything is that close.
         """
-        value = sum(scores(one.effects) / one.target.double().square().mean() for one in findings)
-        assert isinstance(value, torch.Tensor)
+        findings = self.findings(commons)
         groups = self.groups()
-        columns = spend(groups, value, self.budget())
-        if not columns:
+        if self.request.fidelity is None:
+            if found := self.chosen(commons, findings, self.budget()):
+                return found
             least = min(group.cost + group.opening for group in groups) + _DOCUMENT
             raise UsageError("no part of the differences is that small", key="--size",
                              expected=f"about {size_text(least)} or more", found=self.request.size)  # fmt: skip
+
+        def make(budget: int) -> dict[str, Component]:
+            return self.chosen(commons, findings, budget)
+
+        def error(components: dict[str, Component]) -> float:
+            if not components:
+                return 1.0
+            student = Student(branches[0].survey.runner, components, self.names)
+            try:
+                return max(one.error for one in measured(student, branches).values())
+            finally:
+                student.leave()
+
+        top = sum(group.opening + group.cost * len(group.columns) for group in groups)
+        return smallest(top, make, error, self.request.fidelity)
+
+    def chosen(self, commons: Mapping[Key, Common], findings: Sequence[Findings], budget: int) -> dict[str, Component]:
+        """The layers that are worth it within a budget, each branch's ranks refitted to its tuned model."""
+        value = sum(scores(one.effects) / one.target.double().square().mean() for one in findings)
+        assert isinstance(value, torch.Tensor)
+        groups = self.groups()
+        columns = spend(groups, value, budget)
+        if not columns:
+            return {}
         factors = torch.stack([refit(one.effects, one.target, columns, one.samples) for one in findings]).float()
         place = {column: k for k, column in enumerate(columns)}
         components: dict[str, Component] = {}
@@ -261,8 +280,8 @@ class Teachers:
             raise UsageError("a learned router is trained", key="router", hint="Add --method trained.")
         commons = self.commons()
         sharing = self.sharing(commons)
-        components = self.chosen(commons, self.findings(commons))
         branches = self.branches()
+        components = self.wanted_layers(commons, branches)
         runner = branches[0].survey.runner
         student = Student(runner, components, self.names)
         try:

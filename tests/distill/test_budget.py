@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si_hub.distill.budget import RIDGES, Group, predicted, refit, scores, spend
+from si_hub.distill.budget import NEAR, RIDGES, Group, predicted, refit, scores, smallest, spend
+from si_hub.errors import UsageError
 
 Draw = tuple[list[Group], torch.Tensor]
 
@@ -126,3 +127,22 @@ def test_nothing_chosen_leaves_everything() -> None:
 
 def test_scores_are_mean_squares() -> None:
     assert scores(torch.tensor([[1.0, 2.0], [3.0, 0.0]])).tolist() == [5.0, 2.0]
+
+
+@given(top=st.integers(100, 10**10), share=st.floats(1e-3, 0.9))
+def test_the_smallest_budget_is_found_by_measuring(top: int, share: float) -> None:
+    asked: list[int] = []
+
+    def make(budget: int) -> int:
+        asked.append(budget)
+        return budget
+
+    found = smallest(top, make, lambda budget: 1.0 - budget / top, share)
+    assert found / top >= share * (1 - 1e-12)
+    assert found <= 2 * NEAR * share * top + 1
+    assert len(asked) <= 10
+
+
+def test_what_is_out_of_reach_is_said_with_the_least_error() -> None:
+    with pytest.raises(UsageError, match=r"expected 0.7000 or less, found 0.8"):
+        smallest(1000, lambda budget: budget, lambda _: 0.3, 0.8)

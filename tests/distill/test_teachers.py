@@ -64,6 +64,14 @@ def test_every_tuned_model_has_a_branch_that_comes_near_it(both: Distilled) -> N
     assert both.path.stat().st_size <= 200_000
 
 
+def test_a_fidelity_holds_for_every_branch_at_the_smallest_size(both: Distilled, told: dict[str, Any]) -> None:
+    found = distill(BASE, NEON, INK, output=both.path.with_name("close.safetensors"), fidelity=0.6, **told)
+    errors = found.fidelity["branches"].values()
+    assert 0.3 < max(errors) <= 0.4
+    with pytest.raises(UsageError, match="no adapter of this method comes that close"):
+        distill(BASE, NEON, INK, output=both.path.with_name("closest.safetensors"), fidelity=0.99999, **told)
+
+
 def test_what_only_one_per_layer_can_be_is_named_as_left_out(both: Distilled) -> None:
     assert both.left_out["unet.conv_in.bias"] == "one per layer in the file, not one per branch"
     assert both.left_out["unet.conv_norm_out"] == "one per layer in the file, not one per branch"
@@ -140,7 +148,6 @@ def test_sharing_is_told_before_anything_is_made(told: dict[str, Any], tmp_path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fidelity": 0.9}, "--fidelity: several tuned models take a size or a rank"),
         ({"router": "clever"}, r"router: no such router \(expected fixed, learned, found clever\)"),
         ({"branches": "one"}, "--branches: every tuned model needs a name of its own"),
     ],
