@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from si_hub.architectures.model import Model as Modules
-from si_hub.distill.glance import TELLING, check_kin, identical
+from si_hub.distill.glance import TELLING, check_kin, identical, same_sample
 from si_hub.distill.models import OPTIONAL, Model
 from si_hub.distill.pairs import Change, shared
 from si_hub.distill.single import check_prediction, check_same
 from si_hub.distill.weights import Weight, same, widened
 from si_hub.errors import WrongPair
 from si_hub.report.text import reasons
-from si_hub.storage.tensors import Tensor
 
 #: Metadata that trainers and merging tools leave in what they make, and releases of base models do not have.
 _TRACES = ("ss_base_model_version", "ss_training_started_at", "ss_sd_model_name", "sd_merge_models", "sd_merge_recipe",
@@ -81,17 +80,12 @@ def check_samples(base: Model, tuned: Model) -> set[tuple[str, str]]:
     for change in shared(base, tuned):
         assert change.weight is not None
         old, new = change.weight
-        if not _alike(old.sample(), new.sample()):
+        if not same_sample(old, new):
             differing.add((change.component, change.module))
         if change.component == base.denoiser and change.kind in {"linear", "conv"} and old.count >= TELLING:
             telling.append((old, new))
     check_kin(tuned.path, telling)
     return differing
-
-
-def _alike(old: Tensor, new: Tensor) -> bool:
-    """Whether samples hold the same numbers."""
-    return old.tobytes() == new.tobytes() if old.dtype == new.dtype else same(old.torch(), new.torch())
 
 
 def _required(model: Modules) -> Modules:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from si_hub.distill.weights import Weight
-from si_hub.storage.tensors import torch_names
+from si_hub.storage.tensors import Tensor, torch_names
 
 #: Questions whose answer is a number: nothing that has no values can give it, so the values are read.
 _VALUES = {torch.Tensor.item, torch.Tensor.__bool__, torch.Tensor.__float__, torch.Tensor.__int__, torch.Tensor.tolist}
@@ -26,16 +26,23 @@ class Deferred(torch.Tensor):
     Attributes:
         replay: gives the values.
         sources: names in the file that they come from.
+        stored: where the bytes are, while they are the values in order.
     """
 
     replay: Callable[[], torch.Tensor]
     sources: tuple[str, ...]
+    stored: Tensor | None
 
     @staticmethod
-    def of(meta: torch.Tensor, replay: Callable[[], torch.Tensor], sources: tuple[str, ...]) -> Deferred:
+    def of(
+        meta: torch.Tensor,
+        replay: Callable[[], torch.Tensor],
+        sources: tuple[str, ...],
+        stored: Tensor | None = None,
+    ) -> Deferred:
         """A deferred tensor with the shape and dtype of ``meta``."""
         deferred: Deferred = torch.Tensor._make_subclass(Deferred, meta)
-        deferred.replay, deferred.sources = replay, sources
+        deferred.replay, deferred.sources, deferred.stored = replay, sources, stored
         return deferred
 
     @classmethod
@@ -55,7 +62,9 @@ class Deferred(torch.Tensor):
             result = func(*_mapped(args, _bare), **_mapped(kwargs, _bare))
         if func in _NOTHING or (func is torch.cat and len(args[0]) == 1):
             first = args[0] if func in _NOTHING else args[0][0]
-            return cls.of(result, first.replay, first.sources) if isinstance(first, Deferred) else result
+            if not isinstance(first, Deferred):
+                return result
+            return cls.of(result, first.replay, first.sources, first.stored)
         sources: dict[str, None] = {}
         _mapped((args, kwargs), lambda tensor: sources.update(dict.fromkeys(tensor.sources)))
 
@@ -95,14 +104,15 @@ def _mapped(value: Any, change: Callable[[Deferred], Any]) -> Any:
 def defer(weight: Weight) -> Deferred:
     """A file's tensor without its values."""
     dtype = {name: torch_dtype for torch_dtype, name in torch_names().items()}[weight.dtype]
-    return Deferred.of(torch.empty(weight.shape, dtype=dtype, device="meta"), weight.torch, weight.sources)
+    meta = torch.empty(weight.shape, dtype=dtype, device="meta")
+    return Deferred.of(meta, weight.torch, weight.sources, weight.tensor)
 
 
 def weights(converted: Mapping[str, Any]) -> dict[str, Weight]:
     """What a converter returned, as weights; tensors that it made up itself have no sources and are left out."""
     names = torch_names()
     return {
-        key: Weight(names[value.dtype], tuple(value.shape), value.sources, value.replay)
+        key: Weight(names[value.dtype], tuple(value.shape), value.sources, value.replay, value.stored)
         for key, value in converted.items()
         if isinstance(value, Deferred)
     }

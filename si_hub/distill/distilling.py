@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from si_hub.distill.pairs import Pair, match
 from si_hub.distill.processes import is_main
 from si_hub.distill.prompts import read as read_prompts
 from si_hub.distill.reporting import Wish
+from si_hub.distill.single import check_singles
 from si_hub.distill.work import Work, stamp
 from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
@@ -180,7 +182,8 @@ def distill(
         path, store, rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None,
         tuple(_stem(Path(one)) for one in tuned) if len(tuned) > 1 else (), options, progress,
     )  # fmt: skip
-    result = _run(pairs, request, name, reason, force)
+    with store.held() if is_main() else nullcontext():
+        result = _run(pairs, request, name, reason, force)
     if is_main():
         wish.fulfil(result, pairs, overwrite=force)
     return result
@@ -205,6 +208,8 @@ def matched(base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool 
     """The base with each of the tuned models; a wrong pair is found before anything is done for the next."""
     for one in tuned:
         check_paths(base, one, trust_order=trust_order)
+    if Path(base).is_file():
+        check_singles(Path(base), [path for path in map(Path, tuned) if path.is_file()])
     start = open_base(base, tuned)
     return [match(start, open_model(one, base=start), trust_order=trust_order) for one in tuned]
 

@@ -10,8 +10,9 @@ from si_hub.architectures.folder import frozen_path
 from si_hub.architectures.model import BUFFERS
 from si_hub.converters.numbers import as_float64
 from si_hub.distill.models import Model
-from si_hub.distill.weights import Weight
+from si_hub.distill.weights import Weight, same
 from si_hub.errors import WrongPair
+from si_hub.storage.sources import Comparison
 
 #: Weights sampled for kinship have this many numbers: small ones say little.
 TELLING = 2048
@@ -25,23 +26,32 @@ _PLAIN_ENCODERS = (
 _VAE = ("first_stage_model.", "vae.")
 
 
-def glance(path: Path, held: Mapping[str, Weight], base: Model) -> None:
+def glance(path: Path, held: Mapping[str, Weight], base: Model | Mapping[str, Weight]) -> None:
     """Compare what lies in both files as it is.
+
+    Args:
+        path: the file, for messages.
+        held: its weights by its own names.
+        base: the base, or the weights of the base's own single file.
 
     Raises:
         WrongPair: the weights have nothing to do with the base's, or all are the same.
     """
-    sides = {name: (side, held[name]) for name, side in _sides(held, base)}
+    found = _sides(held, base) if isinstance(base, Model) else base.items()
+    counted = {name for name in held if not name.startswith(_VAE) and not name.endswith(BUFFERS)}
+    sides = {name: (side, held[name]) for name, side in found if name in counted and side.shape == held[name].shape}
     check_kin(path, (pair for name, pair in sides.items() if pair[0].count >= TELLING and len(pair[0].shape) > 1))
-    rest = [name for name in held if name not in sides and not name.startswith(_VAE) and not name.endswith(BUFFERS)]
-    if sides and not rest and all(same_bytes(*pair) for pair in sides.values()):
-        raise identical(path)
+    rest = counted - sides.keys()
+    if sides and not rest and all(old.dtype == new.dtype and same_sample(old, new) for old, new in sides.values()):
+        with Comparison() as comparison:
+            if all(same_bytes(*pair, comparison) for pair in sides.values()):
+                raise identical(path)
 
 
 def _sides(held: Mapping[str, Weight], base: Model) -> Iterable[tuple[str, Weight]]:
     """The base's weight for every tensor of the file that is one of them, unchanged but for its name."""
     for name, (component, parameter) in whole_tensors(base.architecture, held).items():
-        if (side := base.components[component].get(parameter)) and side.shape == held[name].shape:
+        if side := base.components[component].get(parameter):
             yield name, side
     encoders = [name for name in base.components if name not in DENOISERS]
     for name in held:
@@ -70,13 +80,17 @@ def check_kin(path: Path, sides: Iterable[tuple[Weight, Weight]]) -> None:
         )  # fmt: skip
 
 
-def same_bytes(old: Weight, new: Weight) -> bool:
-    """Whether two weights are stored alike; samples first, since most pairs differ in those."""
+def same_sample(old: Weight, new: Weight) -> bool:
+    """Whether samples hold the same numbers, but for what the coarser of two dtypes cannot hold."""
+    a, b = old.sample(), new.sample()
+    return a.tobytes() == b.tobytes() if a.dtype == b.dtype else same(a.torch(), b.torch())
+
+
+def same_bytes(old: Weight, new: Weight, comparison: Comparison) -> bool:
+    """Whether two weights are stored alike, byte by byte."""
     if old.dtype != new.dtype or old.tensor is None or new.tensor is None:
         return False
-    if old.sample().tobytes() != new.sample().tobytes():
-        return False
-    return all(a == b for a, b in zip(old.tensor.chunks(), new.tensor.chunks(), strict=True))
+    return comparison.same(old.tensor, new.tensor)
 
 
 def identical(path: Path) -> WrongPair:

@@ -10,6 +10,7 @@ from si_hub.architectures.model import Kind
 from si_hub.distill.glance import identical, same_bytes
 from si_hub.distill.models import Model
 from si_hub.distill.weights import Weight, same, widened
+from si_hub.storage.sources import Comparison
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +51,8 @@ class Change:
         return sum(sides[0].count for sides in (self.weight, self.bias) if sides)
 
 
-def _equal(sides: Sides) -> bool:
-    return same_bytes(*sides) or same(sides[0].torch(), sides[1].torch())
+def _equal(sides: Sides, comparison: Comparison) -> bool:
+    return same_bytes(*sides, comparison) or same(sides[0].torch(), sides[1].torch())
 
 
 def _difference(sides: Sides | None) -> torch.Tensor | None:
@@ -102,12 +103,13 @@ def match(base: Model, tuned: Model, *, trust_order: bool = False) -> Pair:
     differing = check_samples(base, tuned)
     changes: list[Change] = []
     unchanged: list[str] = []
-    for change in shared(base, tuned):
-        kept = _differing(change, differing)
-        if kept is None:
-            unchanged.append(f"{change.component}.{change.module}")
-        else:
-            changes.append(kept)
+    with Comparison() as comparison:
+        for change in shared(base, tuned):
+            kept = _differing(change, differing, comparison)
+            if kept is None:
+                unchanged.append(f"{change.component}.{change.module}")
+            else:
+                changes.append(kept)
     if not changes:
         raise identical(tuned.path)
     return Pair(base, tuned, changes, unchanged, notes(base, tuned, changes))
@@ -125,11 +127,11 @@ def shared(base: Model, tuned: Model) -> Iterator[Change]:
             yield Change(component, path, module.kind, module.shape, (held[name], new[name]), bias)
 
 
-def _differing(change: Change, sampled: set[tuple[str, str]]) -> Change | None:
+def _differing(change: Change, sampled: set[tuple[str, str]], comparison: Comparison) -> Change | None:
     """The change without what is equal; ``None`` if all is."""
     assert change.weight is not None
-    equal = (change.component, change.module) not in sampled and _equal(change.weight)
-    bias = change.bias if change.bias and not _equal(change.bias) else None
+    equal = (change.component, change.module) not in sampled and _equal(change.weight, comparison)
+    bias = change.bias if change.bias and not _equal(change.bias, comparison) else None
     if equal and bias is None:
         return None
     return Change(change.component, change.module, change.kind, change.shape, None if equal else change.weight, bias)

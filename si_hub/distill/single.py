@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,61 @@ def open_single(path: Path, base: Model | None) -> Model:
         BaseMismatch: no model that the installed diffusers can map.
         MissingFile, FileAccessError, FormatError: a file that cannot be read.
     """
-    weights, metadata = read_checkpoint(path)
-    refuse_others(path, weights)
-    architecture = recognised(path, weights, base)
-    prediction = prediction_type(metadata, weights)
+    sight = seen(path, base)
     if base:
-        check_prediction(path, prediction, base)
-        glance(path, weights, base)
+        glance(path, sight.weights, base)
     # Only now: this is what imports torch and diffusers.
     from si_hub.distill.mapping import mapped
 
-    found = mapped(path, weights, architecture, base)
-    return Model(path, "file", found.architecture, prediction, found.components, found.vae, found.ignored, metadata)
+    found = mapped(path, sight.weights, sight.architecture, base)
+    return Model(
+        path, "file", found.architecture, sight.prediction_type, found.components, found.vae, found.ignored,
+        sight.metadata,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a single file's header says.
+
+    Attributes:
+        weights: by their names in the file.
+        metadata: of the header.
+        architecture: ``None`` where only diffusers may know it.
+        prediction_type: what the denoiser predicts, where the file says so.
+    """
+
+    weights: dict[str, Weight]
+    metadata: dict[str, str]
+    architecture: Architecture | None
+    prediction_type: str | None
+
+
+def seen(path: Path, base: Model | None) -> Sight:
+    """A single file at first sight; raises as `open_single` does."""
+    weights, metadata = read_checkpoint(path)
+    refuse_others(path, weights)
+    sight = Sight(weights, metadata, recognised(path, weights, base), prediction_type(metadata, weights))
+    if base:
+        check_prediction(path, sight.prediction_type, base)
+    return sight
+
+
+def check_singles(base: Path, tuned: Iterable[Path]) -> None:
+    """Raise what is wrong with a single-file base and files tuned from it, as far as it can be told without torch.
+
+    Opening the base takes diffusers, whose import takes seconds; headers and samples tell most wrong pairs before.
+
+    Raises:
+        WrongPair, NotAModel, MissingFile, FileAccessError, FormatError: as `open_single`.
+    """
+    start = seen(base, None)
+    if start.architecture is None:
+        return
+    denoiser = next(name for name in start.architecture.components if name in DENOISERS)
+    sketch = Model(base, "file", start.architecture, start.prediction_type, {denoiser: {}})
+    for path in tuned:
+        glance(path, seen(path, sketch).weights, start.weights)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:

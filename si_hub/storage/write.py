@@ -9,15 +9,15 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from si_hub.errors import BadMetadata, FileAccessError, HeaderTooLarge, NotFinite, NotUtf8, TruncatedFile
+from si_hub.errors import BadMetadata, FileAccessError, HeaderTooLarge, NotFinite, NotUtf8
 from si_hub.storage.files import atomic_file, open_regular
 from si_hub.storage.finite import count_bad
 from si_hub.storage.header import HEADER_LIMIT
-from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Piece, Tensor
+from si_hub.storage.sources import Sources
+from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Tensor
 
 _BUFFERS = 8
 _WINDOW = 128 << 20
@@ -160,7 +160,7 @@ class _Stream:
         digest = hashlib.sha256()
         total, done = sum(tensor.nbytes for tensor in ordered.values()), 0
         buffers = [_Buffer() for _ in range(min(_BUFFERS, 1 + total // CHUNK))]
-        with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as writer, _Sources() as sources:
+        with ThreadPoolExecutor(1) as hasher, ThreadPoolExecutor(1) as writer, Sources() as sources:
             filling = self._fill(ordered, buffers, sources)
             for buffer, length in filling:
                 full = memoryview(buffer.room)[:length]
@@ -176,7 +176,7 @@ class _Stream:
         return digest.hexdigest()
 
     def _fill(
-        self, ordered: Mapping[str, Tensor], buffers: list[_Buffer], sources: _Sources
+        self, ordered: Mapping[str, Tensor], buffers: list[_Buffer], sources: Sources
     ) -> Iterator[tuple[_Buffer, int]]:
         """Buffers filled across the borders of tensors, since an SDXL LoRA has thousands of small ones."""
         turn, used = 0, 0
@@ -205,32 +205,6 @@ class _Stream:
                 )  # fmt: skip
         if used:
             yield buffers[turn % len(buffers)], used
-
-
-class _Sources(ExitStack):
-    """Open descriptors of the files that the pieces come from."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._open: dict[Path, int] = {}
-
-    def read(self, piece: Piece, start: int, room: memoryview) -> None:
-        """Fill ``room`` with the bytes of ``piece`` from ``start`` on."""
-        if isinstance(piece, Held):
-            room[:] = memoryview(piece.data)[start : start + len(room)]
-            return
-        if piece.path not in self._open:
-            self._open[piece.path] = open_regular(piece.path)
-            self.callback(os.close, self._open[piece.path])
-        at = piece.offset + start
-        while room:
-            try:
-                count = os.preadv(self._open[piece.path], [room], at)
-            except OSError as error:
-                raise FileAccessError(f"cannot be read: {error.strerror}", file=piece.path) from error
-            if not count:
-                raise TruncatedFile("ended while it was read", file=piece.path, found=f"{at} bytes")
-            room, at = room[count:], at + count
 
 
 def _origin(tensor: Tensor) -> Path | None:

@@ -30,12 +30,26 @@ from tests.distill.checkpoints import original, shapes_of, write
 
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
 BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
+LORA = MINIATURE / "peers" / "kohya_lora.safetensors"
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 def sdxl(folder: Path) -> Path:
     unet = architectures.load("sdxl").components["unet"]
     return write(folder / "xl.safetensors", original(sgm(unet), dict(shapes_of(unet)), "model.diffusion_model."))
+
+
+def full(folder: Path, channels: int = 4) -> Path:
+    """A single file of a base that is known by its header: Stable Diffusion 1.5's UNet, zeros without a byte."""
+    unet = architectures.load("sd15").components["unet"]
+    shapes = dict(shapes_of(unet)) | {"conv_in.weight": (320, channels, 3, 3)}
+    return write(folder / f"sd15-{channels}.safetensors", original(sgm(unet), shapes, "model.diffusion_model."))
+
+
+def cut(folder: Path) -> Path:
+    file = full(folder, 8)
+    os.truncate(file, 1_000_000)
+    return file
 
 
 def inpainting(folder: Path) -> Path:
@@ -61,17 +75,22 @@ def copied(folder: Path) -> Path:
     return Path(shutil.copytree(BASE, folder / "copy"))
 
 
-#: What is wrong → base, how the tuned model is made, its error.
-WRONG: dict[str, tuple[Path, Callable[[Path], Path], type[SiHubError]]] = {
+#: What is wrong → the base or how it is made, how the tuned model is made, its error.
+WRONG: dict[str, tuple[Path | Callable[[Path], Path], Callable[[Path], Path], type[SiHubError]]] = {
     "an SDXL checkpoint": (BASE, sdxl, BaseMismatch),
     "an inpainting model": (BASE, inpainting, BaseMismatch),
     "a truncated file": (BASE, truncated, FormatError),
     "another prediction": (BASE, epsilon, BaseMismatch),
     "a stranger": (BASE, stranger, BaseMismatch),
-    "a LoRA": (BASE, lambda _: MINIATURE / "peers" / "kohya_lora.safetensors", ConversionRefused),
+    "a LoRA": (BASE, lambda _: LORA, ConversionRefused),
     "swapped": (NEON, lambda _: BASE, BaseMismatch),
     "the same path": (BASE, lambda _: BASE, BaseMismatch),
     "a copy": (BASE, copied, BaseMismatch),
+    "a single-file base and SDXL": (full, sdxl, BaseMismatch),
+    "a single-file base and an inpainting model": (full, lambda folder: full(folder, 9), BaseMismatch),
+    "a single-file base and a truncated file": (full, cut, FormatError),
+    "a single-file base and a LoRA": (full, lambda _: LORA, ConversionRefused),
+    "a LoRA as the base": (LORA, full, ConversionRefused),
 }
 
 #: Runs the command and says which of the heavy libraries it needed for its answer.
@@ -87,8 +106,8 @@ finally:
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_pair_is_one_line_before_torch_is_even_imported(what: str, tmp_path: Path) -> None:
-    base, make, error = WRONG[what]
-    tuned = make(tmp_path)
+    given, make, error = WRONG[what]
+    base, tuned = given if isinstance(given, Path) else given(tmp_path), make(tmp_path)
     before = sorted(tmp_path.iterdir())
     command = [sys.executable, "-c", WATCHED, "distill", str(base), str(tuned), "-o", str(tmp_path / "out.safetensors")]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -35,6 +35,9 @@ def expect_live(model: Model, component: str, live: Any) -> None:
         wanted = {f"text_model.{name}": value for name, value in wanted.items()}
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    stored = {name: weight.tensor for name, weight in (model.components | {"vae": model.vae})[component].items()}
+    whole = {name: tensor.torch().float() for name, tensor in stored.items() if tensor is not None}
+    assert all(torch.equal(value, wanted[name]) for name, value in whole.items())
 
 
 def test_a_folder_is_read_as_its_own_files_say() -> None:
@@ -50,6 +53,7 @@ def test_the_miniatures_checkpoint_has_the_values_of_diffusers_own_loader() -> N
     model, live = open_model(NEON, base=open_model(BASE)), unfold(NEON)
     for component in ("unet", "text_encoder", "vae"):
         expect_live(model, component, getattr(live, component))
+    assert all(weight.tensor for weight in model.components["unet"].values()), "renamed, so the bytes are as stored"
     assert model.ignored == {}
     assert model.prediction_type == "v_prediction"
 

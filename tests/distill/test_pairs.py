@@ -13,9 +13,13 @@ from safetensors.torch import load_file
 
 from si_hub import architectures
 from si_hub.architectures.layouts import sgm
+from si_hub.distill.glance import glance
 from si_hub.distill.models import open_model
 from si_hub.distill.pairs import Pair, match
+from si_hub.distill.single import read_checkpoint
+from si_hub.distill.weights import Weight
 from si_hub.errors import WrongPair
+from si_hub.storage.tensors import Tensor
 from tests.distill.checkpoints import original, shapes_of, write
 
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
@@ -152,6 +156,19 @@ def test_the_same_model_twice_is_named(folder: Path, changed: Callable[..., Path
     for tuned in (BASE, tmp_path / "link", folder, changed(), changed(torch.float32), changed(torch.bfloat16)):
         with pytest.raises(WrongPair, match="are the same"):
             pair(BASE, tuned)
+
+
+def test_single_files_are_compared_by_their_own_names(changed: Callable[..., Path]) -> None:
+    base, other = read_checkpoint(NEON)[0], read_checkpoint(changed())[0]
+    with pytest.raises(WrongPair, match="are the same"):
+        glance(NEON, base, base)
+    with pytest.raises(WrongPair, match="are the same"):
+        glance(NEON, {name: base[name] for name in base if "first_stage" not in name}, base)
+    glance(NEON, other, base)
+    glance(NEON, base | {f"{UNET}new.weight": base[CONV_IN]}, base)
+    drawn = torch.randn(base[CONV_IN].shape, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(WrongPair, match="nothing to do with the base"):
+        glance(NEON, {CONV_IN: Weight.stored(Tensor.from_torch(drawn), CONV_IN)}, base)
 
 
 def test_a_pair_in_the_wrong_order_is_named_and_may_be_meant(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Bytes of many tensors read into rooms that are used again and again: new memory takes longer than reading does."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from si_hub.errors import FileAccessError, TruncatedFile
+from si_hub.storage.files import open_regular
+from si_hub.storage.tensors import CHUNK, Held, Piece, Tensor
+
+
+class Sources(ExitStack):
+    """Open descriptors of the files that the pieces come from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[Path, int] = {}
+
+    def read(self, piece: Piece, start: int, room: memoryview) -> None:
+        """Fill ``room`` with the bytes of ``piece`` from ``start`` on.
+
+        Raises:
+            MissingFile, FileAccessError, TruncatedFile: where they cannot be had.
+        """
+        if isinstance(piece, Held):
+            room[:] = memoryview(piece.data)[start : start + len(room)]
+            return
+        if piece.path not in self._open:
+            self._open[piece.path] = open_regular(piece.path)
+            self.callback(os.close, self._open[piece.path])
+        at = piece.offset + start
+        while room:
+            try:
+                count = os.preadv(self._open[piece.path], [room], at)
+            except OSError as error:
+                raise FileAccessError(f"cannot be read: {error.strerror}", file=piece.path) from error
+            if not count:
+                raise TruncatedFile("ended while it was read", file=piece.path, found=f"{at} bytes")
+            room, at = room[count:], at + count
+
+
+class Comparison(Sources):
+    """Compares tensors byte by byte."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms = bytearray(CHUNK), bytearray(CHUNK)
+
+    def same(self, one: Tensor, other: Tensor) -> bool:
+        """Whether two tensors hold the same bytes; nothing is read behind the first difference.
+
+        Raises:
+            MissingFile, FileAccessError, TruncatedFile: what cannot be read.
+        """
+        if one.nbytes != other.nbytes:
+            return False
+        for start in range(0, one.nbytes, CHUNK):
+            length = min(CHUNK, one.nbytes - start)
+            for tensor, room in zip((one, other), self._rooms, strict=True):
+                self._fill(tensor, start, memoryview(room)[:length])
+            # Comparing memory views goes number by number, comparing bytearrays does not.
+            a, b = self._rooms if length == CHUNK else (room[:length] for room in self._rooms)
+            if a != b:
+                return False
+        return True
+
+    def _fill(self, tensor: Tensor, start: int, room: memoryview) -> None:
+        """Fill ``room`` with the bytes of a tensor from ``start`` on, across its pieces."""
+        for piece in tensor.pieces:
+            if room and start < piece.length:
+                count = min(len(room), piece.length - start)
+                self.read(piece, start, room[:count])
+                room, start = room[count:], 0
+            else:
+                start -= min(start, piece.length)
