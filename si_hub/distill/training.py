@@ -8,7 +8,6 @@ is the same adapter. Nothing random has a state that would have to be saved.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from si_hub.errors import UsageError
+from si_hub.errors import FormatError, UsageError
+from si_hub.storage.files import atomic_file, open_regular
 
 #: Called with (steps done, all of them, what to show beside the bar).
 Show = Callable[[int, int, str], None]
@@ -27,6 +27,9 @@ Show = Callable[[int, int, str], None]
 _WARMUP = 0.05
 #: How many of the last losses the shown one is the mean of.
 _RECENT = 20
+#: What a checkpoint holds.
+_STATE = {"leaves", "average", "best", "optimizer", "scaler", "course", "step"}
+_AFRESH = "Delete it to start afresh."
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def train(
         task: what is trained.
         recipe: how.
         accelerator: accelerate's ``Accelerator``; its processes, device and precision are used.
-        checkpoint: a file to save to and to take up again where it exists; removed at the end.
+        checkpoint: a file to save to and to take up again where it exists; stays until its owner has the result safe.
         show: told after every step.
 
     Returns:
@@ -139,21 +142,21 @@ def train(
 
     Raises:
         UsageError: a batch that the processes cannot share, or the checkpoint of another run.
+        FormatError: a damaged checkpoint.
+        FileAccessError: a checkpoint that cannot be read or written.
     """
     run = _Run(task, recipe, accelerator, checkpoint)
     if not run.resume():
         run.measure()
-    while run.step < recipe.steps and run.course.stopped is None:
+    while not run.over:
         run.advance()
         if show is not None:
             show(run.step, recipe.steps, run.text())
-        if run.step % recipe.save_every == 0:
+        if run.step % recipe.save_every == 0 or run.over:
             run.save()
     with torch.no_grad():
         for name, leaf in task.leaves.items():
             leaf.copy_(run.best[name])
-    if checkpoint is not None and accelerator.is_main_process:
-        checkpoint.unlink(missing_ok=True)
     return run.course
 
 
@@ -173,6 +176,11 @@ class _Run:
         self.gradient = Gradient(list(self.leaves.values()))
         self.course = Course()
         self.step = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self.step >= self.recipe.steps or self.course.stopped is not None
 
     def advance(self) -> None:
         """One step, and the measurement where it is time for one."""
@@ -241,7 +249,7 @@ class _Run:
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "course": [self.course.losses, self.course.errors, self.course.best],
+            "course": [self.course.losses, self.course.errors, self.course.best, self.course.stopped],
             "step": self.step,
         }
         save_whole(state, self.checkpoint)
@@ -250,12 +258,10 @@ class _Run:
         """Takes up the checkpoint, where there is one."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return False
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        state = load_whole(self.checkpoint)
         shapes = {name: leaf.shape for name, leaf in self.leaves.items()}
         if {name: value.shape for name, value in state["leaves"].items()} != shapes:
-            raise UsageError(
-                "is the checkpoint of another training", file=self.checkpoint, hint="Delete it to start afresh"
-            )
+            raise UsageError("is the checkpoint of another training", file=self.checkpoint, hint=_AFRESH)
         with torch.no_grad():
             for name, leaf in self.leaves.items():
                 leaf.copy_(state["leaves"][name])
@@ -264,8 +270,8 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        losses, errors, best = state["course"]
-        self.course = Course(list(losses), [(step, error) for step, error in errors], best)
+        losses, errors, best, stopped = state["course"]
+        self.course = Course(list(losses), [(step, error) for step, error in errors], best, stopped)
         self.step = state["step"]
         return True
 
@@ -317,11 +323,27 @@ def swapped(leaves: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) ->
 
 
 def save_whole(state: dict[str, Any], file: Path) -> None:
-    """Writes beside, then renames: a run that is killed while saving keeps its last checkpoint."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    with part.open("wb") as out:
+    """Writes beside, then puts in place: a run that is killed while saving keeps its last checkpoint.
+
+    Raises:
+        FileAccessError: no permission, no space.
+    """
+    with atomic_file(file, overwrite=True) as out:
         torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(file)
+
+
+def load_whole(file: Path) -> dict[str, Any]:
+    """What was saved; whatever else the file may hold, none of it is run.
+
+    Raises:
+        FormatError: a damaged file, or no checkpoint.
+        FileAccessError: no permission.
+    """
+    with open(open_regular(file), "rb") as data:
+        try:
+            state = torch.load(data, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise FormatError("is damaged, or no checkpoint", file=file, hint=_AFRESH) from error
+    if not isinstance(state, dict) or state.keys() != _STATE:
+        raise FormatError("is no checkpoint", file=file, hint=_AFRESH)
+    return state

@@ -6,16 +6,20 @@ crash of the machine damaged is noticed by its digest and made again.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from si_hub.errors import FileAccessError, FormatError, SiHubError
+from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 from si_hub.storage.header import read_safetensors
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor
 from si_hub.storage.write import header_bytes
@@ -43,22 +47,55 @@ class Work:
 
     folder: Path
     kept: int = field(default=0, init=False)
+    _alone: bool = field(default=False, init=False)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder is this process's alone until the block ends, or the process does, in whatever way.
+
+        Raises:
+            FileAccessError: another run is at work in it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._alone = True
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise FileAccessError(
+                "another run is at work in it", file=self.folder, hint="Wait for its end, or name another with --work."
+            ) from error
+        except OSError:
+            pass  # Some network file systems lock no folders: nobody is kept away there, and nothing is swept.
+        try:
+            yield
+        finally:
+            self._alone = False
+            os.close(descriptor)
+            with suppress(OSError):
+                self.folder.rmdir()  # Only where nothing is in it.
 
     def open(self, plan: Mapping[str, Any]) -> None:
         """Use the folder for ``plan``; what another plan left there is thrown away.
+
+        Where the folder is `held`, so is what killed runs left half-written.
 
         Raises:
             FileAccessError: a folder that is not ours, or no permission.
         """
         text = json.dumps(plan, sort_keys=True, indent=1)
         marker = self.folder / _PLAN
-        if self.folder.exists() and any(self.folder.iterdir()) and not marker.is_file():
+        if self.folder.exists() and set(self.folder.iterdir()) - self._temporaries() and not marker.is_file():
             raise FileAccessError(
                 "is a folder with other things in it", file=self.folder, hint="Name an empty one with --work."
             )
         if marker.is_file() and marker.read_text(encoding="utf-8") != text:
-            shutil.rmtree(self.folder)
+            self._empty()
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self._alone:
+            for left in self._temporaries():
+                left.unlink(missing_ok=True)
         _appear(marker, text.encode())
         self.kept = sum(1 for _ in self.folder.glob("*.safetensors"))
 
@@ -99,7 +136,21 @@ class Work:
 
     def clear(self) -> None:
         """Throw everything away: the result is written."""
+        with suppress(OSError):
+            self._empty()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _empty(self) -> None:
+        """Throw away everything but the marker, which says until the end that the folder is ours."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _PLAN:
+                path.unlink(missing_ok=True)
+
+    def _temporaries(self) -> set[Path]:
+        """What is being written, or what a killed run was writing, here and in folders of the same run."""
+        return set(self.folder.rglob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"))
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
@@ -114,7 +165,7 @@ def stamp(path: Path) -> list[Any]:
 
 def _appear(path: Path, data: bytes) -> None:
     """Put a file in place whole. Without a sync: a killed process loses nothing, and digests find what a crash does."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
         temporary.write_bytes(data)
         temporary.replace(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from si_hub.distill.training import Course, Gradient, Recipe, scale, swapped, train
-from si_hub.errors import UsageError
+from si_hub.errors import FileAccessError, FormatError, UsageError
 
 
 class Killed(Exception):
@@ -95,7 +96,71 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, dies_at
     course = run(resumed, checkpoint=file)
     assert course == undisturbed
     assert all(torch.equal(leaf, whole.leaves[name]) for name, leaf in resumed.leaves.items())
-    assert not file.exists()
+
+
+@pytest.mark.parametrize("nan_at", [None, 25])
+def test_a_run_that_is_over_is_not_trained_again(tmp_path: Path, nan_at: int | None) -> None:
+    """Who is killed between training and writing the adapter has trained for good."""
+    task, file = Regression(), tmp_path / "run.state"
+    draw = task.draw
+    task.draw = lambda step, count: draw(step, count) * (math.nan if step == nan_at else 1.0)  # type: ignore[method-assign]
+    course = run(task, checkpoint=file)
+    again = Regression(dies_at=nan_at or RECIPE.steps - 1)
+    assert run(again, checkpoint=file).errors == course.errors
+    assert all(torch.equal(leaf, task.leaves[name]) for name, leaf in again.leaves.items())
+
+
+class Bomb:
+    """Runs something when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, ("exploded", "w")
+
+
+def other_things(file: Path) -> None:
+    torch.save({"leaves": {}}, file)
+
+
+def code(file: Path) -> None:
+    torch.save({"leaves": Bomb()}, file)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda file: file.write_bytes(file.read_bytes()[:-100]),
+    "empty": lambda file: file.write_bytes(b""),
+    "garbage": lambda file: file.write_bytes(b"\x80garbage" * 99),
+    "something else": other_things,
+    "code": code,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_one_error_and_nothing_in_it_is_run(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "run.state"
+    run(Regression(), checkpoint=file)
+    DAMAGES[damage](file)
+    with pytest.raises(FormatError, match=r"run\.state: is .*no checkpoint\. Delete it to start afresh"):
+        run(Regression(), checkpoint=file)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_without_room_for_a_checkpoint_the_last_one_stays(tmp_path: Path) -> None:
+    """The limit on a file's size stands for a full disk: both are told by the call that writes."""
+    file = tmp_path / "run.state"
+    with pytest.raises(Killed):
+        run(Regression(dies_at=20), checkpoint=file)
+    before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(FileAccessError, match=r"run\.state: cannot be written: File too large"):
+            run(Regression(), checkpoint=file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run.state"]
 
 
 def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:

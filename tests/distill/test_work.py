@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +65,52 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileAccessError, match="other things in it"):
         Work(tmp_path).open(PLAN)
     assert (tmp_path / "holiday.jpg").exists()
+
+
+def test_a_folder_is_one_run_s_at_a_time(work: Work) -> None:
+    keep(work)
+    with work.held():
+        with pytest.raises(FileAccessError, match="another run is at work in it"), Work(work.folder).held():
+            pass
+        work.open(PLAN)
+    with Work(work.folder).held():
+        assert work.load("unet.conv_in") is not None
+
+
+def test_the_lock_of_a_killed_run_is_gone_and_what_it_was_writing_is_swept(work: Work) -> None:
+    keep(work)
+    killed = f"""
+import os, signal
+from pathlib import Path
+from si_hub.distill.work import Work
+work = Work(Path({str(work.folder)!r}))
+with work.held():
+    Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    work.save("unet.conv_out", {{}}, {{}})
+"""
+    assert subprocess.run([sys.executable, "-c", killed]).returncode == -signal.SIGKILL
+    assert len(list(work.folder.glob(".si-hub-*.tmp"))) == 1
+    again = Work(work.folder)
+    again.open(PLAN)
+    assert list(work.folder.glob(".si-hub-*.tmp")), "another's, for all that this run can know"
+    with again.held():
+        again.open(PLAN)
+    assert sorted(path.suffix for path in work.folder.iterdir()) == [".json", ".safetensors"]
+    assert again.load("unet.conv_in") is not None
+
+
+def test_a_run_killed_before_its_first_part_is_no_stranger(tmp_path: Path) -> None:
+    (tmp_path / ".si-hub-0123456789abcdef.tmp").touch()
+    work = Work(tmp_path)
+    with work.held():
+        work.open(PLAN)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
+def test_a_held_folder_that_nothing_was_kept_in_is_gone(tmp_path: Path) -> None:
+    with Work(tmp_path / "work").held():
+        pass
+    assert not (tmp_path / "work").exists()
 
 
 def test_clearing_leaves_nothing(work: Work) -> None:
