@@ -324,8 +324,9 @@ def pull(repo_id: str, force: bool, quiet: bool, json_: bool, **options: Any) ->
 @click.option("-f", "--force", is_flag=True, help="Push on top of commits that this folder has not seen.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent, show the card's changes, send nothing.")
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the commit's address only.")
 @as_json
-def push(path: str | None, repo_id: str | None, json_: bool, **options: Any) -> None:
+def push(path: str | None, repo_id: str | None, quiet: bool, json_: bool, **options: Any) -> None:
     """Share the adapter PATH, a file or a folder with one, as the repository REPO_ID, in one commit.
 
     README.md becomes its card: a generated part is renewed, your own words stay. Pictures in samples/ go along; nothing
@@ -345,7 +346,12 @@ def push(path: str | None, repo_id: str | None, json_: bool, **options: Any) -> 
         raise UsageError("the path is empty" if path == "" else "the repository's name is empty")
     if path is not None and repo_id is None and looks_like_ref(path) and not Path(path).exists():
         path, repo_id = None, path
-    show(push_adapter(path or ".", repo_id, bars=not json_ and sys.stderr.isatty(), **options), json_)
+    bars = not (quiet or json_) and sys.stderr.isatty()
+    result = push_adapter(path or ".", repo_id, bars=bars, **options)
+    if quiet and not json_:
+        click.echo(result.url)
+    else:
+        show(result, json_)
 
 
 def show(result: Any, json_: bool) -> None:

@@ -572,6 +572,12 @@ def test_the_command_in_a_folder_needs_the_name_once(run: Callable[..., Any], cl
     assert run().stdout.startswith("user/style has all of this already")
 
 
+def test_a_quiet_command_prints_the_address_alone(run: Callable[..., Any], client: LoopbackHub, folder: Path) -> None:
+    result = run(str(folder), STYLE, "-q")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{client.url}/{STYLE}/commit/{client.repo(STYLE).head()}\n"
+
+
 def test_the_command_takes_a_file_and_a_name(run: Callable[..., Any], client: LoopbackHub, folder: Path) -> None:
     shutil.copy(GOLDEN / "kron.safetensors", folder / "kron.safetensors")
     assert run(".", "user/style").exit_code == 2
