@@ -10,6 +10,7 @@ from typing import Any
 
 from si_hub import format as file_format
 from si_hub.adapter import Adapter, BaseModel
+from si_hub.distill import stamps
 from si_hub.distill.checks import check_paths
 from si_hub.distill.methods import DTYPES, Outcome, Request, check_method
 from si_hub.distill.methods import method as method_of
@@ -19,7 +20,7 @@ from si_hub.distill.processes import is_main
 from si_hub.distill.prompts import read as read_prompts
 from si_hub.distill.reporting import Wish
 from si_hub.distill.single import check_singles
-from si_hub.distill.work import Work, stamp
+from si_hub.distill.work import Work
 from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
@@ -328,10 +329,19 @@ def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
     from si_hub import __version__
 
     models = [pairs[0].base, *(pair.tuned for pair in pairs)]
+    images = request.options.get("images")
     return {
         "tool": __version__, "method": name, "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
         "dtype": request.dtype, "seed": request.seed, "embeddings": request.embeddings,
         "prompts": read_prompts(request.prompts) if request.prompts else None,
         "options": {key: str(value) for key, value in sorted(request.options.items())},
-        "models": [stamp(model.path) for model in models],
+        "models": [stamps.model(model.path) for model in models],
+        "images": stamps.contents(_pictures(Path(str(images)))) if images else None,
     }  # fmt: skip
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures that are learned from, each with its caption."""
+    from si_hub.distill.images import caption_file, pictures
+
+    return [file for picture in pictures(folder) for file in (picture, caption_file(picture))]

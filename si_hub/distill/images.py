@@ -50,7 +50,7 @@ class Pictures:
             MissingFile: no such folder, or no picture in it.
             CannotRun: a pipeline whose latents are not pictures' own shape.
         """
-        files = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in SUFFIXES)
+        files = pictures(Path(folder))
         if not files:
             raise MissingFile("no folder with pictures", file=folder, expected=", ".join(sorted(SUFFIXES)))
         steps = trajectory.trajectories(runner, ["a"], [0], 2)
@@ -87,9 +87,19 @@ class Pictures:
         return taught(self.runner, states, self.batch)
 
 
+def pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder, in the order of their names."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def caption_file(picture: Path) -> Path:
+    """Where a picture's caption is, if it has one."""
+    return picture.with_suffix(".txt")
+
+
 def caption(file: Path) -> str | None:
     """What the text beside a picture says."""
-    text = file.with_suffix(".txt")
+    text = caption_file(file)
     return text.read_text(encoding="utf-8").strip() or None if text.is_file() else None
 
 

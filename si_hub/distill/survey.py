@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from si_hub.distill import trajectory
+from si_hub.distill import stamps, trajectory
 from si_hub.distill.curvature import Curvature, limit_of, pieces
 from si_hub.distill.effects import Effects, Parts
 from si_hub.distill.fidelity import Measure, references
@@ -367,12 +367,11 @@ def plan(
 ) -> dict[str, Any]:
     """Everything that the stages depend on."""
     from si_hub import __version__
-    from si_hub.distill.work import stamp
 
     told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     return {
         "tool": __version__, "version": VERSION, "torch": torch.__version__,
-        "models": [stamp(pair.base.path), stamp(pair.tuned.path)],
+        "models": [stamps.model(pair.base.path), stamps.model(pair.tuned.path)],
         "prompts": told, "settings": asdict(settings),
         "options": {name: str(options[name]) for name in sorted(options)},
     }  # fmt: skip

@@ -156,13 +156,6 @@ class Work:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
 
 
-def stamp(path: Path) -> list[Any]:
-    """A model's files as they are now: names, sizes and times."""
-    files = sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]
-    facts = [(file, file.stat()) for file in files]
-    return [str(path.resolve()), [[file.name, fact.st_size, fact.st_mtime_ns] for file, fact in facts]]
-
-
 def _appear(path: Path, data: bytes) -> None:
     """Put a file in place whole. Without a sync: a killed process loses nothing, and digests find what a crash does."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
