@@ -275,6 +275,8 @@ def distill(
         raise
     if is_main():
         show(result, json_)
+        for warning in getattr(result, "warnings", ()):
+            click.echo(f"si-hub: warning: {warning}", err=True)
 
 
 @main.command()

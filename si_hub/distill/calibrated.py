@@ -80,8 +80,11 @@ def curve(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] = ()) ->
     """
     calibration = Calibration(_one(pairs), request)
     wanted = [*(sizes or calibration.halves()), *([request.size] if request.size else [])]
-    found = {calibration.size(one): one for one in map(calibration.within, wanted)}
-    return [(size, one.predicted, calibration.measured(one).error) for size, one in found.items()]
+    found = {
+        calibration.size(one): (one.predicted, calibration.measured(one).error)
+        for one in map(calibration.within, wanted)
+    }
+    return [(size, *errors) for size, errors in found.items()]
 
 
 def _one(pairs: Sequence[Pair]) -> Pair:
@@ -99,12 +102,14 @@ class Choice:
         coefficients: how much of each.
         predicted: share of the error that is left, to first order.
         components: the adapter's layers.
+        always: bare parameters that are carried besides.
     """
 
     columns: list[int]
     coefficients: torch.Tensor
     predicted: float
     components: dict[str, Component]
+    always: Sequence[Change] = ()
 
 
 class Calibration:
@@ -127,6 +132,7 @@ class Calibration:
         self.findings: Findings = self.survey.findings()
         self.scores = scores(self.findings.effects)
         self.changes: dict[Key, Change] = {(change.component, change.module): change for change in pair.changes}
+        self._last: tuple[Choice, fidelity.Fidelity] | None = None
 
     @cached_property
     def measure(self) -> fidelity.Measure:
@@ -134,8 +140,10 @@ class Calibration:
         return self.survey.measure()
 
     def measured(self, choice: Choice) -> fidelity.Fidelity:
-        """The error that an adapter leaves."""
-        return self.measure.of(choice.components)
+        """The error that an adapter leaves; the last one asked about is measured once."""
+        if self._last is None or self._last[0] is not choice:
+            self._last = choice, self.measure.of(choice.components)
+        return self._last[1]
 
     def for_budget(self) -> Choice:
         """The best adapter of the wanted size, or of as many numbers as a uniform rank has."""
@@ -147,7 +155,7 @@ class Calibration:
         for change in layered:
             out, width = change.shape[0], math.prod(change.shape[1:])
             numbers += min(rank, out, width) * (out + width)
-        return self._chosen(numbers, in_bytes=False)
+        return self._sound(self._chosen(numbers, in_bytes=False))
 
     def within(self, size: int) -> Choice:
         """The best adapter whose file has at most ``size`` bytes.
@@ -160,7 +168,7 @@ class Calibration:
             choice = self._chosen(room, in_bytes=True)
             over = self.size(choice) - size if choice.components else 0
             if choice.components and over <= 0:
-                return choice
+                return self._sound(choice)
             room -= max(over, _ENTRY)
             if not choice.components:
                 break
@@ -218,9 +226,21 @@ class Calibration:
         left = budget - sum(change.count * item for change in always)
         columns = spend(self.groups(in_bytes=in_bytes), self.scores, left)
         found = self.findings
-        coefficients = refit(found.effects, found.target, columns, found.samples)
-        share = predicted(found.effects, found.target, columns, coefficients)
-        return Choice(columns, coefficients, share, self._components(columns, coefficients, always))
+        return self._choice(columns, refit(found.effects, found.target, columns, found.samples), always)
+
+    def _choice(self, columns: list[int], coefficients: torch.Tensor, always: Sequence[Change]) -> Choice:
+        share = predicted(self.findings.effects, self.findings.target, columns, coefficients)
+        return Choice(columns, coefficients, share, self._components(columns, coefficients, always), always)
+
+    def _sound(self, choice: Choice) -> Choice:
+        """The choice; where it is worse than the base, its parts as they are, if that is better.
+
+        From few states, few parts can be fitted to stand for what they do not.
+        """
+        if (error := self.measured(choice).error) <= 1.0:
+            return choice
+        plain = self._choice(choice.columns, torch.ones_like(choice.coefficients), choice.always)
+        return plain if self.measured(plain).error < error else choice
 
     def _components(
         self, columns: Sequence[int], coefficients: torch.Tensor, always: Sequence[Change]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ from si_hub.storage.header import read_safetensors
 
 #: Options that only an adapter of several tuned models has.
 SEVERAL = ("branches", "router")
+#: An adapter that leaves this much of the base's error has done next to nothing.
+HARDLY = 0.95
 _SUFFIX = ".styleinject.safetensors"
 
 
@@ -49,6 +51,7 @@ class Distilled:
         fidelity: as in the document.
         sha256, identity: of the written data section, of the adapter.
         notes: what the user should know.
+        warnings: why the adapter may not be worth having.
     """
 
     base: Path
@@ -67,6 +70,7 @@ class Distilled:
     sha256: str
     identity: str
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -76,6 +80,7 @@ class Distilled:
             "modules": self.modules, "ranks": {str(rank): count for rank, count in self.ranks.items()},
             "error": self.error, "carried": self.carried, "left_out": self.left_out, "fidelity": self.fidelity,
             "tensors_sha256": self.sha256, "identity": self.identity, "notes": list(self.notes),
+            "warnings": list(self.warnings),
         }  # fmt: skip
 
     def as_text(self) -> str:
@@ -294,8 +299,25 @@ def _result(pairs: list[Pair], request: Request, outcome: Outcome, name: str, re
         pairs[0].base.architecture.name,
         {part: len(component.layers) for part, component in outcome.components.items()},
         count_ranks(layers), outcome.error, outcome.carried, outcome.left_out, outcome.fidelity,
-        document["tensors_sha256"], file_format.identity(document, file), notes,
+        document["tensors_sha256"], file_format.identity(document, file), notes, tuple(doubts(outcome.fidelity)),
     )  # fmt: skip
+
+
+def doubts(fidelity: Mapping[str, Any]) -> list[str]:
+    """Warnings about an adapter that measurements show to be no better than the base, as a whole or in a branch.
+
+    Args:
+        fidelity: of its document; without an error in it nothing was measured, and nothing is said.
+    """
+    branches: Mapping[str, float] = fidelity.get("branches", {})
+    found = {"the adapter": fidelity.get("error", 0.0), **{f"the branch {name}": e for name, e in branches.items()}}
+    way_out = "take a larger --size or --rank" + ("" if branches else "; --curve shows what each size leaves")
+    return [
+        f"{what} is {'worse than' if error > 1.0 else 'hardly better than'} the base, of whose error it leaves "
+        f"{error:.4f}: {way_out}"
+        for what, error in found.items()
+        if error >= HARDLY
+    ]
 
 
 def check_options(

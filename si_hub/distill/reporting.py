@@ -109,6 +109,7 @@ def facts(result: Distilled) -> dict[str, str]:
         "base": f"{result.base} ({result.architecture})",
         "method": f"{result.method}{f': {result.reason}' if result.reason else ''}",
         "identity": result.identity,
+        **{f"warning {number}": warning for number, warning in enumerate(result.warnings, start=1)},
         **{f"note {number}": note for number, note in enumerate(result.notes, start=1)},
     }
 

@@ -33,6 +33,9 @@ _WORKERS = 4
 _ENTRY, _DOCUMENT = 110, 3 << 10
 #: Embeddings and bare parameters are carried whole while they are no more than this many times what a pair would cost.
 _DENSE_FACTOR = 4
+#: Why a module is left out: one text a kind, so that the document can count them.
+_LARGE = "no low-rank pair can stand for it; --embeddings carries it whole"
+_VOLUME = "a three-dimensional convolution, which adapters do not reach"
 
 How = Literal["pair", "dense", "leave"]
 
@@ -98,14 +101,13 @@ def plan(change: Change, rank: int, *, embeddings: bool = False) -> Plan:
     out, width = _matrix(change.shape)
     if change.kind in {"linear", "conv"}:
         if len(change.shape) > 4:
-            return Plan(change, "leave", reason="a three-dimensional convolution, which adapters do not reach")
+            return Plan(change, "leave", reason=_VOLUME)
         depthwise = change.kind == "conv" and change.shape[1] == 1
         rank = min(rank, out, width)
         return Plan(change, "dense") if depthwise or rank * (out + width) >= count else Plan(change, "pair", rank)
     if change.kind == "norm" or embeddings or count <= _DENSE_FACTOR * rank * (out + width):
         return Plan(change, "dense")
-    reason = f"{count:,} numbers that no low-rank pair can stand for; --embeddings carries them whole"
-    return Plan(change, "leave", reason=reason)
+    return Plan(change, "leave", reason=_LARGE)
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -232,4 +234,11 @@ def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, Entry], re
         "carried": {name: float(f"{share:.4g}") for name, share in carried.items()},
         "left_out": dict(sorted(Counter(left_out.values()).items())),
     }
-    return Outcome(components, error, carried, left_out, told)
+    large = [item.change for item in plans if item.reason == _LARGE]
+    notes = [f"--embeddings adds {sum(map(_numbers, large)):,} numbers"] if large else []
+    return Outcome(components, error, carried, left_out, told, notes=notes)
+
+
+def _numbers(change: Change) -> int:
+    """Numbers in the weight of a change."""
+    return math.prod(change.shape)

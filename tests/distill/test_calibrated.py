@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from diffusers import StableDiffusionPipeline
 
 import si_hub
 from examples.miniature.checkpoints import unfold
+from si_hub.cli import main
 from si_hub.distill import Distilled, distill, match, open_model
 from si_hub.distill.calibrated import Calibration
 from si_hub.distill.methods import Request
@@ -191,6 +194,38 @@ def test_a_size_for_nothing_is_refused_with_the_least(ink: Distil) -> None:
 def test_a_fidelity_out_of_reach_is_refused_with_the_best(ink: Distil) -> None:
     with pytest.raises(UsageError, match=r"0\.9\d+ or less"):
         ink(fidelity=0.99999)
+
+
+def test_from_too_few_states_parts_are_not_fitted_until_they_are_worse_than_none(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neon = INK.with_name("neon.safetensors")
+    starved: dict[str, Any] = {**SHORT, "trajectories": 1, "states": 1, "held_out": 4, "pieces": 8, "cache": cache}
+
+    def run(name: str, size: int) -> Distilled:
+        return distill(
+            BASE, neon, output=tmp_path / name, method="calibrated", dtype="fp16", prompts=PROMPTS, size=size, **starved
+        )
+
+    found = run("found", 8_000)
+    assert found.error < 1.0
+    assert found.warnings == ()
+    options = [word for name, value in starved.items() for word in ("--set", f"{name}={value}")]
+    command = ["distill", str(BASE), str(neon), "-o", str(tmp_path / "tiny"), "--method", "calibrated", "--json"]
+    tiny = CliRunner().invoke(
+        main, [*command, "--dtype", "fp16", "--prompts", str(PROMPTS), "--size", "4kB", *options],
+        catch_exceptions=False,
+    )  # fmt: skip
+    told = json.loads(tiny.stdout)
+    assert 0.95 < told["error"] < 1.0
+    [warning] = told["warnings"]
+    assert warning.startswith("the adapter is hardly better than the base, of whose error it leaves 0.9")
+    assert "--curve" in warning
+    assert f"si-hub: warning: {warning}\n" in tiny.stderr
+    monkeypatch.setattr(Calibration, "_sound", lambda _, choice: choice)
+    fitted = run("fitted", 8_000)
+    assert fitted.error > 1.0, "the fit would have been taken"
+    assert fitted.warnings[0].startswith("the adapter is worse than the base, of whose error it leaves 1.")
 
 
 def test_unknown_options_are_refused(ink: Distil) -> None:

@@ -21,7 +21,7 @@ from si_hub import architectures
 from si_hub.architectures.layouts import sgm
 from si_hub.cli import main
 from si_hub.distill import distill, match, open_model
-from si_hub.distill.distilling import _plan
+from si_hub.distill.distilling import _plan, doubts
 from si_hub.distill.methods import Request
 from si_hub.distill.work import Work
 from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, SiHubError
@@ -175,7 +175,17 @@ def test_json_holds_the_result_and_text_says_it(tmp_path: Path) -> None:
     text = CliRunner().invoke(main, [*command, "--force"], catch_exceptions=False).stdout
     assert text.splitlines()[0] == output
     assert result["identity"] in text
-    assert "left out: 1 (text_encoder.text_model.embeddings.token_embedding)" in text
+    words = "text_encoder.text_model.embeddings"
+    assert f"left out: 2 ({words}.position_embedding, {words}.token_embedding): no low-rank pair" in text
+
+
+def test_an_adapter_or_a_branch_no_better_than_the_base_is_doubted() -> None:
+    assert doubts({"error": 1.0328, "branches": {"ink": 0.97, "neon": 0.3}}) == [
+        "the adapter is worse than the base, of whose error it leaves 1.0328: take a larger --size or --rank",
+        "the branch ink is hardly better than the base, of whose error it leaves 0.9700: "
+        "take a larger --size or --rank",
+    ]
+    assert doubts({"error": 0.94}) == doubts({"measure": "of the weights"}) == []
 
 
 def test_the_default_output_lies_beside_the_tuned_model(tmp_path: Path) -> None:

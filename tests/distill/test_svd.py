@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy
 import pytest
@@ -27,6 +28,7 @@ from tests.distill.checkpoints import write
 
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
 BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
+WORDS = "cond_stage_model.transformer.text_model.embeddings"
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,22 @@ def test_the_document_says_what_is_carried_and_what_is_not(tmp_path: Path) -> No
     assert found["carried"] == pytest.approx(result.carried, rel=1e-3)
     assert sum(found["left_out"].values()) == len(result.left_out) > 0
     assert "error" not in found, "the error of predicted noise was not measured"
+    assert result.warnings == ()
+    held = load_file(NEON)
+    numbers = sum(held[f"{WORDS}.{which}_embedding.weight"].numel() for which in ("token", "position"))
+    assert result.notes[-1] == f"--embeddings adds {numbers:,} numbers"
+
+
+def test_modules_that_are_left_out_for_one_reason_are_counted_together() -> None:
+    weight = next(iter(open_model(BASE).components["unet"].values()))
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "embedding": [(49408, 768), (32128, 4096)],
+        "conv": [(320, 320, 3, 3, 3), (8, 8, 1, 1, 1)],
+    }
+    for kind, several in shapes.items():
+        changes = [Change("unet", "layer", cast(Any, kind), shape, (weight, weight), None) for shape in several]
+        assert {plan(change, 4).how for change in changes} == {"leave"}
+        assert len({plan(change, 4).reason for change in changes}) == 1
 
 
 def test_norms_and_biases_are_carried_whole_and_large_embeddings_are_named(pair: Pair) -> None:
