@@ -56,6 +56,17 @@ def inpainting(folder: Path) -> Path:
     return write(folder / "nine.safetensors", {**load_file(NEON), CONV_IN: torch.zeros(48, 9, 3, 3)})
 
 
+def pickled(folder: Path) -> Path:
+    torch.save({"state_dict": {**load_file(NEON), CONV_IN: torch.zeros(48, 9, 3, 3)}}, folder / "nine.ckpt")
+    return folder / "nine.ckpt"
+
+
+def halved(folder: Path) -> Path:
+    file = pickled(folder)
+    os.truncate(file, file.stat().st_size // 2)
+    return file
+
+
 def truncated(folder: Path) -> Path:
     (folder / "short.safetensors").write_bytes(NEON.read_bytes()[:100_000])
     return folder / "short.safetensors"
@@ -79,7 +90,9 @@ def copied(folder: Path) -> Path:
 WRONG: dict[str, tuple[Path | Callable[[Path], Path], Callable[[Path], Path], type[SiHubError]]] = {
     "an SDXL checkpoint": (BASE, sdxl, BaseMismatch),
     "an inpainting model": (BASE, inpainting, BaseMismatch),
+    "an inpainting model's pickle": (BASE, pickled, BaseMismatch),
     "a truncated file": (BASE, truncated, FormatError),
+    "a truncated pickle": (BASE, halved, FormatError),
     "another prediction": (BASE, epsilon, BaseMismatch),
     "a stranger": (BASE, stranger, BaseMismatch),
     "a LoRA": (BASE, lambda _: LORA, ConversionRefused),
@@ -127,6 +140,8 @@ def test_a_wrong_pair_is_one_line_before_torch_is_even_imported(what: str, tmp_p
         (["--fidelity", "1"], "--fidelity: a fidelity lies between 0 and 1"),
         (["--dtype", "int8"], "--dtype: no such dtype"),
         (["--router", "learned", "--method", "trained"], "--router: is for several tuned models"),
+        (["--steps", "3", "--set", "steps=4"], "steps: is nothing to --set, or is said twice"),
+        (["--set", "size=40000"], "size: is nothing to --set, or is said twice"),
     ],
 )
 def test_a_call_that_makes_no_sense_is_refused_before_a_model_is_looked_for(
