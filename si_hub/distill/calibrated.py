@@ -7,41 +7,31 @@ costs seconds.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from si_hub.adapter import Component, Layer
-from si_hub.distill import fidelity, prompts
+from si_hub.distill import fidelity
 from si_hub.distill.budget import Group, predicted, refit, scores, smallest, spend
 from si_hub.distill.curvature import balanced, sides
-from si_hub.distill.methods import CALLS, Outcome, Request, calls
-from si_hub.distill.options import Wanted
+from si_hub.distill.methods import Outcome, Request
 from si_hub.distill.pairs import Change, Pair
-from si_hub.distill.processes import processes
-from si_hub.distill.running import Runner
-from si_hub.distill.survey import Findings, Settings, Survey, plan
+from si_hub.distill.survey import Findings
+from si_hub.distill.surveys import surveyed
 from si_hub.distill.svd import DEFAULT_RANK
 from si_hub.distill.tracing import Key
-from si_hub.distill.work import Work
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 
 #: Points of a curve.
 HALVES = 8
-#: Surveys that are kept in the cache, besides those of one run.
-KEPT = 4
 #: Bytes of a file's document and metadata, about.
 _DOCUMENT = 3 << 10
 #: Bytes of a tensor's entry in the header besides its name, at most.
@@ -354,68 +344,3 @@ class Calibration:
             kind = "parameter" if change.kind == "parameter" else kind
             reasons[f"{change.component}.{change.module}"] = _REASONS[kind]
         return reasons
-
-
-def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | None = None) -> tuple[Survey, str]:
-    """A pair's survey, in the cache, and where its prompts are from.
-
-    Args:
-        pair: base and tuned model.
-        request: what is wanted.
-        pipeline: the base's, where it is loaded already.
-        limit: as `Survey` has it.
-
-    Raises:
-        UsageError: an option that the method does not know.
-        CannotRun: the base's pipeline cannot be run.
-    """
-    settings, options = _settings(request)
-    crew = processes()
-    runner = Runner(pair, pipeline, device=crew.device, options=options)
-    told, held_out, source = prompts.chosen(
-        request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed
-    )
-    stages = plan(pair, (told, held_out), settings, options)
-    work = _cached(stages, request, crew.main)
-    crew.wait()
-    work.open(stages)
-    return Survey(runner, told, held_out, settings, work, crew, request.progress, limit), source
-
-
-def _settings(request: Request) -> tuple[Settings, dict[str, Any]]:
-    """Settings of the survey, and keywords of the pipeline's call.
-
-    Raises:
-        UsageError: an option that is not known, or not a positive number.
-    """
-    known = {field.name for field in fields(Settings)} - {"seed"} | set(CALLS) | {"cache"}
-    for name, value in request.options.items():
-        if name not in known:
-            trained = name in {field.name for field in fields(Wanted)}
-            raise UsageError(
-                "the method calibrated has no such option", key=name, expected=", ".join(sorted(known)),
-                hint="The method trained has it." if trained else None,
-            )  # fmt: skip
-        if name != "cache" and not (isinstance(value, int | float) and value > 0):
-            raise UsageError("is a positive number", key=name, found=value)
-        if name not in {*CALLS, "cache"} and isinstance(value, float) and not value.is_integer():
-            raise UsageError("is a whole number, 1 or more", key=name, found=value)
-    given = {name: int(value) for name, value in request.options.items() if name in {f.name for f in fields(Settings)}}
-    settings = replace(Settings(seed=request.seed), **given)
-    if request.rank is not None:
-        settings = replace(settings, pieces=max(settings.pieces, 2 * request.rank))
-    return settings, calls(request.options)
-
-
-def _cached(stages: Mapping[str, Any], request: Request, main: bool) -> Work:
-    """Where a survey is kept: a folder of its own in the cache, the oldest others thrown away."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "si-hub" / "distill"
-    root = Path(str(request.options.get("cache") or home))
-    name = hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:32]
-    if main:
-        root.mkdir(parents=True, exist_ok=True)
-        others = [path for path in root.iterdir() if (path / "plan.json").is_file() and path.name != name]
-        others.sort(key=lambda path: (path / "plan.json").stat().st_mtime, reverse=True)
-        for old in others[KEPT + len(request.branches) - 1 :]:
-            shutil.rmtree(old, ignore_errors=True)
-    return Work(root / name)

@@ -22,7 +22,6 @@ from si_hub.adapter import Layer as AdapterLayer
 from si_hub.distill import fidelity
 from si_hub.distill.branching import Branch, measured, trained
 from si_hub.distill.budget import Group, refit, scores, smallest, spend
-from si_hub.distill.calibrated import surveyed
 from si_hub.distill.curvature import Curvature, limit_of
 from si_hub.distill.effects import Parts
 from si_hub.distill.methods import Outcome, Request
@@ -33,6 +32,7 @@ from si_hub.distill.shared import Common, balanced, common
 from si_hub.distill.sharing import Layer, Sharing, report
 from si_hub.distill.student import Student
 from si_hub.distill.survey import Findings, Survey, seed_of, values_of
+from si_hub.distill.surveys import surveyed
 from si_hub.distill.svd import DEFAULT_RANK
 from si_hub.distill.tracing import Key
 from si_hub.distill.work import Entry, Work

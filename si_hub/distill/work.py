@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class Entry:
     facts: dict[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Work:
     """A folder of finished parts.
 
@@ -48,6 +49,7 @@ class Work:
     folder: Path
     kept: int = field(default=0, init=False)
     _alone: bool = field(default=False, init=False)
+    _kept_by: int | None = field(default=None, init=False)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -57,7 +59,7 @@ class Work:
             FileAccessError: another run is at work in it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = _opened(self.folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._alone = True
@@ -75,6 +77,22 @@ class Work:
             os.close(descriptor)
             with suppress(OSError):
                 self.folder.rmdir()  # Only where nothing is in it.
+
+    def keep(self) -> None:
+        """Nobody throws the folder away, or drops parts of it, as long as this object and its process live.
+
+        Several may keep a folder at once: they make the same parts of it.
+        """
+        while self._kept_by is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _opened(self.folder)
+            _lock(descriptor, fcntl.LOCK_SH)
+            # Between the two, another process may have thrown the folder away.
+            if self.folder.is_dir() and os.path.samestat(os.fstat(descriptor), self.folder.stat()):
+                self._kept_by = descriptor
+                weakref.finalize(self, os.close, descriptor)
+            else:
+                os.close(descriptor)
 
     def open(self, plan: Mapping[str, Any]) -> None:
         """Use the folder for ``plan``; what another plan left there is thrown away.
@@ -125,9 +143,14 @@ class Work:
         return Entry(file.tensors, json.loads(file.metadata[_FACTS]))
 
     def drop(self, names: Iterable[str]) -> None:
-        """Throw away what is kept under ``names``."""
+        """Throw away what is kept under ``names``, unless another run keeps the folder too."""
+        if self._kept_by is not None and not _lock(self._kept_by, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            _lock(self._kept_by, fcntl.LOCK_SH)
+            return
         for name in names:
             self._file(name).unlink(missing_ok=True)
+        if self._kept_by is not None:
+            _lock(self._kept_by, fcntl.LOCK_SH)
 
     def tidy(self) -> None:
         """Throw the folder away if nothing is kept in it."""
@@ -154,6 +177,29 @@ class Work:
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
+
+
+def discard(folder: Path) -> None:
+    """Throw a folder of finished parts away, unless a run keeps it."""
+    descriptor = _opened(folder)
+    try:
+        if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _opened(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _lock(descriptor: int, how: int) -> bool:
+    """Whether the lock is ours now; where a file system has none, nobody's is."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError:
+        return False
+    return True
 
 
 def _appear(path: Path, data: bytes) -> None:

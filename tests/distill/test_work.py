@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from si_hub.distill.work import Work
+from si_hub.distill.work import Work, discard
 from si_hub.errors import FileAccessError
 from si_hub.storage.tensors import Tensor
 
@@ -82,7 +82,7 @@ def test_the_lock_of_a_killed_run_is_gone_and_what_it_was_writing_is_swept(work:
     killed = f"""
 import os, signal
 from pathlib import Path
-from si_hub.distill.work import Work
+from si_hub.distill.work import Work, discard
 work = Work(Path({str(work.folder)!r}))
 with work.held():
     Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
@@ -117,3 +117,49 @@ def test_clearing_leaves_nothing(work: Work) -> None:
     keep(work)
     work.clear()
     assert not work.folder.exists()
+
+
+def test_a_folder_that_a_run_keeps_is_not_thrown_away(tmp_path: Path) -> None:
+    work = Work(tmp_path / "survey")
+    work.keep()
+    work.open(PLAN)
+    keep(work)
+    discard(work.folder)
+    assert work.load("unet.conv_in") is not None
+    del work
+    discard(tmp_path / "survey")
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_are_dropped_by_the_last_run_that_keeps_them(tmp_path: Path) -> None:
+    first, second = Work(tmp_path / "survey"), Work(tmp_path / "survey")
+    first.keep()
+    second.keep()
+    first.open(PLAN)
+    keep(first)
+    first.drop(["unet.conv_in"])
+    assert second.load("unet.conv_in") is not None
+    del first
+    second.drop(["unet.conv_in"])
+    assert second.load("unet.conv_in") is None
+    discard(second.folder)
+    assert second.folder.is_dir()
+
+
+def test_a_killed_run_keeps_nothing(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from si_hub.distill.work import Work; work = Work(Path(sys.argv[1]))"
+    )
+    script += "; work.keep(); work.open({}); print('kept', flush=True); sys.stdin.read()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "survey")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"kept\n"
+        discard(tmp_path / "survey")
+        assert (tmp_path / "survey" / "plan.json").is_file()
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        discard(tmp_path / "survey")
+    assert not list(tmp_path.iterdir())
