@@ -258,6 +258,9 @@ def distill(
     told = {name: options.pop(name) for name in own_names}
     if curve and sharing:
         raise UsageError("--curve and --sharing are two questions", hint="Ask one at a time.")
+    for name in settings:
+        if name in {"progress", *options} or told.get(name) is not None:
+            raise UsageError("is nothing to --set, or is said twice", key=name, hint="Say it once, by its own option.")
     own = {name: value for name, value in told.items() if value is not None} | settings
     from si_hub.distill import compare
     from si_hub.distill import curve as curve_of

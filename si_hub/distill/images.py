@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from si_hub.distill import trajectory
 from si_hub.distill.pool import Lessons, taught
 from si_hub.distill.running import Runner, States
 from si_hub.distill.survey import seed_of
-from si_hub.errors import CannotRun, MissingFile
+from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
+from si_hub.storage.files import open_regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 #: Lessons of one walk.
@@ -47,12 +50,10 @@ class Pictures:
         """The pictures of a folder; ``name.txt`` beside a picture is its caption.
 
         Raises:
-            MissingFile: no such folder, or no picture in it.
+            MissingFile, FormatError, FileAccessError: no such folder, no picture in it, or one that cannot be read.
             CannotRun: a pipeline whose latents are not pictures' own shape.
         """
-        files = pictures(Path(folder))
-        if not files:
-            raise MissingFile("no folder with pictures", file=folder, expected=", ".join(sorted(SUFFIXES)))
+        files = some_pictures(folder)
         steps = trajectory.trajectories(runner, ["a"], [0], 2)
         like = steps[0], float(runner.pipeline.scheduler.timesteps[0])
         name = next((name for name in _LATENTS if name in steps[0].inputs), None)
@@ -92,25 +93,75 @@ def pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
 
 
+def check_pictures(folder: str | Path) -> None:
+    """Look at what a folder has before any work.
+
+    Raises:
+        MissingFile: no such folder, or no picture in it.
+        FormatError, FileAccessError: a picture or caption that cannot be read.
+    """
+    for file in some_pictures(folder):
+        with opened(file):
+            pass
+        caption(file)
+
+
+def some_pictures(folder: str | Path) -> list[Path]:
+    """The pictures of a folder.
+
+    Raises:
+        MissingFile: no such folder, or no picture in it.
+    """
+    files = pictures(Path(folder))
+    if not files:
+        raise MissingFile("no folder with pictures", file=folder, expected=", ".join(sorted(SUFFIXES)))
+    return files
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """A picture of which the kind and size are known; the rest is read when it is used, in the block.
+
+    Raises:
+        FormatError: no picture, one that ends early, or one of absurdly many pixels.
+        FileAccessError: no permission.
+    """
+    from PIL import Image
+
+    with open(open_regular(file), "rb") as data:
+        try:
+            with Image.open(data) as picture:
+                yield picture
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise FormatError("is no picture that can be read", file=file, hint="Take it out.") from error
+
+
 def caption_file(picture: Path) -> Path:
     """Where a picture's caption is, if it has one."""
     return picture.with_suffix(".txt")
 
 
 def caption(file: Path) -> str | None:
-    """What the text beside a picture says."""
+    """What the text beside a picture says.
+
+    Raises:
+        NotUtf8: no text.
+    """
     text = caption_file(file)
-    return text.read_text(encoding="utf-8").strip() or None if text.is_file() else None
+    try:
+        return text.read_text(encoding="utf-8").strip() or None if text.is_file() else None
+    except UnicodeDecodeError as error:
+        raise NotUtf8("is no UTF-8 text", file=text) from error
 
 
 @torch.no_grad()
 def encoded(runner: Runner, file: Path, height: int, width: int) -> Tensor:
-    """Scaled latents ``[1, channels, ...]`` of a picture, cut to the middle and resized."""
-    from PIL import Image, ImageOps
+    """Scaled latents ``[1, channels, ...]`` of a picture, turned upright, cut to the middle and resized."""
+    from PIL import ImageOps
 
     vae = runner.pipeline.vae
-    with Image.open(file) as picture:
-        fitted = ImageOps.fit(picture.convert("RGB"), (width, height))
+    with opened(file) as picture:
+        fitted = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (width, height))
     pixels = runner.pipeline.image_processor.preprocess(fitted, height, width).to(runner.device, vae.dtype)
     mean: Tensor = vae.encode(pixels).latent_dist.mean
     shifted = mean - (getattr(vae.config, "shift_factor", None) or 0.0)

@@ -83,6 +83,8 @@ class Wanted:
             raise UsageError(
                 "no such precision", key="precision", expected=", ".join(PRECISIONS), found=found.precision
             )
+        if found.average >= 1:
+            raise UsageError("is a decay, below 1", key="average", found=found.average)
         return found, {name: value for name, value in options.items() if name not in names}
 
     def recipe(self) -> Recipe:
@@ -115,6 +117,14 @@ def shown(request: Request) -> Any:
         progress(done, total)
 
     return show
+
+
+def remarks(course: Course) -> list[str]:
+    """What the user should know of a training that did not go as he wished."""
+    stopped = [f"training stopped early: {course.stopped}"] if course.stopped else []
+    if course.best:
+        return stopped
+    return [*stopped, "no step was better than the start, which is kept: try a lower rate, --set rate=N"]
 
 
 def document(wanted: Wanted, course: Course, started: float, seed: int) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from si_hub.distill import teachers
 from si_hub.distill.calibrated import Calibration
 from si_hub.distill.features import Features
 from si_hub.distill.fidelity import Measure
-from si_hub.distill.images import Pictures
+from si_hub.distill.images import Pictures, check_pictures
 from si_hub.distill.methods import Outcome, Request
-from si_hub.distill.options import DOCUMENT, Wanted, accelerated, document, shown
+from si_hub.distill.options import DOCUMENT, Wanted, accelerated, document, remarks, shown
 from si_hub.distill.pairs import Pair
 from si_hub.distill.pool import Lessons, Pool, Walks, turn
 from si_hub.distill.student import Student
@@ -79,11 +79,13 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     Raises:
         UsageError: an option that makes no sense, a batch that the processes cannot share.
         CannotRun: the base's pipeline cannot be run.
-        MissingFile: ``images`` is no folder of pictures.
+        MissingFile, FormatError, FileAccessError: ``images`` is no folder of pictures, or one of them cannot be read.
     """
     if len(pairs) > 1:
         return teachers.run(pairs, request, train=True)
     wanted, others = Wanted.of(request.options)
+    if wanted.images:
+        check_pictures(wanted.images)
     accelerator = accelerated(wanted.precision)
     size = None if request.size is None else request.size - DOCUMENT
     calibration = Calibration(pairs[0], replace(request, options=others, size=size))
@@ -110,8 +112,11 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     if wanted.checkpointing:
         denoiser.disable_gradient_checkpointing()
     outcome = calibration.outcome(replace(choice, components=trained))
+    notes = remarks(course)
     # Rounding to the adapter's dtype comes after the last measurement.
     if outcome.error > started:
         outcome = calibration.outcome(choice)
+        notes.append(f"rounded to {request.dtype}, what was trained was worse than the start, which is kept")
+    outcome.notes += notes
     outcome.training = document(wanted, course, started, request.seed)
     return outcome

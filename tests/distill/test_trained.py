@@ -20,14 +20,14 @@ from si_hub.adapter import Component, Layer
 from si_hub.distill import distill
 from si_hub.distill.distilling import matched
 from si_hub.distill.features import Features, blocks, recorded
-from si_hub.distill.images import Pictures, caption, noised
+from si_hub.distill.images import Pictures, caption, check_pictures, encoded, noised, some_pictures
 from si_hub.distill.options import Wanted
 from si_hub.distill.pairs import Pair
 from si_hub.distill.running import Runner
 from si_hub.distill.student import Student
 from si_hub.distill.svd import compute, plan
 from si_hub.distill.trajectory import picked, trajectories
-from si_hub.errors import CannotRun, MissingFile, UsageError
+from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8, UsageError
 from si_hub.storage.header import read_safetensors
 
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
@@ -115,6 +115,27 @@ def test_training_is_never_worse_than_its_start_and_goes_on_after_a_kill(
     assert training(again.path) == told
     assert again.path.read_bytes() == result.path.read_bytes()
     assert not list(tmp_path.glob(".killed*")), "unfinished work is thrown away once the adapter is written"
+
+
+def test_a_rate_that_spoils_everything_leaves_the_start_and_says_so(tmp_path: Path, prompts: Path, cache: Path) -> None:
+    result = run(tmp_path / "out.safetensors", prompts, cache, rate=1e30)
+    told = training(result.path)
+    assert result.error == pytest.approx(told["started_at"], rel=1e-3)
+    assert told["kept_step"] == 0
+    assert told["stopped"] == "the loss was nan at step 2"
+    assert result.notes == (
+        "training stopped early: the loss was nan at step 2",
+        "no step was better than the start, which is kept: try a lower rate, --set rate=N",
+    )
+
+
+def test_pictures_that_cannot_be_read_are_told_before_any_work(tmp_path: Path, prompts: Path, cache: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    before = sorted(cache.rglob("*"))
+    with pytest.raises(FormatError, match=r"a\.png: is no picture that can be read"):
+        run(tmp_path / "out.safetensors", prompts, cache, images=str(tmp_path), seed=1)
+    assert sorted(cache.rglob("*")) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 @pytest.mark.slow
@@ -248,11 +269,46 @@ def test_latents_that_are_packed_are_refused(runner: Runner, tmp_path: Path, mon
         Pictures.of(runner, tmp_path, batch=1, seed=0)
 
 
+def test_pictures_of_every_kind_and_size_are_encoded_alike(runner: Runner, tmp_path: Path) -> None:
+    """Turned as their maker held the camera; a picture of one colour is that colour in any mode and size."""
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "plain.png")
+    Image.new("RGBA", (33, 71), (255, 0, 0, 255)).save(tmp_path / "alpha.png")
+    Image.new("P", (300, 1), 0).save(tmp_path / "black.bmp")
+    halves = Image.new("RGB", (64, 64), "red")
+    halves.paste("blue", (0, 0, 64, 32))
+    halves.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Turn by a quarter, clockwise.
+    halves.rotate(90).save(tmp_path / "turned.png", exif=exif)
+    found = {file.stem: encoded(runner, file, 32, 32) for file in some_pictures(tmp_path)}
+    assert all(latents.shape == (1, 8, 8, 8) for latents in found.values())
+    torch.testing.assert_close(found["alpha"], found["plain"])
+    torch.testing.assert_close(found["turned"], found["upright"])
+    assert not torch.allclose(found["black"], found["plain"], atol=0.1)
+
+
+@pytest.mark.parametrize("length", [0, 40, 1000])
+def test_a_picture_that_ends_early_is_told(runner: Runner, tmp_path: Path, length: int) -> None:
+    file = tmp_path / "a.png"
+    Image.effect_noise((64, 64), 50).save(file)
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(FormatError, match=r"a\.png: is no picture that can be read"):
+        encoded(runner, file, 64, 64)
+
+
+def test_a_caption_that_is_no_text_is_told(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(NotUtf8, match=r"a\.txt: is no UTF-8 text"):
+        check_pictures(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": 0}, "steps: is a whole number, 1 or more"),
         ({"steps": 2.5}, "steps: is a whole number"),
+        ({"average": 1}, r"average: is a decay, below 1 \(found 1"),
         ({"rate": -1}, "rate: is a positive number"),
         ({"samples": "many"}, "samples: is a positive number"),
         ({"precision": "int4"}, r"precision: no such precision \(expected no, fp16, bf16, found int4\)"),
