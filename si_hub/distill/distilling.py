@@ -14,7 +14,7 @@ from si_hub.distill import stamps
 from si_hub.distill.checks import check_paths
 from si_hub.distill.methods import DTYPES, Outcome, Request, check_method
 from si_hub.distill.methods import method as method_of
-from si_hub.distill.models import Model, open_model
+from si_hub.distill.models import Model, check_there, open_model
 from si_hub.distill.pairs import Pair, match
 from si_hub.distill.processes import is_main
 from si_hub.distill.prompts import read as read_prompts
@@ -212,6 +212,8 @@ def check_apart(path: Path, models: Sequence[str | Path]) -> None:
 
 def matched(base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool = False) -> list[Pair]:
     """The base with each of the tuned models; a wrong pair is found before anything is done for the next."""
+    for path in (base, *tuned):
+        check_there(path)
     for one in tuned:
         check_paths(base, one, trust_order=trust_order)
     if Path(base).is_file():

@@ -125,17 +125,31 @@ def vae_class(path: Path) -> str:
     return class_name_of(read_object(config)) if config.is_file() else ""
 
 
-def _cached(repo_id: str, revision: str | None, base: Model | None) -> Model:
+def check_there(path: str | Path) -> None:
+    """Raise MissingFile where `open_model` would find nothing to open; needs no base and no torch."""
+    if Path(path).exists():
+        return
+    if match := _REPO_ID.fullmatch(str(path)):
+        _snapshot(match[1], match[2])
+    else:
+        raise MissingFile("no such file or folder", file=path)
+
+
+def _snapshot(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError as error:
         raise MissingFile(
             "no such file or folder, and no such repository in the local cache", file=repo_id,
             hint=f"Fetch it first: hf download {repo_id}",
         ) from error  # fmt: skip
+
+
+def _cached(repo_id: str, revision: str | None, base: Model | None) -> Model:
+    folder = _snapshot(repo_id, revision)
     files = sorted(folder.glob("*.safetensors"))
     if not (folder / "model_index.json").is_file() and not (folder / "config.json").is_file() and len(files) == 1:
         model = open_model(files[0], base=base)

@@ -24,7 +24,7 @@ from si_hub.distill import distill, match, open_model
 from si_hub.distill.distilling import _plan, doubts
 from si_hub.distill.methods import Request
 from si_hub.distill.work import Work
-from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, SiHubError
+from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, MissingFile, SiHubError
 from si_hub.report.text import size_bytes, size_text
 from tests.distill.checkpoints import original, shapes_of, write
 
@@ -103,6 +103,8 @@ WRONG: dict[str, tuple[Path | Callable[[Path], Path], Callable[[Path], Path], ty
     "a single-file base and an inpainting model": (full, lambda folder: full(folder, 9), BaseMismatch),
     "a single-file base and a truncated file": (full, cut, FormatError),
     "a single-file base and a LoRA": (full, lambda _: LORA, ConversionRefused),
+    "a single-file base and nothing": (full, lambda folder: folder / "nothing.safetensors", MissingFile),
+    "a single-file base and an unknown repository": (full, lambda _: Path("somebody/nothing"), MissingFile),
     "a LoRA as the base": (LORA, full, ConversionRefused),
 }
 
