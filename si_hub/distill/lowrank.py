@@ -58,11 +58,10 @@ def _exact(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
         right, sigma, left = _exact(matrix.T)
         return left.T, sigma, right.T
     wide = matrix.to(torch.float64)
-    values, vectors = torch.linalg.eigh(wide @ wide.T)
-    sigma = values.flip(0).clamp(min=0).sqrt()
-    left = vectors.flip(1)
+    left = torch.linalg.eigh(wide @ wide.T).eigenvectors.flip(1)
     projected = left.T @ wide
-    # Where σ is 0 the row of the projection is 0 as well: any divisor leaves the product what it is.
+    # Not the eigenvalues' roots: of a matrix that lacks ranks those are rounding, and no divisors.
+    sigma = projected.norm(dim=1)
     right = projected / sigma.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
     return left.float(), sigma.float(), right.float()
 

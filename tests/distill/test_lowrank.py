@@ -57,6 +57,17 @@ def test_any_shape_and_rank_has_the_optimal_residual(rows: int, columns: int, ra
     assert left(delta, rank) <= 1.005 * optimum(delta, rank) + 1e-5 * float(delta.norm())
 
 
+@pytest.mark.parametrize("size", [8, 12, 16])
+@pytest.mark.parametrize("scale", [1e-20, 1e-6, 1.0, 1e3])
+def test_ranks_that_a_matrix_lacks_are_zeros(size: int, scale: float) -> None:
+    # Such as a merged LoRA's: its Gram matrix has eigenvalues below zero, by rounding.
+    delta = scale * draw(size, 1, seed=1) @ draw(1, size, seed=2)
+    down, up = truncated(delta, size)
+    assert torch.isfinite(down).all()
+    assert torch.isfinite(up).all()
+    assert torch.allclose(up @ down, delta, rtol=1e-5, atol=1e-6 * float(delta.abs().max()))
+
+
 def test_a_convolution_is_unfolded_and_its_kernel_stays_with_the_down_matrix() -> None:
     delta = draw(64, 16, 3, 3)
     down, up = truncated(delta, 64)
