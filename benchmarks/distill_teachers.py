@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--styles", nargs="+", choices=TAUGHT, default=TAUGHT, help="two or more")
     parser.add_argument("--dim", type=int, default=2, help="of LyCORIS's extractions, whose bytes all have")
     parser.add_argument("--steps", type=int, default=0, help="training steps for each style  [default: none]")
-    parser.add_argument("--count", type=int, default=100, help="held-out prompts")
+    parser.add_argument("--count", type=int, default=50, help="held-out prompts")
     parser.add_argument("--out", type=Path, default=Path("build/distill_teachers"), help="folder for files")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
