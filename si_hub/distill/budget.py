@@ -22,7 +22,8 @@ Found = TypeVar("Found")
 RIDGES = (0.5, 1.5, 5.0, 15.0, 100.0)
 #: Parts of the samples that take turns at checking a ridge.
 FOLDS = 4
-#: A part whose effect is this small beside the largest is rounding error (a key's bias has none): it is taken as it is.
+#: A part whose effect is this small beside the largest is rounding error (a key's bias has none, and neither have ranks
+#: that a difference lacks): it is worth nothing.
 SILENT = 1e-5
 #: Measurements that `smallest` may take, and how near to the smallest budget it comes.
 TRIES, NEAR = 10, 1.03
@@ -44,8 +45,12 @@ class Group:
 
 
 def scores(effects: Tensor) -> Tensor:
-    """Mean squared effect of each part ``[parts]``: the error that it removes where parts act independently."""
-    return effects.double().square().mean(0)
+    """Mean squared effect of each part ``[parts]``: the error that it removes where parts act independently.
+
+    0 where that is rounding error.
+    """
+    found = effects.double().square().mean(0)
+    return torch.where(found > SILENT**2 * found.max(), found, 0.0)
 
 
 def spend(groups: Sequence[Group], scores: Tensor, budget: int) -> list[int]:

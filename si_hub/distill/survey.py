@@ -30,7 +30,7 @@ from si_hub.storage.tensors import Tensor
 from si_hub.tuner.kinds import kind_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
-VERSION = 3
+VERSION = 4
 #: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
 #: there are small as noise, and decide what a picture shows.
 EVEN = 0.3

@@ -129,6 +129,12 @@ def test_scores_are_mean_squares() -> None:
     assert scores(torch.tensor([[1.0, 2.0], [3.0, 0.0]])).tolist() == [5.0, 2.0]
 
 
+def test_rounding_error_is_worth_nothing() -> None:
+    # 3e-6 is what float32 leaves of ranks that a difference does not have; 3e-4 is little, and real.
+    assert scores(torch.tensor([[1.0, 3e-6, 3e-4]]))[1] == 0.0
+    assert spend([Group((0, 1, 2), 1)], scores(torch.tensor([[1.0, 3e-6, 3e-4]])), 10) == [0, 2]
+
+
 @given(top=st.integers(100, 10**10), share=st.floats(1e-3, 0.9))
 def test_the_smallest_budget_is_found_by_measuring(top: int, share: float) -> None:
     asked: list[int] = []
