@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -93,6 +94,19 @@ class Wanted:
             self.steps, self.samples, self.part, self.rate, self.average or None, every=self.every or None,
             save_every=self.save_every,
         )  # fmt: skip
+
+
+@contextmanager
+def accelerate_kept() -> Iterator[None]:
+    """Afterwards accelerate is as it was: all Accelerators of a process, its user's too, have one precision."""
+    from accelerate.state import AcceleratorState
+
+    before = dict(AcceleratorState._shared_state)
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state()
+        AcceleratorState._shared_state.update(before)
 
 
 def accelerated(precision: str) -> Any:

@@ -19,7 +19,7 @@ from si_hub.distill.features import Features
 from si_hub.distill.fidelity import Measure
 from si_hub.distill.images import Pictures, check_pictures
 from si_hub.distill.methods import Outcome, Request
-from si_hub.distill.options import DOCUMENT, Wanted, accelerated, document, remarks, shown
+from si_hub.distill.options import DOCUMENT, Wanted, accelerate_kept, accelerated, document, remarks, shown
 from si_hub.distill.pairs import Pair
 from si_hub.distill.pool import Lessons, Pool, Walks, turn
 from si_hub.distill.student import Student
@@ -73,6 +73,7 @@ class Imitation:
         return self.measure.present().error
 
 
+@accelerate_kept()
 def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     """The adapter within the budget, trained; several tuned models become the branches of one.
 

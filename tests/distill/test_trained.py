@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -21,7 +23,7 @@ from si_hub.distill import distill
 from si_hub.distill.distilling import matched
 from si_hub.distill.features import Features, blocks, recorded
 from si_hub.distill.images import Pictures, caption, check_pictures, encoded, noised, some_pictures
-from si_hub.distill.options import Wanted
+from si_hub.distill.options import Wanted, accelerate_kept, accelerated
 from si_hub.distill.pairs import Pair
 from si_hub.distill.running import Runner
 from si_hub.distill.student import Student
@@ -318,6 +320,17 @@ def test_a_caption_that_is_no_text_is_told(tmp_path: Path) -> None:
 def test_options_that_make_no_sense_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Wanted.of(options)
+
+
+@pytest.mark.parametrize("own", [None, "bf16"])
+def test_the_precision_of_ones_own_accelerator_is_left_alone(own: str | None) -> None:
+    AcceleratorState._reset_state()
+    mine = Accelerator(cpu=True, mixed_precision=own) if own else None
+    with accelerate_kept():
+        assert accelerated("fp16").mixed_precision == "fp16"
+    assert AcceleratorState._shared_state.get("_mixed_precision") == own
+    assert mine is None or mine.mixed_precision == own
+    AcceleratorState._reset_state()
 
 
 def test_options_are_parted_into_ours_and_the_calibrations() -> None:
