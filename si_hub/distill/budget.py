@@ -50,7 +50,7 @@ def scores(effects: Tensor) -> Tensor:
     0 where that is rounding error.
     """
     found = effects.double().square().mean(0)
-    return torch.where(found > SILENT**2 * found.max(), found, 0.0)
+    return torch.where(found > SILENT**2 * max(found.tolist(), default=0.0), found, 0.0)
 
 
 def spend(groups: Sequence[Group], scores: Tensor, budget: int) -> list[int]:

@@ -110,8 +110,9 @@ class Calibration:
         request: what is wanted.
 
     Raises:
-        UsageError: an option that the method does not know.
+        UsageError: an option that the method does not know, prompts that bring nothing out.
         CannotRun: the base's pipeline cannot be run.
+        NotFinite: one of the two models has NaN or infinity.
     """
 
     def __init__(self, pair: Pair, request: Request) -> None:
@@ -121,6 +122,8 @@ class Calibration:
         self.told, self.held_out = self.survey.prompts, self.survey.held_out
         self.findings: Findings = self.survey.findings()
         self.scores = scores(self.findings.effects)
+        if not self.findings.target.any():
+            raise fidelity.unfelt(pair.tuned.path)
         self.changes: dict[Key, Change] = {(change.component, change.module): change for change in pair.changes}
         self._last: tuple[Choice, fidelity.Fidelity] | None = None
 
@@ -170,7 +173,7 @@ class Calibration:
         """Bytes of everything that can be carried, of half of it, and so on, `HALVES` in all that hold something."""
         groups = self.groups(in_bytes=True)
         whole = _DOCUMENT + sum(group.opening + group.cost * len(group.columns) for group in groups)
-        least = _DOCUMENT + 2 * max(group.opening + group.cost for group in groups)
+        least = _DOCUMENT + 2 * max((group.opening + group.cost for group in groups), default=0)
         sizes = [whole >> k for k in range(HALVES)]
         return [size for size in sizes if size >= least] or sizes[:1]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.distill.running import Runner, States
+from si_hub.errors import UsageError
 from si_hub.pipelines import loading
 
 #: Equal parts of the noise schedule that errors are given for.
@@ -46,12 +48,17 @@ class Measure:
         states: where to measure.
         batch: states at once.
         tuned, base: what tuned model and base predict there, as `references` has it.
+
+    Raises:
+        UsageError: the two predict the same.
     """
 
     def __init__(self, runner: Runner, states: States, batch: int, tuned: Tensor, base: Tensor) -> None:
         self.runner, self.states, self.batch = runner, states, batch
         self.tuned = tuned
         self.base = _squares(base, tuned)
+        if not self.base.any():
+            raise unfelt(runner.pair.tuned.path)
 
     def of(self, components: Mapping[str, Component]) -> Fidelity:
         """The measurement of an adapter, loaded into the pipeline as any user loads it."""
@@ -71,6 +78,14 @@ class Measure:
             ),
             len(self.states),
         )
+
+
+def unfelt(tuned: Path) -> UsageError:
+    """The error for a difference that no prompt of the run brings out, such as a new token's."""
+    return UsageError(
+        "predicts with these prompts what the base predicts", file=tuned,
+        hint="Give prompts that bring out what was tuned, with --prompts, or use --method svd.",
+    )  # fmt: skip
 
 
 def references(runner: Runner, states: States, batch: int) -> dict[str, Tensor]:

@@ -95,4 +95,7 @@ def same_bytes(old: Weight, new: Weight, comparison: Comparison) -> bool:
 
 def identical(path: Path) -> WrongPair:
     """The error for two models that hold the same numbers."""
-    return WrongPair("base and tuned model are the same", file=path, hint="Name a model that was tuned from the base.")
+    return WrongPair(
+        "base and tuned model are the same in all that adapters carry", file=path,
+        hint="Name a model that was tuned from the base; one that has another autoencoder alone needs no adapter.",
+    )  # fmt: skip

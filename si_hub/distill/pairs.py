@@ -10,6 +10,7 @@ from si_hub.architectures.model import Kind
 from si_hub.distill.glance import identical, same_bytes
 from si_hub.distill.models import Model
 from si_hub.distill.weights import Weight, same, widened
+from si_hub.errors import NotFinite
 from si_hub.storage.sources import Comparison
 
 if TYPE_CHECKING:
@@ -64,6 +65,14 @@ def _difference(sides: Sides | None) -> torch.Tensor | None:
     # torch widens these on the way, without a second copy.
     less = base.torch() if base.dtype in {"F32", "F16", "BF16"} else widened(base)
     return wide - less if tuned.dtype == "F32" else wide.sub_(less)
+
+
+def not_finite(name: str) -> NotFinite:
+    """The error for a pair whose difference is no number."""
+    return NotFinite(
+        "the base or the tuned model has NaN or infinity in this module", key=name,
+        hint="Training or a download damaged one of them; take another copy.",
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -43,7 +43,7 @@ def read(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise MissingFile("no such file of prompts", file=path) from error
     except OSError as error:

@@ -7,6 +7,7 @@ every pipeline whose text goes in as `TEXT` says can be run, UNet or transformer
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from si_hub.architectures.folder import read_object
 from si_hub.distill.models import Model
-from si_hub.distill.pairs import Change, Pair
+from si_hub.distill.pairs import Change, Pair, not_finite
 from si_hub.distill.tracing import Key
 from si_hub.distill.weights import widened
 from si_hub.distill.work import Entry
@@ -170,14 +171,23 @@ class Runner:
 
     @torch.no_grad()
     def mix(self, share: float) -> None:
-        """Give the pipeline the base's weights (0), the tuned model's (1), or ``share`` of the way between."""
+        """Give the pipeline the base's weights (0), the tuned model's (1), or ``share`` of the way between.
+
+        Raises:
+            NotFinite: one of the two models has NaN or infinity.
+        """
         if share == self.share:
             return
+        # Until all is mixed, and where it never is, the weights are no model's.
+        self.share = math.nan
         for change in self.pair.changes:
             for leaf, sides in (("weight", change.weight), ("bias", change.bias)):
                 if sides:
                     base, tuned = widened(sides[0]), widened(sides[1])
-                    self._parameter(change, leaf).copy_(tuned if share == 1.0 else torch.lerp(base, tuned, share))
+                    mixed = tuned if share == 1.0 else torch.lerp(base, tuned, share)
+                    if not mixed.isfinite().all():
+                        raise not_finite(f"{change.component}.{change.module}")
+                    self._parameter(change, leaf).copy_(mixed)
         self.share = share
 
     def _parameter(self, change: Change, leaf: str) -> Tensor:

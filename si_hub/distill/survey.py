@@ -303,7 +303,8 @@ class Survey:
             predicted = self.runner(batch, evened(batch.scale))
             for turn in range(probes):
                 signs = torch.randint(0, 2, predicted.shape, generator=generator).to(predicted) * 2 - 1
-                (predicted * signs).sum().backward(retain_graph=turn + 1 < probes)  # type: ignore[no-untyped-call]
+                if modules:
+                    (predicted * signs).sum().backward(retain_graph=turn + 1 < probes)  # type: ignore[no-untyped-call]
                 if after is not None:
                     after(signs)
 

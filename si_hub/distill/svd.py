@@ -18,10 +18,10 @@ import torch
 from si_hub.adapter import Component, Layer
 from si_hub.distill.lowrank import truncated
 from si_hub.distill.methods import CALLS, Outcome, Request
-from si_hub.distill.pairs import Change, Pair
+from si_hub.distill.pairs import Change, Pair, not_finite
 from si_hub.distill.processes import Processes, processes
 from si_hub.distill.work import Entry
-from si_hub.errors import NotFinite, UsageError
+from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 
@@ -196,10 +196,7 @@ def compute(item: Plan, dtype: str, seed: int, device: torch.device) -> tuple[di
 def _finite(norm: float, name: str) -> float:
     """The norm, which is no number where one of the two models has NaN or infinity there."""
     if not math.isfinite(norm):
-        raise NotFinite(
-            "the base or the tuned model has NaN or infinity in this module", key=name,
-            hint="Training or a download damaged one of them; take another copy.",
-        )  # fmt: skip
+        raise not_finite(name)
     return norm
 
 

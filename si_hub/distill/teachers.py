@@ -211,6 +211,11 @@ class Teachers:
         """
         findings = self.findings(commons)
         groups = self.groups()
+        if not groups:
+            raise UsageError(
+                "none of the tuned models has a layer that branches can carry", found=", ".join(self.names),
+                hint="Make an adapter of each.",
+            )  # fmt: skip
         if self.request.fidelity is None:
             if found := self.chosen(commons, findings, self.budget()):
                 return found

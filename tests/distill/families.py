@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,16 @@ def sd3(folder: Path) -> Path:
         clip(CLIPTextModelWithProjection), tokenizer(), text_encoder_3, tokenizer_3,
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+def edited(folder: Path, target: Path, part: str, edit: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """A copy of a pipeline's folder with one component's tensors as a function leaves them."""
+    shutil.copytree(folder, target)
+    [file] = (target / part).glob("*.safetensors")
+    tensors = load_file(file)
+    edit(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return target
 
 
 def tuned(folder: Path, target: Path, parts: tuple[str, ...], share: float = 0.1) -> Path:

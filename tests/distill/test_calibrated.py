@@ -245,6 +245,25 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
         distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
 
 
+def test_a_difference_that_no_prompt_brings_out_is_said(tmp_path: Path, cache: Path) -> None:
+    """A new token's embedding: to all prompts that lack it, the tuned model is the base."""
+
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        [name] = (name for name in tensors if name.endswith("token_embedding.weight"))
+        tensors[name][:2] += 1.0  # A comma's and a lone letter's, which the prompts have not.
+
+    tuned = families.edited(BASE, tmp_path / "tuned", "text_encoder", edit)
+    for more in ({"size": 100_000}, {"rank": 4}, {"fidelity": 0.9}, {"method": "trained", "steps": 5}):
+        with pytest.raises(UsageError, match=r"what the base predicts.*--prompts"):
+            distill(
+                BASE, tuned, output=tmp_path / "x.safetensors", prompts=PROMPTS, **{**SHORT, "cache": cache, **more}
+            )
+    with pytest.raises(UsageError, match=r"what the base predicts.*--prompts"):
+        distill(
+            BASE, tuned, INK, output=tmp_path / "x.safetensors", prompts=PROMPTS, **{**SHORT, "cache": cache}
+        )  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("family", ["sdxl", "flux", "sd3"])
 def test_every_family_is_distilled(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -20,6 +20,7 @@ from si_hub.distill.single import read_checkpoint
 from si_hub.distill.weights import Weight
 from si_hub.errors import WrongPair
 from si_hub.storage.tensors import Tensor
+from tests.distill import families
 from tests.distill.checkpoints import original, shapes_of, write
 
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
@@ -156,6 +157,14 @@ def test_the_same_model_twice_is_named(folder: Path, changed: Callable[..., Path
     for tuned in (BASE, tmp_path / "link", folder, changed(), changed(torch.float32), changed(torch.bfloat16)):
         with pytest.raises(WrongPair, match="are the same"):
             pair(BASE, tuned)
+
+
+def test_a_model_with_another_autoencoder_alone_needs_no_adapter(tmp_path: Path) -> None:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["decoder.conv_in.weight"] += 1.0
+
+    with pytest.raises(WrongPair, match=r"all that adapters carry.*another autoencoder alone"):
+        pair(BASE, families.edited(BASE, tmp_path / "tuned", "vae", edit))
 
 
 def test_single_files_are_compared_by_their_own_names(changed: Callable[..., Path]) -> None:

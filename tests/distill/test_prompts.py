@@ -25,6 +25,12 @@ def test_a_file_s_prompts_are_its_lines_but_for_empty_ones_and_comments(tmp_path
     assert read(file) == ["a cat", "a dog, ümlaut"]
 
 
+def test_an_editor_s_byte_order_mark_and_line_ends_are_no_part_of_a_prompt(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("# mine\r\na cat\r\n".encode("utf-8-sig"))
+    assert read(file) == ["a cat"]
+
+
 @pytest.mark.parametrize("content", [b"", b"\n# nothing\n", b"\xff\xfe\x00"], ids=["empty", "comments", "no text"])
 def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "prompts.txt"

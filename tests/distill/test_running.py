@@ -16,7 +16,7 @@ from si_hub.distill.pairs import Pair
 from si_hub.distill.running import Runner, States, why_not
 from si_hub.distill.trajectory import picked, trajectories
 from si_hub.distill.work import Work
-from si_hub.errors import CannotRun
+from si_hub.errors import CannotRun, NotFinite
 from si_hub.storage.tensors import Tensor
 from tests.distill import families
 
@@ -64,6 +64,22 @@ def test_mixing_gives_the_weights_of_either_model_and_of_the_middle(ink: Runner)
     ink.mix(0.0)
     for name, value in ink.pipeline.unet.named_parameters():
         assert torch.equal(value, base.unet.get_parameter(name))
+
+
+def test_a_damaged_weight_is_named_and_leaves_no_mixture_behind(tmp_path: Path) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["conv_in.weight"] = 2 * tensors["conv_in.weight"]
+        tensors["mid_block.attentions.0.proj_in.weight"][0, 0] = float("nan")
+
+    runner = runner_of(BASE, families.edited(BASE, tmp_path / "tuned", "unet", damage))
+    before = {name: value.clone() for name, value in runner.pipeline.unet.named_parameters()}
+    for share in (1.0, 0.5):
+        with pytest.raises(NotFinite, match=r"unet\.mid_block\.attentions\.0\.proj_in"):
+            runner.mix(share)
+    for change in [one for one in runner.pair.changes if one.module.startswith("mid_block")]:
+        runner.pair.changes.remove(change)
+    runner.mix(0.0)
+    assert all(torch.equal(value, before[name]) for name, value in runner.pipeline.unet.named_parameters())
 
 
 def test_a_prediction_is_the_unet_s_times_what_makes_it_noise(ink: Runner) -> None:
