@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from si_hub.distill.fidelity import Fidelity, Measure
 from si_hub.distill.methods import Request
-from si_hub.distill.options import Wanted, accelerated, document, shown
+from si_hub.distill.options import Wanted, accelerated, document, remarks, shown
 from si_hub.distill.pool import Lessons, Pool, Walks, turn
 from si_hub.distill.student import Student
 from si_hub.distill.survey import Survey
@@ -35,14 +35,33 @@ class Branch:
     measure: Measure
 
 
-def measured(student: Student, branches: Sequence[Branch]) -> dict[str, Fidelity]:
-    """The error of each branch alone, at weight 1."""
-    found = {}
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How near the branches are to their tuned models.
+
+    Attributes:
+        alone: each at weight 1.
+        routed: each where the router has to find it, by its name at the end of the prompt; empty without one.
+    """
+
+    alone: dict[str, Fidelity]
+    routed: dict[str, Fidelity]
+
+    @property
+    def error(self) -> float:
+        """Mean of all."""
+        found = [*self.alone.values(), *self.routed.values()]
+        return sum(one.error for one in found) / len(found)
+
+
+def measured(student: Student, branches: Sequence[Branch], *, routed: bool = False) -> Standing:
+    """The branches as they are now, alone and, if wanted, where the router has to find them."""
+    alone = {}
     for branch in branches:
         student.choose({branch.name: 1.0})
-        found[branch.name] = branch.measure.present()
+        alone[branch.name] = branch.measure.present()
     student.choose(None)
-    return found
+    return Standing(alone, {one.name: one.measure.present(one.name) for one in branches} if routed else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +134,7 @@ class Imitations:
             branch, states = self.branches[k], lessons.states
             if part.routed:
                 self.student.choose(None)
-                told = tuple(None if prompt is None else f"{prompt}, {branch.name}" for prompt in states.prompts)
-                states = type(states)(states.inputs, states.shared, told, states.place, states.scale)
+                states = states.told(branch.name)
             else:
                 self.student.choose({branch.name: 1.0})
             predicted = branch.survey.runner(states)
@@ -125,15 +143,18 @@ class Imitations:
         return total
 
     def error(self) -> float:
-        """Mean error of the branches, each alone."""
-        found = measured(self.student, self.branches)
-        return sum(one.error for one in found.values()) / len(found)
+        """Mean error of the branches."""
+        return measured(self.student, self.branches, routed=self.routed).error
 
 
 def trained(
-    student: Student, branches: Sequence[Branch], wanted: Wanted, request: Request, start: Mapping[str, Fidelity]
-) -> dict[str, Any]:
-    """Trains the student in place; what is left in it is never worse than the start. Returns the document's field."""
+    student: Student, branches: Sequence[Branch], wanted: Wanted, request: Request, start: Standing
+) -> tuple[dict[str, Any], list[str]]:
+    """Train the student in place; what is left in it is never worse than the start.
+
+    Returns:
+        The document's field, and what the user should know.
+    """
     pools = []
     for branch in branches:
         survey, name = branch.survey, f"walk {branch.name}"
@@ -146,5 +167,4 @@ def trained(
     file = request.work.folder / "training.pt"
     course = train(task, wanted.recipe(), accelerator, checkpoint=file, show=shown(request))
     student.choose(None)
-    started = sum(one.error for one in start.values()) / len(start)
-    return document(wanted, course, started, request.seed)
+    return document(wanted, course, start.error, request.seed), remarks(course)

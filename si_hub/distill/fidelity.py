@@ -66,9 +66,14 @@ class Measure:
         with loaded(self.runner.pipeline, components):
             return self.present()
 
-    def present(self) -> Fidelity:
-        """The measurement of the pipeline as it is, with whatever is loaded beside the base's weights."""
-        own = _squares(predictions(self.runner, self.states, self.batch), self.tuned)
+    def present(self, word: str | None = None) -> Fidelity:
+        """The measurement of the pipeline as it is, with whatever is loaded beside the base's weights.
+
+        Args:
+            word: that the pipeline is told after every prompt; the tuned model was not.
+        """
+        states = self.states if word is None else self.states.told(word)
+        own = _squares(predictions(self.runner, states, self.batch), self.tuned)
         bucket = (self.states.place * BUCKETS).long().clamp(0, BUCKETS - 1)
         return Fidelity(
             float(own.sum() / self.base.sum()),

@@ -231,7 +231,7 @@ class Teachers:
                 return 1.0
             student = Student(branches[0].survey.runner, components, self.names)
             try:
-                return max(one.error for one in measured(student, branches).values())
+                return max(one.error for one in measured(student, branches).alone.values())
             finally:
                 student.leave()
 
@@ -281,7 +281,8 @@ class Teachers:
 
     def outcome(self, *, train: bool) -> Outcome:
         """The adapter with its report and its measurement."""
-        if self.wanted.router == "learned" and not train:
+        learned = self.wanted.router == "learned"
+        if learned and not train:
             raise UsageError("a learned router is trained", key="router", hint="Add --method trained.")
         commons = self.commons()
         sharing = self.sharing(commons)
@@ -290,27 +291,30 @@ class Teachers:
         runner = branches[0].survey.runner
         student = Student(runner, components, self.names)
         try:
-            found = measured(student, branches)
+            found = measured(student, branches, routed=learned)
             training: dict[str, Any] = {}
+            notes: list[str] = []
             if train:
-                training = trained(student, branches, self.wanted, self.request, found)
+                training, notes = trained(student, branches, self.wanted, self.request, found)
                 rounded = student.components(self.request.dtype)
                 student.leave()
                 student = Student(runner, rounded, self.names)
-                after = measured(student, branches)
+                after = measured(student, branches, routed=learned)
                 # Rounding to the adapter's dtype comes after the last measurement of the training.
-                if sum(one.error for one in after.values()) <= sum(one.error for one in found.values()):
+                if after.error <= found.error:
                     components, found = rounded, after
         finally:
             student.leave()
+        alone = list(found.alone.values())
         mean = fidelity.Fidelity(
-            sum(one.error for one in found.values()) / len(found),
-            tuple(_mean([one.by_bucket[k] for one in found.values()]) for k in range(fidelity.BUCKETS)),
-            sum(one.states for one in found.values()),
+            sum(one.error for one in alone) / len(alone),
+            tuple(_mean([one.by_bucket[k] for one in alone]) for k in range(fidelity.BUCKETS)),
+            sum(one.states for one in alone),
         )
         left_out = self._left_out(components)
         facts = {
-            "branches": {name: float(f"{one.error:.4g}") for name, one in found.items()},
+            "branches": _errors(found.alone),
+            **({"routed": _errors(found.routed)} if learned else {}),
             "sharing": sharing.as_dict(),
             "prompts": len(set(branches[0].survey.held_out)),
             "prompts_from": self.source,
@@ -318,11 +322,19 @@ class Teachers:
             "left_out": dict(sorted(Counter(left_out.values()).items())),
         }
         steps = int(runner.pipeline.scheduler.config.num_train_timesteps)
-        errors = ", ".join(f"{name} {one.error:.4f}" for name, one in found.items())
+        notes = [
+            *sharing.lines(),
+            f"error by branch, each alone: {_listed(found.alone)}",
+            *(
+                [f"error where the router finds the branch named in the prompt: {_listed(found.routed)}"]
+                if learned
+                else []
+            ),
+            *notes,
+        ]
         return Outcome(
             components, mean.error, self._carried(commons, components), left_out,
-            fidelity.document(mean, steps, **facts), training,
-            [*sharing.lines(), f"error by branch, each alone: {errors}"], self.names,
+            fidelity.document(mean, steps, **facts), training, notes, self.names,
         )  # fmt: skip
 
     def _carried(self, commons: Mapping[Key, Common], components: Mapping[str, Component]) -> dict[str, float]:
@@ -353,6 +365,14 @@ class Teachers:
 def sides(change: Change) -> tuple[int, int]:
     """Rows and columns of a layer's weight as a matrix."""
     return change.shape[0], math.prod(change.shape[1:])
+
+
+def _errors(found: Mapping[str, fidelity.Fidelity]) -> dict[str, float]:
+    return {name: float(f"{one.error:.4g}") for name, one in found.items()}
+
+
+def _listed(found: Mapping[str, fidelity.Fidelity]) -> str:
+    return ", ".join(f"{name} {one.error:.4f}" for name, one in found.items())
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

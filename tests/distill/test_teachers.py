@@ -121,12 +121,15 @@ def test_training_sees_every_branch_and_is_never_worse(told: dict[str, Any], tmp
                       branches=adapter.branches, options=others)  # fmt: skip
     teachers = Teachers(pairs, request)
     branches = teachers.branches()
-    again = measured(Student(branches[0].survey.runner, adapter.components, adapter.branches), branches)
-    assert {name: one.error for name, one in again.items()} == pytest.approx(result.fidelity["branches"], rel=1e-3)
+    student = Student(branches[0].survey.runner, adapter.components, adapter.branches)
+    again = measured(student, branches, routed=True)
+    for field, found in (("branches", again.alone), ("routed", again.routed)):
+        assert {name: one.error for name, one in found.items()} == pytest.approx(result.fidelity[field], rel=1e-3)
+    assert any("where the router finds the branch named in the prompt: night 0." in note for note in result.notes)
     assert adapter.branches == ("night", "pen")
     document = adapter.about["training"]
     assert [step for step, _ in document["errors"]] == [0, 2]
-    assert result.error <= document["started_at"] * 1.0001
+    assert again.error <= document["started_at"] * 1.0001
     routers = [
         layer.tensors["router.weight"].torch() for part in adapter.components.values() for layer in part.layers.values()
     ]
