@@ -315,10 +315,11 @@ class Calibration:
         """Whether there was room for more than was looked at."""
         if len(choice.columns) < int((self.scores > 0).sum()):
             return []
-        cut = [
-            key for key, parts in self.findings.parts.items()
+        ends = {
+            (key, str(len(parts.down) - 1)) for key, parts in self.findings.parts.items()
             if parts.down is not None and len(parts.down) < min(sides(self.changes[key]))
-        ]  # fmt: skip
+        }  # fmt: skip
+        cut = any(end in ends and float(score) for end, score in zip(self.findings.columns, self.scores, strict=True))
         looked = self.survey.settings.pieces
         return [f"carries all that was looked at, rank {looked} at most: --set pieces=N looks at more"] if cut else []
 

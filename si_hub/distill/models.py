@@ -137,10 +137,13 @@ def check_there(path: str | Path) -> None:
 
 def _snapshot(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except HFValidationError as error:
+        # Such as ../model.safetensors, which no repository is called.
+        raise MissingFile("no such file or folder", file=repo_id) from error
     except LocalEntryNotFoundError as error:
         raise MissingFile(
             "no such file or folder, and no such repository in the local cache", file=repo_id,

@@ -245,6 +245,22 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
         distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
 
 
+def test_of_a_merged_lora_its_own_ranks_are_carried_and_no_rounding_errors(tmp_path: Path, cache: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        for name, value in sorted(tensors.items()):
+            if name.endswith(("attn1.to_v.weight", "attn2.to_k.weight")):
+                pair = torch.randn(len(value), 2, generator=draw) @ torch.randn(2, value.shape[1], generator=draw)
+                tensors[name] = value + 0.1 * value.std() * pair
+
+    tuned = families.edited(BASE, tmp_path / "tuned", "unet", edit)
+    result = distill(BASE, tuned, output=tmp_path / "x.safetensors", size=10**7, prompts=PROMPTS, **SHORT, cache=cache)
+    assert set(result.ranks) == {2}
+    assert result.error < 1e-6
+    assert result.notes == ()
+
+
 def test_a_difference_that_no_prompt_brings_out_is_said(tmp_path: Path, cache: Path) -> None:
     """A new token's embedding: to all prompts that lack it, the tuned model is the base."""
 

@@ -278,6 +278,12 @@ def test_a_repository_that_is_not_cached_says_how_to_fetch_it(tmp_path: Path, mo
         open_model("somebody/model")
 
 
+@pytest.mark.parametrize("path", ["../model.safetensors", "./model", "-base/model", "models/model--v2"])
+def test_a_path_that_is_no_repository_s_name_is_a_missing_file(path: str) -> None:
+    with pytest.raises(MissingFile, match="no such file or folder"):
+        open_model(path)
+
+
 def test_a_cached_repository_is_opened_without_a_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")

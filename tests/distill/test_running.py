@@ -126,6 +126,23 @@ def test_picked_states_are_spread_over_the_steps_and_some_have_no_prompt(ink: Ru
     assert torch.equal(again.inputs["sample"], chosen.inputs["sample"])
 
 
+def test_every_step_comes_up_as_often_and_null_prompts_as_often_as_said() -> None:
+    count, length = 500, 20
+    steps = [
+        States(
+            {"sample": torch.zeros(count, 1)}, {}, (RED,) * count, torch.full((count,), float(place)),
+            torch.ones(count),
+        )
+        for place in range(length)
+    ]  # fmt: skip
+    found = picked(steps, 4, 0.15, range(count))
+    times = torch.bincount(found.place.long(), minlength=length) / len(found)
+    # Three standard deviations of so many draws.
+    assert torch.allclose(times, torch.full((length,), 1 / length), atol=3 * (0.05 / len(found)) ** 0.5)
+    nulls = sum(prompt is None for prompt in found.prompts) / len(found)
+    assert nulls == pytest.approx(0.15, abs=3 * (0.15 * 0.85 / len(found)) ** 0.5)
+
+
 def test_states_come_back_from_what_is_kept(ink: Runner, tmp_path: Path) -> None:
     ink.mix(1.0)
     states = picked(trajectories(ink, [RED], [1], steps=4), 3, 0.5, [4])

@@ -24,6 +24,7 @@ from si_hub.distill.pairs import Change, Pair, match
 from si_hub.distill.svd import plan
 from si_hub.errors import ConversionRefused, FileAccessError, NotFinite, UsageError
 from si_hub.storage.header import read_safetensors
+from tests.distill import families
 from tests.distill.checkpoints import write
 
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
@@ -92,6 +93,54 @@ def test_every_layer_is_the_optimal_truncation_and_the_error_is_what_is_left(pai
     assert document["provenance"]["error"] == result.error
     assert document["provenance"]["source"]["name"] == "neon.safetensors"
     assert document["base_model"]["prediction_type"] == "v_prediction"
+
+
+def test_each_component_has_its_own_share(pair: Pair, tmp_path: Path) -> None:
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=3)
+    adapter = file_format.read(result.path)
+    for component in ("unet", "text_encoder"):
+        total = rest = 0.0
+        for change in (one for one in pair.changes if one.component == component):
+            held = adapter.components[component].layers.get(change.module)
+            leaves = {name: tensor.torch().double() for name, tensor in (held.tensors if held else {}).items()}
+            if (delta := change.delta()) is not None:
+                stood = leaves.get("weight_delta", torch.zeros(()))
+                if "up.weight" in leaves:
+                    stood = (leaves["up.weight"] @ leaves["down.weight"].flatten(1)).reshape(delta.shape)
+                total += float(delta.double().square().sum())
+                rest += float((delta.double() - stood).square().sum())
+            if (bias := change.bias_delta()) is not None:
+                total += float(bias.double().square().sum())
+        assert result.carried[component] == pytest.approx(1 - rest / total, rel=1e-5)
+
+
+def test_what_rounding_takes_of_biases_is_part_of_the_error(tmp_path: Path) -> None:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for name, value in sorted(tensors.items()):
+            if name.endswith(".bias"):
+                tensors[name] = value + 0.1 * torch.randn(value.shape, generator=generator)
+
+    tuned = families.edited(BASE, tmp_path / "tuned", "unet", edit)
+    result = distill(BASE, tuned, output=tmp_path / "x.safetensors", method="svd", dtype="bf16")
+    total = rest = 0.0
+    base = open_model(BASE)
+    for change in match(base, open_model(tuned, base=base)).changes:
+        bias = change.bias_delta()
+        assert bias is not None
+        total += float(bias.double().square().sum())
+        rest += float((bias - bias.bfloat16().float()).double().square().sum())
+    assert 0 < result.error == pytest.approx((rest / total) ** 0.5, rel=1e-4)
+
+
+def test_a_seed_is_of_all_that_is_random(tmp_path: Path) -> None:
+    one, same, other = (
+        distill(BASE, NEON, output=tmp_path / f"{name}.safetensors", method="svd", rank=2, seed=seed)
+        for name, seed in (("one", 0), ("same", 0), ("other", 1))
+    )
+    assert one.path.read_bytes() == same.path.read_bytes()
+    assert one.sha256 != other.sha256
+    assert other.error == pytest.approx(one.error, rel=1e-2)
 
 
 def test_the_document_says_what_is_carried_and_what_is_not(tmp_path: Path) -> None:
