@@ -245,6 +245,30 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
         distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
 
 
+def test_every_part_is_carried_as_much_as_its_coefficient_says(calibration: Calibration) -> None:
+    columns = range(len(calibration.findings.columns))
+    coefficients = 0.5 + torch.arange(len(columns)) / len(columns)
+    made = calibration._choice(list(columns), coefficients.double(), []).components
+    seen = set()
+    for key, parts in calibration.findings.parts.items():
+        own = {
+            name: float(coefficients[column])
+            for column, (home, name) in enumerate(calibration.findings.columns)
+            if home == key
+        }
+        leaves = {name: tensor.torch() for name, tensor in made[key[0]].layers[key[1]].tensors.items()}
+        if parts.down is not None and parts.up is not None:
+            factors = torch.tensor([own[str(rank)] for rank in range(len(parts.down))])
+            expected = parts.up * factors @ parts.down
+            found = leaves["up.weight"].float() @ leaves["down.weight"].float().flatten(1)
+            assert float((found - expected).norm()) < 2e-3 * float(expected.norm())
+        for name, leaf, part in (("weight", "weight_delta", parts.weight), ("bias", "bias_delta", parts.bias)):
+            if part is not None:
+                seen.add(name)
+                assert torch.allclose(leaves[leaf].float(), part * own[name], rtol=1e-3, atol=1e-6)
+    assert seen == {"weight", "bias"}
+
+
 def test_of_a_merged_lora_its_own_ranks_are_carried_and_no_rounding_errors(tmp_path: Path, cache: Path) -> None:
     draw = torch.Generator().manual_seed(0)
 
