@@ -35,7 +35,7 @@ def rows(
 ) -> list[ImageRow]:
     """A row for each of ``count`` held-out prompts: teacher, adapter and base from equal noise.
 
-    Several tuned models have a teacher and an adapter column each, the adapter's with its branch alone.
+    Several tuned models have a teacher and an adapter column each, named by its branch, the adapter's with that alone.
 
     Args:
         pairs: base and tuned models.
@@ -63,7 +63,8 @@ def rows(
             for prompt, own in zip(shown, seeds, strict=True)
         ]
 
-    names = [f" {pair.tuned.path.stem}" if len(pairs) > 1 else "" for pair in pairs]
+    loaded = file_format.read(adapter)
+    names = [f" {branch}" for branch in loaded.branches] or [""]
     columns: dict[str, list[Any]] = {}
     for name, pair in zip(names, pairs, strict=True):
         teacher = Runner(pair, pipeline, device=device, options=options)
@@ -71,7 +72,6 @@ def rows(
         columns[f"teacher{name}"] = draw()
         teacher.mix(0.0)
     columns["base"] = draw()
-    loaded = file_format.read(adapter)
     name = loading.load(pipeline, loaded, None, source=str(adapter), low_cpu_mem_usage=True, strict=True).adapter_name
     StyleInjectLoaderMixin.set_styleinject_adapters(pipeline, name)
     for own, style in zip(names, loaded.branches or [None] * len(names), strict=True):

@@ -12,13 +12,17 @@ from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from transformers import CLIPTokenizer
 
+from si_hub import format as file_format
+from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.distill import Distilled, Pair, distill, match, open_model, prompts
 from si_hub.distill.drawing import SEEDS, rows
 from si_hub.distill.reporting import report_of
 from si_hub.errors import FileAccessError, UsageError
+from si_hub.storage.tensors import Tensor
 
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
-BASE, INK, PROMPTS = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors", MINIATURE / "prompts.txt"
+BASE, PROMPTS = MINIATURE / "base", MINIATURE / "prompts.txt"
+INK, NEON = (MINIATURE / f"checkpoints/{name}.safetensors" for name in ("ink", "neon"))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,25 @@ def test_pictures_are_those_that_diffusers_draws_from_the_same_noise(made: Disti
     assert np.abs(found["teacher"] - drawn(teacher, row.prompt, row.seed)).max() <= 1
     assert np.abs(found["base"] - drawn(base, row.prompt, row.seed)).max() <= 1
     assert np.abs(found["adapter"] - found["teacher"]).mean() < 0.2 * np.abs(found["base"] - found["teacher"]).mean()
+
+
+def test_tuned_models_whose_files_are_called_alike_have_columns_of_their_own(tmp_path: Path) -> None:
+    start, pairs = open_model(BASE), []
+    for source in (INK, NEON):
+        file = tmp_path / source.stem / "model.safetensors"
+        file.parent.mkdir()
+        file.symlink_to(source)
+        pairs.append(match(start, open_model(file, base=start)))
+    leaves = {"down.weight": torch.ones(2, 8, 3, 3), "up.weight": torch.zeros(48, 1), "router.bias": torch.zeros(2)}
+    layer = Layer({name: Tensor.from_torch(value) for name, value in leaves.items()})
+    components = {"unet": Component("UNet2DConditionModel", {"conv_in": layer})}
+    adapter = Adapter(BaseModel("StableDiffusionPipeline"), components, ("pen", "night"))
+    file_format.write(adapter, tmp_path / "both.safetensors")
+    [row] = rows(pairs, tmp_path / "both.safetensors", 1, file=PROMPTS)
+    assert list(row.images) == ["teacher pen", "adapter pen", "teacher night", "adapter night", "base"]
+    pen, night = (np.asarray(row.images[f"teacher {name}"], dtype=float) for name in ("pen", "night"))
+    assert np.abs(pen - night).mean() > 1
+    assert np.array_equal(np.asarray(row.images["adapter pen"]), np.asarray(row.images["base"]))
 
 
 def test_pictures_show_prompts_that_nothing_was_made_with(made: Distilled, pair: Pair) -> None:
