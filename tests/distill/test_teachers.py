@@ -16,10 +16,13 @@ from si_hub import format as file_format
 from si_hub.cli import main
 from si_hub.distill import Distilled, distill, match, open_model
 from si_hub.distill.branching import Mixed, measured
+from si_hub.distill.budget import refit, scores, spend
+from si_hub.distill.curvature import Curvature
 from si_hub.distill.methods import Request
 from si_hub.distill.pool import Lessons
 from si_hub.distill.running import States
 from si_hub.distill.student import Student
+from si_hub.distill.survey import values_of
 from si_hub.distill.teachers import Teachers, names_of
 from si_hub.distill.work import Work
 from si_hub.errors import UsageError
@@ -62,6 +65,63 @@ def test_every_tuned_model_has_a_branch_that_comes_near_it(both: Distilled) -> N
     assert max(errors.values()) < 0.5
     assert both.error == pytest.approx(sum(errors.values()) / 2, rel=1e-3)
     assert both.path.stat().st_size <= 200_000
+
+
+@pytest.fixture(scope="module")
+def teachers(told: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Teachers:
+    """The two before anything is chosen, with the surveys that the others made."""
+    folder = tmp_path_factory.mktemp("teachers")
+    base = open_model(BASE)
+    pairs = [match(base, open_model(tuned, base=base)) for tuned in (NEON, INK)]
+    others = {name: value for name, value in told.items() if name != "prompts"}
+    request = Request(folder / "x", Work(folder / "work"), prompts=told["prompts"], branches=("neon", "ink"),
+                      options=others)  # fmt: skip
+    return Teachers(pairs, request)
+
+
+def test_each_branch_holds_its_ranks_as_refitted_to_its_own_tuned_model(teachers: Teachers) -> None:
+    commons = teachers.commons()
+    findings = teachers.findings(commons)
+    chosen = teachers.chosen(commons, findings, 60_000)
+    columns = [(key, rank) for key, found in commons.items() for rank in range(len(found.gains))]
+    carried = {
+        (name, module): layer.rank for name, component in chosen.items() for module, layer in component.layers.items()
+    }
+    value = sum(scores(one.effects) / one.target.double().square().mean() for one in findings)
+    assert isinstance(value, torch.Tensor)
+    taken = spend(teachers.groups(), value, 60_000)
+    factors = [refit(one.effects, one.target, taken, one.samples).tolist() for one in findings]
+    assert 10 < len(carried) < len(commons)
+    for key, rank in carried.items():
+        places = [place for place, column in enumerate(taken) if columns[column][0] == key]
+        rows = [columns[taken[place]][1] for place in places]
+        assert len(rows) == rank
+        leaves = {name: tensor.torch() for name, tensor in chosen[key[0]].layers[key[1]].tensors.items()}
+        downs = leaves["down.weight"].flatten(1).reshape(2, rank, -1)
+        for branch in range(2):
+            scaled = (
+                torch.tensor([factors[branch][place] for place in places])[:, None] * commons[key].down[branch, rows]
+            )
+            expected = commons[key].up[:, rows] @ scaled
+            assert torch.allclose(
+                leaves["up.weight"] @ downs[branch], expected, atol=1e-5 * float(expected.abs().max())
+            )
+
+
+def test_tuned_models_count_alike_however_far_they_are_from_the_base(teachers: Teachers) -> None:
+    """What a common up matrix leaves is weighed in units of the base's own error against each of them."""
+    key = ("unet", "conv_in")
+    found = teachers.commons()[key]
+    for k, teacher in enumerate(teachers.teachers):
+        both = Curvature([teacher.changes[key]], teachers.limit, torch.device("cpu"))
+        both.add_up([values_of(one.curvature) for one in teachers.teachers])
+        own = Curvature([teacher.changes[key]], teachers.limit, torch.device("cpu"))
+        own.add_up([values_of(teacher.curvature)])
+        delta = teacher.changes[key].delta()
+        assert delta is not None
+        felt = both.moments[key][1].root().times(own.moments[key][0].root().times(delta.flatten(1)).T).T
+        unit = float(teacher.survey.measure().base.mean())
+        assert float(found.whole[k]) == pytest.approx(float(felt.square().sum()) / unit, rel=1e-3)
 
 
 def test_a_fidelity_holds_for_every_branch_at_the_smallest_size(both: Distilled, told: dict[str, Any]) -> None:
