@@ -245,6 +245,16 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
         distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
 
 
+def test_every_state_is_one_sample_whatever_the_batches_and_chunks(tmp_path: Path, cache: Path) -> None:
+    """Folds part samples: two states under one number would be fitted to and checked with at once."""
+    base = open_model(BASE)
+    few = {**SHORT, "trajectories": 5, "states": 4, "probes": 2, "batch": 2, "held_out": 1, "cache": cache}
+    request = Request(tmp_path / "x", Work(tmp_path / "work"), size=10**5, prompts=PROMPTS, options=few)
+    found = Calibration(match(base, open_model(INK, base=base)), request).findings
+    assert torch.bincount(found.samples).tolist() == [2] * 20
+    assert len(torch.unique(found.target)) == 40
+
+
 def test_every_part_is_carried_as_much_as_its_coefficient_says(calibration: Calibration) -> None:
     columns = range(len(calibration.findings.columns))
     coefficients = 0.5 + torch.arange(len(columns)) / len(columns)

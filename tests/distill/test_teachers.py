@@ -99,13 +99,10 @@ def test_each_branch_holds_its_ranks_as_refitted_to_its_own_tuned_model(teachers
         leaves = {name: tensor.torch() for name, tensor in chosen[key[0]].layers[key[1]].tensors.items()}
         downs = leaves["down.weight"].flatten(1).reshape(2, rank, -1)
         for branch in range(2):
-            scaled = (
-                torch.tensor([factors[branch][place] for place in places])[:, None] * commons[key].down[branch, rows]
-            )
-            expected = commons[key].up[:, rows] @ scaled
-            assert torch.allclose(
-                leaves["up.weight"] @ downs[branch], expected, atol=1e-5 * float(expected.abs().max())
-            )
+            factor = torch.tensor([factors[branch][place] for place in places])
+            expected = commons[key].up[:, rows] * factor @ commons[key].down[branch, rows]
+            found = leaves["up.weight"] @ downs[branch]
+            assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_tuned_models_count_alike_however_far_they_are_from_the_base(teachers: Teachers) -> None:
