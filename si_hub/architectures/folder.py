@@ -101,7 +101,7 @@ def frozen_path(name: str, class_name: str) -> str:
 
 def _prediction_type(path: Path) -> str | None:
     config = path / "scheduler" / "scheduler_config.json"
-    value = read_object(config).get("prediction_type") if config.is_file() else None
+    value = read_object(config, finite=False).get("prediction_type") if config.is_file() else None
     return value if isinstance(value, str) else None
 
 
@@ -111,8 +111,8 @@ def class_name_of(config: dict[str, Any]) -> str:
     return str(config.get("_class_name") or (names[0] if isinstance(names, list) and names else ""))
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A small JSON file that holds one object.
+def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
+    """A small JSON file that holds one object; all its numbers are finite, if asked for.
 
     Raises:
         FileAccessError: not readable.
@@ -122,7 +122,7 @@ def read_object(path: Path) -> dict[str, Any]:
         raw = path.read_bytes()
     except OSError as error:
         raise FileAccessError(f"cannot be read: {error.strerror}", file=path) from error
-    value = parse_json(raw, file=path, what="the file")
+    value = parse_json(raw, file=path, what="the file", finite=finite)
     if not isinstance(value, dict):
         raise FormatError("is not a JSON object", file=path)
     return value

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from si_hub import errors
 from si_hub.storage.files import open_regular
@@ -158,8 +158,12 @@ def parse_json(
     what: str,
     key: str | None = None,
     parse_int: Callable[[str], int | float] = int,
+    finite: bool = True,
 ) -> Any:
-    """JSON without what JSON forbids or leaves open: duplicate keys, NaN, bytes that are not UTF-8, lone surrogates."""
+    """JSON without what JSON forbids or leaves open: duplicate keys, NaN, bytes that are not UTF-8, lone surrogates.
+
+    NaN and infinity pass where ``finite`` is not asked for: diffusers itself writes them into schedulers' settings.
+    """
 
     def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -168,7 +172,9 @@ def parse_json(
             raise errors.DuplicateKey(f"the same key twice in {what}", file=file, key=twice)
         return result
 
-    def constant(text: str) -> NoReturn:
+    def constant(text: str) -> float:
+        if not finite:
+            return float(text)
         raise errors.NonFiniteNumber(f"{what} has a number that JSON does not have", file=file, key=key, found=text)
 
     def real(text: str) -> float:

@@ -39,6 +39,17 @@ def test_a_pipeline_folder_gives_every_module_of_its_models(tiny_folder: Path) -
     }
 
 
+def test_a_scheduler_s_infinity_is_no_damage(tiny_folder: Path, tmp_path: Path) -> None:
+    # diffusers' own DPM-Solver writes lambda_min_clipped: -Infinity, which JSON does not have.
+    from diffusers import DPMSolverMultistepScheduler
+
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    scheduler: Any = DPMSolverMultistepScheduler(prediction_type="v_prediction")
+    scheduler.save_pretrained(tmp_path / "base" / "scheduler")
+    assert "-Infinity" in (tmp_path / "base" / "scheduler" / "scheduler_config.json").read_text()
+    assert from_folder(tmp_path / "base").prediction_type == "v_prediction"
+
+
 def test_text_model_is_restored_whichever_transformers_saved_the_folder(tiny_folder: Path) -> None:
     modules = from_folder(tiny_folder).components["text_encoder"].modules
     assert "text_model.encoder.layers.1.mlp.fc1" in modules
