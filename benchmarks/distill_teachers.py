@@ -6,8 +6,8 @@ One table by branch: what is left of the error of the predicted noise, of the di
 alignment and style score, on held-out prompts. `lycoris` are LyCORIS's extractions of that dim, one of each checkpoint;
 `separate` are si-hub's in as many bytes each; `shared` is one file in as many as those together, whose branches are the
 styles, each alone at weight 1. With `--steps`, `separate` and `shared` are trained as long, sample by sample, and
-`routed` is a shared one whose router has learned to find the branch by the style's name in the prompt. Beside it, the
-sharing report, and ``mix.png``: two styles mixed from 0 to 1 at equal noise.
+`routed` is a shared one whose router has learned to find the branch by the style's name in prompt and negative prompt.
+Beside it, the sharing report, and ``mix.png``: two styles mixed from 0 to 1 at equal noise.
 """
 
 from __future__ import annotations

@@ -35,13 +35,16 @@ OPTIONS: dict[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-def draw_prompts(pipe: Any, prompts: Sequence[str], *, seed: int = 0, **options: Any) -> torch.Tensor:
+def draw_prompts(
+    pipe: Any, prompts: Sequence[str], *, seed: int = 0, negative: str | None = None, **options: Any
+) -> torch.Tensor:
     """Pictures ``[prompts, 3, 32, 32]`` in -1 … 1, the k-th from noise of ``seed + k`` whatever the batch.
 
     Args:
         pipe: a diffusers pipeline.
         prompts: what to draw.
         seed: of the first picture's noise.
+        negative: prompt of all of them, instead of the pipeline's own empty one.
         options: handed to the pipeline; `STEPS` steps and guidance `GUIDANCE` unless said otherwise.
     """
     pipe.set_progress_bar_config(disable=True)
@@ -51,5 +54,7 @@ def draw_prompts(pipe: Any, prompts: Sequence[str], *, seed: int = 0, **options:
         generators = [torch.Generator().manual_seed(seed + start + k) for k in range(len(batch))]
         own = OPTIONS[name](len(batch)) if (name := type(pipe).__name__) in OPTIONS else {}
         calls = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, **own, **options}
+        if negative is not None:
+            calls["negative_prompt"] = [negative] * len(batch)
         drawn.append(pipe(batch, generator=generators, output_type="pt", **calls).images.float().cpu())
     return torch.cat(drawn) * 2.0 - 1.0

@@ -94,7 +94,7 @@ class Imitations:
     """The task: every branch predicts the noise that its tuned model predicts.
 
     With a learned router every second batch is without a choice of branches: the prompt names the branch then, and the
-    router has to see it.
+    router has to see it. So does the null prompt: guidance would else take the style for what the prompt wants more of.
 
     Attributes:
         student: the adapter.

@@ -66,8 +66,8 @@ class States:
         return [self[start : start + size] for start in range(0, len(self), size)]
 
     def told(self, word: str) -> States:
-        """The same states, with a word after every prompt but the null ones."""
-        return replace(self, prompts=tuple(None if p is None else f"{p}, {word}" for p in self.prompts))
+        """The same states with a word after every prompt; alone it takes the null prompt's place."""
+        return replace(self, prompts=tuple(word if p is None else f"{p}, {word}" for p in self.prompts))
 
     def as_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts that `from_entry` makes the states of again."""

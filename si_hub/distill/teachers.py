@@ -42,7 +42,8 @@ from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
 
 #: Bytes of a file's document, about, and of a tensor's entry in the header besides its name, at most.
 _DOCUMENT, _ENTRY = 8 << 10, 90
-ROUTERS = ("fixed", "learned")
+#: What a layer's router has in the file.
+_ROUTER = {"fixed": ("router.bias",), "learned": ("router.weight", "router.bias")}
 _PER_LAYER = "one per layer in the file, not one per branch"
 _DEAR = "it removes too little of the error for its size"
 
@@ -87,8 +88,8 @@ class Teachers:
     def __init__(self, pairs: Sequence[Pair], request: Request) -> None:
         self.pairs, self.request = pairs, request
         self.wanted, others = Wanted.of(request.options)
-        if self.wanted.router not in ROUTERS:
-            raise UsageError("no such router", key="router", expected=", ".join(ROUTERS), found=self.wanted.router)
+        if self.wanted.router not in _ROUTER:
+            raise UsageError("no such router", key="router", expected=", ".join(_ROUTER), found=self.wanted.router)
         self.names = names_of(request, self.wanted.branches, len(pairs))
         request = replace(request, options=others, branches=self.names)
         limit = limit_of([change for pair in pairs for change in pair.changes if change.kind in {"linear", "conv"}])
@@ -187,7 +188,10 @@ class Teachers:
         for key, change in self.changes.items():
             out, width = sides(change)
             ranks = min(self.count, out, len(self.names) * width)
-            opening = 3 * (len(".".join(key)) + 16 + _ENTRY) + 8 * len(self.names) if in_bytes else 0
+            router = _ROUTER[self.wanted.router]
+            numbers = len(self.names) * (1 + (change.shape[1] if "router.weight" in router else 0))
+            entries = (len(router) + 2) * (len(".".join(key)) + 16 + _ENTRY)
+            opening = entries + item * numbers if in_bytes else 0
             columns = tuple(range(first, first + ranks))
             found.append(Group(columns, item * (out + len(self.names) * width), opening))
             first += ranks
@@ -264,13 +268,12 @@ class Teachers:
     def _layer(self, change: Change, up: torch.Tensor, down: torch.Tensor) -> AdapterLayer:
         dtype = {name: kind for kind, name in torch_names().items()}[self.request.dtype]
         count = len(self.names)
+        shapes = {"router.bias": (count,), "router.weight": (count, change.shape[1])}
         leaves = {
             "down.weight": down.reshape(-1, *change.shape[1:]).to(dtype),
             "up.weight": up.to(dtype),
-            "router.bias": torch.zeros(count),
+            **{leaf: torch.zeros(shapes[leaf], dtype=dtype) for leaf in _ROUTER[self.wanted.router]},
         }
-        if self.wanted.router == "learned":
-            leaves["router.weight"] = torch.zeros(count, change.shape[1])
         return AdapterLayer({name: Tensor.from_torch(value.contiguous()) for name, value in leaves.items()})
 
     # What comes out.

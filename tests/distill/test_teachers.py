@@ -171,6 +171,7 @@ def test_training_sees_every_branch_and_is_never_worse(told: dict[str, Any], tmp
         router="learned", **options,
     )  # fmt: skip
     adapter = file_format.read(result.path)
+    assert 150_000 < result.size <= 200_000
     base = open_model(BASE)
     pairs = [match(base, open_model(tuned, base=base)) for tuned in (NEON, INK)]
     others = {name: value for name, value in told.items() if name != "prompts"}
