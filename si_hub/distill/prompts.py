@@ -66,12 +66,12 @@ def built_in(number: int, first: int = 0) -> list[str]:
 
 
 def of_words(tokenizer: Any, number: int, seed: int) -> list[str]:
-    """Prompts of random whole words that a tokenizer knows."""
+    """Prompts of random whole words that a tokenizer knows; none where it knows no word."""
     rng = random.Random(seed)
     special = set(tokenizer.all_special_tokens)
     plain = (token.removesuffix("</w>").lstrip("▁") for token in tokenizer.get_vocab() if _is_word(token, special))
     words = sorted({word for word in plain if len(word) > 1})
-    return [" ".join(rng.choices(words, k=rng.randint(6, 12))) for _ in range(number)]
+    return [" ".join(rng.choices(words, k=rng.randint(6, 12))) for _ in range(number)] if words else []
 
 
 def _is_word(token: str, special: set[str]) -> bool:
@@ -107,9 +107,10 @@ def chosen(
         kept = [prompt for prompt in given if prompt not in set(measured)] or given
         return _cycled(kept, number), _cycled(measured, held_out), path.name
     listed = built_in(number + held_out)
-    if unknown_share(tokenizer, listed[:50]) <= _UNKNOWN:
+    known = unknown_share(tokenizer, listed[:50]) <= _UNKNOWN
+    words = [] if known else of_words(tokenizer, number + held_out, seed)
+    if not words:
         return listed[:number], listed[number:], "the built-in list"
-    words = of_words(tokenizer, number + held_out, seed)
     return words[:number], words[number:], "random words of the model's own vocabulary, which lacks the built-in list's"
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,11 @@ def _cached(stages: Mapping[str, Any], request: Request) -> Work:
 
 def make_room(work: Work, others: int) -> None:
     """Throw away the surveys beside this one that were not used for longest, but for so many, and those in use."""
-    found = [path for path in work.folder.parent.iterdir() if (path / "plan.json").is_file() and path != work.folder]
-    found.sort(key=lambda path: (path / "plan.json").stat().st_mtime, reverse=True)
-    for old in found[others:]:
+    found: list[tuple[float, Path]] = []
+    for path in work.folder.parent.iterdir():
+        # Another run may throw one away meanwhile.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if path != work.folder:
+                found.append(((path / "plan.json").stat().st_mtime, path))
+    for _, old in sorted(found, reverse=True)[others:]:
         discard(old)

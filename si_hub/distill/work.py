@@ -58,7 +58,7 @@ class Work:
         Raises:
             FileAccessError: another run is at work in it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make()
         descriptor = _opened(self.folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,10 +84,13 @@ class Work:
         Several may keep a folder at once: they make the same parts of it.
         """
         while self._kept_by is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = _opened(self.folder)
+            self._make()
+            # Between any two of these steps, another process may throw the folder away.
+            try:
+                descriptor = _opened(self.folder)
+            except FileNotFoundError:
+                continue
             _lock(descriptor, fcntl.LOCK_SH)
-            # Between the two, another process may have thrown the folder away.
             if self.folder.is_dir() and os.path.samestat(os.fstat(descriptor), self.folder.stat()):
                 self._kept_by = descriptor
                 weakref.finalize(self, os.close, descriptor)
@@ -110,7 +113,7 @@ class Work:
             )
         if marker.is_file() and marker.read_text(encoding="utf-8") != text:
             self._empty()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make()
         if self._alone:
             for left in self._temporaries():
                 left.unlink(missing_ok=True)
@@ -163,6 +166,15 @@ class Work:
             self._empty()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _make(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileAccessError(
+                f"cannot be made: {error.strerror}", file=self.folder,
+                hint="Name a folder for unfinished work with --work, for surveys with --set cache=FOLDER.",
+            ) from error  # fmt: skip
+
     def _empty(self) -> None:
         """Throw away everything but the marker, which says until the end that the folder is ours."""
         for path in self.folder.iterdir():
@@ -180,8 +192,11 @@ class Work:
 
 
 def discard(folder: Path) -> None:
-    """Throw a folder of finished parts away, unless a run keeps it."""
-    descriptor = _opened(folder)
+    """Throw a folder of finished parts away, unless a run keeps it, or another has thrown it away."""
+    try:
+        descriptor = _opened(folder)
+    except FileNotFoundError:
+        return
     try:
         if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
             shutil.rmtree(folder, ignore_errors=True)

@@ -76,6 +76,12 @@ def test_measuring_uses_prompts_of_the_file_that_nothing_else_uses(
     assert set(used) | set(measured) <= set(read(file))
 
 
+def test_a_tokenizer_without_a_word_gets_the_built_in_list() -> None:
+    letters = {f"{letter}</w>": index for index, letter in enumerate("abc")}
+    tokenizer = CLIPTokenizer(vocab={**letters, "<|startoftext|>": 3, "<|endoftext|>": 4}, merges=[])
+    assert chosen(None, tokenizer, 4, 2, 0) == (built_in(4), built_in(2, 4), "the built-in list")
+
+
 def test_one_prompt_serves_for_both_and_it_is_said(tmp_path: Path, tokenizer: CLIPTokenizer) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("a cat\n", encoding="utf-8")

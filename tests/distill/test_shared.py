@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from si_hub.distill.moments import Dense
-from si_hub.distill.shared import Common, balanced, common, overlaps
+from si_hub.distill.shared import LEADING, Common, balanced, common, overlaps
 from si_hub.distill.sharing import ERRORS, Layer, Sharing, report
 
 OUT, WIDTH, RANK = 12, 20, 5
@@ -120,6 +120,7 @@ def test_models_with_the_same_directions_are_cheaper_together_and_others_apart()
     apart = sharing(
         [torch.linalg.qr(torch.randn(OUT, 3, generator=generator)).Q @ torch.randn(3, WIDTH) for _ in range(3)]
     )
+    assert together.chance == pytest.approx(LEADING / OUT)
     for cost in together.costs:
         assert cost.shared is not None
         assert cost.separate is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,19 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "holiday.jpg").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_said_with_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    work = Work(tmp_path / "file" / "work")
+    uses: list[Callable[[], object]] = [partial(work.open, PLAN), work.keep, work.held().__enter__]
+    for use in uses:
+        with pytest.raises(FileAccessError, match=r"cannot be made: Not a directory.*--work.*--set cache="):
+            use()
+
+
+def test_what_another_run_has_thrown_away_already_is_gone(tmp_path: Path) -> None:
+    discard(tmp_path / "gone")
+
+
 def test_a_folder_is_one_run_s_at_a_time(work: Work) -> None:
     keep(work)
     with work.held():
@@ -81,6 +96,8 @@ def test_the_lock_of_a_killed_run_is_gone_and_what_it_was_writing_is_swept(work:
     keep(work)
     killed = f"""
 import os, signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from si_hub.distill.work import Work, discard
 work = Work(Path({str(work.folder)!r}))
