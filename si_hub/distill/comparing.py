@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,20 +57,21 @@ def compare(
     beside = output_of(Path(tuned[0]), None)
     store = Work(Path(work) if work else beside.with_name(f".{beside.name}.sharing.work"))
     crew = processes()
-    if crew.main:
-        store.open({"sharing": [str(path) for path in tuned]})
-    crew.wait()
     request = Request(
         Path(), store, dtype=DTYPES[dtype], seed=seed, prompts=Path(prompts) if prompts else None,
         branches=_stems(tuned), options=options, progress=progress,
     )  # fmt: skip
-    try:
-        teachers = Teachers(pairs, request)
-        return teachers.sharing(teachers.commons())
-    finally:
-        crew.wait()
+    with store.held() if crew.main else nullcontext():
         if crew.main:
-            store.clear()
+            store.open({"sharing": [str(path) for path in tuned]})
+        crew.wait()
+        try:
+            teachers = Teachers(pairs, request)
+            return teachers.sharing(teachers.commons())
+        finally:
+            crew.wait()
+            if crew.main:
+                store.clear()
 
 
 def _stems(tuned: Sequence[str | Path]) -> tuple[str, ...]:
