@@ -123,12 +123,12 @@ class Teachers:
                 fields = {name: getattr(found, name) for name in Common.__slots__}
                 work.save(f"layer {k}", {name: Tensor.from_torch(value) for name, value in fields.items()}, {})
         self.crew.wait()
-        entries = [work.load(f"layer {k}") for k in range(len(keys))]
-        return {
-            key: Common(**{name: tensor.torch() for name, tensor in entry.tensors.items()})
-            for key, entry in zip(keys, entries, strict=True)
-            if entry is not None
-        }
+        found: dict[Key, Common] = {}
+        for k, key in enumerate(keys):
+            entry = work.load(f"layer {k}")
+            assert entry is not None, key
+            found[key] = Common(**{name: tensor.torch() for name, tensor in entry.tensors.items()})
+        return found
 
     def _common(self, key: Key) -> Common:
         device = self.crew.device
