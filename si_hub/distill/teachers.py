@@ -123,12 +123,12 @@ class Teachers:
                 fields = {name: getattr(found, name) for name in Common.__slots__}
                 work.save(f"layer {k}", {name: Tensor.from_torch(value) for name, value in fields.items()}, {})
         self.crew.wait()
-        found: dict[Key, Common] = {}
+        commons: dict[Key, Common] = {}
         for k, key in enumerate(keys):
             entry = work.load(f"layer {k}")
             assert entry is not None, key
-            found[key] = Common(**{name: tensor.torch() for name, tensor in entry.tensors.items()})
-        return found
+            commons[key] = Common(**{name: tensor.torch() for name, tensor in entry.tensors.items()})
+        return commons
 
     def _common(self, key: Key) -> Common:
         device = self.crew.device
