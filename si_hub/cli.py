@@ -225,7 +225,7 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
 @click.option("--images", type=GivenPath(), help="Folder of pictures to train on, instead of sampled states.")
 @click.option("--precision", metavar="NAME", help="Arithmetic of training: no, fp16 or bf16.")
 @click.option("--branches", metavar="NAMES", help="Of several TUNED models, such as ink,neon.  [default: the files']")
-@click.option("--router", metavar="KIND", help="Of several: fixed mix, or learned by training.  [default: fixed]")
+@click.option("--router", metavar="KIND", help="Of several: fixed mix, or learned from prompts.  [default: fixed]")
 @click.option("--sharing", is_flag=True, help="Only say what several TUNED models share, and what that saves.")
 @click.option("--set", "settings", callback=as_table, multiple=True, metavar="NAME=VALUE", help=SETTING)
 @click.option("--curve", is_flag=True, help="Only say what each size would leave of the error; --report plots it.")

@@ -41,7 +41,7 @@ class Standing:
 
     Attributes:
         alone: each at weight 1.
-        routed: each where the router has to find it, by its name at the end of the prompt; empty without one.
+        routed: each where the router has to find it, by its name in the prompt; empty without one.
     """
 
     alone: dict[str, Fidelity]

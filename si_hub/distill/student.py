@@ -63,17 +63,17 @@ class Student:
         styles.choose(self.runner.pipeline, weights, [_NAME])
 
     def components(self, dtype: str) -> dict[str, Component]:
-        """The adapter as it is now, its numbers stored as ``dtype`` (safetensors' name)."""
+        """The adapter as it is now, its numbers but the routers' stored as ``dtype`` (safetensors' name)."""
         stored = {name: kind for kind, name in torch_names().items()}[dtype]
 
-        def cast(tensor: Tensor) -> Tensor:
-            return Tensor.from_torch(tensor.torch().to(stored))
+        def cast(leaf: str, tensor: Tensor) -> Tensor:
+            return tensor if leaf.startswith("router.") else Tensor.from_torch(tensor.torch().to(stored))
 
         found = {}
         for name, model in self.models.items():
             component = tuner.extract(model, _NAME)
             layers = {
-                path: replace(layer, tensors={leaf: cast(tensor) for leaf, tensor in layer.tensors.items()})
+                path: replace(layer, tensors={leaf: cast(leaf, tensor) for leaf, tensor in layer.tensors.items()})
                 for path, layer in sorted(component.layers.items())
             }
             found[name] = Component(component.class_name, layers)

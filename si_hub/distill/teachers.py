@@ -28,6 +28,7 @@ from si_hub.distill.methods import Outcome, Request
 from si_hub.distill.moments import Root
 from si_hub.distill.options import Wanted
 from si_hub.distill.pairs import Change, Pair
+from si_hub.distill.routing import fit
 from si_hub.distill.shared import Common, balanced, common
 from si_hub.distill.sharing import Layer, Sharing, report
 from si_hub.distill.student import Student
@@ -191,7 +192,7 @@ class Teachers:
             router = _ROUTER[self.wanted.router]
             numbers = len(self.names) * (1 + (change.shape[1] if "router.weight" in router else 0))
             entries = (len(router) + 2) * (len(".".join(key)) + 16 + _ENTRY)
-            opening = entries + item * numbers if in_bytes else 0
+            opening = entries + DTYPE_SIZES["F32"] * numbers if in_bytes else 0
             columns = tuple(range(first, first + ranks))
             found.append(Group(columns, item * (out + len(self.names) * width), opening))
             first += ranks
@@ -272,7 +273,7 @@ class Teachers:
         leaves = {
             "down.weight": down.reshape(-1, *change.shape[1:]).to(dtype),
             "up.weight": up.to(dtype),
-            **{leaf: torch.zeros(shapes[leaf], dtype=dtype) for leaf in _ROUTER[self.wanted.router]},
+            **{leaf: torch.zeros(shapes[leaf]) for leaf in _ROUTER[self.wanted.router]},
         }
         return AdapterLayer({name: Tensor.from_torch(value.contiguous()) for name, value in leaves.items()})
 
@@ -285,8 +286,6 @@ class Teachers:
     def outcome(self, *, train: bool) -> Outcome:
         """The adapter with its report and its measurement."""
         learned = self.wanted.router == "learned"
-        if learned and not train:
-            raise UsageError("a learned router is trained", key="router", hint="Add --method trained.")
         commons = self.commons()
         sharing = self.sharing(commons)
         branches = self.branches()
@@ -294,6 +293,9 @@ class Teachers:
         runner = branches[0].survey.runner
         student = Student(runner, components, self.names)
         try:
+            if learned:
+                fit(student, branches)
+                components = student.components(self.request.dtype)
             found = measured(student, branches, routed=learned)
             training: dict[str, Any] = {}
             notes: list[str] = []
