@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from si_hub.distill.fidelity import Fidelity, Measure
 from si_hub.distill.methods import Request
-from si_hub.distill.options import Wanted, accelerated, document, remarks, shown
+from si_hub.distill.options import Wanted, accelerated, checkpointed, document, remarks, shown
 from si_hub.distill.pool import Lessons, Pool, Walks, turn
 from si_hub.distill.student import Student
 from si_hub.distill.survey import Survey
@@ -165,6 +165,7 @@ def trained(
     task = Imitations(student, branches, pools, request.seed, wanted.router == "learned")
     accelerator = accelerated(wanted.precision)
     file = request.work.folder / "training.pt"
-    course = train(task, wanted.recipe(), accelerator, checkpoint=file, show=shown(request))
+    with checkpointed(student.runner.denoiser, wanted.checkpointing):
+        course = train(task, wanted.recipe(), accelerator, checkpoint=file, show=shown(request))
     student.choose(None)
     return document(wanted, course, start.error, request.seed), remarks(course)

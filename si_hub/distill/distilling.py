@@ -12,7 +12,7 @@ from si_hub import format as file_format
 from si_hub.adapter import Adapter, BaseModel
 from si_hub.distill import stamps
 from si_hub.distill.checks import check_paths
-from si_hub.distill.methods import DTYPES, Outcome, Request, check_method
+from si_hub.distill.methods import DTYPES, SEVERAL, Outcome, Request, check_method
 from si_hub.distill.methods import method as method_of
 from si_hub.distill.models import Model, check_there, open_model
 from si_hub.distill.pairs import Pair, match
@@ -27,8 +27,6 @@ from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.header import read_safetensors
 
-#: Options that only an adapter of several tuned models has.
-SEVERAL = ("branches", "router")
 #: An adapter that leaves this much of the base's error has done next to nothing.
 HARDLY = 0.95
 _SUFFIX = ".styleinject.safetensors"

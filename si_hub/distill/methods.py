@@ -20,6 +20,8 @@ METHODS: dict[str, str] = {
     "calibrated": "si_hub.distill.calibrated",
     "trained": "si_hub.distill.trained",
 }
+#: Options that only an adapter of several tuned models has.
+SEVERAL = ("branches", "router")
 #: What an adapter's numbers may be stored as: the option's value → safetensors' name.
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 #: Options of a run → keywords of the pipeline's call that each sets.

@@ -118,6 +118,18 @@ def accelerated(precision: str) -> Any:
     return Accelerator(mixed_precision=precision)
 
 
+@contextmanager
+def checkpointed(denoiser: Any, wanted: bool) -> Iterator[None]:
+    """Gradient checkpointing, if it is wanted, while the block runs."""
+    if wanted:
+        denoiser.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        if wanted:
+            denoiser.disable_gradient_checkpointing()
+
+
 def shown(request: Request) -> Any:
     """What follows the training on the screen."""
     progress = request.progress

@@ -24,7 +24,7 @@ from si_hub.distill.branching import Branch, measured, trained
 from si_hub.distill.budget import Group, refit, scores, smallest, spend
 from si_hub.distill.curvature import Curvature, limit_of
 from si_hub.distill.effects import Parts
-from si_hub.distill.methods import Outcome, Request
+from si_hub.distill.methods import SEVERAL, Outcome, Request
 from si_hub.distill.moments import Root
 from si_hub.distill.options import Wanted
 from si_hub.distill.pairs import Change, Pair
@@ -75,7 +75,7 @@ def run(pairs: Sequence[Pair], request: Request, *, train: bool = False) -> Outc
         UsageError: an option that makes no sense, a size that holds nothing.
         CannotRun: the base's pipeline cannot be run.
     """
-    return Teachers(pairs, request).outcome(train=train)
+    return Teachers(pairs, request, train=train).outcome()
 
 
 class Teachers:
@@ -84,11 +84,20 @@ class Teachers:
     Args:
         pairs: the base with each of them.
         request: what is wanted; ``branches`` names them.
+        train: whether the closed form is to be trained.
+
+    Raises:
+        UsageError: an option that makes no sense, or one of training where there is none.
     """
 
-    def __init__(self, pairs: Sequence[Pair], request: Request) -> None:
-        self.pairs, self.request = pairs, request
+    def __init__(self, pairs: Sequence[Pair], request: Request, *, train: bool = False) -> None:
+        self.pairs, self.request, self.train = pairs, request, train
         self.wanted, others = Wanted.of(request.options)
+        if not train:
+            others = {name: value for name, value in request.options.items() if name not in SEVERAL}
+        for name in ("images", "features"):
+            if train and getattr(self.wanted, name):
+                raise UsageError("is for one tuned model", key=name, hint="Leave it out.")
         if self.wanted.router not in _ROUTER:
             raise UsageError("no such router", key="router", expected=", ".join(_ROUTER), found=self.wanted.router)
         self.names = names_of(request, self.wanted.branches, len(pairs))
@@ -283,7 +292,7 @@ class Teachers:
         """The tuned models as branches to measure and train."""
         return [Branch(t.name, t.survey, t.survey.measure()) for t in self.teachers]
 
-    def outcome(self, *, train: bool) -> Outcome:
+    def outcome(self) -> Outcome:
         """The adapter with its report and its measurement."""
         learned = self.wanted.router == "learned"
         commons = self.commons()
@@ -299,7 +308,7 @@ class Teachers:
             found = measured(student, branches, routed=learned)
             training: dict[str, Any] = {}
             notes: list[str] = []
-            if train:
+            if self.train:
                 training, notes = trained(student, branches, self.wanted, self.request, found)
                 rounded = student.components(self.request.dtype)
                 student.leave()

@@ -19,7 +19,16 @@ from si_hub.distill.features import Features
 from si_hub.distill.fidelity import Measure
 from si_hub.distill.images import Pictures, check_pictures
 from si_hub.distill.methods import Outcome, Request
-from si_hub.distill.options import DOCUMENT, Wanted, accelerate_kept, accelerated, document, remarks, shown
+from si_hub.distill.options import (
+    DOCUMENT,
+    Wanted,
+    accelerate_kept,
+    accelerated,
+    checkpointed,
+    document,
+    remarks,
+    shown,
+)
 from si_hub.distill.pairs import Pair
 from si_hub.distill.pool import Lessons, Pool, Walks, turn
 from si_hub.distill.student import Student
@@ -93,9 +102,6 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
     started = calibration.measured(choice).error
     runner, survey = calibration.runner, calibration.survey
-    denoiser: Any = runner.denoiser
-    if wanted.checkpointing:
-        denoiser.enable_gradient_checkpointing()
     student = Student(runner, choice.components)
     teaching = partial(student.away, runner)
     if wanted.images:
@@ -105,13 +111,11 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     pool = Pool(make, teaching, request.work, calibration.crew, turn(wanted.walks, wanted.samples))
     features = Features(calibration.pair, runner, wanted.features) if wanted.features else None
     task = Imitation(student, pool, calibration.measure, request.seed, features)
-    course = train(
-        task, wanted.recipe(), accelerator, checkpoint=request.work.folder / "training.pt", show=shown(request)
-    )
+    file = request.work.folder / "training.pt"
+    with checkpointed(runner.denoiser, wanted.checkpointing):
+        course = train(task, wanted.recipe(), accelerator, checkpoint=file, show=shown(request))
     trained = student.components(request.dtype) if course.best else choice.components
     student.leave()
-    if wanted.checkpointing:
-        denoiser.disable_gradient_checkpointing()
     outcome = calibration.outcome(replace(choice, components=trained))
     notes = remarks(course)
     # Rounding to the adapter's dtype comes after the last measurement.
