@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,9 @@ from si_hub.converters import keys
 from si_hub.converters.registry import rejection
 from si_hub.distill.glance import glance
 from si_hub.distill.models import Model
-from si_hub.distill.pickled import read_tensors
 from si_hub.distill.weights import Weight
-from si_hub.errors import FormatError, NotAModel, NotSafetensors, WrongPair
+from si_hub.errors import FormatError, NotAModel, NotSafetensors, TruncatedFile, WrongPair
 from si_hub.storage.header import read_safetensors
-from si_hub.storage.tensors import Tensor
 
 #: Names under which a pickle is opened, tensors only, because the user named that very file.
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -111,46 +110,35 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
     except NotSafetensors:
         if path.suffix not in PICKLES or not path.stat().st_size:
             raise
-        return _pickle(path), {}
+        return _unpickled(path), {}
     return {name: Weight.stored(tensor, name) for name, tensor in file.tensors.items()}, file.metadata
-
-
-def _pickle(path: Path) -> dict[str, Weight]:
-    """The tensors of a PyTorch file, by torch only where it must be."""
-    held = read_tensors(path)
-    if held is None:
-        return _unpickled(path)
-    return {
-        str(name): Weight.stored(tensor, str(name))
-        for name, tensor in _state(held).items()
-        if isinstance(tensor, Tensor)
-    }
-
-
-def _state(held: Any) -> dict[Any, Any]:
-    """The table of tensors, however deep trainers have put it."""
-    while isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
-        held = held["state_dict"]
-    return held if isinstance(held, dict) else {}
 
 
 def _unpickled(path: Path) -> dict[str, Weight]:
     """The tensors of a PyTorch file, memory-mapped and opened by torch so that no code in it can run."""
+    in_archive = _is_zip(path)
+    if in_archive and not zipfile.is_zipfile(path):
+        raise TruncatedFile(
+            "is a PyTorch file whose end is missing or damaged", file=path, hint="Download it again."
+        )  # fmt: skip
     import torch
 
     from si_hub.storage.tensors import torch_names
 
     try:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=in_archive)
     except Exception as error:
         raise FormatError(
             "is no PyTorch file of tensors alone", file=path, found=f"{type(error).__name__}: {error}",
             hint="Save it as safetensors where it was made.",
         ) from error  # fmt: skip
+    while isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
+        held = held["state_dict"]
+    tensors = held if isinstance(held, dict) else {}
     kinds = torch_names()
     return {
         str(name): Weight(kinds[value.dtype], tuple(value.shape), (str(name),), _giver(value))
-        for name, value in _state(held).items()
+        for name, value in tensors.items()
         if isinstance(value, torch.Tensor) and value.dtype in kinds
     }
 
