@@ -53,7 +53,7 @@ def _e5m2(byte: int) -> float:
     return value
 
 
-def scaled(tensor: Tensor, scale: float) -> Tensor:
+def multiply(tensor: Tensor, scale: float) -> Tensor:
     """``scale`` times a tensor, float32."""
     import numpy
 

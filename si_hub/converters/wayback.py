@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from typing import Any, NamedTuple
 
 from si_hub.architectures.model import fold
-from si_hub.converters.detection import Detection
-from si_hub.converters.keys import Place
-from si_hub.converters.modules import SourceModule
+from si_hub.converters.detect.detection import Detection
+from si_hub.converters.naming.names import Place
+from si_hub.converters.families.contract import SourceModule
 
 #: Patterns of one component. The document has a limit; a source more irregular than this is only counted.
 LIMIT = 200
@@ -41,8 +41,7 @@ class Rule(NamedTuple):
 
 def alpha_layout(found: Detection, configured: bool) -> str:
     """Where the source kept its alphas: ``F32 [] in 264 of 264 modules``, ``configuration`` or ``none``."""
-    modules = [found.grouped.modules[stem] for stem in _placed(found)]
-    pairs = [module for module in modules if "down" in module.tensors]
+    pairs = [found.grouped.modules[stem] for stem in _placed(found) if found.families[stem].rank]
     kinds = Counter(_alpha_kind(module) for module in pairs if "alpha" in module.tensors)
     if not kinds:
         return "configuration" if configured else "none"
@@ -78,8 +77,8 @@ def _placed(found: Detection) -> dict[str, Place]:
 def _rule(found: Detection, stem: str) -> Rule:
     place, module = found.match.places[stem], found.grouped.modules[stem]
     suffixes = tuple(sorted((slot, name[len(stem) :]) for slot, name in module.names.items()))
-    zero = "alpha" in module.tensors and "down" in module.tensors and module.alpha is None
-    return Rule(place.prefix, place.layout, suffixes, _alpha_kind(module), zero, _axes(found, place, module))
+    zero = "alpha" in module.tensors and found.families[stem].rank is not None and module.alpha is None
+    return Rule(place.prefix, place.layout, suffixes, _alpha_kind(module), zero, _axes(found, stem))
 
 
 def _alpha_kind(module: SourceModule) -> str:
@@ -87,9 +86,9 @@ def _alpha_kind(module: SourceModule) -> str:
     return f"{alpha.dtype} {list(alpha.shape)}" if alpha else ""
 
 
-def _axes(found: Detection, place: Place, module: SourceModule) -> tuple[int, ...]:
-    if "down" not in module.tensors:
+def _axes(found: Detection, stem: str) -> tuple[int, ...]:
+    if (axes_of := found.families[stem].axes) is None:
         return ()
+    place, axes = found.match.places[stem], axes_of(found.grouped.modules[stem])
     base = found.match.architecture.components[place.component].modules[place.parts[0].path]
-    axes = len(module.tensors["down"].shape), len(module.tensors["up"].shape)
-    return () if axes == (len(base.shape), len(base.shape)) else axes
+    return () if set(axes) == {len(base.shape)} else axes

@@ -12,8 +12,7 @@ from typing import Any
 from si_hub.architectures import Architecture, load, names
 from si_hub.architectures.checkpoint import DENOISERS, recognise
 from si_hub.architectures.model import Model as Modules
-from si_hub.converters import keys
-from si_hub.converters.registry import rejection
+from si_hub.converters.families.registry import SUFFIXES, rejection
 from si_hub.distill.glance import glance
 from si_hub.distill.models import Model
 from si_hub.distill.weights import Weight
@@ -27,7 +26,7 @@ _KNOWN_NAMES = ("UNet2DConditionModel", "FluxTransformer2DModel", "SD3Transforme
 #: What checkpoints and metadata call what the denoiser predicts.
 _PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v_prediction",
                 "epsilon": "epsilon", "eps": "epsilon", "sample": "sample"}  # fmt: skip
-#: Whole models under the names of `si_hub.converters.registry.REJECTS`; every other kind there is no model.
+#: Whole models under the names of `si_hub.converters.families.registry.REJECTS`; every other kind there is no model.
 _MODELS = {"a full checkpoint", "a full model", "a text encoder", "a VAE"}
 #: Input channels of the denoiser's first layer that mean a special model.
 _CHANNELS = {9: "an inpainting model", 8: "an editing model (InstructPix2Pix)", 5: "a depth model"}
@@ -156,7 +155,7 @@ def refuse_others(path: Path, held: Collection[str]) -> None:
     """Raise NotAModel for files that are no whole model: adapters, ControlNets, embeddings."""
     if not held:
         raise NotAModel("holds no tensors", file=path)
-    adapters = [name for name in held if (key := keys.split(name)) and key.slot not in {"ia3_weight", "set_weight"}]
+    adapters = [name for name in held if (key := SUFFIXES.split(name)) and key.slot not in {"ia3_weight", "set_weight"}]
     if 2 * len(adapters) > len(held):
         raise NotAModel(
             "is an adapter such as a LoRA, not a checkpoint", file=path, key=adapters[0],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si_hub.converters.header import KEY_LIMIT, TOTAL_LIMIT, describe, hinted_bases, keep, prediction_type
+from si_hub.converters.metadata import KEY_LIMIT, TOTAL_LIMIT, describe, hinted_bases, keep, prediction_type
 
 
 def test_what_people_wrote_becomes_part_of_the_document() -> None:

@@ -1,4 +1,4 @@
-"""Names taken apart."""
+"""The ends of names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si_hub.converters.keys import PREFIXES, SUFFIXES, Key, Reading, read_stem, split
+from si_hub.converters.families.registry import SUFFIXES
+from si_hub.converters.naming.suffixes import Key, Suffixes, spell
+
+split = SUFFIXES.split
 
 stems = st.lists(
     st.sampled_from(["lora_unet_mid_block", "unet", "attn1", "to_q", "0", "processor", "alpha", "diff", "weight"]),
@@ -16,7 +19,7 @@ stems = st.lists(
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_known_suffix_is_cut_off(suffix: str) -> None:
-    assert split(f"lora_unet_mid_block{suffix}") == Key("lora_unet_mid_block", *SUFFIXES[suffix], "")
+    assert split(f"lora_unet_mid_block{suffix}") == Key("lora_unet_mid_block", *SUFFIXES[suffix][:2], "")
 
 
 @pytest.mark.parametrize(
@@ -53,29 +56,6 @@ def test_stem_and_rest_always_make_the_name_again(stem: str, suffix: str) -> Non
     assert SUFFIXES[(stem + suffix)[len(key.stem) :]].slot == key.slot
 
 
-@pytest.mark.parametrize(
-    ("stem", "reading"),
-    [
-        ("lora_unet_mid_block", Reading("lora_unet_", "mid_block", ("unet", "transformer", "prior"), True)),
-        ("lora_unet__blocks_0", Reading("lora_unet__", "blocks_0", ("unet", "transformer", "prior"), True)),
-        ("lora_te3_encoder", Reading("lora_te3_", "encoder", ("text_encoder_3", "text_encoder_2"), True)),
-        ("text_encoder_2.text_model", Reading("text_encoder_2.", "text_model", ("text_encoder_2",), False)),
-        ("unet.base_model.model.conv_in", Reading("unet.base_model.model.", "conv_in", ("unet",), False)),
-        ("base_model.model.unet.conv_in", Reading("base_model.model.unet.", "conv_in", ("unet",), False)),
-        ("base_model.model.conv_in", Reading("base_model.model.", "conv_in", (), False)),
-        ("conv_in", Reading("", "conv_in", (), False)),
-        ("", Reading("", "", (), False)),
-    ],
-)
-def test_the_longest_prefix_says_the_component(stem: str, reading: Reading) -> None:
-    assert read_stem(stem) == reading
-
-
-@given(st.text(max_size=40))
-def test_reading_never_loses_a_character(stem: str) -> None:
-    reading = read_stem(stem)
-    assert reading.prefix + reading.body == stem
-
-
-def test_prefixes_are_distinct() -> None:
-    assert len({prefix.text for prefix in PREFIXES}) == len(PREFIXES)
+def test_two_meanings_of_one_suffix_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"\.alpha"):
+        Suffixes([spell("kohya", alpha=".alpha"), spell("kohya", down=".alpha")])

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from si_hub import architectures
 from si_hub.converters import open_source
-from si_hub.converters.grouping import Grouped, classify_modules, group
-from si_hub.converters.matching import Match, choose, fit, fit_all
+from si_hub.converters.detect.grouping import Grouped, classify_modules, group
+from si_hub.converters.detect.matching import Match, choose, fit, fit_all
+from si_hub.converters.families.contract import Family
 from si_hub.errors import SiHubError
 
 Entries = dict[str, tuple[str, tuple[int, ...]]]
@@ -30,10 +31,12 @@ def pool() -> list[tuple[str, tuple[int, ...]]]:
     return found
 
 
-def outcome(source_path: Path, grouped: Grouped, matches: Callable[[], list[Match]]) -> object:
+def outcome(
+    source_path: Path, grouped: Grouped, families: dict[str, Family], matches: Callable[[], list[Match]]
+) -> object:
     """What choosing among the matches comes to: the base and its places, or the error's line."""
     try:
-        chosen = choose(open_source(source_path), grouped, matches(), given=False)
+        chosen = choose(open_source(source_path), grouped, families, matches(), given=False)
     except SiHubError as error:
         return type(error), str(error)
     return chosen.architecture.name, set(chosen.places), set(chosen.misfits), chosen.strangers
@@ -55,6 +58,6 @@ def test_sampling_names_first_never_changes_the_outcome(
     grouped = group(open_source(path))
     families = classify_modules(open_source(path), grouped, allow_partial=False)
     candidates = [architectures.load(name) for name in architectures.names()]
-    shortcut = outcome(path, grouped, lambda: fit_all(grouped, families, candidates))
-    whole = outcome(path, grouped, lambda: [fit(grouped, families, candidate) for candidate in candidates])
+    shortcut = outcome(path, grouped, families, lambda: fit_all(grouped, families, candidates))
+    whole = outcome(path, grouped, families, lambda: [fit(grouped, families, candidate) for candidate in candidates])
     assert shortcut == whole

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from si_hub import converters
 from si_hub.architectures import Architecture
-from si_hub.converters.keys import PREFIXES, SUFFIXES
+from si_hub.converters.families.registry import SUFFIXES
+from si_hub.converters.naming.names import PREFIXES
 from si_hub.errors import (
     AmbiguousFamily,
     BaseMismatch,

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from si_hub.converters import keys
-from si_hub.converters.modules import SourceModule
-from si_hub.converters.registry import FAMILIES, Family, classify, nearest, rejection
+from si_hub.converters.families.contract import Family, SourceModule
+from si_hub.converters.families.registry import FAMILIES, SUFFIXES, classify, nearest, rejection
+from si_hub.converters.naming.names import read_stem
+from si_hub.converters.naming.suffixes import Key
 from si_hub.converters.source import Source
 from si_hub.errors import AmbiguousFamily, NotAnAdapter, UnknownFamily, UnsupportedFamily
 
@@ -44,7 +45,7 @@ def group(source: Source) -> Grouped:
     if found := rejection(source.tensors):
         reject, first = found
         raise NotAnAdapter(reject.name, file=source.path, key=first, hint=reject.hint or None)
-    split = {name: keys.split(name) for name in source.tensors}
+    split = {name: SUFFIXES.split(name) for name in source.tensors}
     _check_one_adapter(source, split)
     grouped = Grouped()
     for name, key in split.items():
@@ -61,9 +62,9 @@ def group(source: Source) -> Grouped:
     return grouped
 
 
-def _add(source: Source, grouped: Grouped, name: str, key: keys.Key) -> None:
+def _add(source: Source, grouped: Grouped, name: str, key: Key) -> None:
     if key.stem not in grouped.modules:
-        reading = keys.read_stem(key.stem)
+        reading = read_stem(key.stem)
         grouped.modules[key.stem] = SourceModule(key.stem, source.path, reading, spelling=key.spelling)
     module = grouped.modules[key.stem]
     if key.slot in module.tensors:
@@ -73,7 +74,7 @@ def _add(source: Source, grouped: Grouped, name: str, key: keys.Key) -> None:
     module.tensors[key.slot], module.names[key.slot] = source.tensors[name], name
 
 
-def _check_one_adapter(source: Source, split: Mapping[str, keys.Key | None]) -> None:
+def _check_one_adapter(source: Source, split: Mapping[str, Key | None]) -> None:
     """PEFT's in-memory names can hold several adapters; a file of ours is one."""
     named = {key.adapter: name for name, key in split.items() if key and key.adapter}
     if len(named) > 1:
@@ -133,5 +134,5 @@ def _unknown(source: Source, grouped: Grouped) -> UnknownFamily:
 
 def _slots_of(names: list[str]) -> set[str]:
     """Slots of the module that the first explicable name belongs to."""
-    split = [key for name in names if (key := keys.split(name))]
+    split = [key for name in names if (key := SUFFIXES.split(name))]
     return {key.slot for key in split if key.stem == split[0].stem}

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from si_hub import architectures
 from si_hub.architectures import Architecture
-from si_hub.converters import header, keys
-from si_hub.converters.grouping import SHOWN, Grouped
-from si_hub.converters.modules import SourceModule, Target
-from si_hub.converters.registry import Family
+from si_hub.converters import metadata
+from si_hub.converters.detect.grouping import SHOWN, Grouped
+from si_hub.converters.families.contract import Family, SourceModule, Target
+from si_hub.converters.naming.names import Place, locate
 from si_hub.converters.source import Source
 from si_hub.errors import AmbiguousFamily, BaseMismatch, SiHubError
 
@@ -30,7 +30,7 @@ class Match:
     """
 
     architecture: Architecture
-    places: dict[str, keys.Place] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
     misfits: dict[str, SiHubError] = field(default_factory=dict)
     strangers: list[str] = field(default_factory=list)
 
@@ -46,7 +46,7 @@ def fit_all(grouped: Grouped, families: Mapping[str, Family], candidates: list[A
     A base that lacks one of a few modules cannot have all of them, so where another has all, it need not be tried.
     """
     few = dict(list(grouped.modules.items())[:: len(grouped.modules) // SAMPLE + 1])
-    hits = [len(place_all(few, candidate).places) for candidate in candidates]
+    hits = [len(place_all(few, families, candidate).places) for candidate in candidates]
     likely = [candidate for candidate, hit in zip(candidates, hits, strict=True) if hit == len(few)]
     matches = [fit(grouped, families, candidate) for candidate in likely]
     whole = [match for match in matches if not match.strangers]
@@ -57,17 +57,19 @@ def fit_all(grouped: Grouped, families: Mapping[str, Family], candidates: list[A
 
 def fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> Match:
     """The match of one base model, looked at whole."""
-    match = place_all(grouped.modules, architecture)
+    match = place_all(grouped.modules, families, architecture)
     check_shapes(grouped, families, match)
     return match
 
 
-def place_all(modules: Mapping[str, SourceModule], architecture: Architecture) -> Match:
+def place_all(
+    modules: Mapping[str, SourceModule], families: Mapping[str, Family], architecture: Architecture
+) -> Match:
     """Place modules in one base model, by name."""
     match = Match(architecture)
-    bare = _bare_component(modules, architecture)
+    bare = _bare_component(modules, families, architecture)
     for stem, module in modules.items():
-        place = keys.locate(module.reading, architecture, bare)
+        place = locate(module.reading, architecture, bare)
         if place is None:
             match.strangers.append(stem)
         else:
@@ -82,36 +84,31 @@ def check_shapes(grouped: Grouped, families: Mapping[str, Family], match: Match)
             match.misfits[stem] = error
 
 
-def _bare_component(modules: Mapping[str, SourceModule], architecture: Architecture) -> tuple[str, ...]:
-    """The one component that names without a prefix can mean: that with most of them, fitting by sizes."""
+def _bare_component(
+    modules: Mapping[str, SourceModule], families: Mapping[str, Family], architecture: Architecture
+) -> tuple[str, ...]:
+    """The one component that names without a prefix can mean: that with most of them, fitting by shapes."""
     bare = [module for module in modules.values() if not module.reading.components]
 
     def score(component: str) -> int:
-        places = ((module, keys.locate(module.reading, architecture, (component,))) for module in bare)
-        return sum(place is not None and _sizes_fit(module, target(architecture, place)) for module, place in places)
+        places = ((module, locate(module.reading, architecture, (component,))) for module in bare)
+        return sum(
+            place is not None and _misfit(module, families[module.stem], target(architecture, place)) is None
+            for module, place in places
+        )
 
     return (max(architecture.components, key=score),) if bare and architecture.components else ()
 
 
-def _sizes_fit(module: SourceModule, target: Target) -> bool:
-    """Whether input and output sizes of a low-rank pair are the base's; anything else fits by its name."""
-    if not {"down", "up"} <= module.tensors.keys() or len(target.shape) < 2:
-        return True
-    sizes = module.tensors["up"].shape[:1], module.tensors["down"].shape[1:2]
-    return sizes == (target.shape[:1], target.shape[1:2])
-
-
 def _misfit(module: SourceModule, family: Family, target: Target) -> SiHubError | None:
-    if family.lower is None:
-        return None
     try:
-        family.lower(module, target)
+        family.fits(module, target)
     except BaseMismatch as error:
         return error
     return None
 
 
-def target(architecture: Architecture, place: keys.Place) -> Target:
+def target(architecture: Architecture, place: Place) -> Target:
     """All parts of a place as one module, stacked along the output axis."""
     modules = architecture.components[place.component].modules
     held = [modules[part.path] for part in place.parts]
@@ -121,7 +118,9 @@ def target(architecture: Architecture, place: keys.Place) -> Target:
     return Target(held[0].kind, (rows, *held[0].shape[1:]), all(module.bias for module in held))
 
 
-def choose(source: Source, grouped: Grouped, matches: list[Match], *, given: bool) -> Match:
+def choose(
+    source: Source, grouped: Grouped, families: Mapping[str, Family], matches: list[Match], *, given: bool
+) -> Match:
     """The match with most fitting modules; of several, those that the metadata name, then the shapes' axes.
 
     Raises:
@@ -133,11 +132,11 @@ def choose(source: Source, grouped: Grouped, matches: list[Match], *, given: boo
     if most == 0:
         raise _no_base(source, matches, given=given)
     if len(best) > 1:
-        hinted = header.hinted_bases(source.metadata)
+        hinted = metadata.hinted_bases(source.metadata)
         best = [match for match in best if match.architecture.name in hinted] or best
     if len(best) > 1:
         # Files do write 1x1 convolutions as linear layers, but not where nothing else made them: this comes last.
-        reshaped = [_reshaped(grouped, match) for match in best]
+        reshaped = [_count_reshaped(grouped, families, match) for match in best]
         best = [match for match, count in zip(best, reshaped, strict=True) if count == min(reshaped)]
     if len(best) > 1:
         raise AmbiguousFamily(
@@ -148,11 +147,12 @@ def choose(source: Source, grouped: Grouped, matches: list[Match], *, given: boo
     return best[0]
 
 
-def _reshaped(grouped: Grouped, match: Match) -> int:
-    """Number of low-rank pairs with the axes of another kind of module than the base's."""
-    held = ((grouped.modules[stem].tensors.get("down"), place) for stem, place in match.places.items())
+def _count_reshaped(grouped: Grouped, families: Mapping[str, Family], match: Match) -> int:
+    """Number of modules written with the axes of another kind of module than the base's."""
     return sum(
-        down is not None and len(down.shape) != len(target(match.architecture, place).shape) for down, place in held
+        axes(grouped.modules[stem])[0] != len(target(match.architecture, place).shape)
+        for stem, place in match.places.items()
+        if (axes := families[stem].axes)
     )
 
 

@@ -11,15 +11,15 @@ from si_hub import __version__
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.architectures import Architecture, resolve
 from si_hub.architectures.layouts import Part
-from si_hub.converters import header, keys
-from si_hub.converters.checks import pair_rank
-from si_hub.converters.detection import Detection, detect
-from si_hub.converters.matching import target
-from si_hub.converters.modules import Lowered, SourceModule
+from si_hub.converters import metadata
+from si_hub.converters.detect.detection import Detection, detect
+from si_hub.converters.detect.matching import target
+from si_hub.converters.families.contract import Lowered, SourceModule
 from si_hub.converters.report import Report, Use
-from si_hub.converters.scales import config_alpha, read_alpha
+from si_hub.converters.families.scales import config_alpha, read_alpha
 from si_hub.converters.source import Source, open_source
 from si_hub.converters.wayback import alpha_layout, layout
+from si_hub.converters.naming.names import Place
 from si_hub.errors import ConversionRefused, UnsupportedFamily
 from si_hub.storage.tensors import Tensor
 
@@ -92,10 +92,10 @@ def _convert_module(
     if stem in found.match.misfits:
         return drop(str(found.match.misfits[stem].problem))
     family = found.families[stem]
-    if "down" in module.tensors and pair_rank(module) == 0:
+    if family.rank and not family.rank(module):
         return drop("a LoRA of rank 0 has no effect")
-    if "down" in module.tensors:
-        module.alpha = _alpha(source, module, place)
+    if family.rank:
+        module.alpha = _alpha(source, module, place, family.rank(module))
     assert family.lower is not None
     lowered = family.lower(module, target(found.match.architecture, place))
     for part in place.parts:
@@ -108,11 +108,11 @@ def _convert_module(
     return None
 
 
-def _alpha(source: Source, module: SourceModule, place: keys.Place) -> float | None:
+def _alpha(source: Source, module: SourceModule, place: Place, rank: int) -> float | None:
     if "alpha" in module.tensors:
         return read_alpha(module)
     config = source.configs.get(place.component, source.configs.get("") if module.spelling == "peft" else None)
-    return None if config is None else config_alpha(module, place.body, pair_rank(module), config)
+    return None if config is None else config_alpha(module, place.body, rank, config)
 
 
 def _cut(lowered: Lowered, part: Part) -> Layer:
@@ -161,11 +161,11 @@ def _encoder(architecture: Architecture, kind: str, tensor: Tensor) -> str | Non
 
 
 def _assemble(source: Source, found: Detection, components: dict[str, Component], report: Report) -> Conversion:
-    kept, report.left_out = header.keep(source.metadata)
+    kept, report.left_out = metadata.keep(source.metadata)
     architecture = found.match.architecture
     naming = _naming(found)
-    prediction = header.prediction_type(source.metadata) or architecture.prediction_type
-    about = header.describe(source.metadata)
+    prediction = metadata.prediction_type(source.metadata) or architecture.prediction_type
+    about = metadata.describe(source.metadata)
     about["provenance"] = {
         **_origin(source),
         "family": found.family(),

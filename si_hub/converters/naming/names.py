@@ -1,100 +1,17 @@
-"""What the parts of a tensor's name mean: container, prefix, module, suffix. Naming only; families are apart."""
+"""The start and the middle of a tensor's name: container, prefix, and the module it means in a base model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from types import MappingProxyType
 from typing import NamedTuple
 
 from si_hub.architectures import Architecture, Model
 from si_hub.architectures.layouts import LAYOUTS, Part
 
 
-class Suffix(NamedTuple):
-    """What a suffix says: the slot of the module that the tensor fills, and whose spelling it is."""
-
-    slot: str
-    spelling: str
-
-
-def _spell(spelling: str, **suffixes: str) -> dict[str, Suffix]:
-    return {text: Suffix(slot, spelling) for slot, texts in suffixes.items() for text in texts.split()}
-
-
-#: Every known suffix. A name is cut at the longest one that fits.
-SUFFIXES: Mapping[str, Suffix] = MappingProxyType(
-    _spell("kohya", down=".lora_down.weight", up=".lora_up.weight", mid=".lora_mid.weight", alpha=".alpha",
-           magnitude=".dora_scale")
-    | _spell("peft", down=".lora_A.weight .lora_A", up=".lora_B.weight .lora_B", up_bias=".lora_B.bias",
-             magnitude=".lora_magnitude_vector .lora_magnitude_vector.weight",
-             embedding_down=".lora_embedding_A", embedding_up=".lora_embedding_B")
-    | _spell("diffusers", down=".lora.down.weight .lora_linear_layer.down.weight",
-             up=".lora.up.weight .lora_linear_layer.up.weight")
-    | _spell("attention-processor", down="_lora.down.weight", up="_lora.up.weight")
-    | _spell("xlabs", down=".down.weight", up=".up.weight")
-    | _spell("ai-toolkit", magnitude=".magnitude")
-    | _spell("lycoris", hada_w1_a=".hada_w1_a", hada_w1_b=".hada_w1_b", hada_w2_a=".hada_w2_a",
-             hada_w2_b=".hada_w2_b", hada_t1=".hada_t1", hada_t2=".hada_t2")
-    | _spell("lycoris", lokr_w1=".lokr_w1", lokr_w1_a=".lokr_w1_a", lokr_w1_b=".lokr_w1_b", lokr_w2=".lokr_w2",
-             lokr_w2_a=".lokr_w2_a", lokr_w2_b=".lokr_w2_b", lokr_t2=".lokr_t2")
-    | _spell("lycoris", a1=".a1.weight", a2=".a2.weight", b1=".b1.weight", b2=".b2.weight", bm=".bm.weight",
-             ia3_weight=".weight", on_input=".on_input", oft_blocks=".oft_blocks", oft_diag=".oft_diag",
-             rescale=".rescale", diff=".diff", diff_b=".diff_b", w_norm=".w_norm", b_norm=".b_norm",
-             sparse_indices=".bias_indices", sparse_values=".bias_values", sparse_size=".bias_size")
-    | _spell("peft", ia3=".ia3_l", oft_r=".oft_R .oft_R.weight", boft_r=".boft_R", boft_s=".boft_s")
-    | _spell("comfy", set_weight=".set_weight", reshape=".reshape_weight")
-    | _spell("bfl", set_weight=".scale")
-)  # fmt: skip
-
-#: PEFT's in-memory names carry the adapter's name inside: ``lora_A.default.weight``.
-_INFIX = re.compile(
-    r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](?:_[ab])?"
-    r"|lokr_t2|oft_R|boft_[Rs]|ia3_l))\.([^.]+)((?:\.weight|\.bias)?)"
-)
-#: kohya's OFT of Flux numbers the blocks of a fused layer.
-_NUMBERED = re.compile(r"\.oft_blocks\.([0-3])")
 _CONTAINER = "base_model.model."
-#: No suffix has more dots, PEFT's with an adapter's name inside included.
-_DOTS = 3
-#: Suffixes that do not begin at a dot.
-_INNER = tuple(text for text in SUFFIXES if not text.startswith("."))
-
-
-class Key(NamedTuple):
-    """A tensor's name taken apart."""
-
-    stem: str
-    slot: str
-    spelling: str
-    adapter: str
-
-
-@lru_cache(maxsize=1 << 14)
-def split(name: str) -> Key | None:
-    """Take a tensor's name apart; ``None`` where no known suffix ends it."""
-    for at in _cuts(name):
-        rest = name[at:]
-        if suffix := SUFFIXES.get(rest):
-            return Key(name[:at], *suffix, "")
-        if (infix := _INFIX.fullmatch(rest)) and (suffix := SUFFIXES.get(infix[1] + infix[3])):
-            return Key(name[:at], *suffix, infix[2])
-        if numbered := _NUMBERED.fullmatch(rest):
-            return Key(name[:at], f"oft_blocks_{numbered[1]}", "kohya", "")
-    return None
-
-
-def _cuts(name: str) -> list[int]:
-    """Where a suffix can begin, the longest first: at one of the last dots, or inside the word before them."""
-    cuts: list[int] = []
-    at = len(name)
-    while len(cuts) < _DOTS and (at := name.rfind(".", 0, at)) >= 0:
-        cuts.append(at)
-    if name.endswith(_INNER):
-        cuts.append(name.rindex("_lora."))
-    return sorted(cuts)
 
 
 @dataclass(frozen=True, slots=True)

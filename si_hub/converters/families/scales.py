@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from si_hub.converters.modules import SourceModule
+from si_hub.converters.families.contract import SourceModule
 from si_hub.converters.numbers import number
 from si_hub.errors import FormatError, LayerShapeError, NotFinite, UnsupportedFamily
 

@@ -269,15 +269,15 @@ def test_a_lora_of_an_embedding_or_norm_is_refused(
 def test_numbers_of_every_dtype_widen_exactly() -> None:
     import torch
 
-    from si_hub.converters.numbers import as_float64, scaled
+    from si_hub.converters.numbers import as_float64, multiply
     from si_hub.storage.tensors import Tensor
 
     values = torch.tensor([[0.0, 1.5, -2.0], [0.25, 448.0, -0.5]])
     for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn):
         held = Tensor.from_torch(values.to(dtype))
         assert as_float64(held).tolist() == values.tolist()
-        assert scaled(held, 0.5).numpy().tolist() == (values * 0.5).tolist()
-        assert scaled(held, 0.5).dtype == "F32"
+        assert multiply(held, 0.5).numpy().tolist() == (values * 0.5).tolist()
+        assert multiply(held, 0.5).dtype == "F32"
 
 
 def test_a_textual_inversion_goes_to_the_encoder_that_its_name_says(

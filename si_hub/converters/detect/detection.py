@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from si_hub import architectures
 from si_hub.architectures import Architecture
-from si_hub.converters.grouping import Grouped, classify_modules, group
-from si_hub.converters.matching import Match, check_whole, choose, fit_all
-from si_hub.converters.registry import Family
+from si_hub.converters.detect.grouping import Grouped, classify_modules, group
+from si_hub.converters.detect.matching import Match, check_whole, choose, fit_all
+from si_hub.converters.families.contract import Family
 from si_hub.converters.source import Source
 
 
@@ -49,6 +49,6 @@ def detect(source: Source, base: Architecture | None = None, *, allow_partial: b
     grouped = group(source)
     families = classify_modules(source, grouped, allow_partial=allow_partial)
     candidates = [base] if base else [architectures.load(name) for name in architectures.names()]
-    match = choose(source, grouped, fit_all(grouped, families, candidates), given=base is not None)
+    match = choose(source, grouped, families, fit_all(grouped, families, candidates), given=base is not None)
     check_whole(source, match, allow_partial=allow_partial)
     return Detection(grouped, families, match)

@@ -6,8 +6,8 @@ from itertools import chain, combinations
 
 import pytest
 
-from si_hub.converters.keys import SUFFIXES
-from si_hub.converters.registry import FAMILIES, REJECTS, Family, classify, nearest, rejection
+from si_hub.converters.families.contract import Family
+from si_hub.converters.families.registry import FAMILIES, REJECTS, SUFFIXES, classify, nearest, rejection
 
 #: family → the slots of a real module of it.
 TYPICAL: dict[str, str] = {
@@ -42,7 +42,7 @@ def test_every_subset_that_a_family_may_have_is_claimed_by_it_alone(family: Fami
 
 
 def test_conditions_name_known_slots_only() -> None:
-    known = {suffix.slot for suffix in SUFFIXES.values()} | {f"oft_blocks_{number}" for number in range(4)}
+    known = {suffix.slot for suffix in SUFFIXES.values()}
     for family in FAMILIES:
         assert family.when.has_all | family.when.has_any | family.when.may <= known
 

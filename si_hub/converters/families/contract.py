@@ -1,0 +1,131 @@
+"""What a family of adapters is: which tensors its modules have, what they fit, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from si_hub.converters.naming.names import Reading
+from si_hub.converters.naming.suffixes import Suffix
+from si_hub.storage.tensors import Tensor
+
+
+@dataclass(slots=True)
+class SourceModule:
+    """The tensors of one module of the source.
+
+    Attributes:
+        stem: the module's name in the source.
+        file: the source file, for messages.
+        tensors: by slot.
+        names: tensor name by slot.
+        reading: the stem without its prefix.
+        spelling: whose suffixes it has.
+        alpha: the resolved numerator of alpha / rank; ``None`` means alpha = rank.
+    """
+
+    stem: str
+    file: Path
+    reading: Reading
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    spelling: str = ""
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the base has where a source module belongs: all its parts as one module.
+
+    Attributes:
+        kind: of the base module.
+        shape: of the weight, fused parts stacked along the output axis.
+        bias: whether there is one.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    bias: bool
+
+
+@dataclass(slots=True)
+class Lowered:
+    """A source module as leaves of the format, over the target's whole output."""
+
+    leaves: dict[str, Tensor]
+    alpha: float | None = None
+    groups: int = 1
+    folded: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """A condition on the slots of one module.
+
+    Attributes:
+        has_all: each of them is there.
+        has_any: at least one of them is, where any is named.
+        may: nothing outside these, ``has_all`` and ``has_any`` is there.
+    """
+
+    has_all: frozenset[str] = frozenset()
+    has_any: frozenset[str] = frozenset()
+    may: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, has_all: str = "", has_any: str = "", may: str = "") -> Slots:
+        """Slots by their names, parted by spaces."""
+        return cls(frozenset(has_all.split()), frozenset(has_any.split()), frozenset(may.split()))
+
+    def objection(self, slots: Collection[str]) -> str | None:
+        """Why a module with these slots is not of the family; ``None`` if it is."""
+        held = set(slots)
+        if missing := self.has_all - held:
+            return f"lacks {', '.join(sorted(missing))}"
+        if self.has_any and not self.has_any & held:
+            return f"lacks any of {', '.join(sorted(self.has_any))}"
+        if extra := held - self.has_all - self.has_any - self.may:
+            return f"has {', '.join(sorted(extra))} besides"
+        return None
+
+
+Fits = Callable[[SourceModule, Target], None]
+Rank = Callable[[SourceModule], int]
+Axes = Callable[[SourceModule], tuple[int, ...]]
+Lower = Callable[[SourceModule, Target], Lowered]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of adapter.
+
+    Attributes:
+        name: stable, for scripts.
+        title: for people.
+        when: the slots a module of it has.
+        fits: raises BaseMismatch where the shapes are not the base module's, LayerShapeError where they contradict
+            each other; nothing but shapes is looked at.
+        suffixes: of its tensors' names, where no other family has said them already.
+        rank: of a module, by its shapes, where the family's scale is alpha / rank; ``None`` for a family without one.
+        axes: numbers of axes of the tensors that are written for a linear layer or for a convolution; in all files
+            these are the base weight's or not, whatever the family.
+        lower: gives the format's leaves, from numbers; ``None`` where the family is known and not converted.
+        needs_base: it is a function of the base model's own weights.
+        reason: why it is not converted.
+    """
+
+    name: str
+    title: str
+    when: Slots
+    fits: Fits
+    suffixes: Mapping[str, Suffix] = field(default_factory=dict)
+    rank: Rank | None = None
+    axes: Axes | None = None
+    lower: Lower | None = None
+    needs_base: bool = False
+    reason: str = ""
+
+
+NOT_YET = "this version converts LoRA, LoCon, full and norm differences"
+NEEDS_BASE = "it is a function of the base model's own weights, which this version does not read"

@@ -1,0 +1,43 @@
+"""Full differences, of LyCORIS and ComfyUI: W += diff, b += diff_b. Bytes as they are; there is no alpha."""
+
+from __future__ import annotations
+
+from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target
+from si_hub.converters.families.shapes import bias_delta, check_bias, check_difference, reshape
+from si_hub.converters.naming.suffixes import spell
+from si_hub.storage.tensors import Tensor
+
+
+def check(module: SourceModule, target: Target) -> None:
+    """Raise BaseMismatch where a shape differs from the base's, or the base has no bias."""
+    check_differences(module, target, "diff", "diff_b")
+
+
+def lower(module: SourceModule, target: Target) -> Lowered:
+    """The differences in the base's shapes."""
+    return lower_differences(module, target, "diff", "diff_b")
+
+
+def check_differences(module: SourceModule, target: Target, weight: str, bias: str) -> None:
+    """Raise BaseMismatch where a difference in the slots ``weight`` and ``bias`` is not for the base module."""
+    if weight in module.tensors:
+        check_difference(module, weight, target)
+    if bias in module.tensors:
+        check_bias(module, bias, target)
+
+
+def lower_differences(module: SourceModule, target: Target, weight: str, bias: str) -> Lowered:
+    """What the slots ``weight`` and ``bias`` hold, as leaves of the base module or bare parameter."""
+    leaves: dict[str, Tensor] = {}
+    if weight in module.tensors:
+        leaf = "param_delta" if target.kind == "parameter" else "weight_delta"
+        leaves[leaf] = reshape(module.tensors[weight], target.shape)
+    if bias in module.tensors:
+        leaves["bias_delta"] = bias_delta(module, bias, target)
+    return Lowered(leaves)
+
+
+FAMILY = Family(
+    "full", "full difference", Slots.of(has_any="diff diff_b", may="alpha"), check,
+    spell("lycoris", diff=".diff", diff_b=".diff_b"), lower=lower,
+)  # fmt: skip
