@@ -8,14 +8,14 @@ from itertools import product
 from pathlib import Path
 
 from si_hub.architectures.folder import from_folder
-from si_hub.architectures.layouts import Names, bfl, diffusers, mmdit, sgm
+from si_hub.architectures.layouts import Names
+from si_hub.architectures.layouts.registry import WHOLE
 from si_hub.architectures.model import Architecture, Model, Module
 from si_hub.errors import BaseMismatch
 from si_hub.storage.header import read_safetensors
 
 #: Where a checkpoint keeps its denoiser.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-_LAYOUTS = (sgm, bfl, mmdit, diffusers)
 #: Modules that releases of one architecture have or lack: FLUX.1 [schnell] has no guidance.
 _OPTIONAL = ("time_text_embed.guidance_embedder.",)
 #: The first layer's input channels differ between releases: inpainting, editing and depth models.
@@ -64,7 +64,7 @@ def whole_tensors(architecture: Architecture, names: Collection[str]) -> dict[st
     found: dict[str, tuple[str, str]] = {}
     for component in (name for name in DENOISERS if name in architecture.components):
         model = architecture.components[component]
-        for prefix, layout in product(PREFIXES, _LAYOUTS):
+        for prefix, layout in product(PREFIXES, WHOLE):
             for source, parts in layout(model).items():
                 if len(parts) == 1 and parts[0].rows is None:
                     path = parts[0].path
@@ -77,7 +77,7 @@ def whole_tensors(architecture: Architecture, names: Collection[str]) -> dict[st
 def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
     for component in DENOISERS:
         model = architecture.components.get(component)
-        for layout in _LAYOUTS if model else ():
+        for layout in WHOLE if model else ():
             assert model is not None
             modules = _sizes(model, layout(model), shapes)
             if modules is not None:

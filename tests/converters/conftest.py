@@ -17,7 +17,7 @@ import pytest
 from si_hub import architectures
 from si_hub.architectures import Architecture, Model
 from si_hub.architectures.generate import shapes_on_meta
-from si_hub.architectures.layouts import LAYOUTS
+from si_hub.architectures.layouts.registry import LAYOUTS
 from si_hub.architectures.model import modules_from_shapes
 
 Shape = tuple[int, ...]

@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from si_hub.architectures import Architecture, Model
-from si_hub.architectures.layouts import LAYOUTS, Part
+from si_hub.architectures.layouts import Part
+from si_hub.architectures.layouts.registry import LAYOUTS
 
 
 _CONTAINER = "base_model.model."
