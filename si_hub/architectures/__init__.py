@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
 
+from si_hub.architectures.bases import BASES, find
 from si_hub.architectures.checkpoint import from_checkpoint
 from si_hub.architectures.folder import from_folder
 from si_hub.architectures.model import Architecture, Model, Module, load_modules
@@ -19,7 +19,7 @@ _TABLES = Path(__file__).with_name("tables")
 
 def names() -> tuple[str, ...]:
     """The shipped base models."""
-    return tuple(_index())
+    return tuple(base.name for base in BASES)
 
 
 @cache
@@ -29,10 +29,9 @@ def load(name: str) -> Architecture:
     Raises:
         UsageError: no such name.
     """
-    for known, entry in _index().items():
-        if name.lower() in {known, *entry["aliases"]}:
-            components = {attribute: _model(table) for attribute, table in entry["components"].items()}
-            return Architecture(known, components, entry.get("prediction_type"), tuple(entry["aliases"]))
+    if base := find(name):
+        components = {attribute: _model(part.table) for attribute, part in base.components.items()}
+        return Architecture(base.name, components, base.prediction_type, base.aliases)
     raise UsageError(
         f"no base model is called {name!r}", expected=", ".join(names()),
         hint="A diffusers folder or a checkpoint file is a base model too.",
@@ -57,17 +56,6 @@ def resolve(base: str | Path | Architecture) -> Architecture:
 
 
 @cache
-def _index() -> dict[str, Any]:
-    return _table("architectures")
-
-
-@cache
 def _model(table: str) -> Model:
-    data = _table(table)
+    data = json.loads((_TABLES / f"{table}.json").read_text(encoding="utf-8"))
     return Model(data["class_name"], load_modules(data["modules"]))
-
-
-def _table(name: str) -> dict[str, Any]:
-    text = (_TABLES / f"{name}.json").read_text(encoding="utf-8")
-    value: dict[str, Any] = json.loads(text)
-    return value

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from si_hub.architectures.bases import BASES
 from si_hub.architectures.folder import from_folder
 from si_hub.architectures.layouts import Names
 from si_hub.architectures.layouts.registry import WHOLE
@@ -16,10 +17,10 @@ from si_hub.storage.header import read_safetensors
 
 #: Where a checkpoint keeps its denoiser.
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
-#: Modules that releases of one architecture have or lack: FLUX.1 [schnell] has no guidance.
-_OPTIONAL = ("time_text_embed.guidance_embedder.",)
-#: The first layer's input channels differ between releases: inpainting, editing and depth models.
-_FIRST = ("conv_in", "x_embedder", "pos_embed.proj")
+#: Modules that releases of one architecture have or lack, of any base: models read off a folder are like the shipped.
+_OPTIONAL = tuple({start for base in BASES for start in base.optional})
+#: Modules whose input channels differ between releases.
+_INPUTS = frozenset(path for base in BASES for path in base.inputs)
 #: Attribute names of the model that removes the noise.
 DENOISERS = ("unet", "transformer")
 
@@ -104,6 +105,6 @@ def _sizes(model: Model, names: Names, shapes: Mapping[str, tuple[int, ...]]) ->
 
 def _alike(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Equal, or different in the input channels of the first layer only."""
-    if path in _FIRST and len(shape) == len(expected) and len(shape) > 1:
+    if path in _INPUTS and len(shape) == len(expected) and len(shape) > 1:
         return (shape[0], *shape[2:]) == (expected[0], *expected[2:])
     return shape == expected

@@ -1,0 +1,78 @@
+"""What there is to say of a base model: one value, from which every table of the package is derived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from si_hub.architectures.layouts.contract import Layout
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blueprint:
+    """How one component of a pipeline is built.
+
+    Attributes:
+        table: name of the shipped table of its modules; components that are the same share one.
+        library: whose class it is.
+        class_name: the class.
+        config: its configuration, where it differs from the class's defaults.
+    """
+
+    table: str
+    library: Literal["diffusers", "transformers"]
+    class_name: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """A base model.
+
+    Attributes:
+        name: stable: documents record it.
+        title: for people.
+        components: by the pipeline's attribute name, in the order of the pipeline; autoencoders are left out.
+        aliases: other names people use, in lower case.
+        repositories: its releases on the Hub, the usual one first.
+        layouts: namings its denoiser is written in besides diffusers' own.
+        prefixes: beginnings of names in adapters → the component they mean, where that is not the general rule
+            (`si_hub.converters.keys.PREFIXES`). One that ends in ``_`` is of names with underscores for dots.
+        hints: how metadata that name it begin: ``ss_base_model_version``, ``modelspec.architecture``.
+        modelspec: its name in ModelSpec; without one it goes by its own.
+        modelspec_v: the same for releases that predict v, where it differs.
+        inferred: how the kind begins that diffusers' loader of single files infers for it, where the loader has no
+            better source for the transformer's class.
+        prediction_type: what the denoiser predicts, where it is the same for every release.
+        optional: beginnings of the paths of modules that some releases lack.
+        inputs: modules whose input channels differ between releases: inpainting, editing and depth models.
+    """
+
+    name: str
+    title: str
+    components: Mapping[str, Blueprint]
+    aliases: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
+    layouts: tuple[Layout, ...] = ()
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    hints: tuple[str, ...] = ()
+    modelspec: str = ""
+    modelspec_v: str = ""
+    inferred: str = ""
+    prediction_type: str | None = None
+    optional: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+
+    def name_in_modelspec(self, prediction_type: str | None) -> str:
+        """What ModelSpec calls it, given what a release of it predicts."""
+        usual = self.modelspec or self.name
+        return self.modelspec_v or usual if prediction_type == "v_prediction" else usual
+
+    def is_named_by(self, text: str) -> bool:
+        """Whether a metadata text names it."""
+        return text.startswith(self.hints)
+
+    def denoisers(self) -> dict[str, Blueprint]:
+        """The components that remove the noise; several in models that take turns."""
+        return {name: part for name, part in self.components.items() if not name.startswith("text_encoder")}
