@@ -13,9 +13,9 @@ from diffusers.loaders import single_file_utils
 from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
 from si_hub.architectures import Architecture
+from si_hub.architectures.bases import BASES, BY_NAME
 from si_hub.architectures.checkpoint import DENOISERS, PREFIXES
 from si_hub.architectures.folder import COMPONENT, frozen_path
-from si_hub.architectures.generate import ARCHITECTURES, MODELS
 from si_hub.architectures.model import BUFFERS, modules_from_shapes
 from si_hub.architectures.model import Model as Modules
 from si_hub.distill.deferred import Deferred, defer, weights
@@ -71,8 +71,8 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"control_model\.", "a ControlNet"),
     )
 )  # fmt: skip
-#: Transformer class by the beginning of what diffusers infers, for files that are opened without a base.
-_CLASSES = (
+#: Classes of transformers that are no shipped base model's, by the beginning of what diffusers infers.
+_OTHERS = (
     ("wan-vace", "WanVACETransformer3DModel"), ("wan-animate", "WanAnimateTransformer3DModel"),
     ("wan", "WanTransformer3DModel"), ("lumina2", "Lumina2Transformer2DModel"), ("sana", "SanaTransformer2DModel"),
     ("auraflow", "AuraFlowTransformer2DModel"), ("chroma", "ChromaTransformer2DModel"),
@@ -80,10 +80,14 @@ _CLASSES = (
     ("ltx-video", "LTXVideoTransformer3DModel"), ("mochi", "MochiTransformer3DModel"),
     ("hunyuan-video", "HunyuanVideoTransformer3DModel"), ("cosmos", "CosmosTransformer3DModel"),
     ("flux-2", "Flux2Transformer2DModel"), ("flux-3", "Flux3Transformer2DModel"),
-    ("flux", "FluxTransformer2DModel"), ("sd3", "SD3Transformer2DModel"),
     ("qwen-image-2.1", "QwenImage21Transformer2DModel"), ("krea2", "Krea2Transformer2DModel"),
     ("z-image-turbo", "ZImageTransformer2DModel"),
 )  # fmt: skip
+_SHIPPED = tuple(
+    (base.inferred, part.class_name) for base in BASES if base.inferred for part in base.denoisers().values()
+)
+#: Transformer class by the beginning of what diffusers infers, for files that are opened without a base; longest first.
+_CLASSES = sorted({*_SHIPPED, *_OTHERS}, key=lambda entry: (-len(entry[0]), entry))
 
 
 @dataclass(slots=True)
@@ -167,8 +171,8 @@ def _config(base: Model | None, expected: Architecture | None, component: str) -
     """What diffusers' converter wants to know of the denoiser: its folder's configuration, or the shipped one."""
     if base and (config := base.config(component)):
         return {"layers_per_block": 2, **config}
-    shipped = ARCHITECTURES.get(expected.name) if expected else None
-    values = MODELS[shipped["components"][component]][2] if shipped and component in shipped["components"] else {}
+    shipped = BY_NAME.get(expected.name) if expected else None
+    values = shipped.components[component].config if shipped and component in shipped.components else {}
     return {"layers_per_block": 2, **values}
 
 
