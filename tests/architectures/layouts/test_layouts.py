@@ -14,7 +14,7 @@ from si_hub.architectures.layouts import Names, Part, attention_processor, bare_
 from si_hub.architectures.layouts.registry import LAYOUTS
 from si_hub.architectures.model import Module
 
-KEYLISTS = Path(__file__).parents[3] / "shared" / "keylists" / "base_modules"
+KEYLISTS = Path(__file__).parents[4] / "shared" / "keylists" / "base_modules"
 
 
 def source_rows(model: Model, parts: tuple[Part, ...]) -> int:

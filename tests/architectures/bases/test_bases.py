@@ -1,0 +1,98 @@
+"""Every shipped base model says all there is to say of it."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+import si_hub
+from si_hub import architectures
+from si_hub.architectures.bases import BASES, BY_NAME, Base, find
+from si_hub.architectures.folder import COMPONENT
+from si_hub.architectures.layouts.registry import LAYOUTS, WHOLE
+
+PACKAGE = Path(si_hub.__file__).parent
+ROOM = PACKAGE / "architectures" / "bases"
+
+every_base = pytest.mark.parametrize("base", BASES, ids=lambda base: base.name)
+
+
+@every_base
+def test_a_base_says_what_it_is(base: Base) -> None:
+    assert re.fullmatch(r"[a-z0-9][a-z0-9.-]*", base.name)
+    assert base.title
+    assert base.title != base.name
+    assert base.denoisers()
+    assert base.hints
+    assert base.repositories
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+", repository) for repository in base.repositories)
+    assert all(alias == alias.lower() for alias in base.aliases)
+    assert set(base.prefixes.values()) <= set(base.components)
+    assert all(text.endswith(("_", ".")) for text in base.prefixes)
+
+
+@every_base
+def test_the_components_of_a_base_are_those_of_its_pipeline(base: Base) -> None:
+    assert all(COMPONENT.fullmatch(name) for name in base.components)
+    loaded = architectures.load(base.name)
+    assert {name: model.class_name for name, model in loaded.components.items()} == {
+        name: part.class_name for name, part in base.components.items()
+    }
+
+
+@every_base
+def test_what_a_base_says_of_its_modules_is_true_of_them(base: Base) -> None:
+    models = [architectures.load(base.name).components[name] for name in base.denoisers()]
+    paths = {path for model in models for path in model.modules}
+    assert set(base.inputs) <= paths
+    assert all(any(path.startswith(start) for path in paths) for start in base.optional)
+    assert all(layout(model) for layout in base.layouts for model in models)
+
+
+def test_no_name_means_two_bases() -> None:
+    for one, other in combinations(BASES, 2):
+        assert not {one.name, *one.aliases} & {other.name, *other.aliases}
+
+
+def test_a_base_is_found_by_every_name_of_it_in_any_case() -> None:
+    for base in BASES:
+        assert all(find(name.upper()) is base for name in (base.name, *base.aliases))
+    assert BY_NAME.keys() == set(architectures.names())
+    assert find("sdxxl") is None
+
+
+def test_equal_tables_are_of_equal_blueprints() -> None:
+    parts = [part for base in BASES for part in base.components.values()]
+    for one, other in combinations(parts, 2):
+        if one.table == other.table:
+            assert (one.library, one.class_name, one.config) == (other.library, other.class_name, other.config)
+
+
+def test_every_module_of_the_room_is_a_base_in_the_registry_or_used_by_one() -> None:
+    listed = set()
+    shared = {"__init__", "contract", "encoders", "unets"}
+    for file in ROOM.glob("*.py"):
+        values = (
+            vars(import_module(f"si_hub.architectures.bases.{file.stem}")).values() if file.stem != "__init__" else ()
+        )
+        held = {value.name for value in values if isinstance(value, Base)}
+        assert held or file.stem in shared, file.name
+        listed |= held
+    assert listed == set(BY_NAME)
+
+
+def test_every_layout_of_a_base_goes_by_its_own_name() -> None:
+    layouts = {layout for base in BASES for layout in base.layouts}
+    assert all(LAYOUTS[layout.name] is layout for layout in layouts)
+    assert {layout.name for layout in WHOLE} == {layout.name for layout in LAYOUTS.values() if layout.whole}
+
+
+def test_the_names_in_the_help_are_names() -> None:
+    text = (PACKAGE / "cli.py").read_text()
+    listed = re.search(r"Base model: ([\w, -]+) \.\.\.", text)
+    assert listed is not None
+    assert all(find(name) for name in listed[1].split(", "))
