@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from si_hub.architectures.bases import BY_NAME
+
 SPEC_VERSION = "1.0.1"
 
-#: Our architecture names → ModelSpec's. An architecture that is not here goes by its own name.
-_ARCHITECTURES = {
-    "sd15": "stable-diffusion-v1",
-    "sd21": "stable-diffusion-v2-512",
-    "sdxl": "stable-diffusion-xl-v1-base",
-    "flux": "flux-1-dev",
-}
-#: The same, where the base predicts v.
-_ARCHITECTURES_V = {"sd21": "stable-diffusion-v2-768-v"}
 _PREDICTIONS = {"v_prediction": "v"}
 
 
@@ -23,10 +16,10 @@ def derive(document: Mapping[str, Any]) -> dict[str, str]:
     """The ``modelspec.*`` keys of a document: what it knows, no date, so that the same document gives the same text."""
     base = document["base_model"]
     name, prediction = base["architecture"], base.get("prediction_type")
-    table = {**_ARCHITECTURES, **_ARCHITECTURES_V} if prediction == "v_prediction" else _ARCHITECTURES
+    known = BY_NAME.get(name)
     fields = {
         "sai_model_spec": SPEC_VERSION,
-        "architecture": f"{table.get(name, name)}/styleinject",
+        "architecture": f"{known.name_in_modelspec(prediction) if known else name}/styleinject",
         "implementation": "si-hub",
         "title": document.get("title") or f"StyleInject adapter for {name}",
         "author": document.get("author"),
