@@ -1,6 +1,6 @@
 """The shipped base models, one module each; whatever else needs to know one asks here.
 
-To add one: a module with its `Base`, its line in `BASES`, and ``python -m si_hub.architectures.generate`` for its table.
+To add one: a module with its `Base`, its place in `BASES`, then ``python -m si_hub.architectures.generate``.
 """
 
 from __future__ import annotations
