@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from si_hub.architectures.bases import BASES
 from si_hub.converters.source import METADATA_CONFIG
 
 #: Metadata stay within the first ranged read of a file together with the document.
@@ -94,18 +95,7 @@ def prediction_type(metadata: Mapping[str, str]) -> str | None:
     return _PREDICTIONS.get(metadata.get(_PREDICTION, ""))
 
 
-#: base → how metadata name it; only asked where names and shapes leave several.
-_HINTS = {
-    "sd15": ("sd_v1", "stable-diffusion-v1"),
-    "sd21": ("sd_v2", "stable-diffusion-v2"),
-    "sdxl": ("sdxl_", "stable-diffusion-xl-v1-base"),
-    "sdxl-refiner": ("sdxl_refiner", "stable-diffusion-xl-v1-refiner"),
-    "flux": ("flux1", "flux-1", "Flux.1", "flux"),
-    "sd3": ("sd3", "stable-diffusion-3", "stable-diffusion-v3"),
-}
-
-
 def hinted_bases(metadata: Mapping[str, str]) -> set[str]:
-    """Base models that the metadata name."""
+    """Base models that the metadata name; only asked where names and shapes leave several."""
     texts = [metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")]
-    return {name for name, starts in _HINTS.items() if any(text.startswith(starts) for text in texts)}
+    return {base.name for base in BASES if any(map(base.is_named_by, texts))}
