@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from si_hub.architectures import Architecture, Model
+from si_hub.architectures.bases import BASES
 from si_hub.architectures.layouts import Part
 from si_hub.architectures.layouts.registry import LAYOUTS
 
@@ -32,35 +33,34 @@ class Prefix:
 
 _DENOISER = ("unet", "transformer", "prior")
 _COMFY = ("text_encoders.", "")
-_T5 = ("text_encoder_3", "text_encoder_2")
+
+#: What the beginning of a name means unless a base model says otherwise.
+_GENERAL: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("lora_unet_", "oft_unet_", "lora_unet__", "lora_transformer_", "lycoris_"), _DENOISER),
+    "lora_prior_unet_": ("prior",),
+    **{f"{kind}_te{number}_": ("text_encoder",) for kind in ("lora", "oft") for number in ("", "1")},
+    **{f"{kind}_te{number}_": (f"text_encoder_{number}",) for kind in ("lora", "oft") for number in (2, 3)},
+    **{f"{name}.": (name,) for name in (*_DENOISER, "text_encoder", "text_encoder_2", "text_encoder_3")},
+    **dict.fromkeys(("diffusion_model.", "model.diffusion_model."), _DENOISER),
+    "cond_stage_model.transformer.": ("text_encoder",),
+    "conditioner.embedders.0.transformer.": ("text_encoder",),
+    **{f"{start}clip_l.transformer.": ("text_encoder",) for start in _COMFY},
+    **{f"{start}clip_g.transformer.": ("text_encoder_2",) for start in _COMFY},
+    **{f"{start}t5xxl.transformer.": ("text_encoder_3",) for start in _COMFY},
+}
+
+
+def _prefixes() -> tuple[Prefix, ...]:
+    meanings = dict(_GENERAL)
+    for base in BASES:
+        for text, component in base.prefixes.items():
+            meanings[text] = tuple(dict.fromkeys((*meanings.get(text, ()), component)))
+    prefixes = (Prefix(text, components, text.endswith("_")) for text, components in meanings.items())
+    return tuple(sorted(prefixes, key=lambda prefix: -len(prefix.text)))
+
 
 #: Longest first; a name without any of them belongs to the component that all such names fit.
-PREFIXES: tuple[Prefix, ...] = tuple(
-    sorted(
-        (
-            *(Prefix(f"{kind}_unet_", _DENOISER, True) for kind in ("lora", "oft")),
-            Prefix("lora_unet__", _DENOISER, True),
-            Prefix("lora_transformer_", _DENOISER, True),
-            Prefix("lora_prior_unet_", ("prior",), True),
-            Prefix("lycoris_", _DENOISER, True),
-            *(Prefix(f"{kind}_te_", ("text_encoder",), True) for kind in ("lora", "oft")),
-            *(Prefix(f"{kind}_te1_", ("text_encoder",), True) for kind in ("lora", "oft")),
-            # OneTrainer calls Flux's T5 te2, kohya te3.
-            *(Prefix(f"{kind}_te2_", ("text_encoder_2",), True) for kind in ("lora", "oft")),
-            *(Prefix(f"{kind}_te3_", _T5, True) for kind in ("lora", "oft")),
-            *(Prefix(f"{name}.", (name,), False) for name in ("unet", "transformer", "prior")),
-            *(Prefix(f"{name}.", (name,), False) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")),
-            Prefix("diffusion_model.", _DENOISER, False),
-            Prefix("model.diffusion_model.", _DENOISER, False),
-            Prefix("cond_stage_model.transformer.", ("text_encoder",), False),
-            Prefix("conditioner.embedders.0.transformer.", ("text_encoder",), False),
-            *(Prefix(f"{start}clip_l.transformer.", ("text_encoder",), False) for start in _COMFY),
-            *(Prefix(f"{start}clip_g.transformer.", ("text_encoder_2",), False) for start in _COMFY),
-            *(Prefix(f"{start}t5xxl.transformer.", _T5, False) for start in _COMFY),
-        ),
-        key=lambda prefix: -len(prefix.text),
-    )
-)
+PREFIXES: tuple[Prefix, ...] = _prefixes()
 
 
 @dataclass(frozen=True, slots=True)
