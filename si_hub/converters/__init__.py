@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from si_hub.converters.detect.detection import Detection as Detection
 from si_hub.converters.detect.detection import detect as detect
-from si_hub.converters.reading import Conversion as Conversion
-from si_hub.converters.reading import convert as convert
 from si_hub.converters.families.contract import Family as Family
 from si_hub.converters.families.registry import FAMILIES as FAMILIES
+from si_hub.converters.reading import Conversion as Conversion
+from si_hub.converters.reading import convert as convert
 from si_hub.converters.report import Report as Report
 from si_hub.converters.report import Use as Use
 from si_hub.converters.source import Source as Source

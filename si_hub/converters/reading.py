@@ -15,11 +15,11 @@ from si_hub.converters import metadata
 from si_hub.converters.detect.detection import Detection, detect
 from si_hub.converters.detect.matching import target
 from si_hub.converters.families.contract import Lowered, SourceModule
-from si_hub.converters.report import Report, Use
 from si_hub.converters.families.scales import config_alpha, read_alpha
+from si_hub.converters.naming.names import Place
+from si_hub.converters.report import Report, Use
 from si_hub.converters.source import Source, open_source
 from si_hub.converters.wayback import alpha_layout, layout
-from si_hub.converters.naming.names import Place
 from si_hub.errors import ConversionRefused, UnsupportedFamily
 from si_hub.storage.tensors import Tensor
 

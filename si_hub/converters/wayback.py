@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from si_hub.architectures.model import fold
 from si_hub.converters.detect.detection import Detection
-from si_hub.converters.naming.names import Place
 from si_hub.converters.families.contract import SourceModule
+from si_hub.converters.naming.names import Place
 
 #: Patterns of one component. The document has a limit; a source more irregular than this is only counted.
 LIMIT = 200

@@ -62,9 +62,7 @@ def fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architec
     return match
 
 
-def place_all(
-    modules: Mapping[str, SourceModule], families: Mapping[str, Family], architecture: Architecture
-) -> Match:
+def place_all(modules: Mapping[str, SourceModule], families: Mapping[str, Family], architecture: Architecture) -> Match:
     """Place modules in one base model, by name."""
     match = Match(architecture)
     bare = _bare_component(modules, families, architecture)

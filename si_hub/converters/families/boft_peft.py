@@ -10,7 +10,7 @@ from si_hub.converters.naming.suffixes import spell
 
 
 def check(module: SourceModule, target: Target) -> None:
-    """Raise BaseMismatch where blocks ``m, n, b, b`` do not cover the inputs of the base module: n · b = in · kernel."""
+    """Raise BaseMismatch where blocks ``m, n, b, b`` do not cover the base module's inputs: n · b = in · kernel."""
     check_matrix(module, target, None, ("boft_r", math.prod(module.tensors["boft_r"].shape[-3:-1])))
 
 

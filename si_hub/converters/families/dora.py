@@ -35,7 +35,10 @@ def _matrix(module: SourceModule) -> tuple[Size | None, Size | None]:
 
 FAMILY = Family(
     "dora", "DoRA",
-    Slots.of("magnitude", may=f"down up mid alpha {loha.FACTORS} {loha.CORES} {lokr.FACTORS} diff diff_b w_norm b_norm"),
+    Slots.of(
+        "magnitude",
+        may=f"down up mid alpha {loha.FACTORS} {loha.CORES} {lokr.FACTORS} diff diff_b w_norm b_norm",
+    ),
     check,
     spell("kohya", magnitude=".dora_scale")
     | spell("peft", named=True, magnitude=".lora_magnitude_vector .lora_magnitude_vector.weight")

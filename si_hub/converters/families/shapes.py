@@ -101,9 +101,7 @@ def check_matrix(module: SourceModule, target: Target, rows: Size | None, column
     """
     if not target.shape or target.kind not in ("linear", "conv", "embedding"):
         first = next(iter(module.names.values()))
-        raise BaseMismatch(
-            f"a matrix cannot change a base module of kind {target.kind}", file=module.file, key=first
-        )
+        raise BaseMismatch(f"a matrix cannot change a base module of kind {target.kind}", file=module.file, key=first)
     if rows and rows[1] != target.shape[0]:
         raise misfit(module, rows[0], "output", target.shape[0], rows[1], target)
     if columns and columns[1] != (width := math.prod(target.shape[1:])):

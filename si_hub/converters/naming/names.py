@@ -12,7 +12,6 @@ from si_hub.architectures.bases import BASES
 from si_hub.architectures.layouts import Part
 from si_hub.architectures.layouts.registry import LAYOUTS
 
-
 _CONTAINER = "base_model.model."
 
 

@@ -1,4 +1,4 @@
-"""The families as data: each claims its own modules, no two the same, and whole models are told by name."""
+"""The families as data: each claims its own modules, no two the same, and none claims a whole model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import chain, combinations
 import pytest
 
 from si_hub.converters.families.contract import Family
-from si_hub.converters.families.registry import FAMILIES, REJECTS, SUFFIXES, classify, nearest, rejection
+from si_hub.converters.families.registry import FAMILIES, SUFFIXES, classify, nearest, plain_names, rejection
 
 #: family → the slots of a real module of it.
 TYPICAL: dict[str, str] = {
@@ -65,34 +65,12 @@ def test_an_unclaimed_module_names_its_nearest_family_and_the_objection(slots: s
     assert nearest(slots.split())[1] == objection
 
 
-NOT_ADAPTERS: dict[str, list[str]] = {
-    "a ControlNet-LLLite": ["lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight"],
-    "a quantised LoRA of nunchaku": ["blocks.0.qkv_proj.lora_down", "blocks.0.qkv_proj.wscales"],
-    "an IP-Adapter": ["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight", "ip_adapter.0.to_q_lora.down.weight"],
-    "a hypernetwork": ["768.0.linear1.weight"],
-    "a LoRA in cloneofsimo's numbered layout": ["unet:0:up", "unet:0:down"],
-    "a ControlNet": ["control_model.input_blocks.0.0.weight"],
-    "a T2I-Adapter": ["adapter.body.0.in_conv.weight"],
-    "a textual inversion alone": ["emb_params"],
-    "a motion module": ["down_blocks.0.motion_modules.0.attn.processor.to_q_lora.down.weight"],
-    "a full checkpoint": ["model.diffusion_model.out.2.weight", "first_stage_model.encoder.conv_in.weight"],
-    "a VAE": ["encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.conv_in.weight", "quant_conv.weight"],
-    "an upscaler": ["model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight"],
-    "a text encoder": ["text_model.encoder.layers.0.mlp.fc1.weight", "text_model.encoder.layers.0.mlp.fc1.bias"],
-    "a full model": ["double_blocks.0.img_attn.norm.key_norm.scale", "double_blocks.0.img_mlp.0.bias"],
-}  # fmt: skip
-
-
-def test_every_reject_has_an_example() -> None:
-    assert set(NOT_ADAPTERS) == {reject.name for reject in REJECTS}
-
-
-@pytest.mark.parametrize("kind", NOT_ADAPTERS)
-def test_what_is_no_adapter_is_told_by_its_names(kind: str) -> None:
-    found = rejection(NOT_ADAPTERS[kind])
+def test_names_of_a_whole_model_are_plain_and_those_of_an_adapter_are_not() -> None:
+    names = ["double_blocks.0.img_attn.norm.key_norm.scale", "conv_in.weight", "conv_in.lora_down.weight", "x.alpha"]
+    assert plain_names(names) == names[:2]
+    found = rejection(names[:2])
     assert found is not None
-    assert found[0].name == kind
-    assert found[1] in NOT_ADAPTERS[kind]
+    assert (found[0].name, found[1]) == ("a full model", names[0])
 
 
 @pytest.mark.parametrize(

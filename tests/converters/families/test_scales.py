@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from si_hub.converters.naming.names import read_stem
 from si_hub.converters.families.contract import SourceModule
 from si_hub.converters.families.scales import config_alpha, read_alpha
+from si_hub.converters.naming.names import read_stem
 from si_hub.errors import FormatError, LayerShapeError, NotFinite, UnsupportedFamily
 from si_hub.storage.tensors import Tensor
 

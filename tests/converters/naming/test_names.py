@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from si_hub.converters.naming.names import PREFIXES, Reading, read_stem
 
+
 @pytest.mark.parametrize(
     ("stem", "reading"),
     [
