@@ -10,24 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from si_hub.architectures import Architecture, load, names
+from si_hub.architectures.bases import BASES
 from si_hub.architectures.checkpoint import DENOISERS, recognise
 from si_hub.architectures.model import Model as Modules
-from si_hub.converters.families.registry import SUFFIXES, rejection
+from si_hub.architectures.recognise import may_be_pickle
+from si_hub.converters.families.registry import plain_names, rejection
 from si_hub.distill.glance import glance
 from si_hub.distill.models import Model
 from si_hub.distill.weights import Weight
 from si_hub.errors import FormatError, NotAModel, NotSafetensors, TruncatedFile, WrongPair
 from si_hub.storage.header import read_safetensors
 
-#: Names under which a pickle is opened, tensors only, because the user named that very file.
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-#: Classes whose original names `si_hub.architectures.layouts` knows, so that a misfit is found without torch.
-_KNOWN_NAMES = ("UNet2DConditionModel", "FluxTransformer2DModel", "SD3Transformer2DModel")
+#: Classes whose original names are known, so that a misfit is found without torch.
+_KNOWN_NAMES = frozenset(part.class_name for base in BASES if base.layouts for part in base.denoisers().values())
 #: What checkpoints and metadata call what the denoiser predicts.
 _PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "v-prediction": "v_prediction",
                 "epsilon": "epsilon", "eps": "epsilon", "sample": "sample"}  # fmt: skip
-#: Whole models under the names of `si_hub.converters.families.registry.REJECTS`; every other kind there is no model.
-_MODELS = {"a full checkpoint", "a full model", "a text encoder", "a VAE"}
 #: Input channels of the denoiser's first layer that mean a special model.
 _CHANNELS = {9: "an inpainting model", 8: "an editing model (InstructPix2Pix)", 5: "a depth model"}
 
@@ -107,7 +105,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
     try:
         file = read_safetensors(path)
     except NotSafetensors:
-        if path.suffix not in PICKLES or not path.stat().st_size:
+        if not may_be_pickle(path):
             raise
         return _unpickled(path), {}
     return {name: Weight.stored(tensor, name) for name, tensor in file.tensors.items()}, file.metadata
@@ -155,13 +153,14 @@ def refuse_others(path: Path, held: Collection[str]) -> None:
     """Raise NotAModel for files that are no whole model: adapters, ControlNets, embeddings."""
     if not held:
         raise NotAModel("holds no tensors", file=path)
-    adapters = [name for name in held if (key := SUFFIXES.split(name)) and key.slot not in {"ia3_weight", "set_weight"}]
-    if 2 * len(adapters) > len(held):
+    plain = set(plain_names(held))
+    if 2 * len(plain) < len(held):
+        first = next(name for name in held if name not in plain)
         raise NotAModel(
-            "is an adapter such as a LoRA, not a checkpoint", file=path, key=adapters[0],
+            "is an adapter such as a LoRA, not a checkpoint", file=path, key=first,
             hint=f"Convert it: si-hub convert {path.name}",
         )  # fmt: skip
-    if (found := rejection(held)) and found[0].name not in _MODELS:
+    if (found := rejection(held)) and not found[0].is_model:
         raise NotAModel(f"is {found[0].name}, not a checkpoint", file=path, key=found[1])
 
 
