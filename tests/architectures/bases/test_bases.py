@@ -1,8 +1,10 @@
-"""Every shipped base model says all there is to say of it."""
+"""Every shipped base model says all there is to say of it, and nothing else of the package names one."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -89,6 +91,25 @@ def test_every_layout_of_a_base_goes_by_its_own_name() -> None:
     layouts = {layout for base in BASES for layout in base.layouts}
     assert all(LAYOUTS[layout.name] is layout for layout in layouts)
     assert {layout.name for layout in WHOLE} == {layout.name for layout in LAYOUTS.values() if layout.whole}
+
+
+def constants(file: Path) -> Iterator[tuple[int, str]]:
+    """The texts in a module's code, its documentation left out."""
+    tree = ast.parse(file.read_text())
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in texts:
+            yield node.lineno, node.value
+
+
+def test_no_other_module_names_a_shipped_base() -> None:
+    names = {name for base in BASES for name in (base.name, *base.aliases, base.modelspec, *base.hints)} - {""}
+    found = [
+        f"{file.relative_to(PACKAGE)}:{line}: {text}"
+        for file in sorted(PACKAGE.rglob("*.py")) if not file.is_relative_to(ROOM)
+        for line, text in constants(file) if text in names
+    ]  # fmt: skip
+    assert found == []
 
 
 def test_the_names_in_the_help_are_names() -> None:
