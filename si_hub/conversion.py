@@ -38,7 +38,7 @@ class Converted:
         sha256: of the written data section.
         identity: of the adapter.
         report: every source tensor's fate.
-        exact: as the document says: what is kept acts as it did in the source.
+        exact: as the document says: it acts as the source does; never of a part of it.
     """
 
     source: Path
@@ -164,7 +164,7 @@ def convert(
         source, path, found.source.size, written.size, found.base.name, found.family, found.naming,
         {name: len(component.layers) for name, component in components.items()},
         count_ranks(layers), count_alphas(layers), written.source_sha256, written.tensors_sha256, written.identity,
-        found.report, written.document["provenance"]["exact"] is True,
+        found.report, written.document["provenance"].get("exact") is True,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from si_hub import converters, format
 from si_hub.adapter import Adapter, Component
 from si_hub.converters import Source
+from si_hub.converters.outline import Holding
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
 from si_hub.hub.names import is_repository
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Lines of metadata for people; kohya writes about sixty keys.
 METADATA_SHOWN = 80
+#: Tensors of a low-rank pair, of our layers and of others' modules: its rank and alpha say it all.
+_PAIR = {"down.weight", "up.weight", "down", "up", "alpha"}
 #: In place of the alphas of a repository's file: they lie among the data.
 UNREAD = "not read"
 
@@ -58,6 +61,7 @@ class Inspection:
         tensors, parameters: how many tensors, and numbers in them.
         dtypes: number of tensors by dtype.
         family, naming, base: of an adapter.
+        candidates: base models between which nothing in it decides.
         parts: by component of the base model.
         metadata: the header's, as they are.
         document: of a StyleInject file.
@@ -74,6 +78,7 @@ class Inspection:
     family: str | None = None
     naming: str | None = None
     base: str | None = None
+    candidates: tuple[str, ...] = ()
     parts: dict[str, Part] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     document: dict[str, Any] = field(default_factory=dict)
@@ -84,15 +89,17 @@ class Inspection:
         """The result as JSON data; what is empty is left out."""
         values = {
             "path": str(self.path), "size": self.size, "kind": self.kind, "family": self.family,
-            "naming": self.naming, "base": self.base, "tensors": self.tensors, "parameters": self.parameters,
+            "naming": self.naming, "base": self.base, "candidates": list(self.candidates),
+            "tensors": self.tensors, "parameters": self.parameters,
             "dtypes": self.dtypes, "components": {name: part.as_dict() for name, part in self.parts.items()},
             "metadata": self.metadata, "document": self.document, "dropped": self.dropped, "problem": self.problem,
         }  # fmt: skip
-        return {key: value for key, value in values.items() if value not in (None, {}, "")}
+        return {key: value for key, value in values.items() if value not in (None, {}, [], "")}
 
     def as_text(self) -> str:
         """The result as lines for people."""
-        what = " ".join(filter(None, [self.family, f"for {self.base}" if self.base else None]))
+        base = self.base or " or ".join(self.candidates)
+        what = " ".join(filter(None, [self.family, f"for {base}" if base else None]))
         rows = [
             ("kind", f"{self.kind}{f': {what}' if what else ''}"),
             ("size", f"{size_text(self.size)}, {self.tensors:,} tensors, {self.parameters:,} numbers"),
@@ -237,21 +244,29 @@ def _looked_at(look: Look, base: str | Path | None) -> Inspection:
 
 def _foreign(source: Source, base: str | Path | None) -> Inspection:
     try:
-        found = converters.convert(source, base=base, allow_partial=True)
+        found = converters.outline(source, base)
     except NotAnAdapter as error:
         return _facts(source, error.kind, problem=error.as_dict())
     except SiHubError as error:
         return _facts(source, "unknown", problem=error.as_dict())
+    [known, *others] = found.bases or (None,)
     return _facts(
         source,
         "adapter",
         family=found.family,
         naming=found.naming,
-        base=found.base.name,
-        parts=_parts(found.adapter),
-        dropped=found.report.dropped,
-        problem=_strict_problem(source, base) if found.report.dropped else {},
+        base=None if others else known,
+        candidates=found.bases if others else (),
+        parts={name: _held_part(holding) for name, holding in found.holdings.items()},
+        dropped=found.dropped,
+        problem=found.problem.as_dict() if found.problem else {},
     )
+
+
+def _held_part(holding: Holding) -> Part:
+    slots = dict(holding.slots.most_common())
+    ranks, alphas = dict(holding.ranks.most_common()), dict(holding.alphas.most_common())
+    return Part(holding.modules, ranks, alphas, slots, tuple(holding.embeddings))
 
 
 def _inspect_kindly(path: Path, base: str | Path | None) -> Inspection:
@@ -272,15 +287,6 @@ def _native(file: SafetensorsFile) -> Inspection:
         parts=_parts(adapter),
         document=document,
     )
-
-
-def _strict_problem(source: Source, base: str | Path | None) -> dict[str, object]:
-    """Why the file is not converted without ``allow_partial``, if it is not."""
-    try:
-        converters.convert(source, base=base)
-    except SiHubError as error:
-        return error.as_dict()
-    return {}
 
 
 def _facts(file: SafetensorsFile | Source, kind: str, **more: Any) -> Inspection:
@@ -310,7 +316,7 @@ def _part(component: Component) -> Part:
 
 def _part_text(part: Part) -> str:
     rank = f", rank {tally(part.ranks)}, alpha {tally(part.alphas)}" if part.ranks else ""
-    others = {leaf: count for leaf, count in part.leaves.items() if leaf not in ("down.weight", "up.weight")}
+    others = {leaf: count for leaf, count in part.leaves.items() if leaf not in _PAIR}
     more = f", {tally(others)}" if others else ""
     tokens = f", embeddings {', '.join(map(short, part.embeddings))}" if part.embeddings else ""
     return f"{part.modules} modules{rank}{more}{tokens}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from si_hub.architectures.bases import BASES
@@ -95,7 +96,67 @@ def prediction_type(metadata: Mapping[str, str]) -> str | None:
     return _PREDICTIONS.get(metadata.get(_PREDICTION, ""))
 
 
-def hinted_bases(metadata: Mapping[str, str]) -> set[str]:
-    """Base models that the metadata name; only asked where names and shapes leave several."""
-    texts = [metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")]
-    return {base.name for base in BASES if any(map(base.is_named_by, texts))}
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What metadata say of the base model.
+
+    Attributes:
+        bases: names of the base models that they name, all of them equally well; empty where they name none.
+        texts: metadata key → text that names a base model, of these or an unknown one.
+        excluded: names of base models that it is not.
+    """
+
+    bases: frozenset[str] = frozenset()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    excluded: frozenset[str] = frozenset()
+
+    def allows(self, name: str) -> bool:
+        """Whether nothing of it contradicts a base model."""
+        return name not in self.excluded and (name in self.bases or not self.texts)
+
+    def quote(self) -> str:
+        """Where and how they say it."""
+        texts = self.texts or ({"ss_v2": "False"} if self.excluded else {})
+        return ", ".join(f"{key} = {text}" for key, text in texts.items())
+
+
+#: Metadata that name the base model by architecture: an unknown name there is of a model that is not known here.
+_NAMING = ("ss_base_model_version", "modelspec.architecture", "model_spec.architecture")
+#: Metadata that name it in the words of people, who may call it anything.
+_CALLING = ("baseModel", "base_model")
+
+
+def named_bases(metadata: Mapping[str, str]) -> Named:
+    """The base models that the metadata name, and those that they exclude (kohya's ``ss_v2``).
+
+    Where two of them name different ones, none is left, and no base model agrees.
+    """
+    bases: frozenset[str] | None = None
+    texts: dict[str, str] = {}
+    for key in (*_NAMING, *_CALLING):
+        text = metadata.get(key, "").strip()
+        found = _named_by(text)
+        if text and (found or key in _NAMING):
+            texts[key] = text
+            bases = found if bases is None else bases & found
+    second = frozenset(base.name for base in BASES if base.is_v2)
+    if metadata.get("ss_v2") == "True":
+        texts["ss_v2"] = "True"
+        bases = second if bases is None else bases & second
+    excluded = second if metadata.get("ss_v2") == "False" else frozenset[str]()
+    return Named(bases or frozenset(), texts, excluded)
+
+
+def _named_by(text: str) -> frozenset[str]:
+    """The base models whose hints are the longest that the text begins with; capitals and marks do not count."""
+    plain = _plain(text)
+    lengths = {
+        base.name: max((len(_plain(hint)) for hint in base.hints if plain.startswith(_plain(hint))), default=0)
+        for base in BASES
+    }
+    longest = max(lengths.values())
+    return frozenset(name for name, length in lengths.items() if length == longest and longest)
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text.lower() if character.isalnum())

@@ -53,6 +53,15 @@ def _e5m2(byte: int) -> float:
     return value
 
 
+def are_equal(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors hold the same numbers in the same shape, whatever their dtypes."""
+    if first.shape != second.shape:
+        return False
+    if first.dtype == second.dtype:
+        return first.tobytes() == second.tobytes()
+    return bool((as_float64(first) == as_float64(second)).all())
+
+
 def multiply(tensor: Tensor, scale: float) -> Tensor:
     """``scale`` times a tensor, float32."""
     import numpy

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from si_hub import __version__
-from si_hub.adapter import Adapter, BaseModel, Component, Layer
+from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.architectures import Architecture, resolve
-from si_hub.architectures.layouts import Part
 from si_hub.converters import metadata
-from si_hub.converters.detect.detection import Detection, detect
-from si_hub.converters.detect.matching import target
-from si_hub.converters.families.contract import Lowered, SourceModule
-from si_hub.converters.families.scales import config_alpha, read_alpha
-from si_hub.converters.naming.names import Place
+from si_hub.converters.detect.detection import Detection, examine
+from si_hub.converters.detect.embeddings import place_embeddings
+from si_hub.converters.detect.matching import Match, target
+from si_hub.converters.families.contract import SourceModule
+from si_hub.converters.families.scales import resolve_alpha
+from si_hub.converters.layers import LayerTable
+from si_hub.converters.numbers import are_equal
 from si_hub.converters.report import Report, Use
 from si_hub.converters.source import Source, open_source
-from si_hub.converters.wayback import alpha_layout, layout
-from si_hub.errors import ConversionRefused, UnsupportedFamily
-from si_hub.storage.tensors import Tensor
-
-#: Leaves whose first axis is the output axis: what a fused module is cut along.
-_OUTPUT_LEAVES = {"up.weight", "weight_delta", "bias_delta", "gain"}
+from si_hub.converters.wayback import alpha_layout, layout, name_naming
+from si_hub.errors import AmbiguousFamily, ConversionRefused, UnsupportedFamily
 
 
 @dataclass(slots=True)
@@ -65,115 +61,104 @@ def convert(
         MissingFile, FileAccessError: files that are not there or not readable.
     """
     source = source if isinstance(source, Source) else open_source(source)
-    found = detect(source, None if base is None else resolve(base), allow_partial=allow_partial)
+    found = examine(source, None if base is None else resolve(base))
+    match = found.check(allow_partial=allow_partial)
     report = Report()
-    report.uses = {name: Use("dropped", reason) for name, reason in found.grouped.dropped.items()}
-    components: dict[str, Component] = {}
+    report.drop(found.grouped.dropped, harmless=True)
+    report.drop(dict.fromkeys(found.grouped.unknown, "no converter knows what it is"))
+    layers = LayerTable(match.architecture, source.path)
+    left_out = found.left_out(match)
     for stem, module in found.grouped.modules.items():
-        _convert_module(source, found, stem, module, components, report)
-    _embed(source, found, components, report, allow_partial=allow_partial)
-    zero = sum("alpha" in module.tensors and module.alpha is None for module in found.grouped.modules.values())
-    if zero:
-        report.notes.append(f"alpha is 0 in {zero} modules, which kohya's trainer reads as the rank")
-    if not any(component.layers for component in components.values()):
+        if stem in left_out:
+            report.drop(dict.fromkeys(module.names.values(), left_out[stem]))
+        else:
+            _convert_module(source, found, match, module, layers, report)
+    _check_repeated(source, found, report)
+    _embed(source, found, match.architecture, layers.components, report, allow_partial=allow_partial)
+    if layers.without_alpha:
+        report.notes.append(f"alpha is 0 in {layers.without_alpha} modules, which kohya's trainer reads as the rank")
+    if not any(component.layers for component in layers.components.values()):
         raise ConversionRefused("nothing of it has an effect", file=source.path, found="modules of rank 0 only")
-    return _assemble(source, found, components, report)
+    return _assemble(source, found, match, layers.components, report)
 
 
 def _convert_module(
-    source: Source, found: Detection, stem: str, module: SourceModule, components: dict[str, Component], report: Report
+    source: Source, found: Detection, match: Match, module: SourceModule, layers: LayerTable, report: Report
 ) -> None:
-    def drop(reason: str) -> None:
-        report.uses.update((name, Use("dropped", reason)) for name in module.names.values())
-
-    place = found.match.places.get(stem)
-    if place is None:
-        return drop(f"{found.match.architecture.name} has no such module")
-    if stem in found.match.misfits:
-        return drop(str(found.match.misfits[stem].problem))
-    family = found.families[stem]
-    if family.rank and not family.rank(module):
-        return drop("a LoRA of rank 0 has no effect")
-    if family.rank:
-        module.alpha = _alpha(source, module, place, family.rank(module))
-    assert family.lower is not None
-    lowered = family.lower(module, target(found.match.architecture, place))
+    family, place = found.families[module.stem], match.places[module.stem]
+    rank = family.rank(module) if family.rank else None
+    if rank == 0:
+        report.drop(dict.fromkeys(module.names.values(), "a LoRA of rank 0 has no effect"), harmless=True)
+        return
+    if rank is not None:
+        module.alpha = resolve_alpha(source.configs, module, place.component, place.body, rank)
+        layers.without_alpha += "alpha" in module.tensors and module.alpha is None
+    assert family.lower is not None, "what is not lowered is left out"
+    lowered = family.lower(module, target(match.architecture, place))
     for part in place.parts:
-        component = components.setdefault(
-            place.component, Component(found.match.architecture.components[place.component].class_name)
-        )
-        component.layers[part.path] = _cut(lowered, part)
+        layers.add(place.component, part, lowered, module)
     for slot, name in module.names.items():
         report.uses[name] = Use("folded" if slot == "alpha" or slot in lowered.folded else "used")
-    return None
 
 
-def _alpha(source: Source, module: SourceModule, place: Place, rank: int) -> float | None:
-    if "alpha" in module.tensors:
-        return read_alpha(module)
-    config = source.configs.get(place.component, source.configs.get("") if module.spelling == "peft" else None)
-    return None if config is None else config_alpha(module, place.body, rank, config)
+def _check_repeated(source: Source, found: Detection, report: Report) -> None:
+    """Tensors that say again what another one said are folded into it, where they say the same.
 
-
-def _cut(lowered: Lowered, part: Part) -> Layer:
-    """The layer of one part: rows of the output-axis leaves, the rest shared."""
-    tensors = {
-        leaf: _rows(tensor, part) if leaf in _OUTPUT_LEAVES else tensor for leaf, tensor in lowered.leaves.items()
-    }
-    return Layer(tensors, lowered.alpha, groups=lowered.groups)
-
-
-def _rows(tensor: Tensor, part: Part) -> Tensor:
-    if part.rows is None:
-        return tensor
-    return Tensor.concatenate([tensor.rows(start, stop) for start, stop in part.rows])
+    Raises:
+        AmbiguousFamily: they say something else.
+    """
+    for stem, slot, name in found.grouped.repeated:
+        module = found.grouped.modules[stem]
+        first = module.names[slot]
+        if not are_equal(source.tensors[name], module.tensors[slot]):
+            raise AmbiguousFamily(
+                "two tensors of the file mean the same and differ", file=source.path, key=name, found=first
+            )
+        use = report.uses[first]
+        report.uses[name] = use if use.fate == "dropped" else Use("folded")
 
 
 def _embed(
-    source: Source, found: Detection, components: dict[str, Component], report: Report, *, allow_partial: bool
+    source: Source,
+    found: Detection,
+    architecture: Architecture,
+    components: dict[str, Component],
+    report: Report,
+    *,
+    allow_partial: bool,
 ) -> None:
-    """Textual inversions that ride along: to the text encoder whose embeddings have their width."""
-    architecture = found.match.architecture
-    for name, (token, kind) in found.grouped.embeddings.items():
+    """Textual inversions that ride along, each into the text encoder that it is for."""
+    for name, (token, home) in place_embeddings(source, found.grouped, architecture).items():
         tensor = source.tensors[name]
-        home = _encoder(architecture, kind, tensor)
         if home is None and not allow_partial:
             raise UnsupportedFamily(
                 "a textual inversion that no text encoder of the base model fits", file=source.path, key=name,
                 found=list(tensor.shape),
             )  # fmt: skip
         if home is None:
-            report.uses[name] = Use("dropped", "no text encoder of the base model fits it")
+            report.drop({name: "no text encoder of the base model fits it"})
             continue
         component = components.setdefault(home, Component(architecture.components[home].class_name))
         component.embeddings[token] = tensor if len(tensor.shape) == 2 else tensor.reshape(1, *tensor.shape)
         report.uses[name] = Use("used")
 
 
-def _encoder(architecture: Architecture, kind: str, tensor: Tensor) -> str | None:
-    chosen = {"clip_l": ("text_encoder",), "clip_g": ("text_encoder_2",), "t5xxl": ("text_encoder_3", "text_encoder_2")}
-    for name, model in architecture.components.items():
-        tables = (module for module in model.modules.values() if module.kind == "embedding")
-        fits = any(table.shape[1:] == tensor.shape[-1:] for table in tables) and len(tensor.shape) in (1, 2)
-        if fits and name in chosen.get(kind, (name,)):
-            return name
-    return None
-
-
-def _assemble(source: Source, found: Detection, components: dict[str, Component], report: Report) -> Conversion:
+def _assemble(
+    source: Source, found: Detection, match: Match, components: dict[str, Component], report: Report
+) -> Conversion:
     kept, report.left_out = metadata.keep(source.metadata)
-    architecture = found.match.architecture
-    naming = _naming(found)
+    architecture = match.architecture
+    naming = name_naming(match)
     prediction = metadata.prediction_type(source.metadata) or architecture.prediction_type
     about = metadata.describe(source.metadata)
     about["provenance"] = {
         **_origin(source),
         "family": found.family(),
         "naming": naming,
-        "alpha_layout": alpha_layout(found, bool(source.configs)),
-        "layout": layout(found),
+        "alpha_layout": alpha_layout(found, match, bool(source.configs)),
+        "layout": layout(found, match),
         "tool": f"si-hub {__version__}",
-        "exact": True,
+        **({"exact": True} if not (lost := report.lost) else {"left_out": len(lost)}),
     }
     adapter = Adapter(BaseModel(architecture.name, prediction_type=prediction), components, (), about, kept)
     return Conversion(adapter, report, source, found.family(), naming, architecture)
@@ -185,9 +170,3 @@ def _origin(source: Source) -> dict[str, Any]:
         return {"source": {"name": source.path.name, "size": source.size}}
     names = [f"{part.path.parent.name}/{part.path.name}" for part in source.parts]
     return {"sources": [{"name": name, "size": part.size} for name, part in zip(names, source.parts, strict=True)]}
-
-
-def _naming(found: Detection) -> str:
-    """``lora_unet_ sgm, lora_te1_ diffusers``: prefixes and layouts, the most frequent first."""
-    counts = Counter(f"{place.prefix} {place.layout}".strip() for place in found.match.places.values())
-    return ", ".join(name for name, _ in counts.most_common())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,10 +12,17 @@ Fate = Literal["used", "folded", "dropped"]
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """What became of one source tensor: its bytes are used, its value went into others, or it was dropped."""
+    """What became of one source tensor: its bytes are used, its value went into others, or it was dropped.
+
+    Attributes:
+        fate: which of them.
+        reason: why it was dropped.
+        harmless: it was dropped, and the adapter acts the same without it.
+    """
 
     fate: Fate
     reason: str = ""
+    harmless: bool = False
 
 
 @dataclass(slots=True)
@@ -35,6 +43,15 @@ class Report:
     def dropped(self) -> dict[str, str]:
         """Dropped tensors and why."""
         return {name: use.reason for name, use in self.uses.items() if use.fate == "dropped"}
+
+    @property
+    def lost(self) -> list[str]:
+        """Dropped tensors without which the adapter is not what it was."""
+        return [name for name, use in self.uses.items() if use.fate == "dropped" and not use.harmless]
+
+    def drop(self, reasons: Mapping[str, str], *, harmless: bool = False) -> None:
+        """Note tensors that were dropped, and why."""
+        self.uses.update((name, Use("dropped", reason, harmless)) for name, reason in reasons.items())
 
     def count(self) -> dict[str, int]:
         """Number of tensors by fate."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from si_hub.architectures.model import fold
 from si_hub.converters.detect.detection import Detection
+from si_hub.converters.detect.matching import Match
 from si_hub.converters.families.contract import SourceModule
 from si_hub.converters.naming.names import Place
 
@@ -39,16 +40,22 @@ class Rule(NamedTuple):
         return {key: value for key, value in values.items() if value or key == "prefix"}
 
 
-def alpha_layout(found: Detection, configured: bool) -> str:
+def alpha_layout(found: Detection, match: Match, configured: bool) -> str:
     """Where the source kept its alphas: ``F32 [] in 264 of 264 modules``, ``configuration`` or ``none``."""
-    pairs = [found.grouped.modules[stem] for stem in _placed(found) if found.families[stem].rank]
+    pairs = [found.grouped.modules[stem] for stem in _placed(found, match) if found.families[stem].rank]
     kinds = Counter(_alpha_kind(module) for module in pairs if "alpha" in module.tensors)
     if not kinds:
         return "configuration" if configured else "none"
     return f"{', '.join(kind for kind, _ in kinds.most_common())} in {kinds.total()} of {len(pairs)} modules"
 
 
-def layout(found: Detection) -> dict[str, list[dict[str, Any]]]:
+def name_naming(match: Match) -> str:
+    """``lora_unet_ sgm, lora_te1_ diffusers``: prefixes and layouts, the most frequent first."""
+    counts = Counter(f"{place.prefix} {place.layout}".strip() for place in match.places.values())
+    return ", ".join(name for name, _ in counts.most_common())
+
+
+def layout(found: Detection, match: Match) -> dict[str, list[dict[str, Any]]]:
     """Per component the rules that its modules are written by, that of most first.
 
     Every rule but the first has ``modules``, patterns of the base modules (the first one, of a fused source module)
@@ -56,8 +63,8 @@ def layout(found: Detection) -> dict[str, list[dict[str, Any]]]:
     one for each kind of module: with the adapter's module paths it gives back every name.
     """
     paths: dict[str, dict[Rule, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for stem, place in _placed(found).items():
-        paths[place.component][_rule(found, stem)].append(place.parts[0].path)
+    for stem, place in _placed(found, match).items():
+        paths[place.component][_rule(found, match, stem)].append(place.parts[0].path)
     return {component: _described(by_rule) for component, by_rule in paths.items()}
 
 
@@ -69,16 +76,20 @@ def _described(by_rule: dict[Rule, list[str]]) -> list[dict[str, Any]]:
     return [main.as_dict(), *exceptions]
 
 
-def _placed(found: Detection) -> dict[str, Place]:
-    """Places of the modules that were converted; those of the wrong shape are dropped where a part may be."""
-    return {stem: place for stem, place in found.match.places.items() if stem not in found.match.misfits}
+def _placed(found: Detection, match: Match) -> dict[str, Place]:
+    """Places of the modules that were converted; the others are dropped where a part may be."""
+    return {
+        stem: place
+        for stem, place in match.places.items()
+        if stem not in match.misfits and found.families[stem].lower is not None
+    }
 
 
-def _rule(found: Detection, stem: str) -> Rule:
-    place, module = found.match.places[stem], found.grouped.modules[stem]
+def _rule(found: Detection, match: Match, stem: str) -> Rule:
+    place, module = match.places[stem], found.grouped.modules[stem]
     suffixes = tuple(sorted((slot, name[len(stem) :]) for slot, name in module.names.items()))
     zero = "alpha" in module.tensors and found.families[stem].rank is not None and module.alpha is None
-    return Rule(place.prefix, place.layout, suffixes, _alpha_kind(module), zero, _axes(found, stem))
+    return Rule(place.prefix, place.layout, suffixes, _alpha_kind(module), zero, _axes(found, match, stem))
 
 
 def _alpha_kind(module: SourceModule) -> str:
@@ -86,9 +97,9 @@ def _alpha_kind(module: SourceModule) -> str:
     return f"{alpha.dtype} {list(alpha.shape)}" if alpha else ""
 
 
-def _axes(found: Detection, stem: str) -> tuple[int, ...]:
+def _axes(found: Detection, match: Match, stem: str) -> tuple[int, ...]:
     if (axes_of := found.families[stem].axes) is None:
         return ()
-    place, axes = found.match.places[stem], axes_of(found.grouped.modules[stem])
-    base = found.match.architecture.components[place.component].modules[place.parts[0].path]
+    place, axes = match.places[stem], axes_of(found.grouped.modules[stem])
+    base = match.architecture.components[place.component].modules[place.parts[0].path]
     return () if set(axes) == {len(base.shape)} else axes

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si_hub.converters.metadata import KEY_LIMIT, TOTAL_LIMIT, describe, hinted_bases, keep, prediction_type
+from si_hub import architectures
+from si_hub.converters.metadata import KEY_LIMIT, TOTAL_LIMIT, describe, keep, named_bases, prediction_type
 
 
 def test_what_people_wrote_becomes_part_of_the_document() -> None:
@@ -65,10 +67,47 @@ def test_metadata_are_kept_whole_or_left_out_by_name_within_the_limit(metadata: 
     assert sum(len(key.encode()) + len(value.encode()) for key, value in kept.items()) <= TOTAL_LIMIT
 
 
-def test_metadata_name_base_models_and_prediction_types() -> None:
-    assert hinted_bases({"ss_base_model_version": "sd_v2_v"}) == {"sd21"}
-    assert hinted_bases({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}) == {"sdxl"}
-    assert hinted_bases({}) == set()
+@pytest.mark.parametrize(
+    ("metadata", "bases"),
+    [
+        ({"ss_base_model_version": "sd_v2_v"}, {"sd21"}),
+        ({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora"}, {"sdxl"}),
+        ({"ss_base_model_version": "SDXL 1.0"}, {"sdxl"}),
+        ({"ss_base_model_version": "sdxl_base_v1-0", "modelspec.architecture": "stable-diffusion-xl"}, {"sdxl"}),
+        ({"ss_base_model_version": "sdxl_refiner_v1-0"}, {"sdxl-refiner"}),
+        ({"baseModel": "SD 1.5"}, {"sd15"}),
+        ({"baseModel": "Illustrious"}, {"sdxl"}),
+        ({"ss_v2": "True"}, {"sd21"}),
+    ],
+)
+def test_metadata_name_base_models(metadata: dict[str, str], bases: set[str]) -> None:
+    said = named_bases(metadata)
+    assert said.bases == bases
+    assert all(map(said.allows, bases))
+    assert not said.allows("flux")
+
+
+def test_metadata_that_name_no_base_model_allow_every_one() -> None:
+    for metadata in ({}, {"baseModel": "my own"}, {"ss_v2": "maybe"}, {"ss_base_model_version": " "}):
+        assert named_bases(metadata).allows("sd15")
+
+
+def test_metadata_that_name_an_unknown_one_or_two_different_ones_allow_none() -> None:
+    for metadata in (
+        {"ss_base_model_version": "a-model-of-tomorrow"},
+        {"ss_base_model_version": "sd_v1", "modelspec.architecture": "flux-1-dev/lora"},
+    ):
+        said = named_bases(metadata)
+        assert not any(map(said.allows, architectures.names()))
+        assert all(text in said.quote() for text in metadata.values())
+
+
+def test_what_is_not_a_second_stable_diffusion_may_be_any_other() -> None:
+    said = named_bases({"ss_v2": "False"})
+    assert {name for name in architectures.names() if not said.allows(name)} == {"sd21"}
+
+
+def test_metadata_name_prediction_types() -> None:
     assert prediction_type({"ss_base_model_version": "sd_v2_v"}) == "v_prediction"
     assert prediction_type({"modelspec.prediction_type": "epsilon"}) == "epsilon"
     assert prediction_type({}) is None

@@ -16,6 +16,9 @@ __all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find"]
 #: In the order in which they are tried and listed.
 BASES: tuple[Base, ...] = (sd15.BASE, sd21.BASE, sdxl.BASE, sdxl_refiner.BASE, flux.BASE, sd3.BASE)
 
+#: Names that a hint shows; there are too many for all of them.
+USUAL = ("sd15", "sdxl", "flux", "sd3")
+
 BY_NAME: Mapping[str, Base] = MappingProxyType({base.name: base for base in BASES})
 
 

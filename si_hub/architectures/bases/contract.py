@@ -39,7 +39,9 @@ class Base:
         layouts: namings its denoiser is written in besides diffusers' own.
         prefixes: beginnings of names in adapters → the component they mean, where that is not the general rule
             (`si_hub.converters.keys.PREFIXES`). One that ends in ``_`` is of names with underscores for dots.
-        hints: how metadata that name it begin: ``ss_base_model_version``, ``modelspec.architecture``.
+        hints: how metadata that name it begin (``ss_base_model_version``, ``modelspec.architecture``, ``baseModel``);
+            capitals and marks do not count, and of several bases the one with the longest hint is meant.
+        is_v2: whether kohya's ``ss_v2`` is true of it.
         modelspec: its name in ModelSpec; without one it goes by its own.
         modelspec_v: the same for releases that predict v, where it differs.
         inferred: how the kind begins that diffusers' loader of single files infers for it, where the loader has no
@@ -57,6 +59,7 @@ class Base:
     layouts: tuple[Layout, ...] = ()
     prefixes: Mapping[str, str] = field(default_factory=dict)
     hints: tuple[str, ...] = ()
+    is_v2: bool = False
     modelspec: str = ""
     modelspec_v: str = ""
     inferred: str = ""
@@ -68,10 +71,6 @@ class Base:
         """What ModelSpec calls it, given what a release of it predicts."""
         usual = self.modelspec or self.name
         return self.modelspec_v or usual if prediction_type == "v_prediction" else usual
-
-    def is_named_by(self, text: str) -> bool:
-        """Whether a metadata text names it."""
-        return text.startswith(self.hints)
 
     def denoisers(self) -> dict[str, Blueprint]:
         """The components that remove the noise; several in models that take turns."""

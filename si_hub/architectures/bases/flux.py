@@ -23,7 +23,7 @@ BASE = Base(
     prefixes=dict.fromkeys(
         ("lora_te3_", "oft_te3_", "text_encoders.t5xxl.transformer.", "t5xxl.transformer."), "text_encoder_2"
     ),
-    hints=("flux1", "flux-1", "Flux.1", "flux"),
+    hints=("flux", "flux1"),
     modelspec="flux-1-dev",
     inferred="flux",
     optional=("time_text_embed.guidance_embedder.",),

@@ -17,7 +17,7 @@ BASE = Base(
         "CompVis/stable-diffusion-v1-4",
     ),
     layouts=(sgm,),
-    hints=("sd_v1", "stable-diffusion-v1"),
+    hints=("sd1", "sd_v1", "stable-diffusion-1", "stable-diffusion-v1"),
     modelspec="stable-diffusion-v1",
     inputs=INPUTS,
 )  # fmt: skip

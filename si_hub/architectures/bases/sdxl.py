@@ -28,7 +28,7 @@ BASE = Base(
     aliases=("sdxl-base", "stable-diffusion-xl", "stable-diffusion-xl-v1-base"),
     repositories=("stabilityai/stable-diffusion-xl-base-1.0",),
     layouts=(sgm,),
-    hints=("sdxl_", "stable-diffusion-xl-v1-base"),
+    hints=("sdxl", "stable-diffusion-xl", "pony", "illustrious", "noobai"),
     modelspec="stable-diffusion-xl-v1-base",
     inputs=INPUTS,
 )

@@ -6,14 +6,29 @@ Names, shapes and metadata decide; tensor data are never touched.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from si_hub import architectures
 from si_hub.architectures import Architecture
-from si_hub.converters.detect.grouping import Grouped, classify_modules, group
-from si_hub.converters.detect.matching import Match, check_whole, choose, fit_all
+from si_hub.converters.detect.choosing import ambiguous_base, choose_base
+from si_hub.converters.detect.grouping import Grouped, classify_modules, group, refusal, unknown_tensors
+from si_hub.converters.detect.matching import Match, fit_all, targets, whole_match
 from si_hub.converters.families.contract import Family
 from si_hub.converters.source import Source
+from si_hub.errors import BaseMismatch, SiHubError
+
+
+class Objection(NamedTuple):
+    """Why a source is not converted.
+
+    Attributes:
+        error: as it would be raised.
+        partial: the rest can be converted in spite of it.
+    """
+
+    error: SiHubError
+    partial: bool
 
 
 @dataclass(slots=True)
@@ -22,33 +37,85 @@ class Detection:
 
     Attributes:
         grouped: its tensors by module.
-        families: by stem.
-        match: the base model and every module's place in it.
+        families: by stem, those that are not converted too.
+        matches: the base model and every module's place in it; several where a choice is left, none where nothing fits.
+        objections: all that keeps it from being converted whole, what matters most first.
     """
 
     grouped: Grouped
     families: dict[str, Family]
-    match: Match
+    matches: list[Match] = field(default_factory=list)
+    objections: list[Objection] = field(default_factory=list)
 
     def family(self) -> str:
         """Names of the families, the most frequent first."""
         counts = Counter(family.name for family in self.families.values())
         return "+".join(name for name, _ in counts.most_common())
 
+    def check(self, *, allow_partial: bool) -> Match:
+        """The match, where the source can be converted, whole or in part; raises the first objection otherwise."""
+        for error, partial in self.objections:
+            if not (partial and allow_partial):
+                raise error
+        [match] = self.matches
+        return match
+
+    def left_out(self, match: Match) -> dict[str, str]:
+        """Stem → why, of every module that is not converted.
+
+        A module is converted whole or not: where one of two that change the same base module has to be left out, so
+        has the other, since neither alone is what was trained.
+        """
+        reasons = dict.fromkeys(match.strangers, f"{match.architecture.name} has no such module")
+        reasons |= {stem: error.problem for stem, error in match.misfits.items()}
+        reasons |= {
+            stem: f"{family.title}: {family.reason}" for stem, family in self.families.items() if family.lower is None
+        }
+        lost = {changed: stem for stem, changed in targets(match) if stem in reasons}
+        for stem, changed in targets(match):
+            if changed in lost and stem not in reasons:
+                reasons[stem] = f"is nothing without {lost[changed]}, which is left out"
+        return reasons
+
+
+def examine(source: Source, base: Architecture | None = None) -> Detection:
+    """Recognise a source against ``base``, or against every shipped base model; what is wrong is kept, not raised.
+
+    Raises:
+        NotAnAdapter: something else.
+        UnknownFamily: not one module of a known family.
+        LayerShapeError, FormatError: tensors that contradict each other.
+    """
+    grouped = group(source)
+    found = Detection(grouped, classify_modules(source, grouped))
+    if error := refusal(source, found.families):
+        found.objections.append(Objection(error, any(family.lower for family in found.families.values())))
+    if grouped.unknown:
+        found.objections.append(Objection(unknown_tensors(source, grouped), partial=True))
+    candidates = [base] if base else [architectures.load(name) for name in architectures.names()]
+    matches = fit_all(grouped, found.families, candidates)
+    try:
+        found.matches = choose_base(source, grouped, found.families, matches, given=base is not None)
+    except BaseMismatch as error:
+        found.objections.append(Objection(error, partial=False))
+    if len(found.matches) > 1:
+        found.objections.append(Objection(ambiguous_base(source, found.matches), partial=False))
+    for match in found.matches[:1]:
+        whole = whole_match(source, match, given=base is not None)
+        found.objections.extend(Objection(error, partial) for error, partial in whole)
+    return found
+
 
 def detect(source: Source, base: Architecture | None = None, *, allow_partial: bool = False) -> Detection:
-    """Recognise a source against ``base``, or against every shipped base model.
+    """As `examine`, for a source that is to be converted.
 
     Raises:
         UnsupportedFamily: recognised as something that is not converted.
         UnknownFamily: not recognised, or tensors that nothing explains.
         AmbiguousFamily: more than one base model fits.
-        BaseMismatch: no base model fits, or not wholly.
+        BaseMismatch: no base model fits, or not wholly, or the metadata name another.
         LayerShapeError, FormatError: tensors that contradict each other.
     """
-    grouped = group(source)
-    families = classify_modules(source, grouped, allow_partial=allow_partial)
-    candidates = [base] if base else [architectures.load(name) for name in architectures.names()]
-    match = choose(source, grouped, families, fit_all(grouped, families, candidates), given=base is not None)
-    check_whole(source, match, allow_partial=allow_partial)
-    return Detection(grouped, families, match)
+    found = examine(source, base)
+    found.check(allow_partial=allow_partial)
+    return found

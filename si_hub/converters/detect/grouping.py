@@ -28,13 +28,15 @@ class Grouped:
     """A source taken apart by names.
 
     Attributes:
-        modules: by stem, in the source's order.
+        modules: by stem, in the source's order; a stem that is flat is flat throughout.
+        repeated: (stem, slot, name) of tensors that mean the same as one before them.
         embeddings: tensor name → (token, kind) of textual inversions.
         dropped: tensor name → why.
         unknown: names that nothing explains.
     """
 
     modules: dict[str, SourceModule] = field(default_factory=dict)
+    repeated: list[tuple[str, str, str]] = field(default_factory=list)
     embeddings: dict[str, tuple[str, str]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
@@ -48,6 +50,7 @@ def group(source: Source) -> Grouped:
     split = {name: SUFFIXES.split(name) for name in source.tensors}
     _check_one_adapter(source, split)
     grouped = Grouped()
+    stems: dict[str, str] = {}
     for name, key in split.items():
         bundle = _BUNDLE.fullmatch(name)
         drop = next((reason for pattern, reason in _DROPS if pattern.match(name)), None)
@@ -58,20 +61,21 @@ def group(source: Source) -> Grouped:
         elif key is None:
             grouped.unknown.append(name)
         else:
-            _add(source, grouped, name, key)
+            _add(source, grouped, name, key, stems)
     return grouped
 
 
-def _add(source: Source, grouped: Grouped, name: str, key: Key) -> None:
-    if key.stem not in grouped.modules:
+def _add(source: Source, grouped: Grouped, name: str, key: Key, stems: dict[str, str]) -> None:
+    """Put one tensor into its module. Dots in a flat stem are underscores: they are one module under two spellings."""
+    if key.stem not in stems:
         reading = read_stem(key.stem)
-        grouped.modules[key.stem] = SourceModule(key.stem, source.path, reading, spelling=key.spelling)
-    module = grouped.modules[key.stem]
+        stem = stems[key.stem] = reading.prefix + reading.body.replace(".", "_") if reading.flat else key.stem
+        grouped.modules.setdefault(stem, SourceModule(stem, source.path, read_stem(stem), spelling=key.spelling))
+    module = grouped.modules[stems[key.stem]]
     if key.slot in module.tensors:
-        raise AmbiguousFamily(
-            "two tensors of the file mean the same", file=source.path, key=name, found=module.names[key.slot]
-        )
-    module.tensors[key.slot], module.names[key.slot] = source.tensors[name], name
+        grouped.repeated.append((module.stem, key.slot, name))
+    else:
+        module.tensors[key.slot], module.names[key.slot] = source.tensors[name], name
 
 
 def _check_one_adapter(source: Source, split: Mapping[str, Key | None]) -> None:
@@ -84,13 +88,19 @@ def _check_one_adapter(source: Source, split: Mapping[str, Key | None]) -> None:
         )  # fmt: skip
 
 
-def classify_modules(source: Source, grouped: Grouped, *, allow_partial: bool) -> dict[str, Family]:
-    """The family of every module; unsupported and unknown ones are errors, or dropped where a part may be."""
+def classify_modules(source: Source, grouped: Grouped) -> dict[str, Family]:
+    """The family of every module, converted or not; the tensors of a module that is of none are unknown.
+
+    Raises:
+        NotAnAdapter: a textual inversion alone.
+        UnknownFamily: no module is of a known family.
+    """
     families: dict[str, Family] = {}
     for stem, module in list(grouped.modules.items()):
         family = classify(module.tensors)
         if family is None:
             grouped.unknown.extend(module.names.values())
+            grouped.unknown.extend(name for repeated, _, name in grouped.repeated if repeated == stem)
             del grouped.modules[stem]
         else:
             families[stem] = family
@@ -100,25 +110,23 @@ def classify_modules(source: Source, grouped: Grouped, *, allow_partial: bool) -
             hint="Load it with load_textual_inversion.",
         )  # fmt: skip
     if not families:
-        raise _unknown(source, grouped)
-    refused = {stem: family for stem, family in families.items() if family.lower is None}
-    if refused and (not allow_partial or len(refused) == len(families)):
-        stem, family = next(iter(refused.items()))
-        counts = Counter(family.title for family in refused.values())
-        raise UnsupportedFamily(
-            f"is {' and '.join(counts)} ({len(refused)} of {len(families)} modules): {family.reason}",
-            file=source.path, key=stem,
-        )  # fmt: skip
-    for stem, family in refused.items():
-        grouped.dropped |= dict.fromkeys(grouped.modules.pop(stem).names.values(), f"{family.title}: {family.reason}")
-        del families[stem]
-    if grouped.unknown and not allow_partial:
-        raise _unknown(source, grouped)
-    grouped.dropped |= dict.fromkeys(grouped.unknown, "no converter knows what it is")
+        raise unknown_tensors(source, grouped)
+    grouped.repeated = [entry for entry in grouped.repeated if entry[0] in families]
     return families
 
 
-def _unknown(source: Source, grouped: Grouped) -> UnknownFamily:
+def refusal(source: Source, families: Mapping[str, Family]) -> UnsupportedFamily | None:
+    """The error for the modules of families that are not converted, each with its own reason."""
+    refused = {stem: family for stem, family in families.items() if family.lower is None}
+    if not refused:
+        return None
+    counts = Counter((family.title, family.reason) for family in refused.values())
+    said = (f"is {title} ({count} of {len(families)} modules): {reason}" for (title, reason), count in counts.items())
+    return UnsupportedFamily("; ".join(said), file=source.path, key=next(iter(refused)))
+
+
+def unknown_tensors(source: Source, grouped: Grouped) -> UnknownFamily:
+    """The error for tensors that nothing explains."""
     if not source.tensors:
         return UnknownFamily("holds no tensors", file=source.path)
     shown = ", ".join(grouped.unknown[:SHOWN])

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from si_hub import architectures
 from si_hub.architectures import Architecture
-from si_hub.converters import metadata
 from si_hub.converters.detect.grouping import SHOWN, Grouped
 from si_hub.converters.families.contract import Family, SourceModule, Target
 from si_hub.converters.naming.names import Place, locate
 from si_hub.converters.source import Source
-from si_hub.errors import AmbiguousFamily, BaseMismatch, SiHubError
+from si_hub.errors import BaseMismatch, LayerShapeError, SiHubError
 
 #: Modules looked up before a base model is tried whole.
 SAMPLE = 24
+#: The share of modules that must fit before leaving the others out is worth a thought.
+NEARLY = 0.9
 
 
 @dataclass(slots=True)
@@ -103,6 +103,10 @@ def _misfit(module: SourceModule, family: Family, target: Target) -> SiHubError 
         family.fits(module, target)
     except BaseMismatch as error:
         return error
+    except LayerShapeError as error:
+        if family.lower:
+            raise
+        return error
     return None
 
 
@@ -116,94 +120,31 @@ def target(architecture: Architecture, place: Place) -> Target:
     return Target(held[0].kind, (rows, *held[0].shape[1:]), all(module.bias for module in held))
 
 
-def choose(
-    source: Source, grouped: Grouped, families: Mapping[str, Family], matches: list[Match], *, given: bool
-) -> Match:
-    """The match with most fitting modules; of several, those that the metadata name, then the shapes' axes.
+def whole_match(source: Source, match: Match, *, given: bool) -> Iterator[tuple[BaseMismatch, bool]]:
+    """What keeps a source from fitting its base whole, and whether the rest can be converted all the same.
 
-    Raises:
-        BaseMismatch: not one module fits.
-        AmbiguousFamily: several bases fit equally well.
+    Args:
+        given: the base was named by the user, who may want any part; without him it is not the base unless nearly
+            all of the source fits it.
     """
-    most = max(match.fitting for match in matches)
-    best = [match for match in matches if match.fitting == most]
-    if most == 0:
-        raise _no_base(source, matches, given=given)
-    if len(best) > 1:
-        hinted = metadata.hinted_bases(source.metadata)
-        best = [match for match in best if match.architecture.name in hinted] or best
-    if len(best) > 1:
-        # Files do write 1x1 convolutions as linear layers, but not where nothing else made them: this comes last.
-        reshaped = [_count_reshaped(grouped, families, match) for match in best]
-        best = [match for match, count in zip(best, reshaped, strict=True) if count == min(reshaped)]
-    if len(best) > 1:
-        raise AmbiguousFamily(
-            "more than one base model fits by names and shapes", file=source.path,
-            found=", ".join(match.architecture.name for match in best),
-            hint="Say which one it is for with --base.",
-        )  # fmt: skip
-    return best[0]
-
-
-def _count_reshaped(grouped: Grouped, families: Mapping[str, Family], match: Match) -> int:
-    """Number of modules written with the axes of another kind of module than the base's."""
-    return sum(
-        axes(grouped.modules[stem])[0] != len(target(match.architecture, place).shape)
-        for stem, place in match.places.items()
-        if (axes := families[stem].axes)
-    )
-
-
-def _no_base(source: Source, matches: list[Match], *, given: bool) -> BaseMismatch:
-    """Nothing fits: the base that knows most of the names, and the first of them whose shape is another."""
-    match = max(matches, key=lambda match: len(match.places))
-    what = match.architecture.name if given else "any shipped base model"
-    error = next(iter(match.misfits.values()), None)
-    known = "" if given else ", " + ", ".join(architectures.names())
-    hint = f"Name its base model with --base: a diffusers folder, a checkpoint{known}."
-    if error is not None:
-        near = "" if given else f"; nearest is {match.architecture.name}"
-        return BaseMismatch(
-            f"none of its modules fits {what}{near}: {error.problem}", file=source.path, key=error.key,
-            expected=error.expected, found=error.found, hint=hint,
-        )  # fmt: skip
-    return BaseMismatch(
-        f"none of its {len(match.strangers)} modules is in {what}", file=source.path, key=match.strangers[0],
-        hint=hint,
-    )  # fmt: skip
-
-
-def check_whole(source: Source, match: Match, *, allow_partial: bool) -> None:
-    """Refuse a source that fits its base only in part, and modules that two names mean.
-
-    Raises:
-        BaseMismatch, AmbiguousFamily.
-    """
-    for first, second in _doubles(match):
-        raise AmbiguousFamily("two modules of the file are the same module of the base model",
-                              file=source.path, key=second, found=first)  # fmt: skip
-    if allow_partial:
-        return
-    name = match.architecture.name
+    name, total = match.architecture.name, len(match.strangers) + len(match.places)
+    nearly = match.fitting >= NEARLY * total
+    hint = "Convert what fits with --allow-partial." if nearly else "Say which base model it is for with --base."
     if match.strangers:
-        raise BaseMismatch(
-            f"{len(match.strangers)} of {len(match.strangers) + len(match.places)} modules are not in {name}",
-            file=source.path, key=match.strangers[0], found=", ".join(match.strangers[:SHOWN]),
-            hint="Say which base model it is for with --base, or convert what fits with --allow-partial.",
-        )  # fmt: skip
+        yield BaseMismatch(
+            f"{len(match.strangers)} of {total} modules are not in {name}",
+            file=source.path, key=match.strangers[0], found=", ".join(match.strangers[:SHOWN]), hint=hint,
+        ), given or nearly  # fmt: skip
     if match.misfits:
         error = next(iter(match.misfits.values()))
-        raise BaseMismatch(
+        yield BaseMismatch(
             f"{len(match.misfits)} of {len(match.places)} modules do not fit {name}: {error.problem}",
-            file=source.path, key=error.key, expected=error.expected, found=error.found,
-            hint="Say which base model it is for with --base, or convert what fits with --allow-partial.",
-        )  # fmt: skip
+            file=source.path, key=error.key, expected=error.expected, found=error.found, hint=hint,
+        ), given or nearly  # fmt: skip
 
 
-def _doubles(match: Match) -> Iterator[tuple[str, str]]:
-    seen: dict[tuple[str, str], str] = {}
+def targets(match: Match) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(stem, (component, path)) of every base module that a module of the source changes."""
     for stem, place in match.places.items():
         for part in place.parts:
-            first = seen.setdefault((place.component, part.path), stem)
-            if first != stem:
-                yield first, stem
+            yield stem, (place.component, part.path)

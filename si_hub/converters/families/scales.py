@@ -71,6 +71,24 @@ def config_alpha(module: SourceModule, path: str, rank: int, config: Mapping[str
     return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
 
 
+def resolve_alpha(
+    configs: Mapping[str, Mapping[str, Any]], module: SourceModule, component: str, path: str, rank: int
+) -> float | None:
+    """The numerator of alpha / rank, wherever the source keeps it; ``None`` where it is the rank.
+
+    Args:
+        configs: PEFT configurations by component; ``""`` is the one for all.
+        component, path: of the module, as the source names it.
+
+    Raises:
+        FormatError, LayerShapeError, NotFinite, UnsupportedFamily: as `read_alpha` and `config_alpha`.
+    """
+    if "alpha" in module.tensors:
+        return read_alpha(module)
+    config = configs.get(component, configs.get("") if module.spelling == "peft" else None)
+    return None if config is None else config_alpha(module, path, rank, config)
+
+
 def _pattern(patterns: Any, path: str, default: Any) -> Any:
     """A value for ``path``; PEFT matches each pattern against the end of the name, at a dot."""
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():

@@ -122,11 +122,28 @@ def locate(reading: Reading, architecture: Architecture, bare: tuple[str, ...]) 
     Args:
         bare: components to try for a name without a prefix.
     """
+    # Some of kohya's trainers flatten an empty last part too: `proj_out_`.
+    bodies = (
+        (reading.body, reading.body.rstrip("_")) if reading.flat and reading.body.endswith("_") else (reading.body,)
+    )
     for component in reading.components or bare:
         model = architecture.components.get(component)
         for layout in LAYOUTS if model else ():
             assert model is not None
-            parts = _index(model, layout, reading.flat).get(reading.body)
-            if parts is not None:
-                return Place(component, parts, reading.prefix, reading.body, layout)
+            for body in bodies:
+                parts = _index(model, layout, reading.flat).get(body)
+                if parts is not None:
+                    return Place(component, parts, reading.prefix, reading.body, layout)
     return None
+
+
+def names_in(architecture: Architecture) -> list[str]:
+    """Every name that a base model's modules have, with dots and with underscores."""
+    found = (
+        name
+        for model in architecture.components.values()
+        for layout in LAYOUTS
+        for flat in (False, True)
+        for name in _index(model, layout, flat)
+    )
+    return list(dict.fromkeys(found))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -91,13 +92,43 @@ def test_shapes_of_no_shipped_base_are_held_against_the_nearest(tmp_path: Path, 
 
 def test_two_names_of_one_module_are_an_error_that_names_both(tmp_path: Path, write_zeros: WriteZeros) -> None:
     names = ("lora_unet_input_blocks_4_1_proj_in", "lora_unet_down_blocks_1_attentions_0_proj_in")
-    file = write_zeros(tmp_path / "a.safetensors", pair(names[0], 640, 640) | pair(names[1], 640, 640))
-    refuse(file, AmbiguousFamily, f"{names[1]}.*same module of the base model.*found {names[0]}", base="sdxl")
+    other = {f"{names[1]}{DOWN}": ("F16", (2, 640)), f"{names[1]}{UP}": ("F16", (640, 2))}
+    file = write_zeros(tmp_path / "a.safetensors", pair(names[0], 640, 640) | other)
+    match = f"{names[1]}.*same module of the base model, and differ in their ranks, 4 and 2.*found {names[0]}"
+    refuse(file, AmbiguousFamily, match, base="sdxl")
+
+
+def test_two_names_of_one_module_that_say_the_same_are_one(tmp_path: Path, write_arrays: WriteZeros) -> None:
+    """As OneTrainer's and kohya's names of the same layer, of which one is part of a fused module."""
+    random = np.random.default_rng(0)
+    down, up = random.normal(size=(4, 3072)).astype("f4"), random.normal(size=(9216, 4)).astype("f4")
+    own, fused = "lora_transformer_transformer_blocks_0_attn_to_q", "lora_unet_double_blocks_0_img_attn_qkv"
+    arrays = {
+        own + DOWN: down, own + UP: up[:3072], f"{own}.alpha": np.float32(4), fused + DOWN: down, fused + UP: up,
+    }  # fmt: skip
+    found = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base="flux")
+    layers = found.adapter.components["transformer"].layers
+    assert set(layers) == {f"transformer_blocks.0.attn.to_{part}" for part in "qkv"}
+    assert set(found.report.uses) == set(arrays)
+    assert not found.report.dropped
+    arrays[own + UP] = up[:3072] + 1
+    refuse(
+        write_arrays(tmp_path / "b.safetensors", arrays), AmbiguousFamily,
+        f"{fused}: two modules of the file .* differ in up.weight.*found {own}", base="flux",
+    )  # fmt: skip
+    arrays |= {own + UP: up[:3072], f"{own}.alpha": np.float32(2)}
+    match = "differ in their scales, 0.5 and 1"
+    refuse(write_arrays(tmp_path / "c.safetensors", arrays), AmbiguousFamily, match, base="flux")
 
 
 def test_two_spellings_of_one_tensor_are_an_error_that_names_both(tmp_path: Path, write_zeros: WriteZeros) -> None:
-    entries = pair(f"{ATTN}_attn2_to_k", 320, 768) | {f"{ATTN}_attn2_to_k.lora_A.weight": ("F16", (4, 768))}
-    refuse(write_zeros(tmp_path / "a.safetensors", entries), AmbiguousFamily, "lora_A.*mean the same.*lora_down")
+    entries = pair(f"{ATTN}_attn2_to_k", 320, 768) | {f"{ATTN}_attn2_to_k.lora_A.weight": ("F16", (8, 768))}
+    match = "lora_A.*mean the same and differ.*lora_down"
+    refuse(write_zeros(tmp_path / "a.safetensors", entries), AmbiguousFamily, match)
+    entries[f"{ATTN}_attn2_to_k.lora_A.weight"] = ("F32", (4, 768))
+    found = converters.convert(write_zeros(tmp_path / "b.safetensors", entries))
+    assert set(found.report.uses) == set(entries)
+    assert not found.report.dropped
 
 
 def test_several_peft_adapters_in_one_file_are_an_error(tmp_path: Path, write_zeros: WriteZeros) -> None:
@@ -124,7 +155,7 @@ def test_several_peft_adapters_in_one_file_are_an_error(tmp_path: Path, write_ze
         ({"lora_unet_conv_in.diff_b": ("F16", (4,))}, BaseMismatch, r"bias size differs.*expected 320"),
         ({"lora_unet_conv_in.diff_b": ("F16", (321,))}, BaseMismatch, r"bias size differs.*expected 320"),
         (pair("lora_unet_nothing_like_it", 4, 4), BaseMismatch,
-         r"lora_unet_nothing_like_it: none of its 1 modules is in sd15\. Name its base"),
+         r"lora_unet_nothing_like_it: none of its 1 modules is in sd15\. It is for another base model"),
         ({"conv.rezero": ("F16", (1,))}, UnknownFamily, r"1 of 1 tensors are of no known family.*found conv\.rezero"),
         ({f"{ATTN}_attn2_to_k{DOWN}": ("F16", (4, 768))}, UnknownFamily, "nearest is LoRA.*a module lacks up"),
         ({**pair("double_blocks.0.img_attn.proj", 8, 8), "double_blocks.0.img_attn.norm.key_norm.scale": ("F16", (4,))},
@@ -149,9 +180,11 @@ def test_part_of_a_file_is_converted_only_when_asked(tmp_path: Path, write_zeros
     }  # fmt: skip
     file = write_zeros(tmp_path / "lora.safetensors", entries)
     refuse(file, UnsupportedFamily, r"\(IA\)³ of PEFT \(1 of 4 modules\)")
-    found = converters.convert(file, allow_partial=True)
-    assert found.base.name == "sd15"
+    refuse(file, BaseMismatch, r"1 of 4 modules are not in sd15.*which base model it is", allow_partial=True)
+    found = converters.convert(file, base="sd15", allow_partial=True)
     assert set(found.report.uses) == set(entries)
+    assert "exact" not in found.adapter.about["provenance"]
+    assert found.adapter.about["provenance"]["left_out"] == len(found.report.dropped)
     assert set(found.report.dropped) == {name for name in entries if "attn2_to_k" not in name}
     reasons = " / ".join(sorted(set(found.report.dropped.values())))
     assert "no such module" in reasons

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from si_hub import architectures
 from si_hub.converters import open_source
+from si_hub.converters.detect.choosing import choose_base
 from si_hub.converters.detect.grouping import Grouped, classify_modules, group
-from si_hub.converters.detect.matching import Match, choose, fit, fit_all
+from si_hub.converters.detect.matching import Match, fit, fit_all
 from si_hub.converters.families.contract import Family
 from si_hub.errors import SiHubError
 
@@ -36,10 +37,10 @@ def outcome(
 ) -> object:
     """What choosing among the matches comes to: the base and its places, or the error's line."""
     try:
-        chosen = choose(open_source(source_path), grouped, families, matches(), given=False)
+        chosen = choose_base(open_source(source_path), grouped, families, matches(), given=False)
     except SiHubError as error:
         return type(error), str(error)
-    return chosen.architecture.name, set(chosen.places), set(chosen.misfits), chosen.strangers
+    return [(one.architecture.name, set(one.places), set(one.misfits), one.strangers) for one in chosen]
 
 
 @given(data=st.data())
@@ -56,7 +57,7 @@ def test_sampling_names_first_never_changes_the_outcome(
         entries |= {f"{stem}.lora_down.weight": ("F16", (1, width)), f"{stem}.lora_up.weight": ("F16", (out, 1))}
     path = write_zeros(tmp_path_factory.getbasetemp() / "matching.safetensors", entries)
     grouped = group(open_source(path))
-    families = classify_modules(open_source(path), grouped, allow_partial=False)
+    families = classify_modules(open_source(path), grouped)
     candidates = [architectures.load(name) for name in architectures.names()]
     shortcut = outcome(path, grouped, families, lambda: fit_all(grouped, families, candidates))
     whole = outcome(path, grouped, families, lambda: [fit(grouped, families, candidate) for candidate in candidates])
