@@ -23,7 +23,8 @@ def live_kinds(model: Any, class_name: str) -> dict[str, str]:
     """Module path → kind, by the class of the live module."""
     from torch import nn
 
-    classes = {nn.Linear: "linear", nn.Conv2d: "conv", nn.Embedding: "embedding"}
+    classes: dict[type, str] = {nn.Linear: "linear", nn.Embedding: "embedding"}
+    classes |= {nn.Conv1d: "conv", nn.Conv2d: "conv", nn.Conv3d: "conv"}
     found: dict[str, str] = {}
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
@@ -44,8 +45,8 @@ def test_a_table_holds_the_modules_kinds_and_shapes_of_a_fresh_model(table: str)
         if part.library == "diffusers":
             model = getattr(room, class_name)(**part.config)
         else:
-            settings = getattr(room, "T5Config" if class_name.startswith("T5") else "CLIPTextConfig")(**part.config)
-            model = getattr(room, class_name)(settings)
+            kind = getattr(room, class_name)
+            model = kind(kind.config_class(**part.config))
     modules = load_modules(json.loads((TABLES / f"{table}.json").read_text())["modules"])
     expected = {frozen_path(name, class_name): tuple(value.shape) for name, value in model.state_dict().items()}
     assert modules == modules_from_shapes(expected)
