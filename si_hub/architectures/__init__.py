@@ -6,7 +6,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from si_hub.architectures.bases import BASES, find
+from si_hub.architectures.bases import BASES, find_base
 from si_hub.architectures.checkpoint import from_checkpoint
 from si_hub.architectures.folder import from_folder
 from si_hub.architectures.model import Architecture, Model, Module, load_modules
@@ -29,7 +29,7 @@ def load(name: str) -> Architecture:
     Raises:
         UsageError: no such name.
     """
-    if base := find(name):
+    if base := find_base(name):
         components = {attribute: _model(part.table) for attribute, part in base.components.items()}
         return Architecture(base.name, components, base.prediction_type, base.aliases)
     raise UsageError(

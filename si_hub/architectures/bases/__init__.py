@@ -11,7 +11,7 @@ from types import MappingProxyType
 from si_hub.architectures.bases import flux, sd3, sd15, sd21, sdxl, sdxl_refiner
 from si_hub.architectures.bases.contract import Base, Blueprint
 
-__all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find"]
+__all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find_base"]
 
 #: In the order in which they are tried and listed.
 BASES: tuple[Base, ...] = (sd15.BASE, sd21.BASE, sdxl.BASE, sdxl_refiner.BASE, flux.BASE, sd3.BASE)
@@ -22,7 +22,7 @@ USUAL = ("sd15", "sdxl", "flux", "sd3")
 BY_NAME: Mapping[str, Base] = MappingProxyType({base.name: base for base in BASES})
 
 
-def find(name: str) -> Base | None:
+def find_base(name: str) -> Base | None:
     """A base model by its name or an alias, in any case."""
     name = name.lower()
     return next((base for base in BASES if name == base.name or name in base.aliases), None)
