@@ -38,14 +38,14 @@ class Base:
         repositories: its releases on the Hub, the usual one first.
         layouts: namings its denoiser is written in besides diffusers' own.
         prefixes: beginnings of names in adapters → the component they mean, where that is not the general rule
-            (`si_hub.converters.keys.PREFIXES`). One that ends in ``_`` is of names with underscores for dots.
+            (``PREFIXES`` of the converters). One that ends in ``_`` is of names with underscores for dots.
         hints: how metadata that name it begin (``ss_base_model_version``, ``modelspec.architecture``, ``baseModel``);
             capitals and marks do not count, and of several bases the one with the longest hint is meant.
         is_v2: whether kohya's ``ss_v2`` is true of it.
         modelspec: its name in ModelSpec; without one it goes by its own.
         modelspec_v: the same for releases that predict v, where it differs.
-        inferred: how the kind begins that diffusers' loader of single files infers for it, where the loader has no
-            better source for the transformer's class.
+        inferred: how the kind begins that diffusers infers for a single file of it; of transformers only, so that a
+            file that is opened without a base has a class.
         prediction_type: what the denoiser predicts, where it is the same for every release.
         optional: beginnings of the paths of modules that some releases lack.
         inputs: modules whose input channels differ between releases: inpainting, editing and depth models.
