@@ -14,7 +14,6 @@ from si_hub import architectures
 from si_hub.architectures.folder import frozen_path
 from si_hub.architectures.generate import MODELS, TABLES
 from si_hub.architectures.model import KINDS, load_modules, modules_from_shapes
-from si_hub.errors import UsageError
 
 KEYLISTS = Path(__file__).parents[3] / "shared" / "keylists" / "base_modules"
 
@@ -116,8 +115,3 @@ def test_resolve_takes_a_name_a_folder_and_a_loaded_architecture(tiny_folder: Pa
     assert architectures.resolve("sdxl") is sdxl
     assert architectures.resolve(sdxl) is sdxl
     assert set(architectures.resolve(tiny_folder).components) == {"unet", "text_encoder"}
-
-
-def test_an_unknown_base_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"no base model is called 'sdxxl'.*sd15, sd21, sdxl.*folder"):
-        architectures.resolve("sdxxl")

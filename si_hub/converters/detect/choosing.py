@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from si_hub.architectures import load
 from si_hub.architectures.bases import USUAL
 from si_hub.converters import metadata
 from si_hub.converters.detect.grouping import Grouped
-from si_hub.converters.detect.matching import Match, target
+from si_hub.converters.detect.matching import Match, fit, target
 from si_hub.converters.families.contract import Family
 from si_hub.converters.naming.names import names_in
 from si_hub.converters.source import Source
@@ -27,12 +28,12 @@ def choose_base(
     Raises:
         BaseMismatch: not one module fits; or the metadata name another base than names and shapes.
     """
-    most = max(match.fitting for match in matches)
+    most = max((match.fitting for match in matches), default=0)
     if most == 0:
         raise _no_base(source, grouped, matches, given=given)
     if given:
         return matches
-    best = _agreeing(source, [match for match in matches if match.fitting == most], matches)
+    best = _agreeing(source, grouped, families, [match for match in matches if match.fitting == most])
     if len(best) > 1:
         # Files do write 1x1 convolutions as linear layers, but not where nothing else made them: this comes last.
         reshaped = [_count_reshaped(grouped, families, match) for match in best]
@@ -48,7 +49,7 @@ def ambiguous_base(source: Source, best: list[Match]) -> AmbiguousFamily:
     )  # fmt: skip
 
 
-def _agreeing(source: Source, best: list[Match], matches: list[Match]) -> list[Match]:
+def _agreeing(source: Source, grouped: Grouped, families: Mapping[str, Family], best: list[Match]) -> list[Match]:
     """Those of the best matches that the metadata do not contradict.
 
     Raises:
@@ -59,7 +60,7 @@ def _agreeing(source: Source, best: list[Match], matches: list[Match]) -> list[M
     if agreeing:
         return agreeing
     fitting = ", ".join(match.architecture.name for match in best)
-    meant = next((match for match in matches if match.architecture.name in said.bases), None)
+    meant = next((fit(grouped, families, load(name)) for name in sorted(said.bases)), None)
     error = meant and next(iter(meant.misfits.values()), None)
     lacking = meant and next(iter(meant.strangers), None)
     why = (
@@ -87,21 +88,23 @@ def _count_reshaped(grouped: Grouped, families: Mapping[str, Family], match: Mat
 
 def _no_base(source: Source, grouped: Grouped, matches: list[Match], *, given: bool) -> BaseMismatch:
     """Nothing fits: the base that knows most of the names, and the first of them whose shape is another."""
-    match = max(matches, key=lambda match: len(match.places))
-    what = match.architecture.name if given else "any shipped base model"
-    error = next(iter(match.misfits.values()), None)
-    if error is not None:
+    match = max(matches, key=lambda match: len(match.places), default=None)
+    what = match.architecture.name if given and match else "any shipped base model"
+    error = next(iter(match.misfits.values()), None) if match else None
+    if match and error is not None:
         near = "" if given else f"; nearest is {match.architecture.name}"
         return BaseMismatch(
             f"none of its modules fits {what}{near}: {error.problem}", file=source.path, key=error.key,
             expected=error.expected, found=error.found, hint=_hint(given=given),
         )  # fmt: skip
-    first = match.strangers[0]
+    first = next(iter(grouped.modules))
     near_names = (
-        get_close_matches(grouped.modules[first].reading.body, names_in(match.architecture), 1) if given else []
+        get_close_matches(grouped.modules[first].reading.body, names_in(match.architecture), 1)
+        if given and match
+        else []
     )
     return BaseMismatch(
-        f"none of its {len(match.strangers)} modules is in {what}", file=source.path, key=first,
+        f"none of its {len(grouped.modules)} modules is in {what}", file=source.path, key=first,
         expected=f"a module of {what}, such as {near_names[0]}" if near_names else None, hint=_hint(given=given),
     )  # fmt: skip
 

@@ -9,11 +9,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from si_hub import architectures
 from si_hub.architectures import Architecture
 from si_hub.converters.detect.choosing import ambiguous_base, choose_base
 from si_hub.converters.detect.grouping import Grouped, classify_modules, group, refusal, unknown_tensors
-from si_hub.converters.detect.matching import Match, fit_all, targets, whole_match
+from si_hub.converters.detect.matching import Match, fit, fit_shipped, targets, whole_match
 from si_hub.converters.families.contract import Family
 from si_hub.converters.source import Source
 from si_hub.errors import BaseMismatch, SiHubError
@@ -92,8 +91,7 @@ def examine(source: Source, base: Architecture | None = None) -> Detection:
         found.objections.append(Objection(error, any(family.lower for family in found.families.values())))
     if grouped.unknown:
         found.objections.append(Objection(unknown_tensors(source, grouped), partial=True))
-    candidates = [base] if base else [architectures.load(name) for name in architectures.names()]
-    matches = fit_all(grouped, found.families, candidates)
+    matches = [fit(grouped, found.families, base)] if base else fit_shipped(grouped, found.families)
     try:
         found.matches = choose_base(source, grouped, found.families, matches, given=base is not None)
     except BaseMismatch as error:

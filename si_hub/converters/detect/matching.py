@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from si_hub.architectures import Architecture
+from si_hub.architectures import Architecture, load, names
+from si_hub.architectures.sketch import knows_all, likely_bases, sketch_name
 from si_hub.converters.detect.grouping import SHOWN, Grouped
 from si_hub.converters.families.contract import Family, SourceModule, Target
 from si_hub.converters.naming.names import Place, locate
 from si_hub.converters.source import Source
 from si_hub.errors import BaseMismatch, LayerShapeError, SiHubError
 
-#: Modules looked up before a base model is tried whole.
-SAMPLE = 24
+#: Base models that are looked at where none has all modules.
+NEAREST = 8
 #: The share of modules that must fit before leaving the others out is worth a thought.
 NEARLY = 0.9
 
@@ -39,20 +40,26 @@ class Match:
         """Number of modules that fit by name and shape."""
         return len(self.places) - len(self.misfits)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every module fits."""
+        return not self.strangers and not self.misfits
 
-def fit_all(grouped: Grouped, families: Mapping[str, Family], candidates: list[Architecture]) -> list[Match]:
-    """Matches of the base models that could be meant: by names alone if those names' shapes fit as well.
 
-    A base that lacks one of a few modules cannot have all of them, so where another has all, it need not be tried.
+def fit_shipped(grouped: Grouped, families: Mapping[str, Family]) -> list[Match]:
+    """Matches of the shipped base models that could be meant, in the order of their table.
+
+    A base that lacks one kind of name cannot have all modules, so where another has all, it need not be looked at.
     """
-    few = dict(list(grouped.modules.items())[:: len(grouped.modules) // SAMPLE + 1])
-    hits = [len(place_all(few, families, candidate).places) for candidate in candidates]
-    likely = [candidate for candidate, hit in zip(candidates, hits, strict=True) if hit == len(few)]
-    matches = [fit(grouped, families, candidate) for candidate in likely]
-    whole = [match for match in matches if not match.strangers]
-    if any(not match.misfits for match in whole):
+    sketches = {sketch_name(module.reading.body.rstrip("_")) for module in grouped.modules.values()}
+    likely = likely_bases(sketches)
+    whole = [fit(grouped, families, load(base.name)) for base in likely if knows_all(base, sketches)]
+    if any(match.is_whole for match in whole):
         return whole
-    return [fit(grouped, families, candidate) for candidate in candidates]
+    tried = {match.architecture.name for match in whole}
+    others = [base.name for base in likely if base.name not in tried][:NEAREST]
+    matches = [*whole, *(fit(grouped, families, load(name)) for name in others)]
+    return sorted(matches, key=lambda match: names().index(match.architecture.name))
 
 
 def fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> Match:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 from si_hub.architectures import Architecture, Model
@@ -109,11 +109,14 @@ def read_stem(stem: str) -> Reading:
     return Reading(stem[: match.end()], stem[match.end() :], prefix.components, prefix.flat)
 
 
-@lru_cache(maxsize=256)
-def _index(model: Model, layout: str, flat: bool) -> dict[str, tuple[Part, ...]]:
-    """The names a layout gives a model's modules, and what they stand for."""
-    names = LAYOUTS[layout](model)
-    return {name.replace(".", "_"): parts for name, parts in names.items()} if flat else names
+@cache
+def _index(model: Model, flat: bool) -> dict[str, tuple[str, tuple[Part, ...]]]:
+    """The names that any layout gives a model's modules, with the first layout that does, and what they stand for."""
+    index: dict[str, tuple[str, tuple[Part, ...]]] = {}
+    for layout in LAYOUTS.values():
+        for name, parts in layout(model).items():
+            index.setdefault(name.replace(".", "_") if flat else name, (layout.name, parts))
+    return index
 
 
 def locate(reading: Reading, architecture: Architecture, bare: tuple[str, ...]) -> Place | None:
@@ -122,28 +125,19 @@ def locate(reading: Reading, architecture: Architecture, bare: tuple[str, ...]) 
     Args:
         bare: components to try for a name without a prefix.
     """
-    # Some of kohya's trainers flatten an empty last part too: `proj_out_`.
-    bodies = (
-        (reading.body, reading.body.rstrip("_")) if reading.flat and reading.body.endswith("_") else (reading.body,)
-    )
     for component in reading.components or bare:
-        model = architecture.components.get(component)
-        for layout in LAYOUTS if model else ():
-            assert model is not None
-            for body in bodies:
-                parts = _index(model, layout, reading.flat).get(body)
-                if parts is not None:
-                    return Place(component, parts, reading.prefix, reading.body, layout)
+        if (model := architecture.components.get(component)) is None:
+            continue
+        index = _index(model, reading.flat)
+        # Some of kohya's trainers flatten an empty last part too: `proj_out_`.
+        found = index.get(reading.body) or (index.get(reading.body.rstrip("_")) if reading.flat else None)
+        if found is not None:
+            layout, parts = found
+            return Place(component, parts, reading.prefix, reading.body, layout)
     return None
 
 
 def names_in(architecture: Architecture) -> list[str]:
     """Every name that a base model's modules have, with dots and with underscores."""
-    found = (
-        name
-        for model in architecture.components.values()
-        for layout in LAYOUTS
-        for flat in (False, True)
-        for name in _index(model, layout, flat)
-    )
-    return list(dict.fromkeys(found))
+    models = architecture.components.values()
+    return list(dict.fromkeys(name for model in models for flat in (False, True) for name in _index(model, flat)))

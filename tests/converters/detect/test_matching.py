@@ -14,7 +14,7 @@ from si_hub import architectures
 from si_hub.converters import open_source
 from si_hub.converters.detect.choosing import choose_base
 from si_hub.converters.detect.grouping import Grouped, classify_modules, group
-from si_hub.converters.detect.matching import Match, fit, fit_all
+from si_hub.converters.detect.matching import Match, fit, fit_shipped
 from si_hub.converters.families.contract import Family
 from si_hub.errors import SiHubError
 
@@ -59,6 +59,6 @@ def test_sampling_names_first_never_changes_the_outcome(
     grouped = group(open_source(path))
     families = classify_modules(open_source(path), grouped)
     candidates = [architectures.load(name) for name in architectures.names()]
-    shortcut = outcome(path, grouped, families, lambda: fit_all(grouped, families, candidates))
+    shortcut = outcome(path, grouped, families, lambda: fit_shipped(grouped, families))
     whole = outcome(path, grouped, families, lambda: [fit(grouped, families, candidate) for candidate in candidates])
     assert shortcut == whole
