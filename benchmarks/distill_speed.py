@@ -39,9 +39,10 @@ from lycoris.utils import extract_conv, extract_linear
 from si_hub import architectures
 from si_hub import format as file_format
 from si_hub.architectures.model import Model
-from si_hub.distill.lowrank import truncated
-from si_hub.distill.models import open_model
-from si_hub.distill.pairs import Change, match
+from si_hub.distill.pair.change import Change
+from si_hub.distill.pair.matching import match
+from si_hub.distill.pair.opening import open_model
+from si_hub.distill.survey.lowrank import truncated
 from si_hub.storage.tensors import Tensor
 from si_hub.storage.write import header_bytes
 

@@ -265,7 +265,7 @@ def distill(
     from si_hub.distill import compare
     from si_hub.distill import curve as curve_of
     from si_hub.distill import distill as distill_models
-    from si_hub.distill.processes import is_main
+    from si_hub.distill.work.processes import is_main
     from si_hub.report.progress import progress_bar
 
     try:

@@ -7,30 +7,30 @@ from typing import TYPE_CHECKING
 from si_hub.lazy import lazy
 
 if TYPE_CHECKING:
-    from si_hub.distill.comparing import compare as compare
-    from si_hub.distill.curves import Curve as Curve
-    from si_hub.distill.curves import curve as curve
-    from si_hub.distill.distilling import Distilled as Distilled
-    from si_hub.distill.distilling import distill as distill
-    from si_hub.distill.methods import METHODS as METHODS
-    from si_hub.distill.models import Model as Model
-    from si_hub.distill.models import open_model as open_model
-    from si_hub.distill.pairs import Change as Change
-    from si_hub.distill.pairs import Pair as Pair
-    from si_hub.distill.pairs import match as match
+    from si_hub.distill.command import distill as distill
+    from si_hub.distill.methods.registry import METHODS as METHODS
+    from si_hub.distill.pair.change import Change as Change
+    from si_hub.distill.pair.matching import Pair as Pair
+    from si_hub.distill.pair.matching import match as match
+    from si_hub.distill.pair.model import Model as Model
+    from si_hub.distill.pair.opening import open_model as open_model
+    from si_hub.distill.previews import Curve as Curve
+    from si_hub.distill.previews import compare as compare
+    from si_hub.distill.previews import curve as curve
+    from si_hub.distill.result import Distilled as Distilled
 
 _HOMES = {
-    "METHODS": "si_hub.distill.methods",
-    "Change": "si_hub.distill.pairs",
-    "Curve": "si_hub.distill.curves",
-    "Distilled": "si_hub.distill.distilling",
-    "Model": "si_hub.distill.models",
-    "Pair": "si_hub.distill.pairs",
-    "curve": "si_hub.distill.curves",
-    "compare": "si_hub.distill.comparing",
-    "distill": "si_hub.distill.distilling",
-    "match": "si_hub.distill.pairs",
-    "open_model": "si_hub.distill.models",
+    "METHODS": "si_hub.distill.methods.registry",
+    "Change": "si_hub.distill.pair.change",
+    "Curve": "si_hub.distill.previews",
+    "Distilled": "si_hub.distill.result",
+    "Model": "si_hub.distill.pair.model",
+    "Pair": "si_hub.distill.pair.matching",
+    "curve": "si_hub.distill.previews",
+    "compare": "si_hub.distill.previews",
+    "distill": "si_hub.distill.command",
+    "match": "si_hub.distill.pair.matching",
+    "open_model": "si_hub.distill.pair.opening",
 }
 
 __all__ = list(_HOMES)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from si_hub import format as file_format
-from si_hub.distill import prompts
-from si_hub.distill.pairs import Pair
-from si_hub.distill.running import Runner
-from si_hub.distill.survey import Settings
-from si_hub.distill.trajectory import STEPS
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.running import prompts
+from si_hub.distill.running.runner import Runner
+from si_hub.distill.running.trajectory import STEPS
+from si_hub.distill.survey.stages import Settings
 from si_hub.pipelines import loading
 from si_hub.pipelines.mixin import StyleInjectLoaderMixin
 from si_hub.report.distillation import ImageRow
@@ -41,7 +41,7 @@ def rows(
         pairs: base and tuned models.
         adapter: the StyleInject file; its branches, where it has any, are the tuned models in their order.
         count: of prompts.
-        file: of prompts; those of `si_hub.distill.prompts` by default.
+        file: of prompts; those of `si_hub.distill.running.prompts` by default.
         seed: of the run.
         options: keywords for every call of the pipeline.
         seen: prompts that the adapter was made with; those of the built-in list that come later are drawn.

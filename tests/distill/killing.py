@@ -22,11 +22,11 @@ import torch
 
 from si_hub import format as file_format
 from si_hub.cli import main
-from si_hub.distill.calibrated import Calibration
-from si_hub.distill.pool import Pool
-from si_hub.distill.survey import Survey
-from si_hub.distill.training import _Run
-from si_hub.distill.work import Work
+from si_hub.distill.methods.calibrated import Calibration
+from si_hub.distill.survey.stages import Survey
+from si_hub.distill.training.lessons import Pool
+from si_hub.distill.training.loop import _Run
+from si_hub.distill.work.folder import Work
 
 #: The phases of a run, and the functions that are all of each.
 PHASES: dict[str, list[Callable[..., Any]]] = {

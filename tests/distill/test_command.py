@@ -21,9 +21,10 @@ from si_hub import architectures
 from si_hub.architectures.layouts import sgm
 from si_hub.cli import main
 from si_hub.distill import distill, match, open_model
-from si_hub.distill.distilling import _plan, doubts
-from si_hub.distill.methods import Request
-from si_hub.distill.work import Work
+from si_hub.distill.command import _plan
+from si_hub.distill.request import Request
+from si_hub.distill.result import doubts
+from si_hub.distill.work.folder import Work
 from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, MissingFile, SiHubError
 from si_hub.report.text import size_bytes, size_text
 from tests.distill.checkpoints import original, shapes_of, write

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from si_hub.cli import main
 from si_hub.distill import METHODS
-from si_hub.distill.methods import CALLS
-from si_hub.distill.options import Wanted
-from si_hub.distill.survey import Settings
+from si_hub.distill.request import CALLS
+from si_hub.distill.survey.stages import Settings
+from si_hub.distill.training.options import Wanted
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "DISTILL.md").read_text()

@@ -1,0 +1,1 @@
+"""Bytes spent where they remove most of the error."""

@@ -1,0 +1,226 @@
+"""Tuned models → one StyleInject file, in one call: what ``si-hub distill`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from si_hub import format as file_format
+from si_hub.distill.methods.registry import check_method
+from si_hub.distill.methods.registry import method as method_of
+from si_hub.distill.pair.matching import Pair, matched
+from si_hub.distill.pair.model import Model
+from si_hub.distill.report import Wish
+from si_hub.distill.request import DTYPES, SEVERAL, Request
+from si_hub.distill.result import Distilled, Outcome, adapter_of, doubts
+from si_hub.distill.running.prompts import read as read_prompts
+from si_hub.distill.work import fingerprints
+from si_hub.distill.work.folder import Work
+from si_hub.distill.work.processes import is_main
+from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
+from si_hub.report.layers import count_ranks
+from si_hub.report.progress import Progress
+from si_hub.storage.header import read_safetensors
+
+_SUFFIX = ".styleinject.safetensors"
+
+
+def distill(
+    base: str | Path,
+    *tuned: str | Path,
+    output: str | Path | None = None,
+    method: str | None = None,
+    rank: int | None = None,
+    size: int | None = None,
+    fidelity: float | None = None,
+    dtype: str = "fp32",
+    work: str | Path | None = None,
+    seed: int = 0,
+    prompts: str | Path | None = None,
+    embeddings: bool = False,
+    trust_order: bool = False,
+    report: str | Path | Sequence[str | Path] = (),
+    pictures: int = 4,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Distilled:
+    """Make one small adapter of what distinguishes tuned models from their base, and write it.
+
+    Started by ``accelerate launch``, the processes share the work, and the first of them writes.
+
+    Args:
+        base: diffusers folder, single-file checkpoint, or repository id in the local cache.
+        tuned: one or several models tuned from it, each likewise.
+        output: the file to write; by default beside the first tuned model.
+        method: a name of `METHODS`; by default the best that can be run here.
+        rank, size, fidelity: the budget, at most one of them: a rank for all layers, bytes, a share from 0 to 1.
+        dtype: ``fp32``, ``fp16`` or ``bf16``, of the adapter's numbers.
+        work: folder for unfinished work; by default beside the output, removed when the adapter is written.
+        seed: of everything random.
+        prompts: a file of prompts, one a line, for methods that run the pipeline.
+        embeddings: carry changed token embeddings whole, with the method ``svd``.
+        trust_order: base and tuned model are in the right order, whatever it looks like.
+        report: HTML or PNG files to write a report to.
+        pictures: prompts that the report shows, drawn by tuned model, adapter and base; 0 for none.
+        force: overwrite an existing output.
+        progress: called with (work done, all work).
+        options: what one method alone understands.
+
+    Raises:
+        UsageError: no tuned model, two budgets, a value that makes no sense.
+        WrongPair, NotAModel: the models do not belong together, or one is none.
+        CannotRun: a base that cannot be run, for what needs it.
+        MissingFile, FileAccessError, FormatError: what cannot be read or written.
+    """
+    check_options(tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype)
+    if method:
+        check_method(method)
+    for name in SEVERAL:
+        if len(tuned) == 1 and name in options:
+            raise UsageError("is for several tuned models", key=f"--{name}", hint="Leave it out.")
+    path = output_of(Path(tuned[0]), Path(output) if output else None)
+    if path.exists() and not force:
+        raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
+    if not path.absolute().parent.is_dir():
+        raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
+    check_apart(path, (base, *tuned))
+    if prompts:
+        read_prompts(prompts)
+    wish = Wish.of(report, pictures, Path(prompts) if prompts else None, seed, options)
+    wish.check(overwrite=force)
+    pairs = matched(base, tuned, trust_order=trust_order)
+    name, reason = (method, "") if method else choose(pairs[0].base)
+    if embeddings and name != "svd":
+        raise UsageError(
+            f"the method {name} weighs embeddings against all else that the size could hold", key="--embeddings",
+            hint="Leave it out, or add --method svd.",
+        )  # fmt: skip
+    if len(pairs) > 1 and name == "svd" and not method:
+        raise CannotRun(reason, hint="Several tuned models take a base whose pipeline can be run: name its folder.")
+    store = Work(Path(work) if work else path.with_name(f".{path.name}.work"))
+    request = Request(
+        path, store, rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None,
+        tuple(_stem(Path(one)) for one in tuned) if len(tuned) > 1 else (), options, progress,
+    )  # fmt: skip
+    with store.held() if is_main() else nullcontext():
+        result = _run(pairs, request, name, reason, force)
+    if is_main():
+        wish.fulfil(result, pairs, overwrite=force)
+    return result
+
+
+def output_of(tuned: Path, given: Path | None) -> Path:
+    """The file to write: as given, in the given folder, or beside the tuned model; here, where that is a repository."""
+    name = f"{_stem(tuned)}{_SUFFIX}"
+    if given is None:
+        return tuned.with_name(name) if tuned.exists() else Path(name)
+    return given / name if given.is_dir() else given
+
+
+def check_apart(path: Path, models: Sequence[str | Path]) -> None:
+    """Raise FileAccessError where the output would replace a model or a file of its folder, forced or not."""
+    for model in (Path(one) for one in models if path.exists() and Path(one).exists()):
+        if path.samefile(model) or path.resolve().is_relative_to(model.resolve()):
+            raise FileAccessError("is one of the models, or a file of one", file=path, hint="Name another with -o.")
+
+
+def _run(pairs: list[Pair], request: Request, name: str, reason: str, force: bool) -> Distilled:
+    from si_hub.distill.work.processes import processes
+
+    run = method_of(name)
+    crew = processes()
+    if crew.main:
+        request.work.open(_plan(pairs, request, name))
+    crew.wait()
+    try:
+        outcome = run(pairs, request)
+    except BaseException:
+        request.work.tidy()
+        raise
+    if crew.main:
+        adapter = adapter_of(pairs, outcome)
+        only = pairs[0].tuned if len(pairs) == 1 else None
+        hashed = only.path if only and only.layout == "file" else None
+        file_format.write(adapter, request.output, overwrite=force, hash_source=hashed, progress=request.progress)
+    crew.wait()
+    result = _result(pairs, request, outcome, name, reason)
+    crew.wait()
+    if crew.main:
+        request.work.clear()
+    return result
+
+
+def choose(base: Model) -> tuple[str, str]:
+    """The best closed form that can be had here, and why not a better one."""
+    from si_hub.distill.running.runner import why_not
+
+    reason = why_not(base)
+    return ("svd", f"{base.path} {reason}") if reason else ("calibrated", "")
+
+
+def _result(pairs: list[Pair], request: Request, outcome: Outcome, name: str, reason: str) -> Distilled:
+    file = read_safetensors(request.output)
+    document = file_format.read_document(file)
+    layers = [layer for component in outcome.components.values() for layer in component.layers.values()]
+    notes = tuple(dict.fromkeys(note for pair in pairs for note in pair.notes)) + tuple(outcome.notes)
+    if request.work.kept:
+        notes += (f"went on from {request.work.kept} finished parts of an interrupted run",)
+    return Distilled(
+        pairs[0].base.path, tuple(pair.tuned.path for pair in pairs), request.output, file.size, name, reason,
+        pairs[0].base.architecture.name,
+        {part: len(component.layers) for part, component in outcome.components.items()},
+        count_ranks(layers), outcome.error, outcome.carried, outcome.left_out, outcome.fidelity,
+        document["tensors_sha256"], file_format.identity(document, file), notes, tuple(doubts(outcome.fidelity)),
+    )  # fmt: skip
+
+
+def check_options(
+    tuned: tuple[str | Path, ...],
+    *,
+    rank: int | None = None,
+    size: int | None = None,
+    fidelity: float | None = None,
+    dtype: str = "fp32",
+) -> None:
+    """Raise UsageError for a call that makes no sense."""
+    if not tuned:
+        raise UsageError("name at least one tuned model")
+    if sum(value is not None for value in (rank, size, fidelity)) > 1:
+        raise UsageError("--rank, --size and --fidelity are three ways to say one thing", hint="Give one of them.")
+    if rank is not None and rank < 1:
+        raise UsageError("a rank is at least 1", key="--rank", found=rank)
+    if fidelity is not None and not 0 < fidelity < 1:
+        raise UsageError("a fidelity lies between 0 and 1", key="--fidelity", found=fidelity)
+    if dtype not in DTYPES:
+        raise UsageError("no such dtype", key="--dtype", expected=", ".join(DTYPES), found=dtype)
+
+
+def _stem(path: Path) -> str:
+    name = path.name or path.resolve().name
+    return Path(name).stem if path.is_file() else name
+
+
+def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
+    """Everything that unfinished work depends on: another run may go on with it only if all of this is the same."""
+    from si_hub import __version__
+
+    models = [pairs[0].base, *(pair.tuned for pair in pairs)]
+    images = request.options.get("images")
+    return {
+        "tool": __version__, "method": name, "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
+        "dtype": request.dtype, "seed": request.seed, "embeddings": request.embeddings,
+        "prompts": read_prompts(request.prompts) if request.prompts else None,
+        "options": {key: str(value) for key, value in sorted(request.options.items())},
+        "models": [fingerprints.model(model.path) for model in models],
+        "images": fingerprints.contents(_pictures(Path(str(images)))) if images else None,
+    }  # fmt: skip
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures that are learned from, each with its caption."""
+    from si_hub.distill.training.pictures import caption_file, pictures
+
+    return [file for picture in pictures(folder) for file in (picture, caption_file(picture))]

@@ -1,0 +1,352 @@
+"""``--method calibrated``: what the predicted noise feels of the difference, under one budget for all layers.
+
+The survey says what each part does (`survey`), the budget which parts are worth their size (`budget`), and running
+base, tuned model and adapter says what is left (`fidelity`). Everything up to the budget is cached, so that another one
+costs seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from si_hub.adapter import Component, Layer
+from si_hub.distill.budget.spend import Group, predicted, refit, scores, smallest, spend
+from si_hub.distill.methods.svd import DEFAULT_RANK
+from si_hub.distill.pair.change import Change
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.request import Request
+from si_hub.distill.result import Outcome
+from si_hub.distill.running import fidelity
+from si_hub.distill.running.tracing import Key
+from si_hub.distill.survey.cache import surveyed
+from si_hub.distill.survey.curvature import balanced, sides
+from si_hub.distill.survey.stages import Findings
+from si_hub.errors import UsageError
+from si_hub.report.text import size_text
+from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
+
+#: Points of a curve.
+HALVES = 8
+#: Bytes of a file's document and metadata, about.
+_DOCUMENT = 3 << 10
+#: Bytes of a tensor's entry in the header besides its name, at most.
+_ENTRY = 90
+_REASONS = {
+    "parameter": "a bare parameter that is too large for this size",
+    "unreached": "a module that adapters cannot reach",
+    "silent": "it has no effect on the predicted noise",
+    "dear": "it removes too little of the error for its size",
+}
+
+
+def run(pairs: Sequence[Pair], request: Request) -> Outcome:
+    """The adapter within the budget; several tuned models become the branches of one.
+
+    Raises:
+        UsageError: an unknown option, a size that holds nothing, a fidelity out of reach.
+        CannotRun: the base's pipeline cannot be run.
+    """
+    if len(pairs) > 1:
+        from si_hub.distill.methods import several
+
+        return several.run(pairs, request)
+    calibration = Calibration(_one(pairs), request)
+    found = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
+    return calibration.outcome(found)
+
+
+def curve(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] = ()) -> list[tuple[int, float, float]]:
+    """For each size in bytes: the file's bytes, the predicted error and the measured one, no file twice.
+
+    Args:
+        pairs: one pair.
+        request: its size is one of the sizes.
+        sizes: the others; by default everything, and halves of it.
+    """
+    calibration = Calibration(_one(pairs), request)
+    wanted = [*(sizes or calibration.halves()), *([request.size] if request.size else [])]
+    found = {
+        calibration.size(one): (one.predicted, calibration.measured(one).error)
+        for one in map(calibration.within, wanted)
+    }
+    return [(size, *errors) for size, errors in found.items()]
+
+
+def _one(pairs: Sequence[Pair]) -> Pair:
+    if len(pairs) != 1:
+        raise UsageError("the method calibrated takes one tuned model", found=len(pairs), hint="Leave --method out.")
+    return pairs[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Parts that are carried.
+
+    Attributes:
+        columns: of the effects.
+        coefficients: how much of each.
+        predicted: share of the error that is left, to first order.
+        components: the adapter's layers.
+        always: bare parameters that are carried besides.
+    """
+
+    columns: list[int]
+    coefficients: torch.Tensor
+    predicted: float
+    components: dict[str, Component]
+    always: Sequence[Change] = ()
+
+
+class Calibration:
+    """A pair with its survey, ready for any budget.
+
+    Args:
+        pair: base and tuned model.
+        request: what is wanted.
+
+    Raises:
+        UsageError: an option that the method does not know, prompts that bring nothing out.
+        CannotRun: the base's pipeline cannot be run.
+        NotFinite: one of the two models has NaN or infinity.
+    """
+
+    def __init__(self, pair: Pair, request: Request) -> None:
+        self.pair, self.request = pair, request
+        self.survey, self.source = surveyed(pair, request)
+        self.runner, self.crew = self.survey.runner, self.survey.crew
+        self.told, self.held_out = self.survey.prompts, self.survey.held_out
+        self.findings: Findings = self.survey.findings()
+        self.scores = scores(self.findings.effects)
+        if not self.findings.target.any():
+            raise fidelity.unfelt(pair.tuned.path)
+        self.changes: dict[Key, Change] = {(change.component, change.module): change for change in pair.changes}
+        self._last: tuple[Choice, fidelity.Fidelity] | None = None
+
+    @cached_property
+    def measure(self) -> fidelity.Measure:
+        """What measures adapters, on trajectories of held-out prompts and seeds."""
+        return self.survey.measure()
+
+    def measured(self, choice: Choice) -> fidelity.Fidelity:
+        """The error that an adapter leaves; the last one asked about is measured once."""
+        if self._last is None or self._last[0] is not choice:
+            self._last = choice, self.measure.of(choice.components)
+        return self._last[1]
+
+    def for_budget(self) -> Choice:
+        """The best adapter of the wanted size, or of as many numbers as a uniform rank has."""
+        if self.request.size is not None:
+            return self.within(self.request.size)
+        rank = self.request.rank or DEFAULT_RANK
+        layered = [change for key, change in self.changes.items() if self._pieces(key)]
+        numbers = 0
+        for change in layered:
+            out, width = change.shape[0], math.prod(change.shape[1:])
+            numbers += min(rank, out, width) * (out + width)
+        return self._sound(self._chosen(numbers, in_bytes=False))
+
+    def within(self, size: int) -> Choice:
+        """The best adapter whose file has at most ``size`` bytes.
+
+        Raises:
+            UsageError: nothing fits.
+        """
+        room = size - _DOCUMENT
+        while room > 0:
+            choice = self._chosen(room, in_bytes=True)
+            over = self.size(choice) - size if choice.components else 0
+            if choice.components and over <= 0:
+                return self._sound(choice)
+            room -= max(over, _ENTRY)
+            if not choice.components:
+                break
+        least = min((group.cost + group.opening for group in self.groups(in_bytes=True)), default=0) + _DOCUMENT
+        raise UsageError("no part of the difference is that small", key="--size",
+                         expected=f"about {size_text(least)} or more", found=size_text(size))  # fmt: skip
+
+    def halves(self) -> list[int]:
+        """Bytes of everything that can be carried, of half of it, and so on, `HALVES` in all that hold something."""
+        groups = self.groups(in_bytes=True)
+        whole = _DOCUMENT + sum(group.opening + group.cost * len(group.columns) for group in groups)
+        least = _DOCUMENT + 2 * max((group.opening + group.cost for group in groups), default=0)
+        sizes = [whole >> k for k in range(HALVES)]
+        return [size for size in sizes if size >= least] or sizes[:1]
+
+    def for_fidelity(self) -> Choice:
+        """The smallest adapter found that leaves no more error than wanted, by measuring.
+
+        Raises:
+            UsageError: not even everything does.
+        """
+        assert self.request.fidelity is not None
+
+        def make(budget: int) -> Choice:
+            return self._chosen(budget, in_bytes=True)
+
+        top = sum(group.opening + group.cost * len(group.columns) for group in self.groups(in_bytes=True))
+        return smallest(top, make, lambda choice: self.measured(choice).error, self.request.fidelity)
+
+    def groups(self, *, in_bytes: bool) -> list[Group]:
+        """What can be carried, with its cost in bytes of the file or in numbers."""
+        item = DTYPE_SIZES[self.request.dtype] if in_bytes else 1
+        by_entry: dict[tuple[Key, str], list[int]] = {}
+        for column, (key, name) in enumerate(self.findings.columns):
+            by_entry.setdefault((key, "pieces" if name.isdecimal() else name), []).append(column)
+        found = []
+        for (key, what), columns in by_entry.items():
+            change = self.changes[key]
+            entry = len(f"{change.component}.{change.module}.weight_delta") + _ENTRY if in_bytes else 0
+            if what == "pieces":
+                cost = item * (change.shape[0] + math.prod(change.shape[1:]))
+                found.append(Group(tuple(columns), cost, 2 * entry))
+            else:
+                sides = change.weight if what == "weight" else change.bias
+                assert sides is not None
+                found.append(Group(tuple(columns), item * sides[0].count + entry))
+        return found
+
+    def _chosen(self, budget: int, *, in_bytes: bool) -> Choice:
+        """The choice for a budget in bytes of the file, but for its document, or in numbers."""
+        item = DTYPE_SIZES[self.request.dtype] if in_bytes else 1
+        always = [
+            change for change in self.pair.changes if change.kind == "parameter" and change.count * item * 10 < budget
+        ]
+        left = budget - sum(change.count * item for change in always)
+        columns = spend(self.groups(in_bytes=in_bytes), self.scores, left)
+        found = self.findings
+        return self._choice(columns, refit(found.effects, found.target, columns, found.samples), always)
+
+    def _choice(self, columns: list[int], coefficients: torch.Tensor, always: Sequence[Change]) -> Choice:
+        share = predicted(self.findings.effects, self.findings.target, columns, coefficients)
+        return Choice(columns, coefficients, share, self._components(columns, coefficients, always), always)
+
+    def _sound(self, choice: Choice) -> Choice:
+        """The choice; where it is worse than the base, its parts as they are, if that is better.
+
+        From few states, few parts can be fitted to stand for what they do not.
+        """
+        if (error := self.measured(choice).error) <= 1.0:
+            return choice
+        plain = self._choice(choice.columns, torch.ones_like(choice.coefficients), choice.always)
+        return plain if self.measured(plain).error < error else choice
+
+    def _components(
+        self, columns: Sequence[int], coefficients: torch.Tensor, always: Sequence[Change]
+    ) -> dict[str, Component]:
+        taken: dict[Key, dict[str, float]] = {}
+        for column, coefficient in zip(columns, coefficients.tolist(), strict=True):
+            key, name = self.findings.columns[column]
+            taken.setdefault(key, {})[name] = coefficient
+        components: dict[str, Component] = {}
+        for change in self.pair.changes:
+            key = (change.component, change.module)
+            leaves = self._leaves(key, taken[key]) if key in taken else {}
+            if change in always and (delta := change.delta()) is not None:
+                leaves = {"param_delta": delta}
+            if leaves:
+                class_name = self.pair.base.architecture.components[change.component].class_name
+                component = components.setdefault(change.component, Component(class_name))
+                stored = {name: self._stored(tensor) for name, tensor in leaves.items()}
+                component.layers[change.module] = Layer(stored)
+        return components
+
+    def _leaves(self, key: Key, taken: Mapping[str, float]) -> dict[str, torch.Tensor]:
+        """The leaves of one layer: its pieces times their coefficients, and what else was chosen of it."""
+        parts = self.findings.parts[key]
+        leaves: dict[str, torch.Tensor] = {}
+        ranks = [int(name) for name in taken if name.isdecimal()]
+        if ranks and parts.down is not None and parts.up is not None:
+            factors = torch.tensor([taken[str(rank)] for rank in ranks], dtype=torch.float32)
+            down, up = balanced(parts.down[ranks], parts.up[:, ranks] * factors)
+            leaves["down.weight"], leaves["up.weight"] = down.reshape(-1, *parts.kernel), up
+        if "weight" in taken and parts.weight is not None:
+            leaves["weight_delta"] = parts.weight * taken["weight"]
+        if "bias" in taken and parts.bias is not None:
+            leaves["bias_delta"] = parts.bias * taken["bias"]
+        return leaves
+
+    def _stored(self, tensor: torch.Tensor) -> Tensor:
+        dtype = {name: kind for kind, name in torch_names().items()}[self.request.dtype]
+        return Tensor.from_torch(tensor.to(dtype))
+
+    def _pieces(self, key: Key) -> bool:
+        return key in self.findings.parts and self.findings.parts[key].down is not None
+
+    def size(self, choice: Choice) -> int:
+        """Bytes of the file that an adapter makes, about a hundred too many rather than one too few."""
+        from si_hub.distill.result import adapter_of
+        from si_hub.format import write
+
+        stand_in = self._outcome(choice, fidelity.Fidelity(0.12345678, (0.12345678,) * fidelity.BUCKETS, 1_000_000))
+        path = self.survey.work.folder / f"size-{os.getpid()}.safetensors"
+        try:
+            return write(adapter_of([self.pair], stand_in), path, overwrite=True).size + 128
+        finally:
+            path.unlink(missing_ok=True)
+
+    def outcome(self, choice: Choice) -> Outcome:
+        """The adapter with its measurement."""
+        found = self._outcome(choice, self.measured(choice))
+        self.crew.wait()
+        return found
+
+    def _outcome(self, choice: Choice, found: fidelity.Fidelity) -> Outcome:
+        left_out = self._left_out(choice)
+        facts = {
+            "predicted": float(f"{choice.predicted:.4g}"),
+            "prompts": len(set(self.held_out)),
+            "prompts_from": self.source,
+            "seed": self.survey.settings.seed,
+            "carried": {name: float(f"{share:.4g}") for name, share in self._carried(choice).items()},
+            "left_out": dict(sorted(Counter(left_out.values()).items())),
+        }
+        steps = int(self.runner.pipeline.scheduler.config.num_train_timesteps)
+        return Outcome(
+            choice.components, found.error, self._carried(choice), left_out, fidelity.document(found, steps, **facts),
+            notes=self._notes(choice),
+        )  # fmt: skip
+
+    def _notes(self, choice: Choice) -> list[str]:
+        """Whether there was room for more than was looked at."""
+        if len(choice.columns) < int((self.scores > 0).sum()):
+            return []
+        ends = {
+            (key, str(len(parts.down) - 1)) for key, parts in self.findings.parts.items()
+            if parts.down is not None and len(parts.down) < min(sides(self.changes[key]))
+        }  # fmt: skip
+        cut = any(end in ends and float(score) for end, score in zip(self.findings.columns, self.scores, strict=True))
+        looked = self.survey.settings.pieces
+        return [f"carries all that was looked at, rank {looked} at most: --set pieces=N looks at more"] if cut else []
+
+    def _carried(self, choice: Choice) -> dict[str, float]:
+        """Of each component, the share of its parts' squared effects that is in the adapter."""
+        kept = set(choice.columns)
+        whole: Counter[str] = Counter()
+        held: Counter[str] = Counter()
+        for column, (key, _) in enumerate(self.findings.columns):
+            whole[key[0]] += float(self.scores[column])  # type: ignore[assignment]
+            held[key[0]] += float(self.scores[column]) * (column in kept)  # type: ignore[assignment]
+        return {name: held[name] / whole[name] for name in whole if whole[name]}
+
+    def _left_out(self, choice: Choice) -> dict[str, str]:
+        """Every changed module of which nothing is carried, and why."""
+        felt: Counter[Key] = Counter()
+        for column, (key, _) in enumerate(self.findings.columns):
+            felt[key] += float(self.scores[column])  # type: ignore[assignment]
+        reasons = {}
+        for change in self.pair.changes:
+            component = choice.components.get(change.component)
+            if component is not None and change.module in component.layers:
+                continue
+            key = (change.component, change.module)
+            kind = "unreached" if key not in self.findings.parts else "dear" if felt[key] else "silent"
+            kind = "parameter" if change.kind == "parameter" else kind
+            reasons[f"{change.component}.{change.module}"] = _REASONS[kind]
+        return reasons

@@ -1,0 +1,243 @@
+"""``--method svd``: the best low-rank form of every weight difference, from the weights alone.
+
+Layers stream from memory-mapped files one at a time; the largest of them is the peak of the memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from si_hub.adapter import Component, Layer
+from si_hub.distill.pair.change import Change, not_finite
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.request import CALLS, Request
+from si_hub.distill.result import Outcome
+from si_hub.distill.survey.lowrank import truncated
+from si_hub.distill.work.folder import Entry
+from si_hub.distill.work.processes import Processes, processes
+from si_hub.errors import UsageError
+from si_hub.report.text import size_text
+from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
+
+#: The rank of every layer where no budget is given.
+DEFAULT_RANK = 32
+#: Layers that are worked on at once at most: each needs a few times its size in memory.
+_WORKERS = 4
+#: Bytes of a tensor's entry in the header besides its name, and of a file's document and metadata: at most, about.
+_ENTRY, _DOCUMENT = 110, 3 << 10
+#: Embeddings and bare parameters are carried whole while they are no more than this many times what a pair would cost.
+_DENSE_FACTOR = 4
+#: Why a module is left out: one text a kind, so that the document can count them.
+_LARGE = "no low-rank pair can stand for it; --embeddings carries it whole"
+_VOLUME = "a three-dimensional convolution, which adapters do not reach"
+
+How = Literal["pair", "dense", "leave"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one change is carried, and why not where it is not."""
+
+    change: Change
+    how: How
+    rank: int = 0
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.change.component}.{self.change.module}"
+
+    @property
+    def count(self) -> int:
+        """Numbers that it puts into the adapter."""
+        weight = 0
+        if self.change.weight is not None and self.how != "leave":
+            out, width = _matrix(self.change.shape)
+            weight = self.rank * (out + width) if self.how == "pair" else math.prod(self.change.shape)
+        return weight + (self.change.bias[0].count if self.change.bias else 0)
+
+    def size(self, dtype: str) -> int:
+        """Bytes that it adds to the file, header included."""
+        tensors = {"pair": 2, "dense": 1, "leave": 0}[self.how] + bool(self.change.bias)
+        return self.count * DTYPE_SIZES[dtype] + tensors * (len(self.name) + _ENTRY)
+
+
+def run(pairs: Sequence[Pair], request: Request) -> Outcome:
+    """One pair's adapter at a uniform rank.
+
+    Raises:
+        UsageError: several tuned models, or a fidelity, which only running the pipeline can measure.
+    """
+    if len(pairs) != 1:
+        raise UsageError("the method svd takes one tuned model", found=len(pairs), hint="Leave --method out.")
+    if unknown := [name for name in request.options if name not in CALLS]:
+        raise UsageError("the method svd has no such option", key=unknown[0], hint="Leave it out, or name a --method.")
+    if request.fidelity is not None:
+        raise UsageError(
+            "fidelity is measured by running the pipeline, which the method svd does not", key="--fidelity",
+            hint="Give --rank or --size, or another --method.",
+        )  # fmt: skip
+    [pair] = pairs
+    crew = processes()
+    rank = request.rank or (_rank_for(pair, request) if request.size else DEFAULT_RANK)
+    plans = [plan(change, rank, embeddings=request.embeddings) for change in pair.changes]
+    _work(plans, request, crew)
+    crew.wait()
+    entries = {item.name: request.work.load(item.name) for item in plans}
+    return _outcome(pair, plans, {name: entry for name, entry in entries.items() if entry}, request)
+
+
+def plan(change: Change, rank: int, *, embeddings: bool = False) -> Plan:
+    """How a change is carried at a rank: as a pair, whole where that costs no more, or not at all with the reason."""
+    if change.weight is None:
+        return Plan(change, "dense")
+    count = math.prod(change.shape)
+    out, width = _matrix(change.shape)
+    if change.kind in {"linear", "conv"}:
+        if len(change.shape) > 4:
+            return Plan(change, "leave", reason=_VOLUME)
+        depthwise = change.kind == "conv" and change.shape[1] == 1
+        rank = min(rank, out, width)
+        return Plan(change, "dense") if depthwise or rank * (out + width) >= count else Plan(change, "pair", rank)
+    if change.kind == "norm" or embeddings or count <= _DENSE_FACTOR * rank * (out + width):
+        return Plan(change, "dense")
+    return Plan(change, "leave", reason=_LARGE)
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+
+
+def _rank_for(pair: Pair, request: Request) -> int:
+    """The highest uniform rank that keeps the adapter within the wanted size.
+
+    Raises:
+        UsageError: not even rank 1 does.
+    """
+    assert request.size is not None
+
+    def size(rank: int) -> int:
+        plans = (plan(change, rank, embeddings=request.embeddings) for change in pair.changes)
+        return sum(item.size(request.dtype) for item in plans) + _DOCUMENT
+
+    low, high = 0, max(min(_matrix(change.shape)) for change in pair.changes)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if size(middle) <= request.size else (low, middle - 1)
+    if not low:
+        raise UsageError(
+            "no adapter of rank 1 is that small", key="--size", expected=f"{size_text(size(1))} or more",
+            found=size_text(request.size),
+        )  # fmt: skip
+    return low
+
+
+def _work(plans: Sequence[Plan], request: Request, crew: Processes) -> None:
+    """This process's share of the layers, each kept as soon as it is done.
+
+    A layer is one thread's: a layer's matrices are too small to share between threads, and so its numbers depend on
+    nothing but itself, however many threads and processes there are.
+    """
+    mine = crew.share(plans, lambda item: float(item.change.count))
+    total, done = sum(item.change.count for item in mine), 0
+
+    def finish(item: Plan) -> Plan:
+        if request.work.load(item.name) is None:
+            leaves, facts = compute(item, request.dtype, request.seed, crew.device)
+            request.work.save(item.name, leaves, facts)
+        return item
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    workers = min(threads, _WORKERS) if crew.device.type == "cpu" else 1
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        for item in pool.map(finish, mine):
+            done += item.change.count
+            if request.progress:
+                request.progress(done, total)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def compute(item: Plan, dtype: str, seed: int, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The leaves of one layer, and its squared norm and error as facts."""
+    stored = {name: kind for kind, name in torch_names().items()}[dtype]
+    change = item.change
+    leaves: dict[str, torch.Tensor] = {}
+    norm = error = 0.0
+    if (delta := change.delta()) is not None:
+        norm = error = _finite(_squared(delta), item.name)
+        if item.how == "pair":
+            delta = delta.to(device)
+            down, up = truncated(delta, item.rank, generator=_generator(seed, item.name))
+            leaves["down.weight"], leaves["up.weight"] = down.to(stored), up.to(stored)
+            rest = delta.reshape(delta.shape[0], -1)
+            rest.addmm_(leaves["up.weight"].float(), leaves["down.weight"].float().flatten(1), alpha=-1)
+            error = _squared(rest)
+        elif item.how == "dense":
+            leaf = "param_delta" if change.kind == "parameter" else "weight_delta"
+            leaves[leaf] = delta.to(stored)
+            error = _squared(delta - leaves[leaf].float())
+    if (bias := change.bias_delta()) is not None:
+        leaves["bias_delta"] = bias.to(stored)
+        norm += _finite(_squared(bias), item.name)
+        error += _squared(bias - leaves["bias_delta"].float())
+    return {name: Tensor.from_torch(value) for name, value in leaves.items()}, {"norm": norm, "error": error}
+
+
+def _finite(norm: float, name: str) -> float:
+    """The norm, which is no number where one of the two models has NaN or infinity there."""
+    if not math.isfinite(norm):
+        raise not_finite(name)
+    return norm
+
+
+def _squared(tensor: torch.Tensor) -> float:
+    """Squared Frobenius norm."""
+    return float(torch.linalg.vector_norm(tensor).double().square())
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    """A layer's own random numbers: the same whoever computes it, and in whatever order."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, Entry], request: Request) -> Outcome:
+    components: dict[str, Component] = {}
+    norms: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    for item in plans:
+        name, entry = item.change.component, entries[item.name]
+        norms[name] = norms.get(name, 0.0) + entry.facts["norm"]
+        errors[name] = errors.get(name, 0.0) + entry.facts["error"]
+        if entry.tensors:
+            class_name = pair.base.architecture.components[name].class_name
+            component = components.setdefault(name, Component(class_name))
+            component.layers[item.change.module] = Layer(dict(entry.tensors))
+    carried = {name: 1 - errors[name] / norms[name] for name in norms if norms[name]}
+    error = math.sqrt(sum(errors.values()) / sum(norms.values())) if any(norms.values()) else 0.0
+    left_out = {item.name: item.reason for item in plans if item.how == "leave"}
+    told = {
+        "measure": "relative Frobenius norm of the weights' difference; no pipeline was run",
+        "carried": {name: float(f"{share:.4g}") for name, share in carried.items()},
+        "left_out": dict(sorted(Counter(left_out.values()).items())),
+    }
+    large = [item.change for item in plans if item.reason == _LARGE]
+    notes = [f"--embeddings adds {sum(map(_numbers, large)):,} numbers"] if large else []
+    return Outcome(components, error, carried, left_out, told, notes=notes)
+
+
+def _numbers(change: Change) -> int:
+    """Numbers in the weight of a change."""
+    return math.prod(change.shape)

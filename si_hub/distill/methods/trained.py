@@ -1,0 +1,128 @@
+"""``--method trained``: the calibrated adapter, trained end to end against the tuned model's predicted noise.
+
+No image is needed: lessons are states of the tuned model's own sampling, and what it predicts there (`pool`). The error
+is measured on held-out prompts and noise as it goes, and the best adapter is kept, at worst the one it started from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from si_hub.distill.methods import several
+from si_hub.distill.methods.calibrated import Calibration
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.request import Request
+from si_hub.distill.result import Outcome
+from si_hub.distill.running.features import Features
+from si_hub.distill.running.fidelity import Measure
+from si_hub.distill.running.student import Student
+from si_hub.distill.training.lessons import Lessons, Pool, Walks, turn
+from si_hub.distill.training.loop import train
+from si_hub.distill.training.options import (
+    DOCUMENT,
+    Wanted,
+    accelerate_kept,
+    accelerated,
+    checkpointed,
+    document,
+    remarks,
+    shown,
+)
+from si_hub.distill.training.pictures import Pictures, check_pictures
+
+
+@dataclass(slots=True)
+class Imitation:
+    """The task: predict the noise that the tuned model predicts.
+
+    Attributes:
+        student: the adapter.
+        pool: where lessons come from.
+        measure: what the error is measured with.
+        seed: of the draws.
+        unit: mean squared error of the base itself, so that a loss of 1 is the base's.
+        features: the tuned model's features, where their error counts too.
+    """
+
+    student: Student
+    pool: Pool
+    measure: Measure
+    seed: int
+    features: Features | None = None
+    unit: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unit = float(self.measure.base.mean())
+
+    @property
+    def leaves(self) -> Mapping[str, nn.Parameter]:
+        """The adapter's tensors."""
+        return self.student.leaves
+
+    def draw(self, step: int, count: int) -> Lessons:
+        """Lessons of the pool's present window."""
+        return self.pool.draw(step, count, self.seed)
+
+    def loss(self, part: Lessons) -> Tensor:
+        """Squared error of the predicted noise in units of the base's, and the features' error."""
+        runner = self.student.runner
+        if self.features is None:
+            predicted, more = runner(part.states), None
+        else:
+            predicted, more = self.features.compare(runner, part.states)
+        loss = (predicted - part.target.to(predicted.device)).square().mean() / self.unit
+        return loss if more is None else loss + more
+
+    def error(self) -> float:
+        """Error left of the base's on held-out prompts and noise."""
+        return self.measure.present().error
+
+
+@accelerate_kept()
+def run(pairs: Sequence[Pair], request: Request) -> Outcome:
+    """The adapter within the budget, trained; several tuned models become the branches of one.
+
+    Raises:
+        UsageError: an option that makes no sense, a batch that the processes cannot share.
+        CannotRun: the base's pipeline cannot be run.
+        MissingFile, FormatError, FileAccessError: ``images`` is no folder of pictures, or one of them cannot be read.
+    """
+    if len(pairs) > 1:
+        return several.run(pairs, request, train=True)
+    wanted, others = Wanted.of(request.options)
+    if wanted.images:
+        check_pictures(wanted.images)
+    accelerator = accelerated(wanted.precision)
+    size = None if request.size is None else request.size - DOCUMENT
+    calibration = Calibration(pairs[0], replace(request, options=others, size=size))
+    choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
+    started = calibration.measured(choice).error
+    runner, survey = calibration.runner, calibration.survey
+    student = Student(runner, choice.components)
+    teaching = partial(student.away, runner)
+    if wanted.images:
+        make: Any = Pictures.of(runner, wanted.images, survey.batch, request.seed)
+    else:
+        make = Walks(runner, calibration.told, wanted.walks, survey.batch, request.seed)
+    pool = Pool(make, teaching, request.work, calibration.crew, turn(wanted.walks, wanted.samples))
+    features = Features(calibration.pair, runner, wanted.features) if wanted.features else None
+    task = Imitation(student, pool, calibration.measure, request.seed, features)
+    file = request.work.folder / "training.pt"
+    with checkpointed(runner.denoiser, wanted.checkpointing):
+        course = train(task, wanted.recipe(), accelerator, checkpoint=file, show=shown(request))
+    trained = student.components(request.dtype) if course.best else choice.components
+    student.leave()
+    outcome = calibration.outcome(replace(choice, components=trained))
+    notes = remarks(course)
+    # Rounding to the adapter's dtype comes after the last measurement.
+    if outcome.error > started:
+        outcome = calibration.outcome(choice)
+        notes.append(f"rounded to {request.dtype}, what was trained was worse than the start, which is kept")
+    outcome.notes += notes
+    outcome.training = document(wanted, course, started, request.seed)
+    return outcome

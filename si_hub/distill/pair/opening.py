@@ -1,0 +1,134 @@
+"""Opening a model: a folder, a single file, or a repository in the local cache."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from si_hub.architectures import Architecture, from_folder, load, names
+from si_hub.architectures.checkpoint import DENOISERS
+from si_hub.architectures.folder import frozen_path, weight_files
+from si_hub.architectures.model import BUFFERS
+from si_hub.distill.pair.checkpoint import seen
+from si_hub.distill.pair.kinship import glance
+from si_hub.distill.pair.model import Model, component_folder
+from si_hub.distill.pair.weights import Weight
+from si_hub.errors import MissingFile
+from si_hub.storage.header import read_safetensors
+
+_REPO_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
+
+
+def open_model(path: str | Path, *, base: Model | None = None) -> Model:
+    """A model as a diffusers folder, a single-file checkpoint, or a repository id that is in the Hub's local cache.
+
+    Single files carry no configuration, so ``base`` says which model they must be; without it they are recognised.
+    ``.ckpt`` and ``.pt`` files are opened so that no code in them can run.
+
+    Raises:
+        MissingFile: nothing there, or a repository that is not in the cache.
+        NotAModel: an adapter, or something else, instead of a model.
+        WrongPair: a file of another architecture than ``base``.
+        BaseMismatch: a model that cannot be told from the file alone.
+        FormatError, FileAccessError: a file that cannot be read, truncated ones included.
+    """
+    place = Path(path)
+    if not place.exists() and (match := _REPO_ID.fullmatch(str(path))):
+        return _cached(match[1], match[2], base)
+    return _folder(place) if place.is_dir() else open_single(place, base)
+
+
+def open_base(base: str | Path, tuned: Sequence[str | Path]) -> Model:
+    """The base; a single file that only a folder's configuration explains is read by that of a tuned folder."""
+    folder = next((one for one in tuned if Path(one).is_dir()), None)
+    return open_model(base, base=open_model(folder) if folder and Path(base).is_file() else None)
+
+
+def open_single(path: Path, base: Model | None) -> Model:
+    """A single-file checkpoint, its names mapped to those of diffusers.
+
+    Raises:
+        NotAModel: a LoRA, a ControlNet, anything but a checkpoint.
+        WrongPair: a model of another architecture than ``base``.
+        BaseMismatch: no model that the installed diffusers can map.
+        MissingFile, FileAccessError, FormatError: a file that cannot be read.
+    """
+    sight = seen(path, base)
+    if base:
+        glance(path, sight.weights, base)
+    # Only now: this is what imports torch and diffusers.
+    from si_hub.distill.pair.renaming import mapped
+
+    found = mapped(path, sight.weights, sight.architecture, base)
+    return Model(
+        path, "file", found.architecture, sight.prediction_type, found.components, found.vae, found.ignored,
+        sight.metadata,
+    )  # fmt: skip
+
+
+def _folder(path: Path) -> Model:
+    found = from_folder(path)
+    components = {
+        name: folder_weights(component_folder(path, name), model.class_name) for name, model in found.components.items()
+    }
+    vae = folder_weights(path / "vae", "") if (path / "vae" / "config.json").is_file() else {}
+    return Model(path, "folder", named(found), found.prediction_type, components, vae)
+
+
+def folder_weights(folder: Path, class_name: str) -> dict[str, Weight]:
+    """Weights of one component's folder by frozen names, integer buffers left out."""
+    found: dict[str, Weight] = {}
+    for file in weight_files(folder):
+        for name, tensor in read_safetensors(file).tensors.items():
+            if not name.endswith(BUFFERS):
+                found[frozen_path(name, class_name)] = Weight.stored(tensor, name)
+    return found
+
+
+def named(found: Architecture) -> Architecture:
+    """The architecture under its shipped name where its denoiser is a shipped one's, module by module."""
+    for known in map(load, names()):
+        for part in DENOISERS:
+            held, expected = found.components.get(part), known.components.get(part)
+            if held and expected and held.modules == expected.modules:
+                return replace(found, name=known.name, aliases=known.aliases)
+    return found
+
+
+def check_there(path: str | Path) -> None:
+    """Raise MissingFile where `open_model` would find nothing to open; needs no base and no torch."""
+    if Path(path).exists():
+        return
+    if match := _REPO_ID.fullmatch(str(path)):
+        _snapshot(match[1], match[2])
+    else:
+        raise MissingFile("no such file or folder", file=path)
+
+
+def _snapshot(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except HFValidationError as error:
+        # Such as ../model.safetensors, which no repository is called.
+        raise MissingFile("no such file or folder", file=repo_id) from error
+    except LocalEntryNotFoundError as error:
+        raise MissingFile(
+            "no such file or folder, and no such repository in the local cache", file=repo_id,
+            hint=f"Fetch it first: hf download {repo_id}",
+        ) from error  # fmt: skip
+
+
+def _cached(repo_id: str, revision: str | None, base: Model | None) -> Model:
+    folder = _snapshot(repo_id, revision)
+    files = sorted(folder.glob("*.safetensors"))
+    if not (folder / "model_index.json").is_file() and not (folder / "config.json").is_file() and len(files) == 1:
+        model = open_model(files[0], base=base)
+    else:
+        model = _folder(folder)
+    model.repo_id, model.revision = repo_id, folder.name
+    return model

@@ -1,0 +1,172 @@
+"""What can be said before anything is decided: ``si-hub distill --curve``, error against size, and ``--sharing``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from si_hub.distill.command import check_options, output_of
+from si_hub.distill.pair.matching import matched
+from si_hub.distill.report import Wish
+from si_hub.distill.request import DTYPES, Request
+from si_hub.distill.work.folder import Work
+from si_hub.distill.work.processes import is_main
+from si_hub.errors import UsageError
+from si_hub.report.curve import curve_text
+from si_hub.report.distillation import CurvePoint, Distillation, write
+from si_hub.report.progress import Progress
+
+if TYPE_CHECKING:
+    from si_hub.distill.budget.overlap import Sharing
+
+#: Options of distilling that have no meaning before there is an adapter: for a curve, and for what is shared.
+NO_CURVE = ("output", "work", "rank", "fidelity", "embeddings")
+NO_SHARING = ("output", "rank", "size", "fidelity", "method", "embeddings", "report")
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What each size would leave of the error.
+
+    Attributes:
+        base, tuned: the models.
+        points: the smallest first.
+        size: the one that was asked about, as its file would be.
+    """
+
+    base: Path
+    tuned: Path
+    points: tuple[CurvePoint, ...]
+    size: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The curve as JSON data."""
+        points = [{"size": one.size, "predicted": one.predicted, "measured": one.measured} for one in self.points]
+        return {"base": str(self.base), "tuned": str(self.tuned), "size": self.size, "points": points}
+
+    def as_text(self) -> str:
+        """The curve as lines for people."""
+        head = f"what an adapter would leave of the error of {self.base} against {self.tuned}, calibrated:"
+        return f"{head}\n{curve_text(self.points, self.size)}"
+
+
+def curve(
+    base: str | Path,
+    *tuned: str | Path,
+    size: int | None = None,
+    sizes: Sequence[int] = (),
+    dtype: str = "fp32",
+    seed: int = 0,
+    prompts: str | Path | None = None,
+    trust_order: bool = False,
+    report: str | Path | Sequence[str | Path] = (),
+    pictures: int = 0,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Curve:
+    """What calibrated adapters of several sizes leave of the error, predicted and measured; no adapter is written.
+
+    Args:
+        base, tuned, dtype, seed, prompts, trust_order, progress: as for `si_hub.distill.distill`.
+        size: bytes that one point is to have, and that is marked.
+        sizes: of the other points; by default halves of all that the method can carry.
+        report: HTML or PNG files to plot it in.
+        pictures: of no use here, and harmless.
+        force: overwrite them.
+        options: of the method ``calibrated``.
+
+    Raises:
+        SiHubError: as `si_hub.distill.distill`.
+        CannotRun: the base's pipeline cannot be run, so no error can be measured.
+    """
+    for name in NO_CURVE:
+        if options.pop(name, None):
+            raise UsageError("a curve is drawn before an adapter is made", key=f"--{name}", hint="Leave it out.")
+    if options.pop("method", None) not in {None, "calibrated"}:
+        raise UsageError("only the method calibrated has a curve", key="--method", hint="Leave it out.")
+    check_options(tuned, size=size, dtype=dtype)
+    wish = Wish.of(report)
+    wish.check(overwrite=force)
+    pairs = matched(base, tuned, trust_order=trust_order)
+    from si_hub.distill.methods.calibrated import curve as measured
+
+    request = Request(
+        Path(), Work(Path()), size=size, dtype=DTYPES[dtype], seed=seed, prompts=Path(prompts) if prompts else None,
+        options=options, progress=progress,
+    )  # fmt: skip
+    found = measured(pairs, request, sizes)
+    points = tuple(CurvePoint(*one) for one in sorted(found))
+    chosen = None if size is None else max(point.size for point in points if point.size <= size)
+    result = Curve(pairs[0].base.path, pairs[0].tuned.path, points, chosen)
+    if is_main():
+        plotted = Distillation(
+            f"{result.tuned.name}: error by size",
+            {"tuned": str(result.tuned), "base": str(result.base), "numbers": dtype},
+            size=chosen,
+            curve=points,
+        )
+        for file in wish.files:
+            write(plotted, file, overwrite=force)
+    return result
+
+
+def compare(
+    base: str | Path,
+    *tuned: str | Path,
+    dtype: str = "fp32",
+    work: str | Path | None = None,
+    seed: int = 0,
+    prompts: str | Path | None = None,
+    trust_order: bool = False,
+    progress: Progress | None = None,
+    force: bool = False,
+    pictures: int = 0,
+    **options: Any,
+) -> Sharing:
+    """The sharing report of several tuned models; no adapter is made.
+
+    Args:
+        base, tuned, dtype, work, seed, prompts, trust_order, progress: as for `si_hub.distill.distill`.
+        force, pictures: of no use here, and harmless.
+        options: of the method ``calibrated``, and ``branches``.
+
+    Raises:
+        SiHubError: as `si_hub.distill.distill`.
+        CannotRun: the base's pipeline cannot be run, so nothing can be said of what is felt.
+    """
+    for name in NO_SHARING:
+        if options.pop(name, None):
+            raise UsageError("what is shared is told before an adapter is made", key=f"--{name}", hint="Leave it out.")
+    if len(tuned) < 2:
+        raise UsageError("sharing takes two tuned models or more", found=len(tuned))
+    check_options(tuned, dtype=dtype)
+    pairs = matched(base, tuned, trust_order=trust_order)
+    from si_hub.distill.methods.several import Teachers
+    from si_hub.distill.work.processes import processes
+
+    beside = output_of(Path(tuned[0]), None)
+    store = Work(Path(work) if work else beside.with_name(f".{beside.name}.sharing.work"))
+    crew = processes()
+    request = Request(
+        Path(), store, dtype=DTYPES[dtype], seed=seed, prompts=Path(prompts) if prompts else None,
+        branches=_stems(tuned), options=options, progress=progress,
+    )  # fmt: skip
+    with store.held() if crew.main else nullcontext():
+        if crew.main:
+            store.open({"sharing": [str(path) for path in tuned]})
+        crew.wait()
+        try:
+            teachers = Teachers(pairs, request)
+            return teachers.sharing(teachers.commons())
+        finally:
+            crew.wait()
+            if crew.main:
+                store.clear()
+
+
+def _stems(tuned: Sequence[str | Path]) -> tuple[str, ...]:
+    return tuple(Path(one).stem if Path(one).is_file() else Path(one).name for one in tuned)

@@ -1,0 +1,130 @@
+"""What became of a distillation, as the plain data that a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from si_hub import format as file_format
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.request import calls
+from si_hub.errors import UsageError
+from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend, check, write
+from si_hub.report.text import size_text
+
+if TYPE_CHECKING:
+    from si_hub.distill.result import Distilled
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a user wants to see of a distillation.
+
+    Attributes:
+        files: HTML or PNG, all of the same report.
+        pictures: prompts to draw by all models.
+        prompts: a file of them.
+        seed: of the run.
+        options: of the run.
+    """
+
+    files: tuple[Path, ...]
+    pictures: int
+    prompts: Path | None
+    seed: int
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        files: str | Path | Sequence[str | Path],
+        pictures: int = 0,
+        prompts: Path | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> Wish:
+        """A wish for one file or several."""
+        several = (files,) if isinstance(files, str | Path) else files
+        return cls(tuple(map(Path, several)), pictures, prompts, seed, options or {})
+
+    def check(self, *, overwrite: bool) -> None:
+        """Raise what can be known to go wrong, before any work; see `si_hub.report.distillation.check`."""
+        for file in self.files:
+            check(file, overwrite=overwrite)
+        if self.pictures < 0:
+            raise UsageError("a number of pictures is 0 or more", key="--pictures", found=self.pictures)
+
+    def fulfil(self, result: Distilled, pairs: Sequence[Pair], *, overwrite: bool) -> None:
+        """Draw, and write every file."""
+        if not self.files:
+            return
+        from si_hub.distill import drawing
+        from si_hub.distill.running.runner import why_not
+        from si_hub.distill.survey.stages import Settings
+        from si_hub.distill.work.processes import processes
+
+        shown: list[ImageRow] = []
+        reason = why_not(pairs[0].base) if self.pictures else None
+        if self.pictures and reason is None:
+            shown = drawing.rows(
+                pairs, result.path, self.pictures, file=self.prompts, seed=self.seed, options=calls(self.options),
+                seen=int(self.options.get("trajectories", Settings().trajectories)), device=processes().device,
+            )  # fmt: skip
+        report = report_of(result, pairs, shown, {"pictures": f"none, since the base {reason}"} if reason else {})
+        for file in self.files:
+            write(report, file, overwrite=overwrite)
+
+
+def report_of(
+    result: Distilled, pairs: Sequence[Pair], rows: Sequence[ImageRow] = (), more: Mapping[str, str] | None = None
+) -> Distillation:
+    """The report of a written adapter.
+
+    Args:
+        result: what was written.
+        pairs: base and tuned models.
+        rows: pictures.
+        more: facts besides.
+    """
+    return Distillation(
+        title=f"{result.path.name}: what {', '.join(path.name for path in result.tuned)} changed in {result.base.name}",
+        facts={**facts(result), **(more or {})},
+        size=result.size,
+        layers=layers(result, pairs),
+        error=result.fidelity.get("error"),
+        buckets=[Bucket(**bucket) for bucket in result.fidelity.get("by_timestep", ())],
+        carried=result.carried,
+        left_out=result.left_out,
+        rows=rows,
+    )
+
+
+def facts(result: Distilled) -> dict[str, str]:
+    """The head of a report."""
+    return {
+        "adapter": f"{result.path.name}, {size_text(result.size)}, {sum(result.modules.values())} modules",
+        "tuned": ", ".join(map(str, result.tuned)),
+        "base": f"{result.base} ({result.architecture})",
+        "method": f"{result.method}{f': {result.reason}' if result.reason else ''}",
+        "identity": result.identity,
+        **{f"warning {number}": warning for number, warning in enumerate(result.warnings, start=1)},
+        **{f"note {number}": note for number, note in enumerate(result.notes, start=1)},
+    }
+
+
+def layers(result: Distilled, pairs: Sequence[Pair]) -> list[LayerSpend]:
+    """Every changed module, what it got, as the adapter's file has it."""
+    written = file_format.read(result.path).components
+    found = []
+    for component, model in pairs[0].base.architecture.components.items():
+        held = written[component].layers if component in written else {}
+        changed = {change.module for pair in pairs for change in pair.changes if change.component == component}
+        for path, module in model.modules.items():
+            if path in held:
+                size = sum(tensor.nbytes for tensor in held[path].tensors.values())
+                found.append(LayerSpend(component, path, module.kind, held[path].rank, size))
+            elif path in changed:
+                found.append(LayerSpend(component, path, module.kind, 0, 0))
+    return found

@@ -1,0 +1,160 @@
+"""What a method makes, and what becomes of it: an adapter, and what is said of the written file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from si_hub.adapter import Adapter, BaseModel, Component
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.pair.model import Model
+from si_hub.report.text import reasons, size_text, tally
+
+#: An adapter that leaves this much of the base's error has done next to nothing.
+HARDLY = 0.95
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a method made.
+
+    Attributes:
+        components: the adapter's layers.
+        error: relative error, what the method measures best: of the weight difference, or of the predicted noise.
+        carried: share of each component's squared weight difference that the adapter holds.
+        left_out: ``component.module`` → why it is not carried.
+        fidelity, training: fields of the adapter's document.
+        notes: what the user should know.
+        branches: names of the layers' branches, where they have several.
+    """
+
+    components: dict[str, Component]
+    error: float
+    carried: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    fidelity: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    branches: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """A written distillation.
+
+    Attributes:
+        base, tuned: the models.
+        path: the file written; ``size`` its bytes.
+        method: how it was made; ``reason`` why this one, where it was not asked for.
+        architecture: of the base.
+        modules: number of layers by component.
+        ranks: number of layers by rank; 0 are layers without a low-rank pair.
+        error: the relative error that the document states.
+        carried: share of the squared weight difference by component.
+        left_out: what is not carried, and why.
+        fidelity: as in the document.
+        sha256, identity: of the written data section, of the adapter.
+        notes: what the user should know.
+        warnings: why the adapter may not be worth having.
+    """
+
+    base: Path
+    tuned: tuple[Path, ...]
+    path: Path
+    size: int
+    method: str
+    reason: str
+    architecture: str
+    modules: dict[str, int]
+    ranks: dict[int, int]
+    error: float
+    carried: dict[str, float]
+    left_out: dict[str, str]
+    fidelity: dict[str, Any]
+    sha256: str
+    identity: str
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The result as JSON data."""
+        return {
+            "base": str(self.base), "tuned": [str(path) for path in self.tuned], "path": str(self.path),
+            "size": self.size, "method": self.method, "reason": self.reason, "architecture": self.architecture,
+            "modules": self.modules, "ranks": {str(rank): count for rank, count in self.ranks.items()},
+            "error": self.error, "carried": self.carried, "left_out": self.left_out, "fidelity": self.fidelity,
+            "tensors_sha256": self.sha256, "identity": self.identity, "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }  # fmt: skip
+
+    def as_text(self) -> str:
+        """The result as lines for people."""
+        modules = ", ".join(f"{name} {count}" for name, count in self.modules.items())
+        carried = ", ".join(f"{name} {share:.1%}" for name, share in self.carried.items())
+        of = (
+            "of the base's, of predicted noise on held-out prompts"
+            if "error" in self.fidelity
+            else "of the weights' difference"
+        )
+        return "\n".join(
+            [
+                str(self.path),
+                f"  from     {', '.join(map(str, self.tuned))}, tuned from {self.base} ({self.architecture})",
+                f"  method   {self.method}{f': {self.reason}' if self.reason else ''}",
+                f"  modules  {sum(self.modules.values())} ({modules})",
+                f"  rank     {tally(self.ranks) if len(self.ranks) < 6 else f'{min(self.ranks)} to {max(self.ranks)}'}",
+                f"  size     {size_text(self.size)}",
+                f"  error    {self.error:.4f} {of}",
+                f"  carried  {carried}",
+                f"  sha256   {self.sha256} (tensors)",
+                f"  identity {self.identity}",
+                *(f"  left out: {line}" for line in reasons(self.left_out)),
+                *(f"  note     {note}" for note in self.notes),
+            ]
+        )
+
+
+def adapter_of(pairs: list[Pair], outcome: Outcome) -> Adapter:
+    """An outcome as an adapter, with where it comes from."""
+    from si_hub import __version__
+
+    base, tuned = pairs[0].base, [pair.tuned for pair in pairs]
+    kind = base.architecture
+    prediction = base.prediction_type or next((m.prediction_type for m in tuned if m.prediction_type), None)
+    provenance: dict[str, Any] = {"family": "distilled", "tool": f"si-hub {__version__}", "error": outcome.error}
+    if len(tuned) == 1:
+        provenance["source"] = _source(tuned[0])
+    else:
+        provenance["sources"] = [_source(model) for model in tuned]
+    about = {"provenance": provenance, "fidelity": outcome.fidelity, "training": outcome.training}
+    return Adapter(
+        BaseModel(kind.name, base.repo_id, base.revision, prediction or kind.prediction_type),
+        outcome.components,
+        outcome.branches,
+        about={key: value for key, value in about.items() if value},
+    )
+
+
+def _source(model: Model) -> dict[str, Any]:
+    found = {"name": model.path.name, "repo_id": model.repo_id, "revision": model.revision,
+             "size": model.path.stat().st_size if model.layout == "file" else None}  # fmt: skip
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def doubts(fidelity: Mapping[str, Any]) -> list[str]:
+    """Warnings about an adapter that measurements show to be no better than the base, as a whole or in a branch.
+
+    Args:
+        fidelity: of its document; without an error in it nothing was measured, and nothing is said.
+    """
+    branches: Mapping[str, float] = fidelity.get("branches", {})
+    found = {"the adapter": fidelity.get("error", 0.0), **{f"the branch {name}": e for name, e in branches.items()}}
+    way_out = "take a larger --size or --rank" + ("" if branches else "; --curve shows what each size leaves")
+    return [
+        f"{what} is {'worse than' if error > 1.0 else 'hardly better than'} the base, of whose error it leaves "
+        f"{error:.4f}: {way_out}"
+        for what, error in found.items()
+        if error >= HARDLY
+    ]

@@ -1,0 +1,251 @@
+"""Base and tuned model as one pipeline that runs: its weights are either's, or anything between them.
+
+Only one model is ever held in memory. What the denoiser is called with is recorded from the pipeline itself, so that
+every pipeline whose text goes in as `TEXT` says can be run, UNet or transformer.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from si_hub.architectures.folder import read_object
+from si_hub.distill.pair.change import Change, not_finite
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.pair.model import Model
+from si_hub.distill.pair.weights import widened
+from si_hub.distill.running.states import States
+from si_hub.distill.running.tracing import Key
+from si_hub.errors import BaseMismatch, CannotRun, UsageError
+from si_hub.tuner.injection import live_path
+from si_hub.tuner.kinds import kind_of
+
+#: What ``encode_prompt`` returns, by how many things it returns: place of the states and of the pooled vector.
+TEXT: dict[int, tuple[int, int | None]] = {2: (0, None), 3: (0, 1), 4: (0, 2)}
+#: Where a denoiser takes the pooled vector, one of these.
+POOLED = ("pooled_projections", "text_embeds")
+#: Arguments of a denoiser that are the same for every sample.
+SHARED = frozenset({"img_ids", "txt_ids"})
+
+
+class Runner:
+    """A pipeline of the base whose weights can be mixed with the tuned model's.
+
+    Args:
+        pair: base and tuned model.
+        pipeline: one of the base's that is loaded already; otherwise it is loaded from the base's folder.
+        device, dtype: to run on and in.
+        options: keywords for every call of the pipeline, such as ``height`` and ``guidance_scale``.
+
+    Attributes:
+        pipeline: the pipeline; adapters may be loaded into it while the weights are the base's.
+
+    Raises:
+        CannotRun: the base is no pipeline folder, or its pipeline works in a way that is not known here.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        pipeline: Any = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.pair = pair
+        self.pipeline = load_pipeline(pair.base, dtype) if pipeline is None else pipeline
+        self.pipeline.to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.options = {**_lengths(self.pipeline), **(options or {})}
+        self.denoiser: nn.Module = getattr(self.pipeline, pair.base.denoiser)
+        if not hasattr(self.pipeline, "encode_prompt"):
+            raise CannotRun("the pipeline has no encode_prompt", file=pair.base.path,
+                            found=type(self.pipeline).__name__, hint="Use --method svd.")  # fmt: skip
+        self._paths = {name: dict(model.named_modules()) for name, model in self._models().items()}
+        for model in self._models().values():
+            model.requires_grad_(False).eval()
+        self.share = 0.0
+
+    def _models(self) -> dict[str, nn.Module]:
+        return {name: getattr(self.pipeline, name) for name in self.pair.base.components}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def latent_numbers(self) -> int:
+        """Numbers in the latents of one picture."""
+        pipe, config = self.pipeline, self.denoiser.config
+        side = getattr(config, "sample_size", None) or getattr(pipe, "default_sample_size", None) or 128
+        height, width = (self.options.get(name, 0) // pipe.vae_scale_factor for name in ("height", "width"))
+        return int((height or side) * (width or side) * pipe.vae.config.latent_channels)
+
+    def modules(self, changes: Iterable[Change]) -> dict[Key, nn.Module]:
+        """The live module of each change that adapters can reach; bare parameters have none."""
+        found: dict[Key, nn.Module] = {}
+        for change in changes:
+            path = live_path(self._paths[change.component], change.module)
+            if path is None or change.kind == "parameter":
+                continue
+            module = self._paths[change.component][path]
+            with suppress(BaseMismatch):
+                kind_of(module, change.module)
+                found[change.component, change.module] = module
+        return found
+
+    @torch.no_grad()
+    def mix(self, share: float) -> None:
+        """Give the pipeline the base's weights (0), the tuned model's (1), or ``share`` of the way between.
+
+        Raises:
+            NotFinite: one of the two models has NaN or infinity.
+        """
+        if share == self.share:
+            return
+        # Until all is mixed, and where it never is, the weights are no model's.
+        self.share = math.nan
+        for change in self.pair.changes:
+            for leaf, sides in (("weight", change.weight), ("bias", change.bias)):
+                if sides:
+                    base, tuned = widened(sides[0]), widened(sides[1])
+                    mixed = tuned if share == 1.0 else torch.lerp(base, tuned, share)
+                    if not mixed.isfinite().all():
+                        raise not_finite(f"{change.component}.{change.module}")
+                    self._parameter(change, leaf).copy_(mixed)
+        self.share = share
+
+    def _parameter(self, change: Change, leaf: str) -> Tensor:
+        paths = self._paths[change.component]
+        owner, leaf = change.module.rpartition(".")[::2] if change.kind == "parameter" else (change.module, leaf)
+        live = live_path(paths, owner)
+        if live is None:
+            raise CannotRun("the pipeline lacks a module of the base", file=self.pair.base.path,
+                            key=f"{change.component}.{change.module}")  # fmt: skip
+        parameter: Tensor = getattr(paths[live], leaf)
+        return parameter
+
+    def sample(self, **call: Any) -> Any:
+        """The pipeline's own sampling, with the run's options.
+
+        Raises:
+            UsageError: a call that the pipeline refuses, such as a height that its latents do not divide.
+        """
+        try:
+            return self.pipeline(**{**call, **self.options})
+        except ValueError as error:
+            raise UsageError(f"the pipeline refuses to be run like this: {error}", file=self.pair.base.path) from error
+
+    def encode(self, prompts: Sequence[str | None]) -> dict[str, Tensor]:
+        """The denoiser's text arguments, one row a prompt.
+
+        The null prompt is the empty one, or zeros where the pipeline says so, as diffusers has it.
+
+        Raises:
+            CannotRun: ``encode_prompt`` returns something that is not known here.
+        """
+        known = {
+            "prompt": [prompt or "" for prompt in prompts], "prompt_2": None, "prompt_3": None, "device": self.device,
+            "num_images_per_prompt": 1, "do_classifier_free_guidance": False,
+            "max_sequence_length": self.options.get("max_sequence_length"),
+        }  # fmt: skip
+        names = inspect.signature(self.pipeline.encode_prompt).parameters
+        found = self.pipeline.encode_prompt(**{name: value for name, value in known.items() if name in names})
+        if not isinstance(found, tuple) or len(found) not in TEXT:
+            raise CannotRun("the pipeline's encode_prompt returns something unknown", file=self.pair.base.path,
+                            found=type(self.pipeline).__name__, hint="Use --method svd.")  # fmt: skip
+        place, pooled = TEXT[len(found)]
+        text = {"encoder_hidden_states": found[place]} | ({} if pooled is None else {"pooled": found[pooled]})
+        if getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False):
+            shown = torch.tensor([prompt is not None for prompt in prompts], device=self.device)
+            text = {name: value * shown.view(-1, *[1] * (value.ndim - 1)) for name, value in text.items()}
+        return text
+
+    def __call__(self, states: States, scale: Tensor | None = None) -> Tensor:
+        """The predicted noise in states, as `Predictor` has it; or the prediction times another ``scale [states]``."""
+        text = self.encode(states.prompts)
+        given: dict[str, Any] = {
+            name: value.to(self.device) for name, value in {**states.inputs, **states.shared}.items()
+        }
+        names = inspect.signature(self.denoiser.forward).parameters
+        pooled = text.pop("pooled", None)
+        if pooled is not None:
+            given[next((name for name in POOLED if name in names), POOLED[-1])] = pooled
+        added = {name: given.pop(name) for name in list(given) if name not in names}
+        if added:
+            given["added_cond_kwargs"] = added
+        dtype = next(self.denoiser.parameters()).dtype
+        given = {name: _cast(value, dtype) for name, value in given.items()}
+        predicted: Tensor = self.denoiser(**given, **text, return_dict=False)[0]
+        scale = states.scale if scale is None else scale
+        return predicted.float() * scale.to(predicted.device).view(-1, *[1] * (predicted.ndim - 1))
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, dict):
+        return {name: _cast(part, dtype) for name, part in value.items()}
+    return value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
+
+
+def _lengths(pipeline: Any) -> dict[str, int]:
+    """``max_sequence_length`` for pipelines that take it: their own, or what the tokenizer can do if that is less."""
+    given = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    if given is None:
+        return {}
+    lasts = (getattr(pipeline, f"tokenizer{tail}", None) for tail in ("_3", "_2", ""))
+    limit = next(tokenizer.model_max_length for tokenizer in lasts if tokenizer is not None)
+    return {"max_sequence_length": min(int(given.default), int(limit))}
+
+
+def load_pipeline(model: Model, dtype: torch.dtype = torch.float32) -> Any:
+    """The diffusers pipeline of a model's folder.
+
+    Raises:
+        CannotRun: `why_not` says why.
+    """
+    from diffusers import DiffusionPipeline
+
+    if reason := why_not(model):
+        raise CannotRun(reason, file=model.path, hint="Name a pipeline folder as the base, or use --method svd.")
+    checker = {"safety_checker": None} if "safety_checker" in read_object(model.path / "model_index.json") else {}
+    with _quiet():
+        return DiffusionPipeline.from_pretrained(
+            str(model.path), dtype=dtype, local_files_only=True, trust_remote_code=False, **checker
+        )
+
+
+def why_not(model: Model) -> str | None:
+    """Why a model's pipeline cannot be run; ``None`` where it can. Looks at names only."""
+    if not (model.path / "model_index.json").is_file():
+        return "is not a whole pipeline, so it cannot be run"
+    index = read_object(model.path / "model_index.json")
+    needed = [
+        name for name, entry in index.items() if isinstance(entry, list) and entry[0] and name != "safety_checker"
+    ]
+    lacking = [name for name in needed if not (model.path / name).is_dir() and name != "feature_extractor"]
+    return f"is a pipeline without its {', '.join(lacking)}, so it cannot be run" if lacking else None
+
+
+def _quiet() -> Any:
+    """Loading without diffusers' and transformers' bars and advice; theirs are not ours."""
+    from contextlib import ExitStack
+
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    stack = ExitStack()
+    for library in (diffusers_logging, transformers_logging):
+        restore: Callable[[], None] = library.enable_progress_bar
+        library.disable_progress_bar()
+        stack.callback(restore)
+        stack.callback(library.set_verbosity, library.get_verbosity())
+        library.set_verbosity_error()
+    return stack

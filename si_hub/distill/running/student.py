@@ -1,0 +1,84 @@
+"""An adapter in a running pipeline whose numbers can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from torch import nn
+
+from si_hub import tuner
+from si_hub.adapter import Adapter, BaseModel, Component
+from si_hub.distill.running.runner import Runner
+from si_hub.pipelines import loading, styles
+from si_hub.storage.tensors import Tensor, torch_names
+from si_hub.tuner.door import find_door
+
+_NAME = "student"
+
+
+class Student:
+    """An adapter beside a runner's base weights, in float32.
+
+    Args:
+        runner: whose pipeline it goes into; it must have the base's weights whenever the student acts.
+        components: the adapter's layers.
+        branches: names of its branches, where it has several.
+
+    Attributes:
+        leaves: every trainable tensor by ``component.module.leaf``.
+    """
+
+    def __init__(self, runner: Runner, components: Mapping[str, Component], branches: Sequence[str] = ()) -> None:
+        self.runner = runner
+        runner.mix(0.0)
+        adapter = Adapter(BaseModel("custom"), dict(components), tuple(branches))
+        loading.load(runner.pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True)
+        self.models: dict[str, nn.Module] = {name: getattr(runner.pipeline, name) for name in components}
+        self.leaves: dict[str, nn.Parameter] = {}
+        for component, model in self.models.items():
+            door = find_door(model)
+            assert door is not None
+            for path, site in door.sites.items():
+                for leaf, value in site.layer[_NAME].named_parameters():
+                    value.data = value.data.float()
+                    self.leaves[f"{component}.{path}.{leaf}"] = value.requires_grad_(True)
+
+    @contextmanager
+    def away(self, runner: Runner) -> Iterator[None]:
+        """The pipeline as the tuned model of one of its runners, without the student; then as it was."""
+        for model in self.models.values():
+            tuner.set_enabled(model, False)
+        runner.mix(1.0)
+        try:
+            yield
+        finally:
+            runner.mix(0.0)
+            for model in self.models.values():
+                tuner.set_enabled(model, True)
+
+    def choose(self, weights: Mapping[str, float] | None) -> None:
+        """Override the routers of the branches; ``None`` gives them their work back."""
+        styles.choose(self.runner.pipeline, weights, [_NAME])
+
+    def components(self, dtype: str) -> dict[str, Component]:
+        """The adapter as it is now, its numbers but the routers' stored as ``dtype`` (safetensors' name)."""
+        stored = {name: kind for kind, name in torch_names().items()}[dtype]
+
+        def cast(leaf: str, tensor: Tensor) -> Tensor:
+            return tensor if leaf.startswith("router.") else Tensor.from_torch(tensor.torch().to(stored))
+
+        found = {}
+        for name, model in self.models.items():
+            component = tuner.extract(model, _NAME)
+            layers = {
+                path: replace(layer, tensors={leaf: cast(leaf, tensor) for leaf, tensor in layer.tensors.items()})
+                for path, layer in sorted(component.layers.items())
+            }
+            found[name] = Component(component.class_name, layers)
+        return found
+
+    def leave(self) -> None:
+        """Take the student out of the pipeline."""
+        loading.unload(self.runner.pipeline, [_NAME])

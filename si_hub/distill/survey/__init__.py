@@ -1,0 +1,1 @@
+"""What the prediction feels of each layer's change, kept between runs."""

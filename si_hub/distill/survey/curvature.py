@@ -1,0 +1,134 @@
+"""Which directions of a layer's weight are felt in the predicted noise, and its change in that order.
+
+Pieces of a change ΔW are the singular triplets of ``L_gᵀ ΔW L_c``, where ``L_c L_cᵀ`` is the second moment of the
+layer's (unfolded) inputs and ``L_g L_gᵀ`` that of the gradients at its output, mapped back by the inverse roots.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from si_hub.distill.pair.change import Change
+from si_hub.distill.running.tracing import Key
+from si_hub.distill.survey.lowrank import singular
+from si_hub.distill.survey.moments import Moment, dense_limit, moment
+from si_hub.tuner.kinds import kind_of
+
+#: Positions of a sample that count into the moments of a layer, at most.
+POSITIONS = 1024
+#: Bytes that whole matrices may take together; a sketch takes less than the matrix, whatever the width.
+ROOM = 1 << 30
+
+
+def sides(change: Change) -> tuple[int, int]:
+    """Width of a layer's unfolded inputs, and of its outputs."""
+    return math.prod(change.shape[1:]), change.shape[0]
+
+
+def limit_of(changes: Sequence[Change], room: int = ROOM) -> int:
+    """The width up to which moments are whole matrices, if those of all layers are to fit into ``room`` bytes."""
+    return dense_limit(chain.from_iterable(map(sides, changes)), room)
+
+
+@dataclass(slots=True)
+class Curvature:
+    """Moments of the inputs and output gradients of layers.
+
+    Attributes:
+        changes: the layers.
+        limit: width above which moments are sketched.
+        device: where they are.
+        moments: of each layer, inputs first.
+    """
+
+    changes: Sequence[Change]
+    limit: int
+    device: torch.device
+    moments: dict[Key, tuple[Moment, Moment]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.moments = {}
+        for change in self.changes:
+            inputs, outputs = (moment(width, self.limit, self.device) for width in sides(change))
+            self.moments[change.component, change.module] = inputs, outputs
+
+    def observe(self, key: Key, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
+        """Count one call of a layer in; an `si_hub.distill.running.tracing.Observer`."""
+        inputs, outputs = self.moments[key]
+        inputs.add(_thinned(unfolded(module, given)).flatten(0, 1).float())
+        last = gradient if kind_of(module, "").channels_last else gradient.movedim(1, -1)
+        outputs.add(_thinned(last.reshape(len(last), -1, last.shape[-1])).flatten(0, 1).float())
+
+    def as_tensors(self) -> dict[str, Tensor]:
+        """Every sum by a name."""
+        return {
+            _name(key, side, leaf): tensor
+            for key, pair in self.moments.items()
+            for side, one in zip(_SIDES, pair, strict=True)
+            for leaf, tensor in one.tensors.items()
+        }
+
+    def add_up(self, runs: Sequence[Mapping[str, Callable[[], Tensor]]]) -> None:
+        """Take the sums of several runs, in their order, each as `as_tensors` named them."""
+        for key, pair in self.moments.items():
+            for side, one in zip(_SIDES, pair, strict=True):
+                for leaf, tensor in one.tensors.items():
+                    parts = [run[_name(key, side, leaf)]().to(self.device).double() for run in runs]
+                    one.tensors[leaf] = sum(parts, torch.zeros_like(tensor, dtype=torch.float64))
+
+
+_SIDES = ("input", "output")
+
+
+def _name(key: Key, side: str, leaf: str) -> str:
+    return "|".join((*key, side, leaf))
+
+
+def unfolded(module: nn.Module, given: Tensor) -> Tensor:
+    """What a layer's weight, as a matrix, is multiplied with: ``[batch, positions, in · kernel]``."""
+    if not isinstance(module, nn.Conv2d):
+        return given.reshape(len(given), -1, given.shape[-1])
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padded = nn.functional.pad(given, module._reversed_padding_repeated_twice, mode=mode)
+    return nn.functional.unfold(padded, module.kernel_size, module.dilation, 0, module.stride).transpose(1, 2)
+
+
+def _thinned(rows: Tensor) -> Tensor:
+    """``rows [batch, positions, width]`` at no more than `POSITIONS` positions, evenly spread."""
+    positions = rows.shape[1]
+    if positions <= POSITIONS:
+        return rows
+    return rows[:, torch.linspace(0, positions - 1, POSITIONS, device=rows.device).long()]
+
+
+def pieces(
+    delta: Tensor, inputs: Moment, outputs: Moment, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The leading pieces of a weight difference, each with its σ shared by both sides.
+
+    Args:
+        delta: ``[out, in, *kernel]``.
+        inputs, outputs: its layer's moments.
+        count: how many; fewer where the matrix has not so many.
+        generator: of the randomized decomposition.
+
+    Returns:
+        ``down [count, in · kernel]`` and ``up [out, count]``.
+    """
+    into, out = inputs.root(), outputs.root()
+    matrix = out.times(into.times(delta.flatten(1).float()).T).T
+    left, sigma, right = singular(matrix, count, generator=generator)
+    return balanced(into.over(right), out.over(left.T).T * sigma)
+
+
+def balanced(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The same pieces, the two sides of each with equal norms, so that neither suffers when it is rounded."""
+    tiny = torch.finfo(torch.float32).tiny
+    ratio = (up.norm(dim=0).clamp(min=tiny) / down.norm(dim=1).clamp(min=tiny)).sqrt()
+    return down * ratio[:, None], up / ratio

@@ -1,0 +1,376 @@
+"""What running a pair's pipeline says about the parts of their difference: kept as it goes, shared between processes.
+
+Four stages: states of the tuned model's own trajectories; moments of every layer, on the midpoint of base and tuned
+weights; the pieces of every change (`curvature`); the effects of every part (`effects`). The unit of work is a batch
+of states or a layer, whoever does it, so a killed run and any number of processes end with the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from si_hub.distill.pair.change import Change
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.running import trajectory
+from si_hub.distill.running.fidelity import Measure, references
+from si_hub.distill.running.runner import Runner
+from si_hub.distill.running.states import States
+from si_hub.distill.running.tracing import Key, Observer, traced
+from si_hub.distill.survey.curvature import Curvature, limit_of, pieces
+from si_hub.distill.survey.effects import Effects, Parts
+from si_hub.distill.work import fingerprints
+from si_hub.distill.work.folder import Entry, Work
+from si_hub.distill.work.processes import Processes
+from si_hub.distill.work.seeds import seed_of
+from si_hub.report.progress import Progress
+from si_hub.storage.tensors import Tensor
+from si_hub.tuner.kinds import kind_of
+
+#: Of what the stages compute: what another version of them has kept is not used.
+VERSION = 4
+#: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
+#: there are small as noise, and decide what a picture shows.
+EVEN = 0.3
+#: Where between base and tuned weights the prediction is linearised.
+MIDPOINT = 0.5
+#: How far to both sides of it the difference is taken that the parts' effects are to add up to.
+NEAR = 0.1
+#: States of each held-out trajectory that adapters are measured on.
+HELD_OUT_STATES = 5
+#: Parts into which the states are cut; what a killed run loses is at most one.
+CHUNKS = 8
+#: Numbers of the latents of a batch, at most.
+_BATCH_NUMBERS = 1 << 16
+
+#: Tensors and facts of an entry.
+Made = tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How thoroughly a pipeline is looked at.
+
+    Attributes:
+        trajectories: of the tuned model, one a prompt.
+        states: of each trajectory.
+        sampling_steps: of each trajectory.
+        held_out: prompts that adapters are measured with, each with a trajectory of its own.
+        probes: random projections of the prediction in each state.
+        pieces: rank-one pieces of each layer that can be chosen.
+        batch: states at once; 0 goes by their size.
+        seed: of everything random.
+    """
+
+    trajectories: int = 64
+    states: int = 8
+    sampling_steps: int = trajectory.STEPS
+    held_out: int = 32
+    probes: int = 2
+    pieces: int = 64
+    batch: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a survey found.
+
+    Attributes:
+        parts: of each module.
+        columns: module and name of each part.
+        effects: ``[rows, parts]``.
+        target: ``[rows]``: the effect of all of the change on the same projections, parts or not.
+        samples: ``[rows]``: which state a row is of.
+    """
+
+    parts: dict[Key, Parts]
+    columns: list[tuple[Key, str]]
+    effects: torch.Tensor
+    target: torch.Tensor
+    samples: torch.Tensor
+
+
+@dataclass(slots=True)
+class Survey:
+    """The stages, each of which is done once for all.
+
+    Attributes:
+        runner: the pipeline.
+        prompts: one a trajectory.
+        held_out: one a trajectory that adapters are measured on.
+        settings: how thoroughly.
+        work: where results are kept.
+        crew: the processes that share the work.
+        progress: called with (work done, all work).
+        limit: width up to which moments are whole matrices; ``None`` where these layers alone decide.
+    """
+
+    runner: Runner
+    prompts: Sequence[str]
+    held_out: Sequence[str]
+    settings: Settings
+    work: Work
+    crew: Processes
+    progress: Progress | None = None
+    limit: int | None = None
+    _states: States | None = field(default=None, init=False)
+
+    @property
+    def pair(self) -> Pair:
+        return self.runner.pair
+
+    @property
+    def batch(self) -> int:
+        """States at once."""
+        return self.settings.batch or max(1, min(32, _BATCH_NUMBERS // self.runner.latent_numbers))
+
+    def findings(self) -> Findings:
+        """The effects of all parts; from what is kept where it is."""
+        return self.effects_of(self._parts())
+
+    def effects_of(self, parts: dict[Key, Parts]) -> Findings:
+        """The effects of these parts; what is kept must be of the same ones."""
+        shares = self._chunks()
+        entries = self._kept("effects", len(shares), lambda k: self._effects(shares[k], parts, k))
+        held = [{name: tensor.torch() for name, tensor in entry.tensors.items()} for entry in entries]
+        joined = {name: torch.cat([one[name] for one in held]) for name in ("effects", "target", "samples")}
+        return Findings(parts, Effects(parts).columns, joined["effects"], joined["target"], joined["samples"])
+
+    def states(self) -> States:
+        """States of the tuned model's trajectories, in the prompts' order."""
+        if self._states is None:
+            self._states = self._sampled("states", self.prompts, self.settings.states)
+        return self._states
+
+    def measure(self) -> Measure:
+        """What measures adapters, on trajectories of held-out prompts and seeds."""
+        states = self._sampled("held out", self.held_out, HELD_OUT_STATES)
+        [kept] = self._kept("reference", 1, lambda k: (references(self.runner, states, self.batch), {}))
+        return Measure(self.runner, states, self.batch, kept.tensors["tuned"].torch(), kept.tensors["base"].torch())
+
+    def _sampled(self, stage: str, prompts: Sequence[str], each: int) -> States:
+        """So many states of each prompt's trajectory; every stage has noise of its own."""
+        size = max(1, self.batch // 2)
+        starts = range(0, len(prompts), size)
+
+        def sample(k: int) -> Made:
+            self.runner.mix(1.0)
+            chosen = prompts[starts[k] : starts[k] + size]
+            seeds = [seed_of(self.settings.seed, stage, starts[k] + place) for place in range(len(chosen))]
+            steps = trajectory.trajectories(self.runner, chosen, seeds, self.settings.sampling_steps)
+            return trajectory.picked(steps, each, trajectory.NULL_SHARE, seeds).as_tensors()
+
+        return States.joined([States.from_entry(entry) for entry in self._kept(stage, len(starts), sample)])
+
+    def curvature(self) -> Entry:
+        """The moments of every layer over all states, as `Curvature.add_up` takes them."""
+        whole, parts = self._limited("curvature"), self._limited("moments")
+        moments: list[Entry] = []
+        if self.work.load(f"{whole} 0") is None:
+            shares = self._chunks()
+            moments = self._kept(parts, len(shares), lambda k: self._moments(shares[k], k))
+
+        def total(_: int) -> Made:
+            found = Curvature(self.layered(), self._limit(), torch.device("cpu"))
+            found.add_up([values_of(entry) for entry in moments])
+            return found.as_tensors(), {}
+
+        [kept] = self._kept(whole, 1, total)
+        self._let_go(parts)
+        return kept
+
+    def _limited(self, stage: str) -> str:
+        """The name of a stage whose entries depend on the limit."""
+        return stage if self.limit is None else f"{stage}{_UP_TO}{self.limit}"
+
+    def _let_go(self, stage: str) -> None:
+        if self.crew.main:
+            self.work.drop([f"{stage} {k}" for k in range(CHUNKS)])
+
+    def _limit(self) -> int:
+        return limit_of(self.layered()) if self.limit is None else self.limit
+
+    def elsewhere(self, work: Work) -> Survey:
+        """The same survey; what comes next is kept in another folder."""
+        other = replace(self, work=work)
+        other._states = self.states()
+        return other
+
+    def _chunks(self) -> list[States]:
+        """All states in at most `CHUNKS` parts of whole batches."""
+        states = self.states()
+        size = math.ceil(math.ceil(len(states) / self.batch) / CHUNKS) * self.batch
+        return states.batches(size)
+
+    def layered(self) -> list[Change]:
+        """The changes whose weight's difference is cut into pieces: linear layers and ungrouped convolutions."""
+        live = self.runner.modules(self.pair.changes)
+        return [
+            change
+            for change in self.pair.changes
+            if change.weight and (module := live.get((change.component, change.module))) is not None
+            if kind_of(module, change.module).low_rank and getattr(module, "groups", 1) == 1
+        ]
+
+    def _parts(self) -> dict[Key, Parts]:
+        """The parts of every change whose module can be called."""
+        layered = self.layered()
+        names = [f"pieces {k}" for k in range(len(layered))]
+        moments: list[Entry] = []
+        if any(self.work.load(name) is None for name in names):
+            shares = self._chunks()
+            moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k))
+        entries = self._kept("pieces", len(layered), lambda k: self._pieces(layered[k], moments))
+        self._let_go("moments")
+        found = {(change.component, change.module): entry for change, entry in zip(layered, entries, strict=True)}
+        live = self.runner.modules(self.pair.changes)
+        return {
+            key: parts_of(change, found.get(key))
+            for change in self.pair.changes
+            if (key := (change.component, change.module)) in live
+        }
+
+    def _moments(self, states: States, chunk: int) -> Made:
+        curvature = Curvature(self.layered(), self._limit(), self.runner.device)
+        modules = self.runner.modules(curvature.changes)
+        for batch, number in self._batches(states, chunk):
+            self._backward(batch, modules, curvature.observe, 1, seed_of(self.settings.seed, "moments", number))
+        return curvature.as_tensors(), {}
+
+    def _pieces(self, change: Change, moments: Sequence[Entry]) -> Made:
+        delta = change.delta()
+        assert delta is not None
+        curvature = Curvature([change], self._limit(), self.crew.device)
+        curvature.add_up([values_of(entry) for entry in moments])
+        [(inputs, outputs)] = curvature.moments.values()
+        seed = seed_of(self.settings.seed, f"{change.component}.{change.module}", 0)
+        generator = torch.Generator(self.crew.device).manual_seed(seed)
+        down, up = pieces(delta.to(self.crew.device), inputs, outputs, self.settings.pieces, generator)
+        return {"down": down, "up": up}, {}
+
+    def _effects(self, states: States, parts: dict[Key, Parts], chunk: int) -> Made:
+        """Effects in one chunk of states, and what all of the change does there.
+
+        That is the slope of the predictions at the midpoint, and not the difference of their ends: what of it is no
+        first-order effect of any part would be noise to whoever fits parts to it.
+        """
+        ends: list[list[torch.Tensor]] = []
+        for share in (MIDPOINT - NEAR, MIDPOINT + NEAR):
+            self.runner.mix(share)
+            with torch.no_grad():
+                ends.append([self.runner(batch, evened(batch.scale)) for batch, _ in self._batches(states, chunk)])
+        effects = Effects(parts)
+        modules = self.runner.modules(
+            change for change in self.pair.changes if (change.component, change.module) in parts
+        )
+        rows: list[torch.Tensor] = []
+        target: list[torch.Tensor] = []
+        samples: list[torch.Tensor] = []
+        for (batch, number), before, after in zip(self._batches(states, chunk), *ends, strict=True):
+            first, slope = number * self.batch, (after - before) / (2 * NEAR)
+
+            def keep(probe: torch.Tensor, change: torch.Tensor = slope, first: int = first) -> None:
+                rows.append(effects.taken())
+                target.append((change * probe).flatten(1).sum(1).cpu())
+                samples.append(torch.arange(first, first + len(change)))
+
+            effects.begin(len(batch))
+            seed = seed_of(self.settings.seed, "effects", number)
+            self._backward(batch, modules, effects.observe, self.settings.probes, seed, keep)
+        return {"effects": torch.cat(rows), "target": torch.cat(target), "samples": torch.cat(samples)}, {}
+
+    def _batches(self, states: States, chunk: int) -> list[tuple[States, int]]:
+        """Batches of a chunk with their numbers among all."""
+        first = chunk * math.ceil(math.ceil(len(self.states()) / self.batch) / CHUNKS)
+        return [(batch, first + k) for k, batch in enumerate(states.batches(self.batch))]
+
+    def _backward(
+        self,
+        batch: States,
+        modules: Mapping[Key, torch.nn.Module],
+        observe: Observer,
+        probes: int,
+        seed: int,
+        after: Callable[[torch.Tensor], None] | None = None,
+    ) -> None:
+        """Gradients of random projections of the prediction, on the midpoint; ``after`` is called with each."""
+        self.runner.mix(MIDPOINT)
+        generator = torch.Generator().manual_seed(seed)
+        with traced(modules, len(batch), observe), torch.enable_grad():
+            predicted = self.runner(batch, evened(batch.scale))
+            for turn in range(probes):
+                signs = torch.randint(0, 2, predicted.shape, generator=generator).to(predicted) * 2 - 1
+                if modules:
+                    (predicted * signs).sum().backward(retain_graph=turn + 1 < probes)  # type: ignore[no-untyped-call]
+                if after is not None:
+                    after(signs)
+
+    def _kept(self, stage: str, count: int, make: Callable[[int], Made]) -> list[Entry]:
+        """Entries ``stage 0``, ``stage 1`` ...; those that are missing are made, by whichever process's turn it is."""
+        for k in self.crew.share(range(count), lambda k: 1.0):
+            if self.work.load(f"{stage} {k}") is None:
+                tensors, facts = make(k)
+                self.work.save(f"{stage} {k}", {name: Tensor.from_torch(t) for name, t in tensors.items()}, facts)
+            self._advance(stage, (k + 1) / count)
+        self.crew.wait()
+        entries = [self.work.load(f"{stage} {k}") for k in range(count)]
+        assert all(entries), stage
+        return [entry for entry in entries if entry]
+
+    def _advance(self, stage: str, share: float) -> None:
+        if self.progress:
+            begin, length = STAGES[stage.partition(_UP_TO)[0]]
+            self.progress(round(begin + length * share), 100)
+
+
+_UP_TO = " up to "
+#: Where each stage begins and how long it is, in hundredths of the whole.
+STAGES = {
+    "states": (0, 15), "moments": (15, 15), "curvature": (30, 10), "pieces": (30, 10), "effects": (40, 45),
+    "held out": (85, 10), "reference": (95, 5),
+}  # fmt: skip
+
+
+def values_of(entry: Entry) -> dict[str, Callable[[], torch.Tensor]]:
+    """What gives each tensor of an entry."""
+    return {name: tensor.torch for name, tensor in entry.tensors.items()}
+
+
+def parts_of(change: Change, found: Entry | None) -> Parts:
+    """The parts of one change, its pieces from what was kept."""
+    bias = change.bias_delta()
+    if found is None:
+        return Parts(weight=change.delta(), bias=bias)
+    down, up = found.tensors["down"].torch(), found.tensors["up"].torch()
+    return Parts(down, up, bias=bias, kernel=tuple(change.shape[1:]))
+
+
+def evened(scale: torch.Tensor) -> torch.Tensor:
+    """What predictions are multiplied with before parts are compared: ``√((1 − EVEN) scale² + EVEN)``.
+
+    On the miniature, which predicts v, this left less at every timestep than predicted noise itself: 0.080 instead of
+    0.089 of its error, 0.140 instead of 0.200 of the distance of pictures (ink, at the size of LyCORIS's dim 2).
+    """
+    return ((1.0 - EVEN) * scale.square() + EVEN).sqrt()
+
+
+def plan(
+    pair: Pair, prompts: Sequence[Sequence[str]], settings: Settings, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that the stages depend on."""
+    from si_hub import __version__
+
+    told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    return {
+        "tool": __version__, "version": VERSION, "torch": torch.__version__,
+        "models": [fingerprints.model(pair.base.path), fingerprints.model(pair.tuned.path)],
+        "prompts": told, "settings": asdict(settings),
+        "options": {name: str(options[name]) for name in sorted(options)},
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""One loop that trains a few tensors, and the lessons it learns from."""

@@ -1,0 +1,128 @@
+"""``--method calibrated`` killed and resumed, in two processes, and at the size that the peers' extraction has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+import si_hub
+from benchmarks.extractors import EXTRACTORS, put_in
+from examples.miniature.checkpoints import unfold
+from examples.miniature.drawing import unseen_scenes
+from examples.miniature.measures import noise_errors
+from examples.miniature.report import rendered
+from si_hub.distill import distill
+
+pytestmark = pytest.mark.slow
+
+MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
+BASE, CHECKPOINTS, PROMPTS = MINIATURE / "base", MINIATURE / "checkpoints", MINIATURE / "prompts.txt"
+
+CALL = """
+import sys
+from pathlib import Path
+import torch
+from si_hub.distill import distill
+
+torch.set_num_threads(1)
+BASE, TUNED, PROMPTS, FOLDER = sys.argv[1:5]
+
+def run(output, cache):
+    distill(
+        BASE, TUNED, output=f"{FOLDER}/{output}", method="calibrated", size=60_000, dtype="fp16", prompts=PROMPTS,
+        cache=f"{FOLDER}/{cache}", trajectories=12, states=3, sampling_steps=5, pieces=8, held_out=4, batch=4,
+        force=True,
+    )
+"""
+#: Runs once for the parts it keeps, then again and again, each time killed at a random part, and then to the end.
+KILLED = (
+    CALL
+    + """
+import os, random, signal, time
+
+def start(output, cache):
+    child = os.fork()
+    if child == 0:
+        try:
+            run(output, cache)
+        finally:
+            os._exit(0)
+    return child
+
+def kept(cache):
+    return len(list(Path(FOLDER, cache).glob("*/*.safetensors")))
+
+# Here first, so that what the children do is the work and not the imports.
+run("whole.safetensors", "whole")
+os.waitpid(start("again.safetensors", "again"), 0)
+for part in sorted(random.Random(0).sample(range(1, kept("again") + 1), 10)):
+    child = start("killed.safetensors", "killed")
+    while kept("killed") < part:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print(kept("killed"))
+os.waitpid(start("killed.safetensors", "killed"), 0)
+"""
+)
+
+
+def arguments(folder: Path, style: str = "ink") -> list[str]:
+    return [str(BASE), str(CHECKPOINTS / f"{style}.safetensors"), str(PROMPTS), str(folder)]
+
+
+def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, *arguments(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    kept = [int(count) for count in done.stdout.split()]
+    assert len(kept) == 10
+    assert len(set(kept)) > 2, "the killed runs left nothing to go on from"
+    whole = (tmp_path / "whole.safetensors").read_bytes()
+    assert (tmp_path / "again.safetensors").read_bytes() == whole
+    assert (tmp_path / "killed.safetensors").read_bytes() == whole
+
+
+def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path, two_processes: Callable[..., str]) -> None:
+    script = tmp_path / "call.py"
+    script.write_text(f"{CALL}\nrun(sys.argv[5], sys.argv[5] + '-cache')\n")
+    subprocess.run([sys.executable, str(script), *arguments(tmp_path), "one"], capture_output=True, check=True)
+    two_processes(str(script), *arguments(tmp_path), "two")
+    one, two = (load_file(tmp_path / name) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("style", "dim", "bar"), [("neon", 2, 0.45), ("mosaic", 4, 0.3), ("ink", 8, 0.3)])
+def test_at_the_size_of_lycoris_s_extraction_it_leaves_a_fraction_of_its_error(
+    style: str, dim: int, bar: float, tmp_path: Path
+) -> None:
+    """The table of benchmarks.distill_quality has every style at every dim; on held-out pictures and prompts."""
+    si_hub.enable()
+    torch.set_num_threads(1)
+    base, peer, ours = (StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None) for _ in range(3))
+    checkpoint = CHECKPOINTS / f"{style}.safetensors"
+    teacher, file = unfold(checkpoint), tmp_path / "lycoris.safetensors"
+    tensors = EXTRACTORS["lycoris"](base, teacher, dim)
+    save_file(tensors, file)
+    put_in(peer, tensors)
+    made = distill(
+        BASE, checkpoint, output=tmp_path / "ours.safetensors", method="calibrated", size=file.stat().st_size,
+        dtype="fp16", prompts=PROMPTS, cache=tmp_path / "cache",
+    )  # fmt: skip
+    assert made.size <= file.stat().st_size
+    ours.load_styleinject_weights(made.path)
+    scenes = unseen_scenes(60)
+    with torch.no_grad():
+        latents = base.vae.encode(rendered(scenes, style)).latent_dist.mean * base.vae.config.scaling_factor
+    prompts = [scene.prompt() for scene in scenes]
+    errors = [noise_errors(pipe, teacher, base, latents, prompts)[1] for pipe in (ours, peer)]
+    assert errors[0] <= bar * errors[1]

@@ -1,0 +1,131 @@
+"""`--method trained` killed at random moments, interrupted, and started twice: the command as a user has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from examples.miniature.scenes import scenes
+from tests.distill.killing import KILLS, PHASES
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+MINIATURE = ROOT / "examples" / "miniature"
+TINY = {
+    "samples": 8, "part": 4, "walks": 1, "every": 3, "save_every": 2, "trajectories": 4, "states": 2, "probes": 1,
+}  # fmt: skip
+#: What a killed run may leave in its work folder and in the cache.
+LEFT = re.compile(r"plan\.json|training\.pt|[0-9a-f]{32}\.safetensors|size-\d+\.safetensors|\.si-hub-[0-9a-f]{16}\.tmp")
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    prompts, found = tmp_path_factory.mktemp("prompts") / "prompts.txt", scenes(31)
+    prompts.write_text("\n".join(next(found).prompt() for _ in range(12)))
+    models = [str(MINIATURE / "base"), str(MINIATURE / "checkpoints" / "neon.safetensors")]
+    told = ["--method", "trained", "--size", "90kB", "--prompts", str(prompts)]
+    return ["distill", *models, *told, *(f"--set={name}={value}" for name, value in TINY.items())]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("surveys")
+
+
+def start(arguments: list[str], *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "si_hub.cli", *arguments, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def until_there(file: Path, child: subprocess.Popen[str]) -> None:
+    while not file.exists():
+        assert child.poll() is None, child.communicate()[1]
+        time.sleep(0.01)
+
+
+def finish(child: subprocess.Popen[str]) -> None:
+    _, said = child.communicate()
+    assert child.returncode == 0, said
+
+
+def test_killed_at_ten_random_moments_it_goes_on_along_the_same_curve_to_the_same_bytes(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    arguments = [*arguments, "--steps", "12"]
+    command = [sys.executable, "-m", "tests.distill.killing", str(tmp_path), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found["counts"]) == set(PHASES) >= set(KILLS)
+    assert found["ends"] == [-signal.SIGKILL] * 10, "a run ended before it was killed"
+
+    whole, killed = (torch.load(tmp_path / name, weights_only=True)["course"] for name in ("whole.pt", "killed.pt"))
+    losses = whole[0]
+    assert killed == whole
+    assert len(losses) == 12
+    kept = found["losses"]
+    assert all(some == losses[: len(some)] for some in kept)
+    assert [len(some) for some in kept] == sorted(len(some) for some in kept), "a kill cost more than one checkpoint"
+    assert len({len(some) for some in kept}) > 3, "the killed runs left nothing to go on from"
+
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
+    finish(start(arguments, "-o", str(tmp_path / "plain"), f"--set=cache={tmp_path / 'whole-cache'}"))
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "whole").read_bytes()
+
+    for names in found["left"]:
+        assert [name for name in names if not LEFT.fullmatch(name)] == []
+        assert len([name for name in names if name.endswith(".tmp")]) < 2, "what a killed run was writing is swept"
+    assert any(name.endswith(".tmp") for names in found["left"] for name in names), "no kill met a half-written file"
+    last = {path.name for path in tmp_path.iterdir() if not LEFT.fullmatch(path.name)}
+    caches = {f"{name}-cache" for name in ("whole", "killed")}
+    assert last == {"whole", "killed", "plain", "counts.json", "whole.pt", "killed.pt"} | caches
+
+
+def test_ctrl_c_while_training_says_how_to_go_on(tmp_path: Path, arguments: list[str], cache: Path) -> None:
+    output = tmp_path / "neon.safetensors"
+    told = [*arguments, "--steps=40", "-o", str(output), f"--set=cache={cache}"]
+    child = start(told)
+    until_there(tmp_path / ".neon.safetensors.work" / "training.pt", child)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate()
+    assert child.returncode == 130
+    assert said.splitlines() == [
+        "si-hub: what is finished is kept; the same command goes on from there",
+        "si-hub: interrupted, nothing half-written is left behind",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == [".neon.safetensors.work"]
+    kept = torch.load(tmp_path / ".neon.safetensors.work" / "training.pt", weights_only=True)["course"][0]
+    assert 0 < len(kept) < 40
+    finish(start(told))
+    assert [path.name for path in tmp_path.iterdir()] == ["neon.safetensors"]
+
+
+def test_the_same_command_twice_at_once_is_told_and_harms_nothing(
+    tmp_path: Path, arguments: list[str], cache: Path
+) -> None:
+    output = tmp_path / "neon.safetensors"
+    told = [*arguments, "--steps=12", "-o", str(output), f"--set=cache={cache}"]
+    first = start(told)
+    until_there(tmp_path / ".neon.safetensors.work" / "plan.json", first)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        second = start(told)
+        _, said = second.communicate()
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert second.returncode == 8
+    assert said == (
+        f"si-hub: {output.with_name('.neon.safetensors.work')}: another run is at work in it. "
+        "Wait for its end, or name another with --work.\n"
+    )
+    finish(first)
+    assert [path.name for path in tmp_path.iterdir()] == ["neon.safetensors"]

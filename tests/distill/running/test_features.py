@@ -1,0 +1,43 @@
+"""The features' loss against its formula, from hooks of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from examples.miniature.checkpoints import unfold
+from si_hub.distill import match, open_model
+from si_hub.distill.running.features import Features
+from si_hub.distill.running.runner import Runner
+from si_hub.distill.running.trajectory import trajectories
+
+MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
+BASE, INK = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors"
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_every_block_counts_by_its_relative_squared_error() -> None:
+    base = open_model(BASE)
+    runner = Runner(match(base, open_model(INK, base=base)))
+    state = trajectories(runner, ["a small red star in the middle, on sand"], [1], steps=2)[1]
+    predicted, loss = Features(runner.pair, runner, 0.25).compare(runner, state)
+    assert torch.equal(predicted, runner(state))
+    made: list[dict[str, torch.Tensor]] = []
+    for pipe in (DiffusionPipeline.from_pretrained(BASE, safety_checker=None), unfold(INK)):
+        made.append({})
+        blocks = dict(pipe.unet.named_modules())
+        for name in ("down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"):
+
+            def keep(module: object, given: object, output: object, name: str = name) -> None:
+                made[-1][name] = output[0] if isinstance(output, tuple) else output  # type: ignore[assignment]
+
+            blocks[name].register_forward_hook(keep)
+        text = pipe.encode_prompt(list(state.prompts), "cpu", 1, False)[0]
+        with torch.no_grad():
+            pipe.unet(state.inputs["sample"], state.inputs["timestep"], text)
+    own, tuned = made
+    shares = [float(((own[name] - value).norm() / value.norm()) ** 2) for name, value in tuned.items()]
+    assert float(loss) == pytest.approx(0.25 * sum(shares) / 5, rel=1e-4)

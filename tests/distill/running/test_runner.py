@@ -1,0 +1,207 @@
+"""Running base and tuned model: weights in between, text, predictions and trajectories as the pipelines have them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from examples.miniature.checkpoints import unfold
+from si_hub.distill import match, open_model
+from si_hub.distill.pair.matching import Pair
+from si_hub.distill.pair.model import Model
+from si_hub.distill.running.runner import Runner, why_not
+from si_hub.distill.running.states import States
+from si_hub.distill.running.trajectory import picked, trajectories
+from si_hub.distill.work.folder import Work
+from si_hub.errors import CannotRun, NotFinite
+from si_hub.storage.tensors import Tensor
+from tests.distill import families
+
+MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
+BASE, INK = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors"
+# diffusers' Euler schedulers hand a tensor to numpy in a way that numpy 2 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+RED = "a small red star in the middle, on sand"
+
+
+def runner_of(base: Path, tuned: Path, **options: Any) -> Runner:
+    start = open_model(base)
+    return Runner(match(start, open_model(tuned, base=start)), options=options)
+
+
+@pytest.fixture(scope="module")
+def ink() -> Runner:
+    return runner_of(BASE, INK)
+
+
+@pytest.fixture(scope="module", params=["sdxl", "flux", "sd3"])
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """A pair of each family, small pictures."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "sdxl":
+        base, parts = request.getfixturevalue("sdxl_folder"), ("unet", "text_encoder", "text_encoder_2")
+    else:
+        base = getattr(families, request.param)(folder / "base")
+        parts = ("transformer", "text_encoder", "text_encoder_2")
+    tuned = families.tuned(base, folder / "tuned", parts)
+    return runner_of(base, tuned, height=16, width=16)
+
+
+def test_mixing_gives_the_weights_of_either_model_and_of_the_middle(ink: Runner) -> None:
+    base = DiffusionPipeline.from_pretrained(BASE, safety_checker=None)
+    tuned = unfold(INK)
+    for part in ("unet", "text_encoder"):
+        ends = [dict(getattr(pipe, part).named_parameters()) for pipe in (base, tuned)]
+        for share in (0.0, 1.0, 0.5):
+            ink.mix(share)
+            for name, value in getattr(ink.pipeline, part).named_parameters():
+                expected = (1 - share) * ends[0][name] + share * ends[1][name]
+                assert torch.allclose(value, expected, atol=1e-6), (name, share)
+    ink.mix(0.0)
+    for name, value in ink.pipeline.unet.named_parameters():
+        assert torch.equal(value, base.unet.get_parameter(name))
+
+
+def test_a_damaged_weight_is_named_and_leaves_no_mixture_behind(tmp_path: Path) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["conv_in.weight"] = 2 * tensors["conv_in.weight"]
+        tensors["mid_block.attentions.0.proj_in.weight"][0, 0] = float("nan")
+
+    runner = runner_of(BASE, families.edited(BASE, tmp_path / "tuned", "unet", damage))
+    before = {name: value.clone() for name, value in runner.pipeline.unet.named_parameters()}
+    for share in (1.0, 0.5):
+        with pytest.raises(NotFinite, match=r"unet\.mid_block\.attentions\.0\.proj_in"):
+            runner.mix(share)
+    for change in [one for one in runner.pair.changes if one.module.startswith("mid_block")]:
+        runner.pair.changes.remove(change)
+    runner.mix(0.0)
+    assert all(torch.equal(value, before[name]) for name, value in runner.pipeline.unet.named_parameters())
+
+
+def test_a_prediction_is_the_unet_s_times_what_makes_it_noise(ink: Runner) -> None:
+    """With v-prediction the noise is √ᾱ v + √(1−ᾱ) x; errors of it are √ᾱ times those of v."""
+    ink.mix(1.0)
+    steps = trajectories(ink, [RED, RED], [1, 2], steps=4)
+    tuned = unfold(INK)
+    states, _ = tuned.encode_prompt([RED, RED], "cpu", 1, False)
+    for step, time in zip(steps, (999, 749, 499, 249), strict=True):
+        with torch.no_grad():
+            expected = (
+                tuned.unet(step.inputs["sample"], time, states).sample * tuned.scheduler.alphas_cumprod[time].sqrt()
+            )
+            assert torch.allclose(ink(step), expected, atol=1e-4)
+        assert step.place.tolist() == pytest.approx([time / 1000] * 2)
+
+
+def test_a_trajectory_is_the_one_that_the_tuned_pipeline_walks(ink: Runner) -> None:
+    seen: list[torch.Tensor] = []
+
+    def keep(pipe: Any, step: int, time: int, values: dict[str, Any]) -> dict[str, Any]:
+        seen.append(values["latents"].clone())
+        return {}
+
+    tuned = unfold(INK)
+    tuned.set_progress_bar_config(disable=True)
+    tuned(RED, num_inference_steps=4, generator=torch.Generator().manual_seed(7), output_type="latent",
+          callback_on_step_end=keep)  # fmt: skip
+    ink.mix(1.0)
+    steps = trajectories(ink, ["a large blue ring at the top, on sky", RED], [3, 7], steps=4)
+    for step, latents in zip(steps[1:], seen, strict=False):
+        assert torch.allclose(step.inputs["sample"][1], latents[0], atol=1e-4)
+
+
+def test_picked_states_are_spread_over_the_steps_and_some_have_no_prompt(ink: Runner) -> None:
+    ink.mix(1.0)
+    steps = trajectories(ink, [RED, RED], [1, 2], steps=6)
+    chosen = picked(steps, 3, 0.5, [1, 2])
+    places = chosen.place.reshape(2, 3)
+    assert all(one[0] > 0.65 and 0.32 < one[1] < 0.67 and one[2] < 0.34 for one in places.tolist())
+    assert set(picked(steps, 6, 0.5, [1, 2]).prompts) == {RED, None}
+    again = picked(steps, 3, 0.5, [1, 2])
+    assert again.prompts == chosen.prompts
+    assert torch.equal(again.inputs["sample"], chosen.inputs["sample"])
+
+
+def test_every_step_comes_up_as_often_and_null_prompts_as_often_as_said() -> None:
+    count, length = 500, 20
+    steps = [
+        States(
+            {"sample": torch.zeros(count, 1)}, {}, (RED,) * count, torch.full((count,), float(place)),
+            torch.ones(count),
+        )
+        for place in range(length)
+    ]  # fmt: skip
+    found = picked(steps, 4, 0.15, range(count))
+    times = torch.bincount(found.place.long(), minlength=length) / len(found)
+    # Three standard deviations of so many draws.
+    assert torch.allclose(times, torch.full((length,), 1 / length), atol=3 * (0.05 / len(found)) ** 0.5)
+    nulls = sum(prompt is None for prompt in found.prompts) / len(found)
+    assert nulls == pytest.approx(0.15, abs=3 * (0.15 * 0.85 / len(found)) ** 0.5)
+
+
+def test_states_come_back_from_what_is_kept(ink: Runner, tmp_path: Path) -> None:
+    ink.mix(1.0)
+    states = picked(trajectories(ink, [RED], [1], steps=4), 3, 0.5, [4])
+    work = Work(tmp_path / "work")
+    work.open({})
+    tensors, facts = states.as_tensors()
+    work.save("states", {name: Tensor.from_torch(value) for name, value in tensors.items()}, facts)
+    entry = work.load("states")
+    assert entry is not None
+    found = States.from_entry(entry)
+    assert found.prompts == states.prompts
+    assert torch.equal(ink(found), ink(states))
+
+
+def test_every_family_runs_and_the_tuned_model_differs(family: Runner) -> None:
+    """At the base's weights a prediction is what the pipeline's own call to the denoiser gave."""
+    outputs: list[torch.Tensor] = []
+    handle = family.denoiser.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
+    family.mix(0.0)
+    try:
+        steps = trajectories(family, ["a b", "c"], [1, 2], steps=3)
+    finally:
+        handle.remove()
+    each = len(outputs) // 3
+    with torch.no_grad():
+        for step, output in zip(steps, outputs[::each], strict=True):
+            assert torch.allclose(family(step), output[-2:], atol=1e-4)
+        before = family(steps[0])
+        family.mix(1.0)
+        assert not torch.allclose(family(steps[0]), before, atol=1e-3)
+        family.mix(0.0)
+        assert torch.equal(family(steps[0]), before)
+
+
+def test_gradients_reach_latents_and_every_text_encoder(family: Runner) -> None:
+    steps = trajectories(family, ["a b", "c"], [1, 2], steps=2)
+    reached = {}
+    for model in family._models().values():
+        model.requires_grad_(True)
+        model.zero_grad()
+    family(steps[0]).square().sum().backward()  # type: ignore[no-untyped-call]
+    for name, model in family._models().items():
+        reached[name] = any(value.grad is not None and bool(value.grad.any()) for value in model.parameters())
+        model.requires_grad_(False)
+    assert all(reached.values()), reached
+
+
+def test_the_null_prompt_is_zeros_where_the_pipeline_says_so(family: Runner) -> None:
+    text = family.encode([None, "a"])
+    zero = getattr(family.pipeline.config, "force_zeros_for_empty_prompt", False)
+    assert all(bool(value[0].any()) is not zero and bool(value[1].any()) for value in text.values())
+
+
+def test_why_a_base_cannot_run(tmp_path: Path) -> None:
+    file = open_model(INK, base=open_model(BASE))
+    assert "not a whole pipeline" in str(why_not(file))
+    assert why_not(open_model(BASE)) is None
+    part = Model(BASE / "unet", "folder", file.architecture, None, {})
+    assert why_not(part)
+    with pytest.raises(CannotRun, match="--method svd"):
+        Runner(Pair(file, file, []))

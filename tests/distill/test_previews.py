@@ -1,0 +1,91 @@
+"""Previews: every point of a curve is what distilling at that size gives, and nothing is decided by looking."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from si_hub.distill import Curve, compare, curve, distill
+from si_hub.distill.work.folder import Work
+from si_hub.errors import CannotRun, FileAccessError, UsageError
+
+MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
+BASE, INK, PROMPTS = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors", MINIATURE / "prompts.txt"
+NEON = MINIATURE / "checkpoints" / "neon.safetensors"
+#: A look at few states is enough to hold one function against another.
+FEW: dict[str, Any] = {"trajectories": 4, "states": 2, "held_out": 4, "pieces": 4, "prompts": PROMPTS, "dtype": "fp16"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def found(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Curve, Path]:
+    """The curve, and the report that it was plotted in."""
+    report = tmp_path_factory.mktemp("report") / "curve.html"
+    return curve(BASE, INK, sizes=[30_000, 120_000], size=60_000, cache=cache, report=report, **FEW), report
+
+
+def test_every_point_is_what_distilling_at_its_size_leaves(
+    found: tuple[Curve, Path], cache: Path, tmp_path: Path
+) -> None:
+    shown, _ = found
+    assert len(shown.points) == 3
+    for point, size in zip(shown.points, (30_000, 60_000, 120_000), strict=True):
+        assert point.size <= size
+        made = distill(
+            BASE, INK, output=tmp_path / f"{size}.safetensors", method="calibrated", size=size, cache=cache, **FEW
+        )
+        assert made.fidelity["error"] == pytest.approx(point.measured, rel=1e-3)
+        assert made.fidelity["predicted"] == pytest.approx(point.predicted, rel=1e-3)
+        assert made.size == pytest.approx(point.size, abs=300)
+
+
+def test_the_curve_is_told_as_lines_as_data_and_as_a_plot(found: tuple[Curve, Path]) -> None:
+    shown, report = found
+    assert shown.as_text().count("<- chosen") == 1
+    data = json.loads(json.dumps(shown.as_dict()))
+    assert [one["size"] for one in data["points"]] == [point.size for point in shown.points]
+    assert data["size"] == shown.points[1].size
+    assert report.read_text().count("data:image/png") == 1
+
+
+def test_by_default_it_goes_from_everything_down_by_halves(cache: Path) -> None:
+    sizes = [point.size for point in curve(BASE, INK, cache=cache, **FEW).points]
+    assert len(sizes) >= 3
+    assert all(1.5 < large / small < 2.5 for small, large in pairwise(sizes))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank": 4}, "--rank.*before an adapter is made"),
+        ({"output": "x.safetensors"}, "--output"),
+        ({"method": "svd"}, "only the method calibrated"),
+        ({"report": "curve.gif"}, "no kind of report"),
+        ({"dtype": "int8"}, "no such dtype"),
+    ],
+)
+def test_what_a_curve_has_no_use_for_is_refused_before_any_work(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        curve(BASE, INK, **options)
+
+
+def test_a_base_that_cannot_be_run_has_no_curve() -> None:
+    with pytest.raises(CannotRun, match="cannot be run"):
+        curve(BASE / "unet", INK)
+
+
+def test_two_that_ask_at_once_do_not_throw_away_each_other_s_work(tmp_path: Path) -> None:
+    work = Work(tmp_path / "work")
+    with work.held():
+        work.open({"sharing": "another's"})
+        with pytest.raises(FileAccessError, match="another run is at work in it"):
+            compare(BASE, NEON, INK, work=work.folder)
+        assert [path.name for path in work.folder.iterdir()] == ["plan.json"]

@@ -1,0 +1,156 @@
+"""The report of a distillation: its numbers are the file's, its pictures those of diffusers alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from transformers import CLIPTokenizer
+
+from si_hub import format as file_format
+from si_hub.adapter import Adapter, BaseModel, Component, Layer
+from si_hub.distill import Distilled, Pair, distill, match, open_model
+from si_hub.distill.drawing import SEEDS, rows
+from si_hub.distill.report import report_of
+from si_hub.distill.running import prompts
+from si_hub.errors import FileAccessError, UsageError
+from si_hub.storage.tensors import Tensor
+
+MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
+BASE, PROMPTS = MINIATURE / "base", MINIATURE / "prompts.txt"
+INK, NEON = (MINIATURE / f"checkpoints/{name}.safetensors" for name in ("ink", "neon"))
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    base = open_model(BASE)
+    return match(base, open_model(INK, base=base))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Distilled:
+    """Rank 64 is nearly all of the difference."""
+    output = tmp_path_factory.mktemp("made") / "ink.safetensors"
+    return distill(BASE, INK, output=output, method="svd", rank=64, embeddings=True)
+
+
+def test_every_changed_module_is_told_with_what_the_file_holds_for_it(made: Distilled, pair: Pair) -> None:
+    report = report_of(made, [pair])
+    assert {(one.component, one.module) for one in report.layers} == {(c.component, c.module) for c in pair.changes}
+    sizes: dict[str, int] = {}
+    with safe_open(made.path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 – safetensors' file is no table
+            stem = next(stem for leaf in ("down.weight", "up.weight", "weight_delta", "bias_delta")
+                        if (stem := name.removesuffix(f".{leaf}")) != name)  # fmt: skip
+            sizes[stem] = sizes.get(stem, 0) + file.get_tensor(name).nbytes
+        ranks = {name.removesuffix(".up.weight"): file.get_slice(name).get_shape()[1]
+                 for name in file.keys() if name.endswith(".up.weight")}  # noqa: SIM118  # fmt: skip
+    for one in report.layers:
+        stem = f"{one.component}.{one.module}"
+        assert (one.size, one.rank) == (sizes.get(stem, 0), ranks.get(stem, 0)), stem
+    assert report.size == made.path.stat().st_size
+    assert report.carried == made.carried
+
+
+def test_what_was_left_out_has_a_place_in_the_report_and_no_rank(tmp_path: Path, pair: Pair) -> None:
+    made = distill(BASE, INK, output=tmp_path / "ink.safetensors", method="svd", rank=1)
+    report = report_of(made, [pair])
+    assert report.left_out == made.left_out
+    assert "text_encoder.text_model.embeddings.token_embedding" in made.left_out
+    told = {f"{one.component}.{one.module}": (one.rank, one.size) for one in report.layers}
+    assert {told[name] for name in made.left_out} == {(0, 0)}
+
+
+def drawn(pipe: Any, prompt: str, seed: int) -> np.ndarray[Any, Any]:
+    pipe.set_progress_bar_config(disable=True)
+    found = pipe(prompt, num_inference_steps=20, generator=torch.Generator().manual_seed(seed)).images[0]
+    return np.asarray(found, dtype=float)
+
+
+def test_pictures_are_those_that_diffusers_draws_from_the_same_noise(made: Distilled, pair: Pair) -> None:
+    [row] = rows([pair], made.path, 1, file=PROMPTS, seed=3)
+    assert row.prompt in PROMPTS.read_text().splitlines()
+    assert row.seed == SEEDS + 3
+    assert list(row.images) == ["teacher", "adapter", "base"]
+    teacher = StableDiffusionPipeline.from_single_file(
+        str(INK), config=str(BASE), torch_dtype=torch.float32, local_files_only=True, safety_checker=None
+    )
+    base = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
+    found = {title: np.asarray(picture, dtype=float) for title, picture in row.images.items()}
+    assert np.abs(found["teacher"] - drawn(teacher, row.prompt, row.seed)).max() <= 1
+    assert np.abs(found["base"] - drawn(base, row.prompt, row.seed)).max() <= 1
+    assert np.abs(found["adapter"] - found["teacher"]).mean() < 0.2 * np.abs(found["base"] - found["teacher"]).mean()
+
+
+def test_tuned_models_whose_files_are_called_alike_have_columns_of_their_own(tmp_path: Path) -> None:
+    start, pairs = open_model(BASE), []
+    for source in (INK, NEON):
+        file = tmp_path / source.stem / "model.safetensors"
+        file.parent.mkdir()
+        file.symlink_to(source)
+        pairs.append(match(start, open_model(file, base=start)))
+    leaves = {"down.weight": torch.ones(2, 8, 3, 3), "up.weight": torch.zeros(48, 1), "router.bias": torch.zeros(2)}
+    layer = Layer({name: Tensor.from_torch(value) for name, value in leaves.items()})
+    components = {"unet": Component("UNet2DConditionModel", {"conv_in": layer})}
+    adapter = Adapter(BaseModel("StableDiffusionPipeline"), components, ("pen", "night"))
+    file_format.write(adapter, tmp_path / "both.safetensors")
+    [row] = rows(pairs, tmp_path / "both.safetensors", 1, file=PROMPTS)
+    assert list(row.images) == ["teacher pen", "adapter pen", "teacher night", "adapter night", "base"]
+    pen, night = (np.asarray(row.images[f"teacher {name}"], dtype=float) for name in ("pen", "night"))
+    assert np.abs(pen - night).mean() > 1
+    assert np.array_equal(np.asarray(row.images["adapter pen"]), np.asarray(row.images["base"]))
+
+
+def test_pictures_show_prompts_that_nothing_was_made_with(made: Distilled, pair: Pair) -> None:
+    shown = [row.prompt for row in rows([pair], made.path, 1, seed=5, seen=6, options={"height": 16, "width": 16})]
+    used, measured, _ = prompts.chosen(None, CLIPTokenizer.from_pretrained(BASE / "tokenizer"), 6, 1, 5)
+    assert shown == measured
+    assert not set(shown) & set(used)
+
+
+def test_asked_for_files_are_written_and_the_adapter_is_the_same_without(tmp_path: Path, made: Distilled) -> None:
+    files = [tmp_path / "report.html", tmp_path / "report.png"]
+    again = distill(
+        BASE, INK, output=tmp_path / "ink.safetensors", method="svd", rank=64, embeddings=True, report=files,
+        pictures=1, prompts=PROMPTS,
+    )  # fmt: skip
+    assert again.path.read_bytes() == made.path.read_bytes()
+    page = files[0].read_text()
+    assert made.identity in page
+    assert page.count("data:image/png") == 2 + 3
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"report": "report.txt"}, UsageError),
+        ({"report": ["a.html", "there.png"]}, FileAccessError),
+        ({"report": "a.html", "pictures": -1}, UsageError),
+    ],
+)
+def test_a_report_that_cannot_be_written_stops_everything_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], error: type[Exception]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.png").write_bytes(b"mine")
+    with pytest.raises(error):
+        distill(BASE, INK, output="ink.safetensors", method="svd", **options)
+    assert [file.name for file in tmp_path.iterdir()] == ["there.png"]
+
+
+def test_a_call_that_the_pipeline_refuses_is_one_line(made: Distilled, pair: Pair) -> None:
+    with pytest.raises(UsageError, match=r"refuses to be run like this.*divisible by 8"):
+        rows([pair], made.path, 1, file=PROMPTS, options={"height": 33, "width": 33})
+
+
+def test_where_nothing_can_be_drawn_the_report_says_why(tmp_path: Path) -> None:
+    distill(BASE / "unet", INK, output=tmp_path / "x.safetensors", method="svd", rank=1, report=tmp_path / "x.html")
+    page = (tmp_path / "x.html").read_text()
+    assert "none, since the base is not a whole pipeline" in page
+    assert "Pictures from equal noise" not in page

@@ -1,0 +1,100 @@
+"""Processes that work together: how each launcher says who is who, and that whoever starts the work, it is the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.utils.other import get_free_port
+
+from si_hub.distill.work.processes import Processes, is_main, launched, processes
+
+ROOT = Path(__file__).parents[3]
+MINIATURE = ROOT / "examples" / "miniature"
+#: What launchers put into the environment of the second process of two.
+LAUNCHERS = {
+    "torchrun": {"WORLD_SIZE": "2", "RANK": "1"},
+    "Intel MPI": {"PMI_SIZE": "2", "PMI_RANK": "1"},
+    "Open MPI": {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"},
+    "MVAPICH": {"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "1"},
+    "accelerate launch in a Slurm step of one task": {
+        "WORLD_SIZE": "2", "RANK": "1", "PMI_SIZE": "1", "PMI_RANK": "0",
+    },
+}  # fmt: skip
+#: What alone tells a process that nothing was launched.
+ALONE: list[dict[str, str]] = [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"PMI_SIZE": "1", "PMI_RANK": "0"}, {"RANK": "3"}]
+
+
+def told(monkeypatch: pytest.MonkeyPatch, environment: Mapping[str, str]) -> None:
+    for name in {name for launcher in LAUNCHERS.values() for name in launcher}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_the_second_of_two_processes_knows_that_it_is_whoever_launched_it(
+    launcher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told(monkeypatch, LAUNCHERS[launcher])
+    assert launched()
+    assert not is_main()
+
+
+@pytest.mark.parametrize("environment", ALONE)
+def test_a_process_alone_is_the_main_one(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, environment)
+    assert not launched()
+    assert is_main()
+    assert processes().count == 1
+
+
+def test_jobs_are_shared_once_each_and_evenly_by_cost() -> None:
+    costs = [7.0, 1.0, 1.0, 5.0, 1.0, 1.0, 2.0]
+    shares = [Processes(k, 3, torch.device("cpu")).share(range(7), costs.__getitem__) for k in range(3)]
+    assert sorted(job for share in shares for job in share) == list(range(7))
+    assert all(share == sorted(share) for share in shares)
+    assert [sum(costs[job] for job in share) for share in shares] == [7.0, 6.0, 5.0]
+
+
+WHO = """
+from si_hub.distill.processes import processes
+crew = processes()
+crew.wait()
+print(crew.index, crew.count, crew.main)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_mpi_started_find_each_other() -> None:
+    """As ``accelerate launch --cpu --num_processes 2 --mpirun_hostfile hosts`` has mpirun start them."""
+    shared = {"PMI_SIZE": "2", "MPI_LOCALNRANKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", WHO], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, **shared, "ACCELERATE_USE_CPU": "true", "PMI_RANK": rank, "MPI_LOCALRANKID": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    assert [child.communicate(timeout=300)[0].split() for child in children] == [
+        ["0", "2", "True"],
+        ["1", "2", "False"],
+    ]
+
+
+@pytest.mark.slow
+def test_launched_by_accelerate_on_the_cpu_the_adapter_is_the_same(tmp_path: Path) -> None:
+    """Without an MPI accelerate starts one process of two, and that one does all of the work."""
+    work = ["-m", "si_hub.cli", "distill", str(MINIATURE / "base"), str(MINIATURE / "checkpoints" / "neon.safetensors")]
+    work += ["--method", "svd", "--rank", "2", "-o"]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    for name, start in (("plain", []), ("launched", launch)):
+        command = [sys.executable, *start, *work, str(tmp_path / name)]
+        subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    assert (tmp_path / "launched").read_bytes() == (tmp_path / "plain").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "launched"}
