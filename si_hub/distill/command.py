@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from si_hub import format as file_format
-from si_hub.distill.methods.registry import check_method
-from si_hub.distill.methods.registry import method as method_of
+from si_hub.distill.methods.registry import check_method, method_of
 from si_hub.distill.pair.matching import Pair, matched
 from si_hub.distill.pair.model import Model
 from si_hub.distill.report import Wish
-from si_hub.distill.request import DTYPES, SEVERAL, Request
+from si_hub.distill.request import Request, stem_of
 from si_hub.distill.result import Distilled, Outcome, adapter_of, doubts
 from si_hub.distill.running.prompts import read as read_prompts
 from si_hub.distill.work import fingerprints
@@ -25,6 +25,21 @@ from si_hub.report.progress import Progress
 from si_hub.storage.header import read_safetensors
 
 _SUFFIX = ".styleinject.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where an adapter is made: what a preview has none of.
+
+    Attributes:
+        output: the file that will be written.
+        work: where unfinished parts are kept.
+        force: whether the file may be there already.
+    """
+
+    output: Path
+    work: Work
+    force: bool
 
 
 def distill(
@@ -75,12 +90,12 @@ def distill(
         CannotRun: a base that cannot be run, for what needs it.
         MissingFile, FileAccessError, FormatError: what cannot be read or written.
     """
-    check_options(tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype)
     if method:
         check_method(method)
-    for name in SEVERAL:
-        if len(tuned) == 1 and name in options:
-            raise UsageError("is for several tuned models", key=f"--{name}", hint="Leave it out.")
+    request = Request.of(
+        method, tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype, seed=seed, embeddings=embeddings,
+        prompts=prompts, progress=progress, options=options,
+    )  # fmt: skip
     path = output_of(Path(tuned[0]), Path(output) if output else None)
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
@@ -89,10 +104,12 @@ def distill(
     check_apart(path, (base, *tuned))
     if prompts:
         read_prompts(prompts)
-    wish = Wish.of(report, pictures, Path(prompts) if prompts else None, seed, options)
+    wish = Wish.of(report, pictures)
     wish.check(overwrite=force)
     pairs = matched(base, tuned, trust_order=trust_order)
     name, reason = (method, "") if method else choose(pairs[0].base)
+    if not method:
+        request.check_for(name)
     if embeddings and name != "svd":
         raise UsageError(
             f"the method {name} weighs embeddings against all else that the size could hold", key="--embeddings",
@@ -101,20 +118,16 @@ def distill(
     if len(pairs) > 1 and name == "svd" and not method:
         raise CannotRun(reason, hint="Several tuned models take a base whose pipeline can be run: name its folder.")
     store = Work(Path(work) if work else path.with_name(f".{path.name}.work"))
-    request = Request(
-        path, store, rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None,
-        tuple(_stem(Path(one)) for one in tuned) if len(tuned) > 1 else (), options, progress,
-    )  # fmt: skip
     with store.held() if is_main() else nullcontext():
-        result = _run(pairs, request, name, reason, force)
+        result = _run(pairs, request, Destination(path, store, force), name, reason)
     if is_main():
-        wish.fulfil(result, pairs, overwrite=force)
+        wish.fulfil(result, pairs, request, overwrite=force)
     return result
 
 
 def output_of(tuned: Path, given: Path | None) -> Path:
     """The file to write: as given, in the given folder, or beside the tuned model; here, where that is a repository."""
-    name = f"{_stem(tuned)}{_SUFFIX}"
+    name = f"{stem_of(tuned)}{_SUFFIX}"
     if given is None:
         return tuned.with_name(name) if tuned.exists() else Path(name)
     return given / name if given.is_dir() else given
@@ -127,29 +140,29 @@ def check_apart(path: Path, models: Sequence[str | Path]) -> None:
             raise FileAccessError("is one of the models, or a file of one", file=path, hint="Name another with -o.")
 
 
-def _run(pairs: list[Pair], request: Request, name: str, reason: str, force: bool) -> Distilled:
+def _run(pairs: list[Pair], request: Request, goal: Destination, name: str, reason: str) -> Distilled:
     from si_hub.distill.work.processes import processes
 
     run = method_of(name)
     crew = processes()
     if crew.main:
-        request.work.open(_plan(pairs, request, name))
+        goal.work.open(_plan(pairs, request, name))
     crew.wait()
     try:
-        outcome = run(pairs, request)
+        outcome = run(pairs, request, goal.work)
     except BaseException:
-        request.work.tidy()
+        goal.work.tidy()
         raise
     if crew.main:
         adapter = adapter_of(pairs, outcome)
         only = pairs[0].tuned if len(pairs) == 1 else None
         hashed = only.path if only and only.layout == "file" else None
-        file_format.write(adapter, request.output, overwrite=force, hash_source=hashed, progress=request.progress)
+        file_format.write(adapter, goal.output, overwrite=goal.force, hash_source=hashed, progress=request.progress)
     crew.wait()
-    result = _result(pairs, request, outcome, name, reason)
+    result = _result(pairs, goal, outcome, name, reason)
     crew.wait()
     if crew.main:
-        request.work.clear()
+        goal.work.clear()
     return result
 
 
@@ -161,15 +174,15 @@ def choose(base: Model) -> tuple[str, str]:
     return ("svd", f"{base.path} {reason}") if reason else ("calibrated", "")
 
 
-def _result(pairs: list[Pair], request: Request, outcome: Outcome, name: str, reason: str) -> Distilled:
-    file = read_safetensors(request.output)
+def _result(pairs: list[Pair], goal: Destination, outcome: Outcome, name: str, reason: str) -> Distilled:
+    file = read_safetensors(goal.output)
     document = file_format.read_document(file)
     layers = [layer for component in outcome.components.values() for layer in component.layers.values()]
     notes = tuple(dict.fromkeys(note for pair in pairs for note in pair.notes)) + tuple(outcome.notes)
-    if request.work.kept:
-        notes += (f"went on from {request.work.kept} finished parts of an interrupted run",)
+    if goal.work.kept:
+        notes += (f"went on from {goal.work.kept} finished parts of an interrupted run",)
     return Distilled(
-        pairs[0].base.path, tuple(pair.tuned.path for pair in pairs), request.output, file.size, name, reason,
+        pairs[0].base.path, tuple(pair.tuned.path for pair in pairs), goal.output, file.size, name, reason,
         pairs[0].base.architecture.name,
         {part: len(component.layers) for part, component in outcome.components.items()},
         count_ranks(layers), outcome.error, outcome.carried, outcome.left_out, outcome.fidelity,
@@ -177,45 +190,19 @@ def _result(pairs: list[Pair], request: Request, outcome: Outcome, name: str, re
     )  # fmt: skip
 
 
-def check_options(
-    tuned: tuple[str | Path, ...],
-    *,
-    rank: int | None = None,
-    size: int | None = None,
-    fidelity: float | None = None,
-    dtype: str = "fp32",
-) -> None:
-    """Raise UsageError for a call that makes no sense."""
-    if not tuned:
-        raise UsageError("name at least one tuned model")
-    if sum(value is not None for value in (rank, size, fidelity)) > 1:
-        raise UsageError("--rank, --size and --fidelity are three ways to say one thing", hint="Give one of them.")
-    if rank is not None and rank < 1:
-        raise UsageError("a rank is at least 1", key="--rank", found=rank)
-    if fidelity is not None and not 0 < fidelity < 1:
-        raise UsageError("a fidelity lies between 0 and 1", key="--fidelity", found=fidelity)
-    if dtype not in DTYPES:
-        raise UsageError("no such dtype", key="--dtype", expected=", ".join(DTYPES), found=dtype)
-
-
-def _stem(path: Path) -> str:
-    name = path.name or path.resolve().name
-    return Path(name).stem if path.is_file() else name
-
-
 def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
     """Everything that unfinished work depends on: another run may go on with it only if all of this is the same."""
     from si_hub import __version__
 
     models = [pairs[0].base, *(pair.tuned for pair in pairs)]
-    images = request.options.get("images")
+    images = request.training.images
     return {
         "tool": __version__, "method": name, "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
         "dtype": request.dtype, "seed": request.seed, "embeddings": request.embeddings,
         "prompts": read_prompts(request.prompts) if request.prompts else None,
-        "options": {key: str(value) for key, value in sorted(request.options.items())},
+        "options": dict(request.said),
         "models": [fingerprints.model(model.path) for model in models],
-        "images": fingerprints.contents(_pictures(Path(str(images)))) if images else None,
+        "images": fingerprints.contents(_pictures(Path(images))) if images else None,
     }  # fmt: skip
 
 

@@ -10,10 +10,9 @@ import torch
 
 from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
+from si_hub.distill.request import STEPS, SurveyOptions
 from si_hub.distill.running import prompts
 from si_hub.distill.running.runner import Runner
-from si_hub.distill.running.trajectory import STEPS
-from si_hub.distill.survey.stages import Settings
 from si_hub.pipelines import loading
 from si_hub.pipelines.mixin import StyleInjectLoaderMixin
 from si_hub.report.distillation import ImageRow
@@ -30,7 +29,7 @@ def rows(
     file: Path | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    seen: int = Settings().trajectories,
+    seen: int = SurveyOptions().trajectories,
     device: torch.device | str = "cpu",
 ) -> list[ImageRow]:
     """A row for each of ``count`` held-out prompts: teacher, adapter and base from equal noise.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from si_hub.distill.command import check_options, output_of
+from si_hub.distill.command import output_of
 from si_hub.distill.pair.matching import matched
 from si_hub.distill.report import Wish
-from si_hub.distill.request import DTYPES, Request
+from si_hub.distill.request import Request
 from si_hub.distill.work.folder import Work
 from si_hub.distill.work.processes import is_main
 from si_hub.errors import UsageError
@@ -88,16 +88,14 @@ def curve(
             raise UsageError("a curve is drawn before an adapter is made", key=f"--{name}", hint="Leave it out.")
     if options.pop("method", None) not in {None, "calibrated"}:
         raise UsageError("only the method calibrated has a curve", key="--method", hint="Leave it out.")
-    check_options(tuned, size=size, dtype=dtype)
+    request = Request.of(
+        "calibrated", tuned, size=size, dtype=dtype, seed=seed, prompts=prompts, progress=progress, options=options
+    )
     wish = Wish.of(report)
     wish.check(overwrite=force)
     pairs = matched(base, tuned, trust_order=trust_order)
     from si_hub.distill.methods.calibrated import curve as measured
 
-    request = Request(
-        Path(), Work(Path()), size=size, dtype=DTYPES[dtype], seed=seed, prompts=Path(prompts) if prompts else None,
-        options=options, progress=progress,
-    )  # fmt: skip
     found = measured(pairs, request, sizes)
     points = tuple(CurvePoint(*one) for one in sorted(found))
     chosen = None if size is None else max(point.size for point in points if point.size <= size)
@@ -143,7 +141,9 @@ def compare(
             raise UsageError("what is shared is told before an adapter is made", key=f"--{name}", hint="Leave it out.")
     if len(tuned) < 2:
         raise UsageError("sharing takes two tuned models or more", found=len(tuned))
-    check_options(tuned, dtype=dtype)
+    request = Request.of(
+        "calibrated", tuned, dtype=dtype, seed=seed, prompts=prompts, progress=progress, options=options
+    )
     pairs = matched(base, tuned, trust_order=trust_order)
     from si_hub.distill.methods.several import Teachers
     from si_hub.distill.work.processes import processes
@@ -151,22 +151,14 @@ def compare(
     beside = output_of(Path(tuned[0]), None)
     store = Work(Path(work) if work else beside.with_name(f".{beside.name}.sharing.work"))
     crew = processes()
-    request = Request(
-        Path(), store, dtype=DTYPES[dtype], seed=seed, prompts=Path(prompts) if prompts else None,
-        branches=_stems(tuned), options=options, progress=progress,
-    )  # fmt: skip
     with store.held() if crew.main else nullcontext():
         if crew.main:
             store.open({"sharing": [str(path) for path in tuned]})
         crew.wait()
         try:
-            teachers = Teachers(pairs, request)
+            teachers = Teachers(pairs, request, store)
             return teachers.sharing(teachers.commons())
         finally:
             crew.wait()
             if crew.main:
                 store.clear()
-
-
-def _stems(tuned: Sequence[str | Path]) -> tuple[str, ...]:
-    return tuple(Path(one).stem if Path(one).is_file() else Path(one).name for one in tuned)

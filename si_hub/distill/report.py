@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.request import calls
+from si_hub.distill.request import Request
 from si_hub.errors import UsageError
 from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend, check, write
 from si_hub.report.text import size_text
@@ -25,29 +25,16 @@ class Wish:
     Attributes:
         files: HTML or PNG, all of the same report.
         pictures: prompts to draw by all models.
-        prompts: a file of them.
-        seed: of the run.
-        options: of the run.
     """
 
     files: tuple[Path, ...]
     pictures: int
-    prompts: Path | None
-    seed: int
-    options: Mapping[str, Any]
 
     @classmethod
-    def of(
-        cls,
-        files: str | Path | Sequence[str | Path],
-        pictures: int = 0,
-        prompts: Path | None = None,
-        seed: int = 0,
-        options: Mapping[str, Any] | None = None,
-    ) -> Wish:
+    def of(cls, files: str | Path | Sequence[str | Path], pictures: int = 0) -> Wish:
         """A wish for one file or several."""
         several = (files,) if isinstance(files, str | Path) else files
-        return cls(tuple(map(Path, several)), pictures, prompts, seed, options or {})
+        return cls(tuple(map(Path, several)), pictures)
 
     def check(self, *, overwrite: bool) -> None:
         """Raise what can be known to go wrong, before any work; see `si_hub.report.distillation.check`."""
@@ -56,21 +43,20 @@ class Wish:
         if self.pictures < 0:
             raise UsageError("a number of pictures is 0 or more", key="--pictures", found=self.pictures)
 
-    def fulfil(self, result: Distilled, pairs: Sequence[Pair], *, overwrite: bool) -> None:
+    def fulfil(self, result: Distilled, pairs: Sequence[Pair], request: Request, *, overwrite: bool) -> None:
         """Draw, and write every file."""
         if not self.files:
             return
         from si_hub.distill import drawing
         from si_hub.distill.running.runner import why_not
-        from si_hub.distill.survey.stages import Settings
         from si_hub.distill.work.processes import processes
 
         shown: list[ImageRow] = []
         reason = why_not(pairs[0].base) if self.pictures else None
         if self.pictures and reason is None:
             shown = drawing.rows(
-                pairs, result.path, self.pictures, file=self.prompts, seed=self.seed, options=calls(self.options),
-                seen=int(self.options.get("trajectories", Settings().trajectories)), device=processes().device,
+                pairs, result.path, self.pictures, file=request.prompts, seed=request.seed,
+                options=request.call.keywords(), seen=request.survey.trajectories, device=processes().device,
             )  # fmt: skip
         report = report_of(result, pairs, shown, {"pictures": f"none, since the base {reason}"} if reason else {})
         for file in self.files:

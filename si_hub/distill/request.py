@@ -1,25 +1,129 @@
-"""What a distillation is asked for."""
+"""What a distillation is asked for: built once from keywords, checked once, and handed on as it is.
+
+`Request.of` is the only place that reads loose options. What they mean is in three groups, by who looks at them: the
+pipeline's calls, the survey, training. Where the answer goes to is no part of the question: a preview has no output.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from si_hub.distill.work.folder import Work
+from si_hub.errors import UsageError
 from si_hub.report.progress import Progress
-
-#: Options that only an adapter of several tuned models has.
-SEVERAL = ("branches", "router")
-
 
 #: What an adapter's numbers may be stored as: the option's value → safetensors' name.
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+#: Steps of a trajectory.
+STEPS = 20
+#: Precisions of arithmetic; the base's weights stay float32, and so do the adapter's.
+PRECISIONS = ("no", "fp16", "bf16")
+#: What finds the branch of an adapter of several tuned models.
+ROUTERS = ("fixed", "learned")
+#: Options that only an adapter of several tuned models has.
+SEVERAL = ("branches", "router")
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
-#: Options of a run → keywords of the pipeline's call that each sets.
-CALLS = {"guidance": ("guidance_scale",), "resolution": ("height", "width")}
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How the pipeline is called; ``None`` leaves it to the pipeline.
+
+    Attributes:
+        guidance: scale of classifier-free guidance.
+        resolution: side of the pictures.
+    """
+
+    guidance: float | None = None
+    resolution: int | None = None
+
+    def keywords(self) -> dict[str, Any]:
+        """The keywords of the pipeline's call that are set."""
+        found = {"guidance_scale": self.guidance, "height": self.resolution, "width": self.resolution}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyOptions:
+    """How thoroughly a pipeline is looked at.
+
+    Attributes:
+        trajectories: of the tuned model, one a prompt.
+        states: of each trajectory.
+        sampling_steps: of each trajectory.
+        held_out: prompts that adapters are measured with, each with a trajectory of its own.
+        probes: random projections of the prediction in each state.
+        pieces: rank-one pieces of each layer that can be chosen.
+        batch: states at once; 0 goes by their size.
+        seed: of everything random.
+    """
+
+    trajectories: int = 64
+    states: int = 8
+    sampling_steps: int = STEPS
+    held_out: int = 32
+    probes: int = 2
+    pieces: int = 64
+    batch: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How an adapter is trained.
+
+    Attributes:
+        steps: of training.
+        samples: of a step, on all processes together.
+        part: samples that a process computes at once.
+        rate: peak learning rate, as a share of each leaf's root mean square.
+        average: decay of the moving average; 0 for the default of `si_hub.distill.training.loop.Recipe`.
+        walks: trajectories that the tuned model walks at a time.
+        features: weight of the features' error beside that of the predicted noise; 0 leaves it out.
+        images: a folder of pictures to learn from instead of the tuned model's own sampling.
+        precision: ``no``, ``fp16`` or ``bf16``.
+        checkpointing: whether activations are computed twice to save memory.
+        every: steps between two measurements; 0 for the default of the recipe.
+        save_every: steps between two checkpoints.
+    """
+
+    steps: int = 600
+    samples: int = 32
+    part: int = 16
+    rate: float = 0.05
+    average: float = 0.0
+    walks: int = 8
+    features: float = 0.0
+    images: str = ""
+    precision: str = "no"
+    checkpointing: bool = False
+    every: int = 0
+    save_every: int = 50
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> TrainingOptions:
+        """Those of some options that are about training.
+
+        Raises:
+            UsageError: a value that makes no sense.
+        """
+        kinds: dict[str, type] = {one.name: type(getattr(cls(), one.name)) for one in fields(cls)}
+        values = {name: _value(name, options[name], kind) for name, kind in kinds.items() if name in options}
+        found = cls(**values)
+        if found.precision not in PRECISIONS:
+            raise UsageError(
+                "no such precision", key="precision", expected=", ".join(PRECISIONS), found=found.precision
+            )
+        if found.average >= 1:
+            raise UsageError("is a decay, below 1", key="average", found=found.average)
+        return found
+
+
+def names_of(group: type) -> list[str]:
+    """Names of a group's options; the seed is everybody's."""
+    return [one.name for one in fields(group) if one.name != "seed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +131,6 @@ class Request:
     """What is wanted.
 
     Attributes:
-        output: the file that will be written.
-        work: where unfinished parts are kept.
         rank: of every layer; ``None`` where another budget is given.
         size: bytes that the adapter may have.
         fidelity: share of the tuned model's behaviour that must be kept, 0 to 1.
@@ -37,12 +139,13 @@ class Request:
         embeddings: whether large embeddings are carried whole.
         prompts: a file of prompts, one a line; ``None`` for the built-in list.
         branches: names of the tuned models, where there are several.
-        options: what one method alone understands.
+        router: one of `ROUTERS`, where there are several.
+        call, survey, training: how the pipeline is called, looked at, and trained in.
+        cache: folder of the surveys; ``None`` for the user's own.
+        said: the loose options as they were said, which unfinished work is known by.
         progress: called with (work done, all work).
     """
 
-    output: Path
-    work: Work
     rank: int | None = None
     size: int | None = None
     fidelity: float | None = None
@@ -51,10 +154,169 @@ class Request:
     embeddings: bool = False
     prompts: Path | None = None
     branches: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    router: str = ROUTERS[0]
+    call: CallOptions = CallOptions()
+    survey: SurveyOptions = SurveyOptions()
+    training: TrainingOptions = TrainingOptions()
+    cache: Path | None = None
+    said: Mapping[str, str] = field(default_factory=dict)
     progress: Progress | None = None
 
+    @classmethod
+    def of(
+        cls,
+        method: str | None,
+        tuned: Sequence[str | Path],
+        *,
+        rank: int | None = None,
+        size: int | None = None,
+        fidelity: float | None = None,
+        dtype: str = "fp32",
+        seed: int = 0,
+        embeddings: bool = False,
+        prompts: str | Path | None = None,
+        progress: Progress | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Request:
+        """A request from keywords, as `si_hub.distill.distill` takes them; no model is looked at.
 
-def calls(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of the pipeline's call that a run's options set."""
-    return {call: options[name] for name, several in CALLS.items() if name in options for call in several}
+        Args:
+            method: by name; ``None`` where it is still to be chosen: `check_for` then.
+            tuned: the tuned models, whose files name the branches.
+            rank, size, fidelity, dtype, seed, embeddings, prompts, progress: see `si_hub.distill.distill`.
+            options: everything else.
+
+        Raises:
+            UsageError: no tuned model, two budgets, an option that is not known, a value that makes no sense.
+        """
+        options = options or {}
+        check_budget(tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype)
+        several = len(tuned) > 1
+        for name in SEVERAL:
+            if not several and name in options:
+                raise UsageError("is for several tuned models", key=f"--{name}", hint="Leave it out.")
+        if method:
+            check_known(method, options, several=several)
+        call = CallOptions(**{name: options[name] for name in names_of(CallOptions) if name in options})
+        for name in names_of(CallOptions) if method != "svd" else ():
+            if name in options:
+                check_number(name, options[name])
+        survey = SurveyOptions(
+            **{name: _whole(name, options[name]) for name in names_of(SurveyOptions) if name in options}, seed=seed
+        )
+        if rank is not None:
+            survey = replace(survey, pieces=max(survey.pieces, 2 * rank))
+        training = TrainingOptions.of(options)
+        router = str(options.get("router", ROUTERS[0]))
+        branches: tuple[str, ...] = ()
+        if several and method != "svd":
+            if method == "trained":
+                _check_several(training)
+            if router not in ROUTERS:
+                raise UsageError("no such router", key="router", expected=", ".join(ROUTERS), found=router)
+            branches = branch_names(str(options.get("branches", "")), [stem_of(Path(one)) for one in tuned])
+        cache = options.get("cache")
+        return cls(
+            rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None, branches, router,
+            call, survey, training, Path(str(cache)) if cache else None,
+            {name: str(options[name]) for name in sorted(options)}, progress,
+        )  # fmt: skip
+
+    def check_for(self, method: str) -> None:
+        """Raise UsageError for an option that the method, now that it is chosen, does not know."""
+        check_known(method, self.said, several=bool(self.branches))
+
+
+def check_budget(
+    tuned: Sequence[str | Path],
+    *,
+    rank: int | None = None,
+    size: int | None = None,
+    fidelity: float | None = None,
+    dtype: str = "fp32",
+) -> None:
+    """Raise UsageError for a call that makes no sense, whatever the method."""
+    if not tuned:
+        raise UsageError("name at least one tuned model")
+    if sum(value is not None for value in (rank, size, fidelity)) > 1:
+        raise UsageError("--rank, --size and --fidelity are three ways to say one thing", hint="Give one of them.")
+    if rank is not None and rank < 1:
+        raise UsageError("a rank is at least 1", key="--rank", found=rank)
+    if fidelity is not None and not 0 < fidelity < 1:
+        raise UsageError("a fidelity lies between 0 and 1", key="--fidelity", found=fidelity)
+    if dtype not in DTYPES:
+        raise UsageError("no such dtype", key="--dtype", expected=", ".join(DTYPES), found=dtype)
+
+
+def check_known(method: str, said: Collection[str], *, several: bool) -> None:
+    """Raise UsageError for the first option that a method does not know."""
+    known = set(names_of(CallOptions))
+    if method == "svd":
+        if unknown := [name for name in said if name not in known]:
+            raise UsageError(
+                "the method svd has no such option", key=unknown[0], hint="Leave it out, or name a --method."
+            )
+        return
+    known |= {*names_of(SurveyOptions), "cache"}
+    training = {*names_of(TrainingOptions)}
+    also = (training if method == "trained" else set()) | ({*SEVERAL} if several else set())
+    for name in said:
+        if name not in known | also:
+            raise UsageError(
+                "the method calibrated has no such option", key=name, expected=", ".join(sorted(known)),
+                hint="The method trained has it." if name in training else None,
+            )  # fmt: skip
+
+
+def check_number(name: str, value: Any, *, zero: bool = False) -> None:
+    """Raise UsageError for what is no number above 0, or no less than it where ``zero`` is one too."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or not (value or zero):
+        raise UsageError("is a positive number", key=name, found=value)
+
+
+def branch_names(given: str, stems: Sequence[str]) -> tuple[str, ...]:
+    """Names of the branches: those given, parted by commas, or those of the files.
+
+    Raises:
+        UsageError: too few, too many, or one twice.
+    """
+    names = tuple(name.strip() for name in given.split(",")) if given else tuple(stems)
+    if len(names) != len(stems) or len(set(names)) != len(stems) or not all(names):
+        raise UsageError(
+            "every tuned model needs a name of its own", key="--branches", expected=f"{len(stems)} different names",
+            found=", ".join(names), hint="Say them in the order of the models: --branches ink,neon",
+        )  # fmt: skip
+    return names
+
+
+def stem_of(path: Path) -> str:
+    """What a model is called by its path: a file without its ending, a folder as it is."""
+    name = path.name or path.resolve().name
+    return Path(name).stem if path.is_file() else name
+
+
+def _check_several(training: TrainingOptions) -> None:
+    for name in ("images", "features"):
+        if getattr(training, name):
+            raise UsageError("is for one tuned model", key=name, hint="Leave it out.")
+
+
+def _value(name: str, value: Any, kind: type) -> Any:
+    """A value as its option's kind has it."""
+    if kind is bool:
+        if str(value).lower() not in _BOOLEANS:
+            raise UsageError("is yes or no", key=name, expected=", ".join(_BOOLEANS), found=value)
+        return _BOOLEANS[str(value).lower()]
+    if kind is int:
+        return _whole(name, value, zero=True)
+    if kind is float:
+        check_number(name, value, zero=True)
+    return kind(value)
+
+
+def _whole(name: str, value: Any, *, zero: bool = False) -> int:
+    """A whole number above 0; of a 0, ``zero`` says whether that is its only fault, or that it is not positive."""
+    check_number(name, value, zero=zero)
+    if not float(value).is_integer() or value < 1:
+        raise UsageError("is a whole number, 1 or more", key=name, found=value)
+    return int(value)

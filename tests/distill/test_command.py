@@ -24,7 +24,6 @@ from si_hub.distill import distill, match, open_model
 from si_hub.distill.command import _plan
 from si_hub.distill.request import Request
 from si_hub.distill.result import doubts
-from si_hub.distill.work.folder import Work
 from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, MissingFile, SiHubError
 from si_hub.report.text import size_bytes, size_text
 from tests.distill.checkpoints import original, shapes_of, write
@@ -180,7 +179,7 @@ def test_other_prompts_are_another_plan(tmp_path: Path) -> None:
 
     def plan(text: str) -> dict[str, object]:
         told.write_text(text)
-        return _plan([pair], Request(tmp_path / "out", Work(tmp_path), prompts=told), "trained")
+        return _plan([pair], Request(prompts=told), "trained")
 
     assert plan("a fox") == plan("a fox")
     assert plan("a fox") != plan("a cat")

@@ -11,9 +11,7 @@ from click.testing import CliRunner
 
 from si_hub.cli import main
 from si_hub.distill import METHODS
-from si_hub.distill.request import CALLS
-from si_hub.distill.survey.stages import Settings
-from si_hub.distill.training.options import Wanted
+from si_hub.distill.request import SEVERAL, CallOptions, SurveyOptions, TrainingOptions, names_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "DISTILL.md").read_text()
@@ -40,8 +38,8 @@ def test_every_method_is_explained() -> None:
 @pytest.mark.parametrize(
     ("head", "settings", "more"),
     [
-        ("| `calibrated` | | default |", Settings, {"cache", *CALLS} - {"seed"}),
-        ("| `trained`, besides | | default |", Wanted, set()),
+        ("| `calibrated` | | default |", SurveyOptions, {"cache", *names_of(CallOptions)}),
+        ("| `trained`, besides | | default |", TrainingOptions, set(SEVERAL)),
     ],
 )
 def test_every_setting_is_in_its_table_with_its_default(head: str, settings: type, more: set[str]) -> None:

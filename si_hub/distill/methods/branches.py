@@ -17,7 +17,8 @@ from si_hub.distill.running.student import Student
 from si_hub.distill.survey.stages import Survey
 from si_hub.distill.training.lessons import Lessons, Pool, Walks, turn
 from si_hub.distill.training.loop import train
-from si_hub.distill.training.options import Wanted, accelerated, checkpointed, document, remarks, shown
+from si_hub.distill.training.options import accelerated, checkpointed, document, recipe_of, remarks, shown
+from si_hub.distill.work.folder import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,24 +149,24 @@ class Imitations:
 
 
 def trained(
-    student: Student, branches: Sequence[Branch], wanted: Wanted, request: Request, start: Standing
+    student: Student, branches: Sequence[Branch], request: Request, work: Work, start: Standing
 ) -> tuple[dict[str, Any], list[str]]:
     """Train the student in place; what is left in it is never worse than the start.
 
     Returns:
         The document's field, and what the user should know.
     """
-    pools = []
+    options, pools = request.training, []
     for branch in branches:
         survey, name = branch.survey, f"walk {branch.name}"
-        walks = Walks(survey.runner, survey.prompts, wanted.walks, survey.batch, request.seed, name)
-        share = -(-wanted.samples // len(branches))
+        walks = Walks(survey.runner, survey.prompts, options.walks, survey.batch, request.seed, name)
+        share = -(-options.samples // len(branches))
         teaching = partial(student.away, survey.runner)
-        pools.append(Pool(walks, teaching, request.work, survey.crew, turn(wanted.walks, share), name))
-    task = Imitations(student, branches, pools, request.seed, wanted.router == "learned")
-    accelerator = accelerated(wanted.precision)
-    file = request.work.folder / "training.pt"
-    with checkpointed(student.runner.denoiser, wanted.checkpointing):
-        course = train(task, wanted.recipe(), accelerator, checkpoint=file, show=shown(request))
+        pools.append(Pool(walks, teaching, work, survey.crew, turn(options.walks, share), name))
+    task = Imitations(student, branches, pools, request.seed, request.router == "learned")
+    accelerator = accelerated(options.precision)
+    file = work.folder / "training.pt"
+    with checkpointed(student.runner.denoiser, options.checkpointing):
+        course = train(task, recipe_of(options), accelerator, checkpoint=file, show=shown(request.progress))
     student.choose(None)
-    return document(wanted, course, start.error, request.seed), remarks(course)
+    return document(options, course, start.error, request.seed), remarks(course)

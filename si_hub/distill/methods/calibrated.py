@@ -28,6 +28,7 @@ from si_hub.distill.running.tracing import Key
 from si_hub.distill.survey.cache import surveyed
 from si_hub.distill.survey.curvature import balanced, sides
 from si_hub.distill.survey.stages import Findings
+from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
@@ -46,17 +47,17 @@ _REASONS = {
 }
 
 
-def run(pairs: Sequence[Pair], request: Request) -> Outcome:
+def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     """The adapter within the budget; several tuned models become the branches of one.
 
     Raises:
-        UsageError: an unknown option, a size that holds nothing, a fidelity out of reach.
+        UsageError: a size that holds nothing, a fidelity out of reach.
         CannotRun: the base's pipeline cannot be run.
     """
     if len(pairs) > 1:
         from si_hub.distill.methods import several
 
-        return several.run(pairs, request)
+        return several.run(pairs, request, work)
     calibration = Calibration(_one(pairs), request)
     found = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
     return calibration.outcome(found)
@@ -112,7 +113,7 @@ class Calibration:
         request: what is wanted.
 
     Raises:
-        UsageError: an option that the method does not know, prompts that bring nothing out.
+        UsageError: prompts that bring nothing out.
         CannotRun: the base's pipeline cannot be run.
         NotFinite: one of the two models has NaN or infinity.
     """

@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from si_hub.distill.methods.routing import fit
 from si_hub.distill.methods.svd import DEFAULT_RANK
 from si_hub.distill.pair.change import Change
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.request import SEVERAL, Request
+from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
 from si_hub.distill.running import fidelity
 from si_hub.distill.running.student import Student
@@ -37,7 +37,6 @@ from si_hub.distill.survey.curvature import Curvature, limit_of
 from si_hub.distill.survey.effects import Parts
 from si_hub.distill.survey.moments import Root
 from si_hub.distill.survey.stages import Findings, Survey, values_of
-from si_hub.distill.training.options import Wanted
 from si_hub.distill.work.folder import Entry, Work
 from si_hub.distill.work.seeds import seed_of
 from si_hub.errors import UsageError
@@ -71,14 +70,14 @@ class Teacher:
     weight: float
 
 
-def run(pairs: Sequence[Pair], request: Request, *, train: bool = False) -> Outcome:
+def run(pairs: Sequence[Pair], request: Request, work: Work, *, train: bool = False) -> Outcome:
     """Several pairs' adapter within the budget.
 
     Raises:
-        UsageError: an option that makes no sense, a size that holds nothing.
+        UsageError: a size that holds nothing.
         CannotRun: the base's pipeline cannot be run.
     """
-    return Teachers(pairs, request, train=train).outcome()
+    return Teachers(pairs, request, work, train=train).outcome()
 
 
 class Teachers:
@@ -87,24 +86,16 @@ class Teachers:
     Args:
         pairs: the base with each of them.
         request: what is wanted; ``branches`` names them.
+        work: where stages of the whole set are kept.
         train: whether the closed form is to be trained.
 
     Raises:
-        UsageError: an option that makes no sense, or one of training where there is none.
+        CannotRun: the base's pipeline cannot be run.
     """
 
-    def __init__(self, pairs: Sequence[Pair], request: Request, *, train: bool = False) -> None:
-        self.pairs, self.request, self.train = pairs, request, train
-        self.wanted, others = Wanted.of(request.options)
-        if not train:
-            others = {name: value for name, value in request.options.items() if name not in SEVERAL}
-        for name in ("images", "features"):
-            if train and getattr(self.wanted, name):
-                raise UsageError("is for one tuned model", key=name, hint="Leave it out.")
-        if self.wanted.router not in _ROUTER:
-            raise UsageError("no such router", key="router", expected=", ".join(_ROUTER), found=self.wanted.router)
-        self.names = names_of(request, self.wanted.branches, len(pairs))
-        request = replace(request, options=others, branches=self.names)
+    def __init__(self, pairs: Sequence[Pair], request: Request, work: Work, *, train: bool = False) -> None:
+        self.pairs, self.request, self.work, self.train = pairs, request, work, train
+        self.names = request.branches
         limit = limit_of([change for pair in pairs for change in pair.changes if change.kind in {"linear", "conv"}])
         self.teachers: list[Teacher] = []
         pipeline: Any = None
@@ -172,7 +163,7 @@ class Teachers:
         """A folder of its own for a stage of this set of tuned models."""
         plan = {"stage": name, "teachers": [str(t.survey.work.folder) for t in self.teachers], **more}
         digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
-        work = Work(self.request.work.folder / f"{name}-{digest}")
+        work = Work(self.work.folder / f"{name}-{digest}")
         if self.crew.main:
             work.open(plan)
         self.crew.wait()
@@ -201,7 +192,7 @@ class Teachers:
         for key, change in self.changes.items():
             out, width = sides(change)
             ranks = min(self.count, out, len(self.names) * width)
-            router = _ROUTER[self.wanted.router]
+            router = _ROUTER[self.request.router]
             numbers = len(self.names) * (1 + (change.shape[1] if "router.weight" in router else 0))
             entries = (len(router) + 2) * (len(".".join(key)) + 16 + _ENTRY)
             opening = entries + DTYPE_SIZES["F32"] * numbers if in_bytes else 0
@@ -285,7 +276,7 @@ class Teachers:
         leaves = {
             "down.weight": down.reshape(-1, *change.shape[1:]).to(dtype),
             "up.weight": up.to(dtype),
-            **{leaf: torch.zeros(shapes[leaf]) for leaf in _ROUTER[self.wanted.router]},
+            **{leaf: torch.zeros(shapes[leaf]) for leaf in _ROUTER[self.request.router]},
         }
         return AdapterLayer({name: Tensor.from_torch(value.contiguous()) for name, value in leaves.items()})
 
@@ -297,7 +288,7 @@ class Teachers:
 
     def outcome(self) -> Outcome:
         """The adapter with its report and its measurement."""
-        learned = self.wanted.router == "learned"
+        learned = self.request.router == "learned"
         commons = self.commons()
         sharing = self.sharing(commons)
         branches = self.branches()
@@ -312,7 +303,7 @@ class Teachers:
             training: dict[str, Any] = {}
             notes: list[str] = []
             if self.train:
-                training, notes = trained(student, branches, self.wanted, self.request, found)
+                training, notes = trained(student, branches, self.request, self.work, found)
                 rounded = student.components(self.request.dtype)
                 student.leave()
                 student = Student(runner, rounded, self.names)
@@ -395,18 +386,3 @@ def _listed(found: Mapping[str, fidelity.Fidelity]) -> str:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def names_of(request: Request, given: str, count: int) -> tuple[str, ...]:
-    """Names of the branches: those given, parted by commas, or those of the files.
-
-    Raises:
-        UsageError: too few, too many, or one twice.
-    """
-    names = tuple(name.strip() for name in given.split(",")) if given else request.branches
-    if len(names) != count or len(set(names)) != count or not all(names):
-        raise UsageError(
-            "every tuned model needs a name of its own", key="--branches", expected=f"{count} different names",
-            found=", ".join(names), hint="Say them in the order of the models: --branches ink,neon",
-        )  # fmt: skip
-    return names

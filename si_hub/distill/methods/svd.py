@@ -18,10 +18,10 @@ import torch
 from si_hub.adapter import Component, Layer
 from si_hub.distill.pair.change import Change, not_finite
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.request import CALLS, Request
+from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
 from si_hub.distill.survey.lowrank import truncated
-from si_hub.distill.work.folder import Entry
+from si_hub.distill.work.folder import Entry, Work
 from si_hub.distill.work.processes import Processes, processes
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
@@ -70,7 +70,7 @@ class Plan:
         return self.count * DTYPE_SIZES[dtype] + tensors * (len(self.name) + _ENTRY)
 
 
-def run(pairs: Sequence[Pair], request: Request) -> Outcome:
+def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     """One pair's adapter at a uniform rank.
 
     Raises:
@@ -78,8 +78,6 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     """
     if len(pairs) != 1:
         raise UsageError("the method svd takes one tuned model", found=len(pairs), hint="Leave --method out.")
-    if unknown := [name for name in request.options if name not in CALLS]:
-        raise UsageError("the method svd has no such option", key=unknown[0], hint="Leave it out, or name a --method.")
     if request.fidelity is not None:
         raise UsageError(
             "fidelity is measured by running the pipeline, which the method svd does not", key="--fidelity",
@@ -89,9 +87,9 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
     crew = processes()
     rank = request.rank or (_rank_for(pair, request) if request.size else DEFAULT_RANK)
     plans = [plan(change, rank, embeddings=request.embeddings) for change in pair.changes]
-    _work(plans, request, crew)
+    _work(plans, request, work, crew)
     crew.wait()
-    entries = {item.name: request.work.load(item.name) for item in plans}
+    entries = {item.name: work.load(item.name) for item in plans}
     return _outcome(pair, plans, {name: entry for name, entry in entries.items() if entry}, request)
 
 
@@ -140,7 +138,7 @@ def _rank_for(pair: Pair, request: Request) -> int:
     return low
 
 
-def _work(plans: Sequence[Plan], request: Request, crew: Processes) -> None:
+def _work(plans: Sequence[Plan], request: Request, work: Work, crew: Processes) -> None:
     """This process's share of the layers, each kept as soon as it is done.
 
     A layer is one thread's: a layer's matrices are too small to share between threads, and so its numbers depend on
@@ -150,9 +148,9 @@ def _work(plans: Sequence[Plan], request: Request, crew: Processes) -> None:
     total, done = sum(item.change.count for item in mine), 0
 
     def finish(item: Plan) -> Plan:
-        if request.work.load(item.name) is None:
+        if work.load(item.name) is None:
             leaves, facts = compute(item, request.dtype, request.seed, crew.device)
-            request.work.save(item.name, leaves, facts)
+            work.save(item.name, leaves, facts)
         return item
 
     threads = torch.get_num_threads()

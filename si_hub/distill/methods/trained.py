@@ -25,15 +25,16 @@ from si_hub.distill.training.lessons import Lessons, Pool, Walks, turn
 from si_hub.distill.training.loop import train
 from si_hub.distill.training.options import (
     DOCUMENT,
-    Wanted,
     accelerate_kept,
     accelerated,
     checkpointed,
     document,
+    recipe_of,
     remarks,
     shown,
 )
 from si_hub.distill.training.pictures import Pictures, check_pictures
+from si_hub.distill.work.folder import Work
 
 
 @dataclass(slots=True)
@@ -84,37 +85,37 @@ class Imitation:
 
 
 @accelerate_kept()
-def run(pairs: Sequence[Pair], request: Request) -> Outcome:
+def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     """The adapter within the budget, trained; several tuned models become the branches of one.
 
     Raises:
-        UsageError: an option that makes no sense, a batch that the processes cannot share.
+        UsageError: a batch that the processes cannot share.
         CannotRun: the base's pipeline cannot be run.
         MissingFile, FormatError, FileAccessError: ``images`` is no folder of pictures, or one of them cannot be read.
     """
     if len(pairs) > 1:
-        return several.run(pairs, request, train=True)
-    wanted, others = Wanted.of(request.options)
-    if wanted.images:
-        check_pictures(wanted.images)
-    accelerator = accelerated(wanted.precision)
+        return several.run(pairs, request, work, train=True)
+    options = request.training
+    if options.images:
+        check_pictures(options.images)
+    accelerator = accelerated(options.precision)
     size = None if request.size is None else request.size - DOCUMENT
-    calibration = Calibration(pairs[0], replace(request, options=others, size=size))
+    calibration = Calibration(pairs[0], replace(request, size=size))
     choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
     started = calibration.measured(choice).error
     runner, survey = calibration.runner, calibration.survey
     student = Student(runner, choice.components)
     teaching = partial(student.away, runner)
-    if wanted.images:
-        make: Any = Pictures.of(runner, wanted.images, survey.batch, request.seed)
+    if options.images:
+        make: Any = Pictures.of(runner, options.images, survey.batch, request.seed)
     else:
-        make = Walks(runner, calibration.told, wanted.walks, survey.batch, request.seed)
-    pool = Pool(make, teaching, request.work, calibration.crew, turn(wanted.walks, wanted.samples))
-    features = Features(calibration.pair, runner, wanted.features) if wanted.features else None
+        make = Walks(runner, calibration.told, options.walks, survey.batch, request.seed)
+    pool = Pool(make, teaching, work, calibration.crew, turn(options.walks, options.samples))
+    features = Features(calibration.pair, runner, options.features) if options.features else None
     task = Imitation(student, pool, calibration.measure, request.seed, features)
-    file = request.work.folder / "training.pt"
-    with checkpointed(runner.denoiser, wanted.checkpointing):
-        course = train(task, wanted.recipe(), accelerator, checkpoint=file, show=shown(request))
+    file = work.folder / "training.pt"
+    with checkpointed(runner.denoiser, options.checkpointing):
+        course = train(task, recipe_of(options), accelerator, checkpoint=file, show=shown(request.progress))
     trained = student.components(request.dtype) if course.best else choice.components
     student.leave()
     outcome = calibration.outcome(replace(choice, components=trained))
@@ -124,5 +125,5 @@ def run(pairs: Sequence[Pair], request: Request) -> Outcome:
         outcome = calibration.outcome(choice)
         notes.append(f"rounded to {request.dtype}, what was trained was worse than the start, which is kept")
     outcome.notes += notes
-    outcome.training = document(wanted, course, started, request.seed)
+    outcome.training = document(options, course, started, request.seed)
     return outcome

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from si_hub.distill.request import STEPS
 from si_hub.distill.running.runner import POOLED, SHARED, Runner
 from si_hub.distill.running.states import States
 from si_hub.errors import CannotRun
 
-#: Steps of a trajectory.
-STEPS = 20
 #: Share of the states with the null prompt, which guidance asks for in every second call.
 NULL_SHARE = 0.15
 #: Arguments of a denoiser that are made from the prompt: each state gets them from `Runner.encode`.

@@ -7,19 +7,16 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.request import CALLS, Request, calls
+from si_hub.distill.request import Request
 from si_hub.distill.running import prompts
 from si_hub.distill.running.runner import Runner
-from si_hub.distill.survey.stages import Settings, Survey, plan
-from si_hub.distill.training.options import Wanted
+from si_hub.distill.survey.stages import Survey, plan
 from si_hub.distill.work.folder import Work, discard
 from si_hub.distill.work.processes import processes
-from si_hub.errors import UsageError
 
 #: Surveys that stay in the cache, besides those of one run.
 KEPT = 4
@@ -35,10 +32,9 @@ def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | No
         limit: as `Survey` has it.
 
     Raises:
-        UsageError: an option that the method does not know.
         CannotRun: the base's pipeline cannot be run.
     """
-    settings, options = _settings(request)
+    settings, options = request.survey, request.call.keywords()
     crew = processes()
     runner = Runner(pair, pipeline, device=crew.device, options=options)
     told, held_out, source = prompts.chosen(
@@ -54,36 +50,10 @@ def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | No
     return Survey(runner, told, held_out, settings, work, crew, request.progress, limit), source
 
 
-def _settings(request: Request) -> tuple[Settings, dict[str, Any]]:
-    """Settings of the survey, and keywords of the pipeline's call.
-
-    Raises:
-        UsageError: an option that is not known, or not a positive number.
-    """
-    known = {field.name for field in fields(Settings)} - {"seed"} | set(CALLS) | {"cache"}
-    for name, value in request.options.items():
-        if name not in known:
-            trained = name in {field.name for field in fields(Wanted)}
-            raise UsageError(
-                "the method calibrated has no such option", key=name, expected=", ".join(sorted(known)),
-                hint="The method trained has it." if trained else None,
-            )  # fmt: skip
-        if name != "cache" and not (isinstance(value, int | float) and value > 0):
-            raise UsageError("is a positive number", key=name, found=value)
-        if name not in {*CALLS, "cache"} and isinstance(value, float) and not value.is_integer():
-            raise UsageError("is a whole number, 1 or more", key=name, found=value)
-    given = {name: int(value) for name, value in request.options.items() if name in {f.name for f in fields(Settings)}}
-    settings = replace(Settings(seed=request.seed), **given)
-    if request.rank is not None:
-        settings = replace(settings, pieces=max(settings.pieces, 2 * request.rank))
-    return settings, calls(request.options)
-
-
 def _cached(stages: Mapping[str, Any], request: Request) -> Work:
     """Where a survey is kept: a folder of its own in the cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "si-hub" / "distill"
-    root = Path(str(request.options.get("cache") or home))
-    return Work(root / hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:32])
+    return Work((request.cache or home) / hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:32])
 
 
 def make_room(work: Work, others: int) -> None:

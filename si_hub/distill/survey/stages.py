@@ -18,6 +18,7 @@ import torch
 
 from si_hub.distill.pair.change import Change
 from si_hub.distill.pair.matching import Pair
+from si_hub.distill.request import SurveyOptions
 from si_hub.distill.running import trajectory
 from si_hub.distill.running.fidelity import Measure, references
 from si_hub.distill.running.runner import Runner
@@ -51,31 +52,6 @@ _BATCH_NUMBERS = 1 << 16
 
 #: Tensors and facts of an entry.
 Made = tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How thoroughly a pipeline is looked at.
-
-    Attributes:
-        trajectories: of the tuned model, one a prompt.
-        states: of each trajectory.
-        sampling_steps: of each trajectory.
-        held_out: prompts that adapters are measured with, each with a trajectory of its own.
-        probes: random projections of the prediction in each state.
-        pieces: rank-one pieces of each layer that can be chosen.
-        batch: states at once; 0 goes by their size.
-        seed: of everything random.
-    """
-
-    trajectories: int = 64
-    states: int = 8
-    sampling_steps: int = trajectory.STEPS
-    held_out: int = 32
-    probes: int = 2
-    pieces: int = 64
-    batch: int = 0
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +91,7 @@ class Survey:
     runner: Runner
     prompts: Sequence[str]
     held_out: Sequence[str]
-    settings: Settings
+    settings: SurveyOptions
     work: Work
     crew: Processes
     progress: Progress | None = None
@@ -362,7 +338,7 @@ def evened(scale: torch.Tensor) -> torch.Tensor:
 
 
 def plan(
-    pair: Pair, prompts: Sequence[Sequence[str]], settings: Settings, options: Mapping[str, Any]
+    pair: Pair, prompts: Sequence[Sequence[str]], settings: SurveyOptions, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that the stages depend on."""
     from si_hub import __version__

@@ -19,7 +19,6 @@ from si_hub.cli import main
 from si_hub.distill import Distilled, distill, match, open_model
 from si_hub.distill.methods.calibrated import Calibration
 from si_hub.distill.request import Request
-from si_hub.distill.work.folder import Work
 from si_hub.errors import CannotRun, UsageError
 from si_hub.format import read
 from tests.distill import families
@@ -52,11 +51,10 @@ def ink(tmp_path: Path, cache: Path) -> Distil:
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Calibration:
+def calibration(cache: Path) -> Calibration:
     base = open_model(BASE)
-    folder = tmp_path_factory.mktemp("calibration")
     options = {**SHORT, "cache": cache}
-    request = Request(folder / "x", Work(folder / "work"), size=10**5, dtype="F16", prompts=PROMPTS, options=options)
+    request = Request.of("calibrated", [INK], size=10**5, dtype="fp16", prompts=PROMPTS, options=options)
     return Calibration(match(base, open_model(INK, base=base)), request)
 
 
@@ -249,7 +247,7 @@ def test_every_state_is_one_sample_whatever_the_batches_and_chunks(tmp_path: Pat
     """Folds part samples: two states under one number would be fitted to and checked with at once."""
     base = open_model(BASE)
     few = {**SHORT, "trajectories": 5, "states": 4, "probes": 2, "batch": 2, "held_out": 1, "cache": cache}
-    request = Request(tmp_path / "x", Work(tmp_path / "work"), size=10**5, prompts=PROMPTS, options=few)
+    request = Request.of("calibrated", [INK], size=10**5, prompts=PROMPTS, options=few)
     found = Calibration(match(base, open_model(INK, base=base)), request).findings
     assert torch.bincount(found.samples).tolist() == [2] * 20
     assert len(torch.unique(found.target)) == 40

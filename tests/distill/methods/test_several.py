@@ -17,8 +17,8 @@ from si_hub.cli import main
 from si_hub.distill import Distilled, distill, match, open_model
 from si_hub.distill.budget.spend import refit, scores, spend
 from si_hub.distill.methods.branches import Mixed, measured
-from si_hub.distill.methods.several import Teachers, names_of
-from si_hub.distill.request import Request
+from si_hub.distill.methods.several import Teachers
+from si_hub.distill.request import Request, branch_names
 from si_hub.distill.running.states import States
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.curvature import Curvature
@@ -71,10 +71,9 @@ def opened(told: dict[str, Any], folder: Path, branches: tuple[str, ...] = ("neo
     """Neon and ink before anything is chosen, with the surveys that other runs told the same have made."""
     base = open_model(BASE)
     pairs = [match(base, open_model(tuned, base=base)) for tuned in (NEON, INK)]
-    others = {name: value for name, value in told.items() if name != "prompts"}
-    work = Work(folder / "work")
-    request = Request(folder / "x", work, prompts=told["prompts"], branches=branches, options=others, **more)
-    return Teachers(pairs, request)
+    others = {name: value for name, value in told.items() if name != "prompts"} | {"branches": ",".join(branches)}
+    request = Request.of("calibrated", [NEON, INK], prompts=told["prompts"], options=others, **more)
+    return Teachers(pairs, request, Work(folder / "work"))
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +174,7 @@ def test_a_router_in_closed_form_is_nearer_than_the_even_mix(told: dict[str, Any
     routers = [tensor for part in adapter.components.values() for layer in part.layers.values()
                for name, tensor in layer.tensors.items() if name.startswith("router.")]  # fmt: skip
     assert {tensor.dtype for tensor in routers} == {"F32"}
-    branches = opened(options, tmp_path, dtype="F16").branches()
+    branches = opened(options, tmp_path, dtype="fp16").branches()
     student = Student(branches[0].survey.runner, adapter.components, adapter.branches)
     found = measured(student, branches, routed=True)
     assert {name: one.error for name, one in found.routed.items()} == pytest.approx(result.fidelity["routed"], rel=1e-3)
@@ -196,7 +195,7 @@ def test_training_sees_every_branch_and_is_never_worse(told: dict[str, Any], tmp
     )  # fmt: skip
     adapter = file_format.read(result.path)
     assert 150_000 < result.size <= 200_000
-    branches = opened(told, tmp_path, adapter.branches, dtype="BF16").branches()
+    branches = opened(told, tmp_path, adapter.branches, dtype="bf16").branches()
     student = Student(branches[0].survey.runner, adapter.components, adapter.branches)
     again = measured(student, branches, routed=True)
     for field, found in (("branches", again.alone), ("routed", again.routed)):
@@ -248,12 +247,10 @@ def test_sharing_takes_several_models(tmp_path: Path) -> None:
 
 
 def test_branches_are_named_by_files_or_as_told() -> None:
-    request = Request(Path(), Work(Path()), branches=("a", "b"))
-    assert names_of(request, "", 2) == ("a", "b")
-    assert names_of(request, "ink, neon", 2) == ("ink", "neon")
-    twice = Request(Path(), Work(Path()), branches=("model", "model"))
+    assert branch_names("", ["a", "b"]) == ("a", "b")
+    assert branch_names("ink, neon", ["a", "b"]) == ("ink", "neon")
     with pytest.raises(UsageError, match="a name of its own"):
-        names_of(twice, "", 2)
+        branch_names("", ["model", "model"])
 
 
 def test_a_mixed_batch_can_be_cut_anywhere() -> None:

@@ -22,11 +22,12 @@ from si_hub.adapter import Component, Layer
 from si_hub.distill import distill
 from si_hub.distill.methods.svd import compute, plan
 from si_hub.distill.pair.matching import Pair, matched
+from si_hub.distill.request import Request, SurveyOptions, TrainingOptions
 from si_hub.distill.running.features import Features, blocks, recorded
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.student import Student
 from si_hub.distill.running.trajectory import picked, trajectories
-from si_hub.distill.training.options import Wanted, accelerate_kept, accelerated
+from si_hub.distill.training.options import accelerate_kept, accelerated
 from si_hub.distill.training.pictures import Pictures, caption, check_pictures, encoded, noised, some_pictures
 from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8, UsageError
 from si_hub.storage.header import read_safetensors
@@ -318,7 +319,7 @@ def test_a_caption_that_is_no_text_is_told(tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Wanted.of(options)
+        TrainingOptions.of(options)
 
 
 @pytest.mark.parametrize("own", [None, "bf16"])
@@ -333,9 +334,10 @@ def test_the_precision_of_ones_own_accelerator_is_left_alone(own: str | None) ->
 
 
 def test_options_are_parted_into_ours_and_the_calibrations() -> None:
-    wanted, others = Wanted.of({"steps": 7, "checkpointing": "true", "trajectories": 3, "images": Path("x")})
-    assert (wanted.steps, wanted.checkpointing, wanted.images) == (7, True, "x")
-    assert others == {"trajectories": 3}
+    said = {"steps": 7, "checkpointing": "true", "trajectories": 3, "images": Path("x")}
+    request = Request.of("trained", [NEON], options=said)
+    assert request.training == TrainingOptions(steps=7, checkpointing=True, images="x")
+    assert request.survey == SurveyOptions(trajectories=3)
 
 
 # Long ones.

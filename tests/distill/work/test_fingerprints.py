@@ -12,11 +12,9 @@ import pytest
 from si_hub.distill import match, open_model
 from si_hub.distill.command import _plan
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.request import Request
-from si_hub.distill.survey.stages import Settings
+from si_hub.distill.request import Request, SurveyOptions
 from si_hub.distill.survey.stages import plan as survey_plan
 from si_hub.distill.work import fingerprints
-from si_hub.distill.work.folder import Work
 
 MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
 BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
@@ -70,8 +68,7 @@ SILENT: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("what", [*TELLING, *SILENT])
 def test_a_changed_pipeline_is_another_plan_and_nothing_else_is(what: str, folder: Path, pair: Pair) -> None:
     def plans() -> tuple[object, object]:
-        request = Request(folder / "out", Work(folder / "work"))
-        return _plan([pair], request, "trained"), survey_plan(pair, [["a"], ["b"]], Settings(), {})
+        return _plan([pair], Request(), "trained"), survey_plan(pair, [["a"], ["b"]], SurveyOptions(), {})
 
     before = plans()
     (TELLING | SILENT)[what](folder)
@@ -102,7 +99,7 @@ def test_other_pictures_or_captions_are_another_plan(pair: Pair, tmp_path: Path)
         (pictures / name).write_bytes(name.encode())
 
     def plan() -> object:
-        return _plan([pair], Request(tmp_path / "out", Work(tmp_path), options={"images": str(pictures)}), "trained")
+        return _plan([pair], Request.of("trained", [NEON], options={"images": str(pictures)}), "trained")
 
     seen = [plan()]
     for change in (
