@@ -237,7 +237,7 @@ SCRIPT = """
 import sys, torch
 from accelerate import Accelerator
 from tests.distill.training.test_loop import RECIPE, Regression
-from si_hub.distill.training import train
+from si_hub.distill.training.loop import train
 task, accelerator = Regression(), Accelerator(cpu=True)
 course = train(task, RECIPE, accelerator)
 if accelerator.is_main_process:

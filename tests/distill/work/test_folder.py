@@ -99,7 +99,7 @@ import os, signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from si_hub.distill.work import Work, discard
+from si_hub.distill.work.folder import Work, discard
 work = Work(Path({str(work.folder)!r}))
 with work.held():
     Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
