@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from si_hub.distill.budget.filesize import TYPICAL_ENTRY, Price
 from si_hub.distill.budget.joint import LEADING, Common
 from si_hub.report.text import size_text
 
 #: Errors that costs are given for.
 ERRORS = (0.5, 0.3, 0.2, 0.1, 0.05)
-#: Bytes of the entries that a layer adds to a file's header: down and up, or those and a router.
-_ENTRIES = {"separate": 2 * 150, "shared": 3 * 150}
+#: Entries that a layer adds to a file's header: down and up, or those and a router.
+_ENTRIES = {"separate": 2, "shared": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,13 @@ def _size(value: int | None) -> str:
     return "more than was looked at" if value is None else size_text(value)
 
 
-def report(branches: Sequence[str], layers: Sequence[Layer], item: int) -> Sharing:
+def report(branches: Sequence[str], layers: Sequence[Layer], price: Price) -> Sharing:
     """The report of all layers.
 
     Args:
         branches: names of the tuned models.
         layers: every layer that a low-rank pair can stand for.
-        item: bytes of a number.
+        price: of the adapters' numbers.
     """
     count = len(branches)
     total = torch.zeros(count, count)
@@ -124,8 +125,8 @@ def report(branches: Sequence[str], layers: Sequence[Layer], item: int) -> Shari
         chances.append((min(LEADING, layer.out) / layer.out, float(felt.sum())))
     overlap = total / weight.clamp(min=torch.finfo(torch.float32).tiny)
     chance = sum(share * felt for share, felt in chances) / max(sum(felt for _, felt in chances), 1e-30)
-    shared = [_offers(one.common.gains, item * (one.out + count * one.width), "shared") for one in layers]
-    separate = [_offers(own, item * (one.out + one.width), "separate") for one in layers for own in one.common.own]
+    shared = [_offers(one.common.gains, price.rank(one.out, one.width, count), "shared") for one in layers]
+    separate = [_offers(own, price.rank(one.out, one.width), "separate") for one in layers for own in one.common.own]
     whole = float(sum(float(one.common.whole.sum()) for one in layers))
     costs = tuple(Cost(error, _bytes(shared, whole, error), _bytes(separate, whole, error)) for error in ERRORS)
     return Sharing(tuple(branches), tuple(tuple(row) for row in overlap.tolist()), chance, costs)
@@ -136,7 +137,7 @@ def _offers(gains: Tensor, cost: int, kind: str) -> list[tuple[float, float, int
     found: list[tuple[float, float, int]] = []
     best = float("inf")
     for place, gain in enumerate(gains.tolist()):
-        size = cost + (_ENTRIES[kind] if place == 0 else 0)
+        size = cost + (_ENTRIES[kind] * TYPICAL_ENTRY if place == 0 else 0)
         best = min(best, gain / size)
         if gain > 0.0:
             found.append((best, gain, size))

@@ -7,8 +7,6 @@ costs seconds.
 
 from __future__ import annotations
 
-import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,28 +15,25 @@ from functools import cached_property
 import torch
 
 from si_hub.adapter import Component, Layer
+from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, Price, adapter_bytes
 from si_hub.distill.budget.spend import Group, predicted, refit, scores, smallest, spend
 from si_hub.distill.methods.svd import DEFAULT_RANK
 from si_hub.distill.pair.change import Change
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
-from si_hub.distill.result import Outcome
+from si_hub.distill.result import Outcome, adapter_of
 from si_hub.distill.running import fidelity
 from si_hub.distill.running.tracing import Key
 from si_hub.distill.survey.cache import surveyed
-from si_hub.distill.survey.curvature import balanced, sides
+from si_hub.distill.survey.curvature import balanced
 from si_hub.distill.survey.stages import Findings
 from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
-from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
+from si_hub.storage.tensors import Tensor, torch_names
 
 #: Points of a curve.
 HALVES = 8
-#: Bytes of a file's document and metadata, about.
-_DOCUMENT = 3 << 10
-#: Bytes of a tensor's entry in the header besides its name, at most.
-_ENTRY = 90
 _REASONS = {
     "parameter": "a bare parameter that is too large for this size",
     "unreached": "a module that adapters cannot reach",
@@ -149,7 +144,7 @@ class Calibration:
         layered = [change for key, change in self.changes.items() if self._pieces(key)]
         numbers = 0
         for change in layered:
-            out, width = change.shape[0], math.prod(change.shape[1:])
+            out, width = change.matrix
             numbers += min(rank, out, width) * (out + width)
         return self._sound(self._chosen(numbers, in_bytes=False))
 
@@ -159,24 +154,24 @@ class Calibration:
         Raises:
             UsageError: nothing fits.
         """
-        room = size - _DOCUMENT
+        room = size - DOCUMENT
         while room > 0:
             choice = self._chosen(room, in_bytes=True)
             over = self.size(choice) - size if choice.components else 0
             if choice.components and over <= 0:
                 return self._sound(choice)
-            room -= max(over, _ENTRY)
+            room -= max(over, ENTRY)
             if not choice.components:
                 break
-        least = min((group.cost + group.opening for group in self.groups(in_bytes=True)), default=0) + _DOCUMENT
+        least = min((group.cost + group.opening for group in self.groups(in_bytes=True)), default=0) + DOCUMENT
         raise UsageError("no part of the difference is that small", key="--size",
                          expected=f"about {size_text(least)} or more", found=size_text(size))  # fmt: skip
 
     def halves(self) -> list[int]:
         """Bytes of everything that can be carried, of half of it, and so on, `HALVES` in all that hold something."""
         groups = self.groups(in_bytes=True)
-        whole = _DOCUMENT + sum(group.opening + group.cost * len(group.columns) for group in groups)
-        least = _DOCUMENT + 2 * max((group.opening + group.cost for group in groups), default=0)
+        whole = DOCUMENT + sum(group.opening + group.cost * len(group.columns) for group in groups)
+        least = DOCUMENT + 2 * max((group.opening + group.cost for group in groups), default=0)
         sizes = [whole >> k for k in range(HALVES)]
         return [size for size in sizes if size >= least] or sizes[:1]
 
@@ -196,26 +191,25 @@ class Calibration:
 
     def groups(self, *, in_bytes: bool) -> list[Group]:
         """What can be carried, with its cost in bytes of the file or in numbers."""
-        item = DTYPE_SIZES[self.request.dtype] if in_bytes else 1
+        price = Price(self.request.dtype if in_bytes else None)
         by_entry: dict[tuple[Key, str], list[int]] = {}
         for column, (key, name) in enumerate(self.findings.columns):
             by_entry.setdefault((key, "pieces" if name.isdecimal() else name), []).append(column)
         found = []
         for (key, what), columns in by_entry.items():
             change = self.changes[key]
-            entry = len(f"{change.component}.{change.module}.weight_delta") + _ENTRY if in_bytes else 0
+            name = ".".join(key)
             if what == "pieces":
-                cost = item * (change.shape[0] + math.prod(change.shape[1:]))
-                found.append(Group(tuple(columns), cost, 2 * entry))
+                found.append(Group(tuple(columns), price.rank(*change.matrix), price.entries(name, 2)))
             else:
-                sides = change.weight if what == "weight" else change.bias
-                assert sides is not None
-                found.append(Group(tuple(columns), item * sides[0].count + entry))
+                both = change.weight if what == "weight" else change.bias
+                assert both is not None
+                found.append(Group(tuple(columns), price.item * both[0].count + price.entries(name)))
         return found
 
     def _chosen(self, budget: int, *, in_bytes: bool) -> Choice:
         """The choice for a budget in bytes of the file, but for its document, or in numbers."""
-        item = DTYPE_SIZES[self.request.dtype] if in_bytes else 1
+        item = Price(self.request.dtype if in_bytes else None).item
         always = [
             change for change in self.pair.changes if change.kind == "parameter" and change.count * item * 10 < budget
         ]
@@ -282,15 +276,8 @@ class Calibration:
 
     def size(self, choice: Choice) -> int:
         """Bytes of the file that an adapter makes, about a hundred too many rather than one too few."""
-        from si_hub.distill.result import adapter_of
-        from si_hub.format import write
-
         stand_in = self._outcome(choice, fidelity.Fidelity(0.12345678, (0.12345678,) * fidelity.BUCKETS, 1_000_000))
-        path = self.survey.work.folder / f"size-{os.getpid()}.safetensors"
-        try:
-            return write(adapter_of([self.pair], stand_in), path, overwrite=True).size + 128
-        finally:
-            path.unlink(missing_ok=True)
+        return adapter_bytes(adapter_of([self.pair], stand_in)) + SOURCE_HASH
 
     def outcome(self, choice: Choice) -> Outcome:
         """The adapter with its measurement."""
@@ -320,7 +307,7 @@ class Calibration:
             return []
         ends = {
             (key, str(len(parts.down) - 1)) for key, parts in self.findings.parts.items()
-            if parts.down is not None and len(parts.down) < min(sides(self.changes[key]))
+            if parts.down is not None and len(parts.down) < min(self.changes[key].matrix)
         }  # fmt: skip
         cut = any(end in ends and float(score) for end, score in zip(self.findings.columns, self.scores, strict=True))
         looked = self.survey.settings.pieces

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 
 from si_hub.adapter import Component
 from si_hub.adapter import Layer as AdapterLayer
+from si_hub.distill.budget.filesize import DOCUMENT_OF_SEVERAL, Price
 from si_hub.distill.budget.joint import Common, balanced, common
 from si_hub.distill.budget.overlap import Layer, Sharing, report
 from si_hub.distill.budget.spend import Group, refit, scores, smallest, spend
@@ -41,10 +41,8 @@ from si_hub.distill.work.folder import Entry, Work
 from si_hub.distill.work.seeds import seed_of
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
-from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
+from si_hub.storage.tensors import Tensor, torch_names
 
-#: Bytes of a file's document, about, and of a tensor's entry in the header besides its name, at most.
-_DOCUMENT, _ENTRY = 8 << 10, 90
 #: What a layer's router has in the file.
 _ROUTER = {"fixed": ("router.bias",), "learned": ("router.weight", "router.bias")}
 _PER_LAYER = "one per layer in the file, not one per branch"
@@ -156,8 +154,8 @@ class Teachers:
 
     def sharing(self, commons: Mapping[Key, Common]) -> Sharing:
         """What one shared adapter and separate ones would cost."""
-        layers = [Layer(*sides(self.changes[key]), found) for key, found in commons.items()]
-        return report(self.names, layers, DTYPE_SIZES[self.request.dtype])
+        layers = [Layer(*self.changes[key].matrix, found) for key, found in commons.items()]
+        return report(self.names, layers, Price(self.request.dtype))
 
     def _work(self, name: str, more: Mapping[str, Any]) -> Work:
         """A folder of its own for a stage of this set of tuned models."""
@@ -187,27 +185,26 @@ class Teachers:
     def groups(self) -> list[Group]:
         """The ranks of each layer, with their cost in bytes, or in numbers where a rank is wanted."""
         in_bytes = self.request.size is not None or self.request.fidelity is not None
-        item = DTYPE_SIZES[self.request.dtype] if in_bytes else 1
+        price = Price(self.request.dtype if in_bytes else None)
         found, first = [], 0
         for key, change in self.changes.items():
-            out, width = sides(change)
+            out, width = change.matrix
             ranks = min(self.count, out, len(self.names) * width)
             router = _ROUTER[self.request.router]
             numbers = len(self.names) * (1 + (change.shape[1] if "router.weight" in router else 0))
-            entries = (len(router) + 2) * (len(".".join(key)) + 16 + _ENTRY)
-            opening = entries + DTYPE_SIZES["F32"] * numbers if in_bytes else 0
+            opening = price.router(".".join(key), len(router), numbers)
             columns = tuple(range(first, first + ranks))
-            found.append(Group(columns, item * (out + len(self.names) * width), opening))
+            found.append(Group(columns, price.rank(out, width, len(self.names)), opening))
             first += ranks
         return found
 
     def budget(self) -> int:
         """What the ranks may cost, in the unit of `groups`."""
         if self.request.size is not None:
-            return self.request.size - _DOCUMENT
+            return self.request.size - DOCUMENT_OF_SEVERAL
         rank, numbers = self.request.rank or DEFAULT_RANK, 0
         for change in self.changes.values():
-            out, width = sides(change)
+            out, width = change.matrix
             numbers += min(rank, out, width) * (out + len(self.names) * width)
         return numbers
 
@@ -227,7 +224,7 @@ class Teachers:
         if self.request.fidelity is None:
             if found := self.chosen(commons, findings, self.budget()):
                 return found
-            least = min(group.cost + group.opening for group in groups) + _DOCUMENT
+            least = min(group.cost + group.opening for group in groups) + DOCUMENT_OF_SEVERAL
             raise UsageError("no part of the differences is that small", key="--size",
                              expected=f"about {size_text(least)} or more", found=self.request.size)  # fmt: skip
 
@@ -368,11 +365,6 @@ class Teachers:
             ):
                 found[name] = _DEAR
         return found
-
-
-def sides(change: Change) -> tuple[int, int]:
-    """Rows and columns of a layer's weight as a matrix."""
-    return change.shape[0], math.prod(change.shape[1:])
 
 
 def _errors(found: Mapping[str, fidelity.Fidelity]) -> dict[str, float]:

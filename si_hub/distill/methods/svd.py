@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from si_hub.adapter import Component, Layer
+from si_hub.distill.budget.filesize import DOCUMENT, GENEROUS_LEAF, Price
 from si_hub.distill.pair.change import Change, not_finite
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
@@ -25,14 +26,12 @@ from si_hub.distill.work.folder import Entry, Work
 from si_hub.distill.work.processes import Processes, processes
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
-from si_hub.storage.tensors import DTYPE_SIZES, Tensor, torch_names
+from si_hub.storage.tensors import Tensor, torch_names
 
 #: The rank of every layer where no budget is given.
 DEFAULT_RANK = 32
 #: Layers that are worked on at once at most: each needs a few times its size in memory.
 _WORKERS = 4
-#: Bytes of a tensor's entry in the header besides its name, and of a file's document and metadata: at most, about.
-_ENTRY, _DOCUMENT = 110, 3 << 10
 #: Embeddings and bare parameters are carried whole while they are no more than this many times what a pair would cost.
 _DENSE_FACTOR = 4
 #: Why a module is left out: one text a kind, so that the document can count them.
@@ -60,14 +59,14 @@ class Plan:
         """Numbers that it puts into the adapter."""
         weight = 0
         if self.change.weight is not None and self.how != "leave":
-            out, width = _matrix(self.change.shape)
-            weight = self.rank * (out + width) if self.how == "pair" else math.prod(self.change.shape)
+            weight = self.rank * sum(self.change.matrix) if self.how == "pair" else math.prod(self.change.shape)
         return weight + (self.change.bias[0].count if self.change.bias else 0)
 
     def size(self, dtype: str) -> int:
         """Bytes that it adds to the file, header included."""
         tensors = {"pair": 2, "dense": 1, "leave": 0}[self.how] + bool(self.change.bias)
-        return self.count * DTYPE_SIZES[dtype] + tensors * (len(self.name) + _ENTRY)
+        price = Price(dtype)
+        return self.count * price.item + price.entries(self.name, tensors, GENEROUS_LEAF)
 
 
 def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
@@ -98,7 +97,7 @@ def plan(change: Change, rank: int, *, embeddings: bool = False) -> Plan:
     if change.weight is None:
         return Plan(change, "dense")
     count = math.prod(change.shape)
-    out, width = _matrix(change.shape)
+    out, width = change.matrix
     if change.kind in {"linear", "conv"}:
         if len(change.shape) > 4:
             return Plan(change, "leave", reason=_VOLUME)
@@ -108,10 +107,6 @@ def plan(change: Change, rank: int, *, embeddings: bool = False) -> Plan:
     if change.kind == "norm" or embeddings or count <= _DENSE_FACTOR * rank * (out + width):
         return Plan(change, "dense")
     return Plan(change, "leave", reason=_LARGE)
-
-
-def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
 
 
 def _rank_for(pair: Pair, request: Request) -> int:
@@ -124,9 +119,9 @@ def _rank_for(pair: Pair, request: Request) -> int:
 
     def size(rank: int) -> int:
         plans = (plan(change, rank, embeddings=request.embeddings) for change in pair.changes)
-        return sum(item.size(request.dtype) for item in plans) + _DOCUMENT
+        return sum(item.size(request.dtype) for item in plans) + DOCUMENT
 
-    low, high = 0, max(min(_matrix(change.shape)) for change in pair.changes)
+    low, high = 0, max(min(change.matrix) for change in pair.changes)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if size(middle) <= request.size else (low, middle - 1)

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from si_hub.distill.budget.filesize import TRAINING
 from si_hub.distill.methods import several
 from si_hub.distill.methods.calibrated import Calibration
 from si_hub.distill.pair.matching import Pair
@@ -24,7 +25,6 @@ from si_hub.distill.running.student import Student
 from si_hub.distill.training.lessons import Lessons, Pool, Walks, turn
 from si_hub.distill.training.loop import train
 from si_hub.distill.training.options import (
-    DOCUMENT,
     accelerate_kept,
     accelerated,
     checkpointed,
@@ -99,7 +99,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     if options.images:
         check_pictures(options.images)
     accelerator = accelerated(options.precision)
-    size = None if request.size is None else request.size - DOCUMENT
+    size = None if request.size is None else request.size - TRAINING
     calibration = Calibration(pairs[0], replace(request, size=size))
     choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
     started = calibration.measured(choice).error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,6 +45,11 @@ class Change:
     def bias_delta(self) -> torch.Tensor | None:
         """Tuned bias minus the base's, float32; ``None`` where they are equal or there is none."""
         return _difference(self.bias)
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns of the weight as a matrix: outputs, and inputs with their kernel."""
+        return (self.shape[0], math.prod(self.shape[1:])) if self.shape else (1, 1)
 
     @property
     def count(self) -> int:

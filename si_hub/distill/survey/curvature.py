@@ -6,7 +6,6 @@ layer's (unfolded) inputs and ``L_g L_gᵀ`` that of the gradients at its output
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -26,14 +25,9 @@ POSITIONS = 1024
 ROOM = 1 << 30
 
 
-def sides(change: Change) -> tuple[int, int]:
-    """Width of a layer's unfolded inputs, and of its outputs."""
-    return math.prod(change.shape[1:]), change.shape[0]
-
-
 def limit_of(changes: Sequence[Change], room: int = ROOM) -> int:
     """The width up to which moments are whole matrices, if those of all layers are to fit into ``room`` bytes."""
-    return dense_limit(chain.from_iterable(map(sides, changes)), room)
+    return dense_limit(chain.from_iterable(change.matrix for change in changes), room)
 
 
 @dataclass(slots=True)
@@ -55,7 +49,7 @@ class Curvature:
     def __post_init__(self) -> None:
         self.moments = {}
         for change in self.changes:
-            inputs, outputs = (moment(width, self.limit, self.device) for width in sides(change))
+            outputs, inputs = (moment(width, self.limit, self.device) for width in change.matrix)
             self.moments[change.component, change.module] = inputs, outputs
 
     def observe(self, key: Key, module: nn.Module, given: Tensor, gradient: Tensor) -> None:

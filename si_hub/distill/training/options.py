@@ -13,8 +13,6 @@ from si_hub.report.progress import Progress, Shown
 
 #: Numbers of a course that the document keeps.
 _SHOWN = 40
-#: Bytes that the document's ``training`` field takes, at most.
-DOCUMENT = 1 << 11
 #: Options that say nothing of the result.
 _UNSAID = ("part", "every", "save_every", "checkpointing")
 

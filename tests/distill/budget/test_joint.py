@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from si_hub.distill.budget.filesize import Price
 from si_hub.distill.budget.joint import LEADING, Common, balanced, common, overlaps
 from si_hub.distill.budget.overlap import ERRORS, Layer, Sharing, report
 from si_hub.distill.survey.moments import Dense
@@ -110,7 +111,7 @@ def sharing(deltas: list[Tensor]) -> Sharing:
         moment.tensors = {"sum": torch.eye(len(moment.tensors["sum"])), "count": torch.ones(())}
     roots = [identity[0].root()] * len(deltas)
     both = common(list(deltas), roots, identity[1].root(), [1.0] * len(deltas), OUT)
-    return report([f"m{k}" for k in range(len(deltas))], [Layer(OUT, WIDTH, both)], item=4)
+    return report([f"m{k}" for k in range(len(deltas))], [Layer(OUT, WIDTH, both)], Price("F32"))
 
 
 def test_models_with_the_same_directions_are_cheaper_together_and_others_apart() -> None:
