@@ -42,7 +42,7 @@ from si_hub.architectures.model import Model
 from si_hub.distill.pair.change import Change
 from si_hub.distill.pair.matching import match
 from si_hub.distill.pair.opening import open_model
-from si_hub.distill.survey.lowrank import truncated
+from si_hub.distill.survey.lowrank import truncate
 from si_hub.storage.tensors import Tensor
 from si_hub.storage.write import header_bytes
 
@@ -194,7 +194,7 @@ def ours(change: Change, rank: int) -> None:
     """Our part of one layer, reading included."""
     delta = change.delta()
     assert delta is not None
-    truncated(delta, rank, generator=torch.Generator().manual_seed(0))
+    truncate(delta, rank, generator=torch.Generator().manual_seed(0))
 
 
 def residual(delta: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> float:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from si_hub.distill.pair.change import Change as Change
     from si_hub.distill.pair.matching import Pair as Pair
     from si_hub.distill.pair.matching import match as match
-    from si_hub.distill.pair.model import Model as Model
+    from si_hub.distill.pair.model import ModelOnDisk as ModelOnDisk
     from si_hub.distill.pair.opening import open_model as open_model
     from si_hub.distill.previews import Curve as Curve
     from si_hub.distill.previews import compare as compare
@@ -24,7 +24,7 @@ _HOMES = {
     "Change": "si_hub.distill.pair.change",
     "Curve": "si_hub.distill.previews",
     "Distilled": "si_hub.distill.result",
-    "Model": "si_hub.distill.pair.model",
+    "ModelOnDisk": "si_hub.distill.pair.model",
     "Pair": "si_hub.distill.pair.matching",
     "curve": "si_hub.distill.previews",
     "compare": "si_hub.distill.previews",

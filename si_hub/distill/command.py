@@ -10,12 +10,12 @@ from typing import Any
 
 from si_hub import format as file_format
 from si_hub.distill.methods.registry import check_method, method_of
-from si_hub.distill.pair.matching import Pair, matched
-from si_hub.distill.pair.model import Model
+from si_hub.distill.pair.matching import Pair, match_all
+from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.report import Wish
 from si_hub.distill.request import Request, stem_of
-from si_hub.distill.result import Distilled, Outcome, adapter_of, doubts
-from si_hub.distill.running.prompts import read as read_prompts
+from si_hub.distill.result import Distilled, Outcome, distilled_adapter, doubts
+from si_hub.distill.running.prompts import read_prompts as read_prompts
 from si_hub.distill.work import fingerprints
 from si_hub.distill.work.folder import Work
 from si_hub.distill.work.processes import is_main
@@ -106,8 +106,8 @@ def distill(
         read_prompts(prompts)
     wish = Wish.of(report, pictures)
     wish.check(overwrite=force)
-    pairs = matched(base, tuned, trust_order=trust_order)
-    name, reason = (method, "") if method else choose(pairs[0].base)
+    pairs = match_all(base, tuned, trust_order=trust_order)
+    name, reason = (method, "") if method else choose_method(pairs[0].base)
     if not method:
         request.check_for(name)
     if embeddings and name != "svd":
@@ -118,8 +118,8 @@ def distill(
     if len(pairs) > 1 and name == "svd" and not method:
         raise CannotRun(reason, hint="Several tuned models take a base whose pipeline can be run: name its folder.")
     store = Work(Path(work) if work else path.with_name(f".{path.name}.work"))
-    with store.held() if is_main() else nullcontext():
-        result = _run(pairs, request, Destination(path, store, force), name, reason)
+    with store.hold() if is_main() else nullcontext():
+        result = _make(pairs, request, Destination(path, store, force), name, reason)
     if is_main():
         wish.fulfil(result, pairs, request, overwrite=force)
     return result
@@ -140,7 +140,7 @@ def check_apart(path: Path, models: Sequence[str | Path]) -> None:
             raise FileAccessError("is one of the models, or a file of one", file=path, hint="Name another with -o.")
 
 
-def _run(pairs: list[Pair], request: Request, goal: Destination, name: str, reason: str) -> Distilled:
+def _make(pairs: list[Pair], request: Request, goal: Destination, name: str, reason: str) -> Distilled:
     from si_hub.distill.work.processes import processes
 
     run = method_of(name)
@@ -154,7 +154,7 @@ def _run(pairs: list[Pair], request: Request, goal: Destination, name: str, reas
         goal.work.tidy()
         raise
     if crew.main:
-        adapter = adapter_of(pairs, outcome)
+        adapter = distilled_adapter(pairs, outcome)
         only = pairs[0].tuned if len(pairs) == 1 else None
         hashed = only.path if only and only.layout == "file" else None
         file_format.write(adapter, goal.output, overwrite=goal.force, hash_source=hashed, progress=request.progress)
@@ -166,7 +166,7 @@ def _run(pairs: list[Pair], request: Request, goal: Destination, name: str, reas
     return result
 
 
-def choose(base: Model) -> tuple[str, str]:
+def choose_method(base: ModelOnDisk) -> tuple[str, str]:
     """The best closed form that can be had here, and why not a better one."""
     from si_hub.distill.running.runner import why_not
 

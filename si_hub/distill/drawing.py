@@ -51,7 +51,7 @@ def rows(
     """
     runner = Runner(pairs[0], device=device, options=options)
     pipeline = runner.pipeline
-    _, shown, _ = prompts.chosen(file, pipeline.tokenizer, seen, count, seed)
+    _, shown, _ = prompts.choose_prompts(file, pipeline.tokenizer, seen, count, seed)
     seeds = [SEEDS + seed + k for k in range(count)]
 
     def draw() -> list[Any]:

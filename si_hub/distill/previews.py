@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from si_hub.distill.command import output_of
-from si_hub.distill.pair.matching import matched
+from si_hub.distill.pair.matching import match_all
 from si_hub.distill.report import Wish
 from si_hub.distill.request import Request
 from si_hub.distill.work.folder import Work
 from si_hub.distill.work.processes import is_main
 from si_hub.errors import UsageError
 from si_hub.report.curve import curve_text
-from si_hub.report.distillation import CurvePoint, Distillation, write
+from si_hub.report.distillation import CurvePoint, Distillation, write_report
 from si_hub.report.progress import Progress
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ def curve(
     )
     wish = Wish.of(report)
     wish.check(overwrite=force)
-    pairs = matched(base, tuned, trust_order=trust_order)
-    from si_hub.distill.methods.calibrated import curve as measured
+    pairs = match_all(base, tuned, trust_order=trust_order)
+    from si_hub.distill.methods.calibrated import curve_points as measured
 
     found = measured(pairs, request, sizes)
     points = tuple(CurvePoint(*one) for one in sorted(found))
@@ -108,7 +108,7 @@ def curve(
             curve=points,
         )
         for file in wish.files:
-            write(plotted, file, overwrite=force)
+            write_report(plotted, file, overwrite=force)
     return result
 
 
@@ -144,14 +144,14 @@ def compare(
     request = Request.of(
         "calibrated", tuned, dtype=dtype, seed=seed, prompts=prompts, progress=progress, options=options
     )
-    pairs = matched(base, tuned, trust_order=trust_order)
+    pairs = match_all(base, tuned, trust_order=trust_order)
     from si_hub.distill.methods.several import Teachers
     from si_hub.distill.work.processes import processes
 
     beside = output_of(Path(tuned[0]), None)
     store = Work(Path(work) if work else beside.with_name(f".{beside.name}.sharing.work"))
     crew = processes()
-    with store.held() if crew.main else nullcontext():
+    with store.hold() if crew.main else nullcontext():
         if crew.main:
             store.open({"sharing": [str(path) for path in tuned]})
         crew.wait()

@@ -11,7 +11,7 @@ from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.errors import UsageError
-from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend, check, write
+from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend, check, write_report
 from si_hub.report.text import size_text
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Wish:
             )  # fmt: skip
         report = report_of(result, pairs, shown, {"pictures": f"none, since the base {reason}"} if reason else {})
         for file in self.files:
-            write(report, file, overwrite=overwrite)
+            write_report(report, file, overwrite=overwrite)
 
 
 def report_of(

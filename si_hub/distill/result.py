@@ -9,7 +9,7 @@ from typing import Any
 
 from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.pair.model import Model
+from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.report.text import reasons, size_text, tally
 
 #: An adapter that leaves this much of the base's error has done next to nothing.
@@ -116,7 +116,7 @@ class Distilled:
         )
 
 
-def adapter_of(pairs: list[Pair], outcome: Outcome) -> Adapter:
+def distilled_adapter(pairs: list[Pair], outcome: Outcome) -> Adapter:
     """An outcome as an adapter, with where it comes from."""
     from si_hub import __version__
 
@@ -137,7 +137,7 @@ def adapter_of(pairs: list[Pair], outcome: Outcome) -> Adapter:
     )
 
 
-def _source(model: Model) -> dict[str, Any]:
+def _source(model: ModelOnDisk) -> dict[str, Any]:
     found = {"name": model.path.name, "repo_id": model.repo_id, "revision": model.revision,
              "size": model.path.stat().st_size if model.layout == "file" else None}  # fmt: skip
     return {key: value for key, value in found.items() if value is not None}

@@ -31,7 +31,7 @@ FLOW = (
 LABELLED = 0.02
 
 
-def ranks(axes: Axes, report: Distillation) -> None:
+def draw_ranks(axes: Axes, report: Distillation) -> None:
     """A bar for every layer, coloured by component, with the names of its blocks below."""
     layers = in_flow(report.layers)
     components = list(dict.fromkeys(layer.component for layer in layers))
@@ -54,7 +54,7 @@ def ranks(axes: Axes, report: Distillation) -> None:
         axes.legend(frameon=False, fontsize="small", ncols=len(components), loc="upper left")
 
 
-def buckets(axes: Axes, report: Distillation) -> None:
+def draw_buckets(axes: Axes, report: Distillation) -> None:
     """The error left in each range of timesteps, and over all of them."""
     found: Sequence[Bucket] = report.buckets
     places = range(len(found))
@@ -69,7 +69,7 @@ def buckets(axes: Axes, report: Distillation) -> None:
         axes.legend(frameon=False, fontsize="small")
 
 
-def carried(axes: Axes, report: Distillation) -> None:
+def draw_carried(axes: Axes, report: Distillation) -> None:
     """The share of each component's difference that the adapter carries."""
     names = [short(name, 30) for name in report.carried]
     shares = [100 * share for share in report.carried.values()]
@@ -82,7 +82,7 @@ def carried(axes: Axes, report: Distillation) -> None:
     axes.set_xlabel("carried, % of the difference")
 
 
-def curve(axes: Axes, report: Distillation) -> None:
+def draw_curve(axes: Axes, report: Distillation) -> None:
     """Error by size, predicted and measured, with the adapter's own size."""
     points: Sequence[CurvePoint] = sorted(report.curve, key=lambda point: point.size)
     sizes = [point.size / 1e6 for point in points]
@@ -126,10 +126,10 @@ class Chart:
 
 
 CHARTS: dict[str, Chart] = {
-    "ranks": Chart("Rank of every layer", "layers", ranks, wide=True),
-    "buckets": Chart("Error of the predicted noise", "buckets", buckets),
-    "carried": Chart("What each component carries", "carried", carried),
-    "curve": Chart("Error by size", "curve", curve),
+    "ranks": Chart("Rank of every layer", "layers", draw_ranks, wide=True),
+    "buckets": Chart("Error of the predicted noise", "buckets", draw_buckets),
+    "carried": Chart("What each component carries", "carried", draw_carried),
+    "curve": Chart("Error by size", "curve", draw_curve),
 }
 
 
@@ -145,7 +145,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def png(figure: Figure, dpi: int = 110) -> bytes:
+def figure_png(figure: Figure, dpi: int = 110) -> bytes:
     """A figure as a PNG, the same bytes every time."""
     out = io.BytesIO()
     with _any_script():
@@ -153,7 +153,7 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
     return out.getvalue()
 
 
-def styled(axes: Axes, title: str) -> Axes:
+def style_axes(axes: Axes, title: str) -> Axes:
     """Axes under a title, without the lines that show nothing."""
     axes.set_title(title, loc="left", fontsize="medium", fontweight="bold", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,6 @@
 """What became of a distillation, as plain data, and the files that show it to people.
 
-`write` makes one PNG or one self-contained HTML page; a report of nothing but a curve is what ``--curve`` shows.
+`write_report` makes one PNG or one self-contained HTML page; a report of nothing but a curve is what ``--curve`` shows.
 Drawing needs matplotlib (``pip install "si-hub[report]"``), which is imported when it is used.
 """
 
@@ -140,7 +140,7 @@ def check(path: Path, *, overwrite: bool = False) -> None:
         )
 
 
-def write(report: Distillation, path: Path, *, overwrite: bool = False) -> None:
+def write_report(report: Distillation, path: Path, *, overwrite: bool = False) -> None:
     """Write a report whole or not at all.
 
     Raises:

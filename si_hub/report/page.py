@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from si_hub.report import pictures
-from si_hub.report.charts import CHARTS, charts_of, new_figure, png, styled
+from si_hub.report.charts import CHARTS, charts_of, figure_png, new_figure, style_axes
 from si_hub.report.distillation import Distillation, ImageRow, LayerSpend
 from si_hub.report.text import size_text
 
@@ -57,10 +57,9 @@ def _sections(report: Distillation) -> Iterator[str]:
 def _chart(report: Distillation, name: str) -> str:
     chart = CHARTS[name]
     figure = new_figure(*(WIDE_SIZE if chart.wide else CHART_SIZE))
-    chart.draw(styled(figure.add_subplot(), chart.title), report)
-    return (
-        f"<figure>{_image(png(figure, dpi=160), chart.title, WIDE_SIZE[0] if chart.wide else CHART_SIZE[0])}</figure>"
-    )
+    chart.draw(style_axes(figure.add_subplot(), chart.title), report)
+    width = WIDE_SIZE[0] if chart.wide else CHART_SIZE[0]
+    return f"<figure>{_image(figure_png(figure, dpi=160), chart.title, width)}</figure>"
 
 
 def _image(data: bytes, text: str, inches: float | None = None) -> str:
@@ -77,7 +76,7 @@ def _details(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
-def _numbered(head: Sequence[str], rows: Iterator[Sequence[str]], texts: int) -> str:
+def _number_table(head: Sequence[str], rows: Iterator[Sequence[str]], texts: int) -> str:
     """A table whose first ``texts`` columns are words and whose others are numbers."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
@@ -93,12 +92,12 @@ def _curve_table(report: Distillation) -> str:
     rows = (
         (size_text(p.size), f"{p.predicted:.4g}", "" if p.measured is None else f"{p.measured:.4g}") for p in points
     )
-    return _numbered(("size", "predicted", "measured"), rows, 0)
+    return _number_table(("size", "predicted", "measured"), rows, 0)
 
 
 def _layer_table(layers: Sequence[LayerSpend]) -> str:
     rows = ((layer.component, layer.module, layer.kind, str(layer.rank), size_text(layer.size)) for layer in layers)
-    return _numbered(("component", "module", "kind", "rank", "size"), rows, 3)
+    return _number_table(("component", "module", "kind", "rank", "size"), rows, 3)
 
 
 def _picture_table(rows: Sequence[ImageRow]) -> str:
@@ -113,7 +112,7 @@ def _picture_rows(rows: Sequence[ImageRow], titles: Sequence[str]) -> Iterator[s
         said = f"{row.prompt} (seed {row.seed})"
         yield f'<tr><td class="prompt" colspan="{len(titles)}">{escape(said)}</td></tr>'
         cells = (
-            _image(pictures.png(row.images[title]), f"{title}: {said}") if title in row.images else ""
+            _image(pictures.picture_png(row.images[title]), f"{title}: {said}") if title in row.images else ""
             for title in titles
         )
         yield f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

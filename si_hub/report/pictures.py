@@ -9,7 +9,7 @@ from PIL import Image
 LEAST, MOST = 128, 512
 
 
-def shown(picture: Image.Image) -> Image.Image:
+def fit_size(picture: Image.Image) -> Image.Image:
     """The picture in RGB, its longer side from `LEAST` to `MOST` pixels."""
     plain = picture.convert("RGB")
     longer = max(plain.size)
@@ -20,8 +20,8 @@ def shown(picture: Image.Image) -> Image.Image:
     return plain
 
 
-def png(picture: Image.Image) -> bytes:
-    """`shown` as a PNG."""
+def picture_png(picture: Image.Image) -> bytes:
+    """`fit_size` as a PNG."""
     out = io.BytesIO()
-    shown(picture).save(out, format="PNG")
+    fit_size(picture).save(out, format="PNG")
     return out.getvalue()

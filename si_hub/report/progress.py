@@ -11,7 +11,7 @@ from typing import Any
 Progress = Callable[[int, int], None]
 
 
-class Shown:
+class ProgressBar:
     """A bar as something to call.
 
     Args:
@@ -31,7 +31,7 @@ class Shown:
 
 
 @contextmanager
-def progress_bar(label: str, *, quiet: bool = False, share: bool = False) -> Iterator[Shown | None]:
+def progress_bar(label: str, *, quiet: bool = False, share: bool = False) -> Iterator[ProgressBar | None]:
     """A bar that follows calls of what is yielded; ``None`` where stderr is no terminal or ``quiet``.
 
     Args:
@@ -55,4 +55,4 @@ def progress_bar(label: str, *, quiet: bool = False, share: bool = False) -> Ite
         TextColumn("{task.fields[text]}"),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield Shown(bar, bar.add_task(label, total=None, text=""))
+        yield ProgressBar(bar, bar.add_task(label, total=None, text=""))

@@ -9,9 +9,9 @@ from functools import partial
 
 from matplotlib.figure import SubFigure
 
-from si_hub.report.charts import GREY, Chart, charts_of, new_figure, png, styled
+from si_hub.report.charts import GREY, Chart, charts_of, figure_png, new_figure, style_axes
 from si_hub.report.distillation import Distillation, ImageRow
-from si_hub.report.pictures import shown
+from si_hub.report.pictures import fit_size
 from si_hub.report.text import reasons, short
 
 WIDTH = 11.0
@@ -24,7 +24,7 @@ WRAPPED = 130
 
 
 @dataclass(frozen=True)
-class Part:
+class Band:
     """A band of the sheet: its height in inches, and what draws it."""
 
     height: float
@@ -38,10 +38,10 @@ def sheet(report: Distillation) -> bytes:
     bands = figure.subfigures(len(parts), 1, height_ratios=[part.height for part in parts], squeeze=False)
     for part, band in zip(parts, bands[:, 0], strict=True):
         part.draw(band)
-    return png(figure)
+    return figure_png(figure)
 
 
-def _head(report: Distillation) -> Part:
+def _head(report: Distillation) -> Band:
     """The title, the facts and what was left out."""
     lines = [f"{name}: {text}" for name, text in report.facts.items()]
     lines += [f"left out: {line}" for line in reasons(report.left_out)]
@@ -55,10 +55,10 @@ def _head(report: Distillation) -> Part:
         text = "\n".join(wrapped)
         band.text(0.02, 1 - 0.48 / height, text, fontsize=9, color=GREY, va="top", linespacing=1.35, parse_math=False)
 
-    return Part(height, draw)
+    return Band(height, draw)
 
 
-def _charts(report: Distillation) -> list[Part]:
+def _charts(report: Distillation) -> list[Band]:
     """Wide charts in bands of their own, the others side by side."""
     found = list(charts_of(report).values())
     rows = [[chart] for chart in found if chart.wide]
@@ -66,21 +66,21 @@ def _charts(report: Distillation) -> list[Part]:
     return [_charts_in_a_row(report, row) for row in [*rows, narrow] if row]
 
 
-def _charts_in_a_row(report: Distillation, charts: list[Chart]) -> Part:
+def _charts_in_a_row(report: Distillation, charts: list[Chart]) -> Band:
     def draw(band: SubFigure) -> None:
         columns = 1 if charts[0].wide else max(len(charts), NARROW)
         grid = band.add_gridspec(1, columns)
         for place, chart in enumerate(charts):
-            chart.draw(styled(band.add_subplot(grid[place]), chart.title), report)
+            chart.draw(style_axes(band.add_subplot(grid[place]), chart.title), report)
 
-    return Part(CHART, draw)
+    return Band(CHART, draw)
 
 
-def _pictures(report: Distillation) -> list[Part]:
+def _pictures(report: Distillation) -> list[Band]:
     """A band for every prompt with a picture from each model."""
     titles = list(dict.fromkeys(title for row in report.rows for title in row.images))
     side = min(PICTURE, WIDTH / (len(titles) + 1))
-    return [Part(side + 2.2 * LINE, partial(_draw_row, row, titles)) for row in report.rows]
+    return [Band(side + 2.2 * LINE, partial(_draw_row, row, titles)) for row in report.rows]
 
 
 def _draw_row(row: ImageRow, titles: Sequence[str], band: SubFigure) -> None:
@@ -89,5 +89,5 @@ def _draw_row(row: ImageRow, titles: Sequence[str], band: SubFigure) -> None:
     for title, axes in zip(titles, band.subplots(1, len(titles), squeeze=False)[0], strict=True):
         axes.set_axis_off()
         if title in row.images:
-            axes.imshow(shown(row.images[title]), interpolation="nearest")
+            axes.imshow(fit_size(row.images[title]), interpolation="nearest")
             axes.set_title(short(title, 40), fontsize="small", parse_math=False)

@@ -84,7 +84,7 @@ def test_a_base_that_cannot_be_run_has_no_curve() -> None:
 
 def test_two_that_ask_at_once_do_not_throw_away_each_other_s_work(tmp_path: Path) -> None:
     work = Work(tmp_path / "work")
-    with work.held():
+    with work.hold():
         work.open({"sharing": "another's"})
         with pytest.raises(FileAccessError, match="another run is at work in it"):
             compare(BASE, NEON, INK, work=work.folder)

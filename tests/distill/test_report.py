@@ -108,7 +108,7 @@ def test_tuned_models_whose_files_are_called_alike_have_columns_of_their_own(tmp
 
 def test_pictures_show_prompts_that_nothing_was_made_with(made: Distilled, pair: Pair) -> None:
     shown = [row.prompt for row in rows([pair], made.path, 1, seed=5, seen=6, options={"height": 16, "width": 16})]
-    used, measured, _ = prompts.chosen(None, CLIPTokenizer.from_pretrained(BASE / "tokenizer"), 6, 1, 5)
+    used, measured, _ = prompts.choose_prompts(None, CLIPTokenizer.from_pretrained(BASE / "tokenizer"), 6, 1, 5)
     assert shown == measured
     assert not set(shown) & set(used)
 

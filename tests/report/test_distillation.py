@@ -15,8 +15,8 @@ from PIL import Image
 from si_hub.errors import FileAccessError, MissingFile, UsageError
 from si_hub.report.charts import charts_of, in_flow
 from si_hub.report.curve import curve_text
-from si_hub.report.distillation import Bucket, CurvePoint, Distillation, ImageRow, LayerSpend, check, write
-from si_hub.report.pictures import shown
+from si_hub.report.distillation import Bucket, CurvePoint, Distillation, ImageRow, LayerSpend, check, write_report
+from si_hub.report.pictures import fit_size
 
 HOSTILE = '<script>alert(1)</script>" onload="x $\\frac{$ 赤い円 \x1b[2J'
 
@@ -61,7 +61,7 @@ class Page(HTMLParser):
 
 def test_a_page_holds_its_charts_and_pictures_and_needs_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    write(full_report(), file)
+    write_report(full_report(), file)
     page = Page(file.read_text())
     assert len(page.images()) == 4 + 3
     for tag, attributes in page.tags:
@@ -76,7 +76,7 @@ def test_a_page_holds_its_charts_and_pictures_and_needs_nothing_else(tmp_path: P
 
 def test_no_text_becomes_a_tag_an_attribute_or_a_formula(tmp_path: Path) -> None:
     file, sheet = tmp_path / "report.html", tmp_path / "report.png"
-    write(full_report(HOSTILE), file)
+    write_report(full_report(HOSTILE), file)
     page = Page(file.read_text())
     assert not [tag for tag, attributes in page.tags if tag == "script" or "onload" in attributes]
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in file.read_text()
@@ -86,7 +86,7 @@ def test_no_text_becomes_a_tag_an_attribute_or_a_formula(tmp_path: Path) -> None
 def test_a_report_shows_only_what_it_has_data_for(tmp_path: Path) -> None:
     curve = Distillation("curve", curve=[CurvePoint(10, 0.5), CurvePoint(20, 0.25)])
     assert list(charts_of(curve)) == ["curve"]
-    write(curve, tmp_path / "curve.html")
+    write_report(curve, tmp_path / "curve.html")
     text = (tmp_path / "curve.html").read_text()
     assert len(Page(text).images()) == 1
     assert not re.search("Left out|layers|Pictures", text)
@@ -96,7 +96,7 @@ def test_a_report_shows_only_what_it_has_data_for(tmp_path: Path) -> None:
 
 def size_of(file: Path, report: Distillation) -> tuple[int, int]:
     """Width and height of the report's PNG."""
-    write(report, file)
+    write_report(report, file)
     with Image.open(file) as opened:
         return opened.size
 
@@ -104,7 +104,7 @@ def size_of(file: Path, report: Distillation) -> tuple[int, int]:
 @pytest.mark.parametrize("suffix", [".png", ".html"])
 def test_the_same_report_is_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     for name in "ab":
-        write(full_report(), tmp_path / f"{name}{suffix}")
+        write_report(full_report(), tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
@@ -122,7 +122,7 @@ def test_layers_stand_in_the_order_in_which_data_flow() -> None:
 def test_small_pictures_are_enlarged_by_whole_numbers_and_large_ones_reduced(
     side: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert shown(Image.new("L", side)).size == expected
+    assert fit_size(Image.new("L", side)).size == expected
 
 
 def test_the_curve_says_every_size_once_the_smallest_first_with_bars_as_long_as_the_error() -> None:
@@ -154,12 +154,12 @@ def test_what_cannot_be_written_is_said_before_any_work(
     with pytest.raises(error, match=said):
         check(tmp_path / name)
     with pytest.raises(error, match=said):
-        write(Distillation("title"), tmp_path / name)
+        write_report(Distillation("title"), tmp_path / name)
     assert (tmp_path / "there.html").read_text() == "mine"
 
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # Python's own way to say: not installed
     with pytest.raises(UsageError, match=r'needs matplotlib. Install it: pip install "si-hub\[report\]"'):
-        write(full_report(), tmp_path / "report.html")
+        write_report(full_report(), tmp_path / "report.html")
     assert not list(tmp_path.iterdir())

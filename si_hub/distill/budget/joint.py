@@ -61,7 +61,7 @@ def common(
         generator: of the randomized decomposition.
     """
     like = next(delta for delta in deltas if delta is not None)
-    felt = [_felt(delta, into, output, like) for delta, into in zip(deltas, inputs, strict=True)]
+    felt = [_as_felt(delta, into, output, like) for delta, into in zip(deltas, inputs, strict=True)]
     scaled = [weight**0.5 * one for weight, one in zip(weights, felt, strict=True)]
     left, sigma, _ = singular(torch.cat(scaled, 1), count, generator=generator)
     up = output.over(left.T).T
@@ -78,11 +78,11 @@ def common(
         own[k, : len(values)] = values.square().cpu()
         directions.append(its[:, :LEADING])
     whole = torch.stack([one.square().sum() for one in scaled]).cpu()
-    up, down = balanced(up, down)
+    down, up = balance_jointly(down, up)
     return Common(up, down, sigma.square().cpu(), own, whole, overlaps(directions))
 
 
-def _felt(delta: Tensor | None, into: Root | None, output: Root, like: Tensor) -> Tensor:
+def _as_felt(delta: Tensor | None, into: Root | None, output: Root, like: Tensor) -> Tensor:
     """X_k; zeros where there is no difference, beside ``like``, which is one that is there."""
     if delta is None or into is None:
         return like.new_zeros(like.shape, dtype=torch.float32)
@@ -99,9 +99,14 @@ def overlaps(directions: Sequence[Tensor | None]) -> Tensor:
     return found
 
 
-def balanced(up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """The same products, each rank's column of B as long as its rows of the A_k are in the mean."""
+def balance_jointly(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The same products, each rank's column of B as long as its rows of the A_k are in the mean.
+
+    Args:
+        down: ``[differences, rank, width]``.
+        up: ``[out, rank]``.
+    """
     tiny = torch.finfo(torch.float32).tiny
     rows = down.square().sum(2).mean(0).sqrt()
     ratio = (up.norm(dim=0).clamp(min=tiny) / rows.clamp(min=tiny)).sqrt()
-    return up / ratio, down * ratio[:, None]
+    return down * ratio[:, None], up / ratio

@@ -20,7 +20,7 @@ _ENTRIES = {"separate": 2, "shared": 3}
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class SharedLayer:
     """What the report needs to know of a layer.
 
     Attributes:
@@ -106,7 +106,7 @@ def _size(value: int | None) -> str:
     return "more than was looked at" if value is None else size_text(value)
 
 
-def report(branches: Sequence[str], layers: Sequence[Layer], price: Price) -> Sharing:
+def sharing_report(branches: Sequence[str], layers: Sequence[SharedLayer], price: Price) -> Sharing:
     """The report of all layers.
 
     Args:

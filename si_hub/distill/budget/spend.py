@@ -140,7 +140,7 @@ def _ridge_paths(held: Tensor, rest: Tensor) -> list[Tensor]:
     return [(unit.T @ one if wide else one) / scale for one in found]
 
 
-def predicted(effects: Tensor, target: Tensor, chosen: Sequence[int], coefficients: Tensor) -> float:
+def predicted_error(effects: Tensor, target: Tensor, chosen: Sequence[int], coefficients: Tensor) -> float:
     """Share of the squared error that is left, to first order."""
     rest = target.double() - effects[:, list(chosen)].double() @ coefficients
     return float(rest.square().sum() / target.double().square().sum())

@@ -17,7 +17,14 @@ from si_hub.distill.running.student import Student
 from si_hub.distill.survey.stages import Survey
 from si_hub.distill.training.lessons import Lessons, Pool, Walks, turn
 from si_hub.distill.training.loop import train
-from si_hub.distill.training.options import accelerated, checkpointed, document, recipe_of, remarks, shown
+from si_hub.distill.training.options import (
+    accelerator_of,
+    checkpoint_activations,
+    recipe_of,
+    remarks,
+    show_of,
+    training_document,
+)
 from si_hub.distill.work.folder import Work
 
 
@@ -55,7 +62,7 @@ class Standing:
         return sum(one.error for one in found) / len(found)
 
 
-def measured(student: Student, branches: Sequence[Branch], *, routed: bool = False) -> Standing:
+def standing_of(student: Student, branches: Sequence[Branch], *, routed: bool = False) -> Standing:
     """The branches as they are now, alone and, if wanted, where the router has to find them."""
     alone = {}
     for branch in branches:
@@ -135,7 +142,7 @@ class Imitations:
             branch, states = self.branches[k], lessons.states
             if part.routed:
                 self.student.choose(None)
-                states = states.told(branch.name)
+                states = states.with_word(branch.name)
             else:
                 self.student.choose({branch.name: 1.0})
             predicted = branch.survey.runner(states)
@@ -145,10 +152,10 @@ class Imitations:
 
     def error(self) -> float:
         """Mean error of the branches."""
-        return measured(self.student, self.branches, routed=self.routed).error
+        return standing_of(self.student, self.branches, routed=self.routed).error
 
 
-def trained(
+def train_branches(
     student: Student, branches: Sequence[Branch], request: Request, work: Work, start: Standing
 ) -> tuple[dict[str, Any], list[str]]:
     """Train the student in place; what is left in it is never worse than the start.
@@ -164,9 +171,9 @@ def trained(
         teaching = partial(student.away, survey.runner)
         pools.append(Pool(walks, teaching, work, survey.crew, turn(options.walks, share), name))
     task = Imitations(student, branches, pools, request.seed, request.router == "learned")
-    accelerator = accelerated(options.precision)
+    accelerator = accelerator_of(options.precision)
     file = work.folder / "training.pt"
-    with checkpointed(student.runner.denoiser, options.checkpointing):
-        course = train(task, recipe_of(options), accelerator, checkpoint=file, show=shown(request.progress))
+    with checkpoint_activations(student.runner.denoiser, options.checkpointing):
+        course = train(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
     student.choose(None)
-    return document(options, course, start.error, request.seed), remarks(course)
+    return training_document(options, course, start.error, request.seed), remarks(course)

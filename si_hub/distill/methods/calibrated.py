@@ -16,16 +16,16 @@ import torch
 
 from si_hub.adapter import Component, Layer
 from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, Price, adapter_bytes
-from si_hub.distill.budget.spend import Group, predicted, refit, scores, smallest, spend
+from si_hub.distill.budget.spend import Group, predicted_error, refit, scores, smallest, spend
 from si_hub.distill.methods.svd import DEFAULT_RANK
 from si_hub.distill.pair.change import Change
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
-from si_hub.distill.result import Outcome, adapter_of
+from si_hub.distill.result import Outcome, distilled_adapter
 from si_hub.distill.running import fidelity
 from si_hub.distill.running.tracing import Key
-from si_hub.distill.survey.cache import surveyed
-from si_hub.distill.survey.curvature import balanced
+from si_hub.distill.survey.cache import survey_of
+from si_hub.distill.survey.lowrank import balance
 from si_hub.distill.survey.stages import Findings
 from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
@@ -52,13 +52,13 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     if len(pairs) > 1:
         from si_hub.distill.methods import several
 
-        return several.run(pairs, request, work)
+        return several.make_branches(pairs, request, work)
     calibration = Calibration(_one(pairs), request)
     found = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
     return calibration.outcome(found)
 
 
-def curve(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] = ()) -> list[tuple[int, float, float]]:
+def curve_points(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] = ()) -> list[tuple[int, float, float]]:
     """For each size in bytes: the file's bytes, the predicted error and the measured one, no file twice.
 
     Args:
@@ -69,7 +69,7 @@ def curve(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] = ()) ->
     calibration = Calibration(_one(pairs), request)
     wanted = [*(sizes or calibration.halves()), *([request.size] if request.size else [])]
     found = {
-        calibration.size(one): (one.predicted, calibration.measured(one).error)
+        calibration.size(one): (one.predicted, calibration.fidelity_of(one).error)
         for one in map(calibration.within, wanted)
     }
     return [(size, *errors) for size, errors in found.items()]
@@ -115,7 +115,7 @@ class Calibration:
 
     def __init__(self, pair: Pair, request: Request) -> None:
         self.pair, self.request = pair, request
-        self.survey, self.source = surveyed(pair, request)
+        self.survey, self.source = survey_of(pair, request)
         self.runner, self.crew = self.survey.runner, self.survey.crew
         self.told, self.held_out = self.survey.prompts, self.survey.held_out
         self.findings: Findings = self.survey.findings()
@@ -130,7 +130,7 @@ class Calibration:
         """What measures adapters, on trajectories of held-out prompts and seeds."""
         return self.survey.measure()
 
-    def measured(self, choice: Choice) -> fidelity.Fidelity:
+    def fidelity_of(self, choice: Choice) -> fidelity.Fidelity:
         """The error that an adapter leaves; the last one asked about is measured once."""
         if self._last is None or self._last[0] is not choice:
             self._last = choice, self.measure.of(choice.components)
@@ -146,7 +146,7 @@ class Calibration:
         for change in layered:
             out, width = change.matrix
             numbers += min(rank, out, width) * (out + width)
-        return self._sound(self._chosen(numbers, in_bytes=False))
+        return self._sound(self._choose(numbers, in_bytes=False))
 
     def within(self, size: int) -> Choice:
         """The best adapter whose file has at most ``size`` bytes.
@@ -156,7 +156,7 @@ class Calibration:
         """
         room = size - DOCUMENT
         while room > 0:
-            choice = self._chosen(room, in_bytes=True)
+            choice = self._choose(room, in_bytes=True)
             over = self.size(choice) - size if choice.components else 0
             if choice.components and over <= 0:
                 return self._sound(choice)
@@ -184,10 +184,10 @@ class Calibration:
         assert self.request.fidelity is not None
 
         def make(budget: int) -> Choice:
-            return self._chosen(budget, in_bytes=True)
+            return self._choose(budget, in_bytes=True)
 
         top = sum(group.opening + group.cost * len(group.columns) for group in self.groups(in_bytes=True))
-        return smallest(top, make, lambda choice: self.measured(choice).error, self.request.fidelity)
+        return smallest(top, make, lambda choice: self.fidelity_of(choice).error, self.request.fidelity)
 
     def groups(self, *, in_bytes: bool) -> list[Group]:
         """What can be carried, with its cost in bytes of the file or in numbers."""
@@ -207,7 +207,7 @@ class Calibration:
                 found.append(Group(tuple(columns), price.item * both[0].count + price.entries(name)))
         return found
 
-    def _chosen(self, budget: int, *, in_bytes: bool) -> Choice:
+    def _choose(self, budget: int, *, in_bytes: bool) -> Choice:
         """The choice for a budget in bytes of the file, but for its document, or in numbers."""
         item = Price(self.request.dtype if in_bytes else None).item
         always = [
@@ -219,7 +219,7 @@ class Calibration:
         return self._choice(columns, refit(found.effects, found.target, columns, found.samples), always)
 
     def _choice(self, columns: list[int], coefficients: torch.Tensor, always: Sequence[Change]) -> Choice:
-        share = predicted(self.findings.effects, self.findings.target, columns, coefficients)
+        share = predicted_error(self.findings.effects, self.findings.target, columns, coefficients)
         return Choice(columns, coefficients, share, self._components(columns, coefficients, always), always)
 
     def _sound(self, choice: Choice) -> Choice:
@@ -227,10 +227,10 @@ class Calibration:
 
         From few states, few parts can be fitted to stand for what they do not.
         """
-        if (error := self.measured(choice).error) <= 1.0:
+        if (error := self.fidelity_of(choice).error) <= 1.0:
             return choice
         plain = self._choice(choice.columns, torch.ones_like(choice.coefficients), choice.always)
-        return plain if self.measured(plain).error < error else choice
+        return plain if self.fidelity_of(plain).error < error else choice
 
     def _components(
         self, columns: Sequence[int], coefficients: torch.Tensor, always: Sequence[Change]
@@ -248,7 +248,7 @@ class Calibration:
             if leaves:
                 class_name = self.pair.base.architecture.components[change.component].class_name
                 component = components.setdefault(change.component, Component(class_name))
-                stored = {name: self._stored(tensor) for name, tensor in leaves.items()}
+                stored = {name: self._store(tensor) for name, tensor in leaves.items()}
                 component.layers[change.module] = Layer(stored)
         return components
 
@@ -259,7 +259,7 @@ class Calibration:
         ranks = [int(name) for name in taken if name.isdecimal()]
         if ranks and parts.down is not None and parts.up is not None:
             factors = torch.tensor([taken[str(rank)] for rank in ranks], dtype=torch.float32)
-            down, up = balanced(parts.down[ranks], parts.up[:, ranks] * factors)
+            down, up = balance(parts.down[ranks], parts.up[:, ranks] * factors)
             leaves["down.weight"], leaves["up.weight"] = down.reshape(-1, *parts.kernel), up
         if "weight" in taken and parts.weight is not None:
             leaves["weight_delta"] = parts.weight * taken["weight"]
@@ -267,7 +267,7 @@ class Calibration:
             leaves["bias_delta"] = parts.bias * taken["bias"]
         return leaves
 
-    def _stored(self, tensor: torch.Tensor) -> Tensor:
+    def _store(self, tensor: torch.Tensor) -> Tensor:
         dtype = {name: kind for kind, name in torch_names().items()}[self.request.dtype]
         return Tensor.from_torch(tensor.to(dtype))
 
@@ -277,11 +277,11 @@ class Calibration:
     def size(self, choice: Choice) -> int:
         """Bytes of the file that an adapter makes, about a hundred too many rather than one too few."""
         stand_in = self._outcome(choice, fidelity.Fidelity(0.12345678, (0.12345678,) * fidelity.BUCKETS, 1_000_000))
-        return adapter_bytes(adapter_of([self.pair], stand_in)) + SOURCE_HASH
+        return adapter_bytes(distilled_adapter([self.pair], stand_in)) + SOURCE_HASH
 
     def outcome(self, choice: Choice) -> Outcome:
         """The adapter with its measurement."""
-        found = self._outcome(choice, self.measured(choice))
+        found = self._outcome(choice, self.fidelity_of(choice))
         self.crew.wait()
         return found
 
@@ -292,13 +292,13 @@ class Calibration:
             "prompts": len(set(self.held_out)),
             "prompts_from": self.source,
             "seed": self.survey.settings.seed,
-            "carried": {name: float(f"{share:.4g}") for name, share in self._carried(choice).items()},
+            "carried": {name: float(f"{share:.4g}") for name, share in self._carried_shares(choice).items()},
             "left_out": dict(sorted(Counter(left_out.values()).items())),
         }
         steps = int(self.runner.pipeline.scheduler.config.num_train_timesteps)
         return Outcome(
-            choice.components, found.error, self._carried(choice), left_out, fidelity.document(found, steps, **facts),
-            notes=self._notes(choice),
+            choice.components, found.error, self._carried_shares(choice), left_out,
+            fidelity.document_field(found, steps, **facts), notes=self._notes(choice),
         )  # fmt: skip
 
     def _notes(self, choice: Choice) -> list[str]:
@@ -313,7 +313,7 @@ class Calibration:
         looked = self.survey.settings.pieces
         return [f"carries all that was looked at, rank {looked} at most: --set pieces=N looks at more"] if cut else []
 
-    def _carried(self, choice: Choice) -> dict[str, float]:
+    def _carried_shares(self, choice: Choice) -> dict[str, float]:
         """Of each component, the share of its parts' squared effects that is in the adapter."""
         kept = set(choice.columns)
         whole: Counter[str] = Counter()

@@ -81,7 +81,7 @@ def _surprise(rows: Tensor, branch: int, weight: Tensor, bias: Tensor) -> float:
     return float(-torch.log_softmax(rows.double() @ weight.T + bias, 1)[:, branch].mean())
 
 
-def fit(student: Student, branches: Sequence[Branch]) -> None:
+def fit_routers(student: Student, branches: Sequence[Branch]) -> None:
     """Give every layer its router, by states of each branch's tuned model that are told the branch's name.
 
     A layer sees what the layers before it make of their own routers' choice, so all are fitted `ROUNDS` times to what
@@ -95,12 +95,12 @@ def fit(student: Student, branches: Sequence[Branch]) -> None:
     told = []
     for branch in branches:
         states = branch.survey.states()
-        some = states[range(0, len(states), max(1, len(states) // STATES))].told(branch.name)
+        some = states[range(0, len(states), max(1, len(states) // STATES))].with_word(branch.name)
         told.append((branch.survey.runner, some.batches(branch.survey.batch)))
     for _ in range(ROUNDS):
         seen: dict[str, list[Tensor]] = {}
         for runner, batches in told:
-            with _watched(student) as found, torch.no_grad():
+            with _watch(student) as found, torch.no_grad():
                 for part in batches:
                     runner(part)
             for name, rows in found.items():
@@ -112,7 +112,7 @@ def fit(student: Student, branches: Sequence[Branch]) -> None:
 
 
 @contextmanager
-def _watched(student: Student) -> Iterator[Mapping[str, list[Tensor]]]:
+def _watch(student: Student) -> Iterator[Mapping[str, list[Tensor]]]:
     """The pooled inputs, on the CPU, of every layer with a router, by ``component.module``, while the block runs."""
     found: dict[str, list[Tensor]] = {}
 

@@ -19,11 +19,11 @@ import torch
 from si_hub.adapter import Component
 from si_hub.adapter import Layer as AdapterLayer
 from si_hub.distill.budget.filesize import DOCUMENT_OF_SEVERAL, Price
-from si_hub.distill.budget.joint import Common, balanced, common
-from si_hub.distill.budget.overlap import Layer, Sharing, report
+from si_hub.distill.budget.joint import Common, balance_jointly, common
+from si_hub.distill.budget.overlap import SharedLayer, Sharing, sharing_report
 from si_hub.distill.budget.spend import Group, refit, scores, smallest, spend
-from si_hub.distill.methods.branches import Branch, measured, trained
-from si_hub.distill.methods.routing import fit
+from si_hub.distill.methods.branches import Branch, standing_of, train_branches
+from si_hub.distill.methods.routing import fit_routers
 from si_hub.distill.methods.svd import DEFAULT_RANK
 from si_hub.distill.pair.change import Change
 from si_hub.distill.pair.matching import Pair
@@ -32,12 +32,12 @@ from si_hub.distill.result import Outcome
 from si_hub.distill.running import fidelity
 from si_hub.distill.running.student import Student
 from si_hub.distill.running.tracing import Key
-from si_hub.distill.survey.cache import surveyed
+from si_hub.distill.survey.cache import survey_of
 from si_hub.distill.survey.curvature import Curvature, limit_of
-from si_hub.distill.survey.effects import Parts
+from si_hub.distill.survey.effects import ChangeParts
 from si_hub.distill.survey.moments import Root
 from si_hub.distill.survey.stages import Findings, Survey, values_of
-from si_hub.distill.work.folder import Entry, Work
+from si_hub.distill.work.folder import Work, WorkEntry
 from si_hub.distill.work.seeds import seed_of
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
@@ -63,12 +63,12 @@ class Teacher:
 
     name: str
     survey: Survey
-    curvature: Entry
+    curvature: WorkEntry
     changes: dict[Key, Change]
     weight: float
 
 
-def run(pairs: Sequence[Pair], request: Request, work: Work, *, train: bool = False) -> Outcome:
+def make_branches(pairs: Sequence[Pair], request: Request, work: Work, *, train: bool = False) -> Outcome:
     """Several pairs' adapter within the budget.
 
     Raises:
@@ -99,11 +99,11 @@ class Teachers:
         pipeline: Any = None
         self.source = ""
         for name, pair in zip(self.names, pairs, strict=True):
-            survey, self.source = surveyed(pair, request, pipeline, limit)
+            survey, self.source = survey_of(pair, request, pipeline, limit)
             pipeline = survey.runner.pipeline
             curvature = survey.curvature()
             measure = survey.measure()
-            changes = {(change.component, change.module): change for change in survey.layered()}
+            changes = {(change.component, change.module): change for change in survey.low_rank_changes()}
             survey.runner.mix(0.0)
             self.teachers.append(Teacher(name, survey, curvature, changes, 1.0 / float(measure.base.mean())))
         self.crew = self.teachers[0].survey.crew
@@ -154,8 +154,8 @@ class Teachers:
 
     def sharing(self, commons: Mapping[Key, Common]) -> Sharing:
         """What one shared adapter and separate ones would cost."""
-        layers = [Layer(*self.changes[key].matrix, found) for key, found in commons.items()]
-        return report(self.names, layers, Price(self.request.dtype))
+        layers = [SharedLayer(*self.changes[key].matrix, found) for key, found in commons.items()]
+        return sharing_report(self.names, layers, Price(self.request.dtype))
 
     def _work(self, name: str, more: Mapping[str, Any]) -> Work:
         """A folder of its own for a stage of this set of tuned models."""
@@ -174,7 +174,7 @@ class Teachers:
         found = []
         for k, teacher in enumerate(self.teachers):
             parts = {
-                key: Parts(one.down[k], one.up, kernel=tuple(self.changes[key].shape[1:]))
+                key: ChangeParts(one.down[k], one.up, kernel=tuple(self.changes[key].shape[1:]))
                 for key, one in commons.items()
             }
             survey = teacher.survey.elsewhere(self._work(f"effects {k}", {"count": self.count}))
@@ -222,28 +222,28 @@ class Teachers:
                 hint="Make an adapter of each.",
             )  # fmt: skip
         if self.request.fidelity is None:
-            if found := self.chosen(commons, findings, self.budget()):
+            if found := self.choose(commons, findings, self.budget()):
                 return found
             least = min(group.cost + group.opening for group in groups) + DOCUMENT_OF_SEVERAL
             raise UsageError("no part of the differences is that small", key="--size",
                              expected=f"about {size_text(least)} or more", found=self.request.size)  # fmt: skip
 
         def make(budget: int) -> dict[str, Component]:
-            return self.chosen(commons, findings, budget)
+            return self.choose(commons, findings, budget)
 
         def error(components: dict[str, Component]) -> float:
             if not components:
                 return 1.0
             student = Student(branches[0].survey.runner, components, self.names)
             try:
-                return max(one.error for one in measured(student, branches).alone.values())
+                return max(one.error for one in standing_of(student, branches).alone.values())
             finally:
                 student.leave()
 
         top = sum(group.opening + group.cost * len(group.columns) for group in groups)
         return smallest(top, make, error, self.request.fidelity)
 
-    def chosen(self, commons: Mapping[Key, Common], findings: Sequence[Findings], budget: int) -> dict[str, Component]:
+    def choose(self, commons: Mapping[Key, Common], findings: Sequence[Findings], budget: int) -> dict[str, Component]:
         """The layers that are worth it within a budget, each branch's ranks refitted to its tuned model."""
         value = sum(scores(one.effects) / one.target.double().square().mean() for one in findings)
         assert isinstance(value, torch.Tensor)
@@ -260,13 +260,13 @@ class Teachers:
                 continue
             rows = [column - group.columns[0] for column in taken]
             scaled = found.down[:, rows] * factors[:, [place[column] for column in taken]][:, :, None]
-            up, down = balanced(found.up[:, rows], scaled)
+            down, up = balance_jointly(scaled, found.up[:, rows])
             class_name = self.pairs[0].base.architecture.components[key[0]].class_name
             component = components.setdefault(key[0], Component(class_name))
-            component.layers[key[1]] = self._layer(self.changes[key], up, down)
+            component.layers[key[1]] = self._layer(self.changes[key], down, up)
         return components
 
-    def _layer(self, change: Change, up: torch.Tensor, down: torch.Tensor) -> AdapterLayer:
+    def _layer(self, change: Change, down: torch.Tensor, up: torch.Tensor) -> AdapterLayer:
         dtype = {name: kind for kind, name in torch_names().items()}[self.request.dtype]
         count = len(self.names)
         shapes = {"router.bias": (count,), "router.weight": (count, change.shape[1])}
@@ -294,17 +294,17 @@ class Teachers:
         student = Student(runner, components, self.names)
         try:
             if learned:
-                fit(student, branches)
+                fit_routers(student, branches)
                 components = student.components(self.request.dtype)
-            found = measured(student, branches, routed=learned)
+            found = standing_of(student, branches, routed=learned)
             training: dict[str, Any] = {}
             notes: list[str] = []
             if self.train:
-                training, notes = trained(student, branches, self.request, self.work, found)
+                training, notes = train_branches(student, branches, self.request, self.work, found)
                 rounded = student.components(self.request.dtype)
                 student.leave()
                 student = Student(runner, rounded, self.names)
-                after = measured(student, branches, routed=learned)
+                after = standing_of(student, branches, routed=learned)
                 # Rounding to the adapter's dtype comes after the last measurement of the training.
                 if after.error <= found.error:
                     components, found = rounded, after
@@ -329,20 +329,20 @@ class Teachers:
         steps = int(runner.pipeline.scheduler.config.num_train_timesteps)
         notes = [
             *sharing.lines(),
-            f"error by branch, each alone: {_listed(found.alone)}",
+            f"error by branch, each alone: {_list(found.alone)}",
             *(
-                [f"error where the router finds the branch named in the prompt: {_listed(found.routed)}"]
+                [f"error where the router finds the branch named in the prompt: {_list(found.routed)}"]
                 if learned
                 else []
             ),
             *notes,
         ]
         return Outcome(
-            components, mean.error, self._carried(commons, components), left_out,
-            fidelity.document(mean, steps, **facts), training, notes, self.names,
+            components, mean.error, self._carried_shares(commons, components), left_out,
+            fidelity.document_field(mean, steps, **facts), training, notes, self.names,
         )  # fmt: skip
 
-    def _carried(self, commons: Mapping[Key, Common], components: Mapping[str, Component]) -> dict[str, float]:
+    def _carried_shares(self, commons: Mapping[Key, Common], components: Mapping[str, Component]) -> dict[str, float]:
         """Of each component, the share of what is felt of its weights that the carried ranks hold."""
         held: dict[str, float] = {}
         whole: dict[str, float] = {}
@@ -371,7 +371,7 @@ def _errors(found: Mapping[str, fidelity.Fidelity]) -> dict[str, float]:
     return {name: float(f"{one.error:.4g}") for name, one in found.items()}
 
 
-def _listed(found: Mapping[str, fidelity.Fidelity]) -> str:
+def _list(found: Mapping[str, fidelity.Fidelity]) -> str:
     return ", ".join(f"{name} {one.error:.4f}" for name, one in found.items())
 
 

@@ -21,8 +21,8 @@ from si_hub.distill.pair.change import Change, not_finite
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
-from si_hub.distill.survey.lowrank import truncated
-from si_hub.distill.work.folder import Entry, Work
+from si_hub.distill.survey.lowrank import truncate
+from si_hub.distill.work.folder import Work, WorkEntry
 from si_hub.distill.work.processes import Processes, processes
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
@@ -85,14 +85,14 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     [pair] = pairs
     crew = processes()
     rank = request.rank or (_rank_for(pair, request) if request.size else DEFAULT_RANK)
-    plans = [plan(change, rank, embeddings=request.embeddings) for change in pair.changes]
+    plans = [plan_of(change, rank, embeddings=request.embeddings) for change in pair.changes]
     _work(plans, request, work, crew)
     crew.wait()
     entries = {item.name: work.load(item.name) for item in plans}
     return _outcome(pair, plans, {name: entry for name, entry in entries.items() if entry}, request)
 
 
-def plan(change: Change, rank: int, *, embeddings: bool = False) -> Plan:
+def plan_of(change: Change, rank: int, *, embeddings: bool = False) -> Plan:
     """How a change is carried at a rank: as a pair, whole where that costs no more, or not at all with the reason."""
     if change.weight is None:
         return Plan(change, "dense")
@@ -118,7 +118,7 @@ def _rank_for(pair: Pair, request: Request) -> int:
     assert request.size is not None
 
     def size(rank: int) -> int:
-        plans = (plan(change, rank, embeddings=request.embeddings) for change in pair.changes)
+        plans = (plan_of(change, rank, embeddings=request.embeddings) for change in pair.changes)
         return sum(item.size(request.dtype) for item in plans) + DOCUMENT
 
     low, high = 0, max(min(change.matrix) for change in pair.changes)
@@ -169,22 +169,22 @@ def compute(item: Plan, dtype: str, seed: int, device: torch.device) -> tuple[di
     leaves: dict[str, torch.Tensor] = {}
     norm = error = 0.0
     if (delta := change.delta()) is not None:
-        norm = error = _finite(_squared(delta), item.name)
+        norm = error = _finite(_squared_norm(delta), item.name)
         if item.how == "pair":
             delta = delta.to(device)
-            down, up = truncated(delta, item.rank, generator=_generator(seed, item.name))
+            down, up = truncate(delta, item.rank, generator=_generator(seed, item.name))
             leaves["down.weight"], leaves["up.weight"] = down.to(stored), up.to(stored)
             rest = delta.reshape(delta.shape[0], -1)
             rest.addmm_(leaves["up.weight"].float(), leaves["down.weight"].float().flatten(1), alpha=-1)
-            error = _squared(rest)
+            error = _squared_norm(rest)
         elif item.how == "dense":
             leaf = "param_delta" if change.kind == "parameter" else "weight_delta"
             leaves[leaf] = delta.to(stored)
-            error = _squared(delta - leaves[leaf].float())
+            error = _squared_norm(delta - leaves[leaf].float())
     if (bias := change.bias_delta()) is not None:
         leaves["bias_delta"] = bias.to(stored)
-        norm += _finite(_squared(bias), item.name)
-        error += _squared(bias - leaves["bias_delta"].float())
+        norm += _finite(_squared_norm(bias), item.name)
+        error += _squared_norm(bias - leaves["bias_delta"].float())
     return {name: Tensor.from_torch(value) for name, value in leaves.items()}, {"norm": norm, "error": error}
 
 
@@ -195,7 +195,7 @@ def _finite(norm: float, name: str) -> float:
     return norm
 
 
-def _squared(tensor: torch.Tensor) -> float:
+def _squared_norm(tensor: torch.Tensor) -> float:
     """Squared Frobenius norm."""
     return float(torch.linalg.vector_norm(tensor).double().square())
 
@@ -206,7 +206,7 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, Entry], request: Request) -> Outcome:
+def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, WorkEntry], request: Request) -> Outcome:
     components: dict[str, Component] = {}
     norms: dict[str, float] = {}
     errors: dict[str, float] = {}

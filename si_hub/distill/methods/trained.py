@@ -25,13 +25,13 @@ from si_hub.distill.running.student import Student
 from si_hub.distill.training.lessons import Lessons, Pool, Walks, turn
 from si_hub.distill.training.loop import train
 from si_hub.distill.training.options import (
-    accelerate_kept,
-    accelerated,
-    checkpointed,
-    document,
+    accelerator_of,
+    checkpoint_activations,
+    keep_accelerate,
     recipe_of,
     remarks,
-    shown,
+    show_of,
+    training_document,
 )
 from si_hub.distill.training.pictures import Pictures, check_pictures
 from si_hub.distill.work.folder import Work
@@ -84,7 +84,7 @@ class Imitation:
         return self.measure.present().error
 
 
-@accelerate_kept()
+@keep_accelerate()
 def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     """The adapter within the budget, trained; several tuned models become the branches of one.
 
@@ -94,15 +94,15 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
         MissingFile, FormatError, FileAccessError: ``images`` is no folder of pictures, or one of them cannot be read.
     """
     if len(pairs) > 1:
-        return several.run(pairs, request, work, train=True)
+        return several.make_branches(pairs, request, work, train=True)
     options = request.training
     if options.images:
         check_pictures(options.images)
-    accelerator = accelerated(options.precision)
+    accelerator = accelerator_of(options.precision)
     size = None if request.size is None else request.size - TRAINING
     calibration = Calibration(pairs[0], replace(request, size=size))
     choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
-    started = calibration.measured(choice).error
+    started = calibration.fidelity_of(choice).error
     runner, survey = calibration.runner, calibration.survey
     student = Student(runner, choice.components)
     teaching = partial(student.away, runner)
@@ -114,8 +114,8 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     features = Features(calibration.pair, runner, options.features) if options.features else None
     task = Imitation(student, pool, calibration.measure, request.seed, features)
     file = work.folder / "training.pt"
-    with checkpointed(runner.denoiser, options.checkpointing):
-        course = train(task, recipe_of(options), accelerator, checkpoint=file, show=shown(request.progress))
+    with checkpoint_activations(runner.denoiser, options.checkpointing):
+        course = train(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
     trained = student.components(request.dtype) if course.best else choice.components
     student.leave()
     outcome = calibration.outcome(replace(choice, components=trained))
@@ -125,5 +125,5 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
         outcome = calibration.outcome(choice)
         notes.append(f"rounded to {request.dtype}, what was trained was worse than the start, which is kept")
     outcome.notes += notes
-    outcome.training = document(options, course, started, request.seed)
+    outcome.training = training_document(options, course, started, request.seed)
     return outcome

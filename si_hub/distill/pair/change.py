@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from si_hub.architectures.model import Kind
-from si_hub.distill.pair.model import Model
-from si_hub.distill.pair.weights import Weight, widened
+from si_hub.distill.pair.model import ModelOnDisk
+from si_hub.distill.pair.weights import Weight, widen
 from si_hub.errors import NotFinite
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 #: A parameter of base and tuned model.
-Sides = tuple[Weight, Weight]
+BaseAndTuned = tuple[Weight, Weight]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Change:
     module: str
     kind: Kind
     shape: tuple[int, ...]
-    weight: Sides | None
-    bias: Sides | None
+    weight: BaseAndTuned | None
+    bias: BaseAndTuned | None
 
     def delta(self) -> torch.Tensor | None:
         """Tuned weight minus the base's, float32, shape ``shape``; ``None`` where they are equal."""
@@ -57,14 +57,14 @@ class Change:
         return sum(sides[0].count for sides in (self.weight, self.bias) if sides)
 
 
-def _difference(sides: Sides | None) -> torch.Tensor | None:
+def _difference(sides: BaseAndTuned | None) -> torch.Tensor | None:
     if sides is None:
         return None
     base, tuned = sides
-    wide = widened(tuned)
+    wide = widen(tuned)
     # A float32 weight is the file's own memory, a widened one is ours.
     # torch widens these on the way, without a second copy.
-    less = base.torch() if base.dtype in {"F32", "F16", "BF16"} else widened(base)
+    less = base.torch() if base.dtype in {"F32", "F16", "BF16"} else widen(base)
     return wide - less if tuned.dtype == "F32" else wide.sub_(less)
 
 
@@ -76,7 +76,7 @@ def not_finite(name: str) -> NotFinite:
     )  # fmt: skip
 
 
-def shared(base: Model, tuned: Model) -> Iterator[Change]:
+def modules_of_both(base: ModelOnDisk, tuned: ModelOnDisk) -> Iterator[Change]:
     """Every module that both models have, with both sides' parameters, equal ones included."""
     for component, model in tuned.architecture.components.items():
         held, new = base.components[component], tuned.components[component]

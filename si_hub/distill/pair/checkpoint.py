@@ -16,7 +16,7 @@ from si_hub.architectures.model import Model as Modules
 from si_hub.architectures.recognise import may_be_pickle
 from si_hub.converters.families.registry import plain_names, rejection
 from si_hub.distill.pair.kinship import glance
-from si_hub.distill.pair.model import Model
+from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import FormatError, NotAModel, NotSafetensors, TruncatedFile, WrongPair
 from si_hub.storage.header import read_safetensors
@@ -47,11 +47,11 @@ class Sight:
     prediction_type: str | None
 
 
-def seen(path: Path, base: Model | None) -> Sight:
+def sight_of(path: Path, base: ModelOnDisk | None) -> Sight:
     """A single file at first sight; raises as `open_single` does."""
     weights, metadata = read_checkpoint(path)
     refuse_others(path, weights)
-    sight = Sight(weights, metadata, recognised(path, weights, base), prediction_type(metadata, weights))
+    sight = Sight(weights, metadata, recognise_checkpoint(path, weights, base), prediction_of(metadata, weights))
     if base:
         check_prediction(path, sight.prediction_type, base)
     return sight
@@ -65,13 +65,13 @@ def check_singles(base: Path, tuned: Iterable[Path]) -> None:
     Raises:
         WrongPair, NotAModel, MissingFile, FileAccessError, FormatError: as `open_single`.
     """
-    start = seen(base, None)
+    start = sight_of(base, None)
     if start.architecture is None:
         return
     denoiser = next(name for name in start.architecture.components if name in DENOISERS)
-    sketch = Model(base, "file", start.architecture, start.prediction_type, {denoiser: {}})
+    sketch = ModelOnDisk(base, "file", start.architecture, start.prediction_type, {denoiser: {}})
     for path in tuned:
-        glance(path, seen(path, sketch).weights, start.weights)
+        glance(path, sight_of(path, sketch).weights, start.weights)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
@@ -85,11 +85,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
     except NotSafetensors:
         if not may_be_pickle(path):
             raise
-        return _unpickled(path), {}
-    return {name: Weight.stored(tensor, name) for name, tensor in file.tensors.items()}, file.metadata
+        return _unpickle(path), {}
+    return {name: Weight.in_file(tensor, name) for name, tensor in file.tensors.items()}, file.metadata
 
 
-def _unpickled(path: Path) -> dict[str, Weight]:
+def _unpickle(path: Path) -> dict[str, Weight]:
     """The tensors of a PyTorch file, memory-mapped and opened by torch so that no code in it can run."""
     in_archive = _is_zip(path)
     if in_archive and not zipfile.is_zipfile(path):
@@ -142,7 +142,7 @@ def refuse_others(path: Path, held: Collection[str]) -> None:
         raise NotAModel(f"is {found[0].name}, not a checkpoint", file=path, key=found[1])
 
 
-def recognised(path: Path, weights: Mapping[str, Weight], base: Model | None) -> Architecture | None:
+def recognise_checkpoint(path: Path, weights: Mapping[str, Weight], base: ModelOnDisk | None) -> Architecture | None:
     """The architecture by names and shapes, ``None`` where only diffusers may know it.
 
     Raises:
@@ -160,7 +160,7 @@ def recognised(path: Path, weights: Mapping[str, Weight], base: Model | None) ->
     return found
 
 
-def check_same(path: Path, found: Modules, expected: Modules, base: Model) -> None:
+def check_same(path: Path, found: Modules, expected: Modules, base: ModelOnDisk) -> None:
     """Raise WrongPair where a denoiser's modules are not the base's."""
     if found.modules == expected.modules:
         return
@@ -180,7 +180,7 @@ def check_same(path: Path, found: Modules, expected: Modules, base: Model) -> No
     )  # fmt: skip
 
 
-def check_prediction(path: Path, found: str | None, base: Model) -> None:
+def check_prediction(path: Path, found: str | None, base: ModelOnDisk) -> None:
     """Raise WrongPair where both models say what they predict, and it is not the same."""
     if found and base.prediction_type and found != base.prediction_type:
         raise WrongPair(
@@ -190,7 +190,7 @@ def check_prediction(path: Path, found: str | None, base: Model) -> None:
         )  # fmt: skip
 
 
-def _another(path: Path, shapes: Mapping[str, tuple[int, ...]], base: Model) -> WrongPair:
+def _another(path: Path, shapes: Mapping[str, tuple[int, ...]], base: ModelOnDisk) -> WrongPair:
     """What the file is instead of the base's architecture."""
     found = recognise(shapes, map(load, names()))
     return WrongPair(
@@ -205,7 +205,7 @@ def _summary(found: Architecture) -> str:
     return ", ".join(model.class_name for name, model in found.components.items() if name in DENOISERS)
 
 
-def prediction_type(metadata: Mapping[str, str], held: Iterable[str]) -> str | None:
+def prediction_of(metadata: Mapping[str, str], held: Iterable[str]) -> str | None:
     """What the denoiser predicts, where the file says so: ModelSpec metadata, or SDXL's marker tensor."""
     if "v_pred" in held:
         return "v_prediction"

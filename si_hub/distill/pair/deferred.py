@@ -1,7 +1,7 @@
 """Tensors that remember what is done to them, so that diffusers' own converters can rename and split unread files.
 
 A converter sees tensors of the right shape and dtype on torch's meta device. What it does to them (chunk, cat,
-transpose ...) is recorded and repeated on the file's bytes when a value is wanted.
+transpose ...) is recorded and repeat on the file's bytes when a value is wanted.
 """
 
 from __future__ import annotations
@@ -50,31 +50,31 @@ class Deferred(torch.Tensor):
         """Run ``func`` on shapes only, and remember it.
 
         Raises:
-            NotImplementedError: it writes into a tensor, which cannot be repeated.
+            NotImplementedError: it writes into a tensor, which cannot be repeat.
         """
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
             raise NotImplementedError(f"{name} changes a tensor that is not read yet")
         if func in _VALUES:
-            return func(*_mapped(args, _real), **_mapped(kwargs, _real))
+            return func(*_map(args, _real), **_map(kwargs, _real))
         with torch._C.DisableTorchFunctionSubclass():
-            result = func(*_mapped(args, _bare), **_mapped(kwargs, _bare))
+            result = func(*_map(args, _bare), **_map(kwargs, _bare))
         if func in _NOTHING or (func is torch.cat and len(args[0]) == 1):
             first = args[0] if func in _NOTHING else args[0][0]
             if not isinstance(first, Deferred):
                 return result
             return cls.of(result, first.replay, first.sources, first.stored)
         sources: dict[str, None] = {}
-        _mapped((args, kwargs), lambda tensor: sources.update(dict.fromkeys(tensor.sources)))
+        _map((args, kwargs), lambda tensor: sources.update(dict.fromkeys(tensor.sources)))
 
-        def repeated() -> Any:
-            return func(*_mapped(args, _real), **_mapped(kwargs, _real))
+        def repeat() -> Any:
+            return func(*_map(args, _real), **_map(kwargs, _real))
 
         if isinstance(result, torch.Tensor):
-            return cls.of(result, repeated, tuple(sources))
+            return cls.of(result, repeat, tuple(sources))
         if isinstance(result, tuple | list) and result and all(isinstance(part, torch.Tensor) for part in result):
-            return type(result)(_part(part, repeated, index, tuple(sources)) for index, part in enumerate(result))
+            return type(result)(_part(part, repeat, index, tuple(sources)) for index, part in enumerate(result))
         return result
 
 
@@ -90,14 +90,14 @@ def _real(tensor: Deferred) -> torch.Tensor:
     return tensor.replay()
 
 
-def _mapped(value: Any, change: Callable[[Deferred], Any]) -> Any:
+def _map(value: Any, change: Callable[[Deferred], Any]) -> Any:
     """``value`` with every deferred tensor in it changed, through lists, tuples and dicts."""
     if isinstance(value, Deferred):
         return change(value)
     if isinstance(value, tuple | list):
-        return type(value)(_mapped(part, change) for part in value)
+        return type(value)(_map(part, change) for part in value)
     if isinstance(value, dict):
-        return {key: _mapped(part, change) for key, part in value.items()}
+        return {key: _map(part, change) for key, part in value.items()}
     return value
 
 

@@ -9,8 +9,8 @@ from si_hub.architectures.checkpoint import DENOISERS, whole_tensors
 from si_hub.architectures.folder import frozen_path
 from si_hub.architectures.model import BUFFERS
 from si_hub.converters.numbers import as_float64
-from si_hub.distill.pair.model import Model
-from si_hub.distill.pair.weights import Weight, same
+from si_hub.distill.pair.model import ModelOnDisk
+from si_hub.distill.pair.weights import Weight, same_numbers
 from si_hub.errors import WrongPair
 from si_hub.storage.sources import Comparison
 
@@ -26,7 +26,7 @@ _PLAIN_ENCODERS = (
 _VAE = ("first_stage_model.", "vae.")
 
 
-def glance(path: Path, held: Mapping[str, Weight], base: Model | Mapping[str, Weight]) -> None:
+def glance(path: Path, held: Mapping[str, Weight], base: ModelOnDisk | Mapping[str, Weight]) -> None:
     """Compare what lies in both files as it is.
 
     Args:
@@ -37,7 +37,7 @@ def glance(path: Path, held: Mapping[str, Weight], base: Model | Mapping[str, We
     Raises:
         WrongPair: the weights have nothing to do with the base's, or all are the same.
     """
-    found = _sides(held, base) if isinstance(base, Model) else base.items()
+    found = _sides(held, base) if isinstance(base, ModelOnDisk) else base.items()
     counted = {name for name in held if not name.startswith(_VAE) and not name.endswith(BUFFERS)}
     sides = {name: (side, held[name]) for name, side in found if name in counted and side.shape == held[name].shape}
     check_kin(path, (pair for name, pair in sides.items() if pair[0].count >= TELLING and len(pair[0].shape) > 1))
@@ -48,7 +48,7 @@ def glance(path: Path, held: Mapping[str, Weight], base: Model | Mapping[str, We
                 raise identical(path)
 
 
-def _sides(held: Mapping[str, Weight], base: Model) -> Iterable[tuple[str, Weight]]:
+def _sides(held: Mapping[str, Weight], base: ModelOnDisk) -> Iterable[tuple[str, Weight]]:
     """The base's weight for every tensor of the file that is one of them, unchanged but for its name."""
     for name, (component, parameter) in whole_tensors(base.architecture, held).items():
         if side := base.components[component].get(parameter):
@@ -83,7 +83,7 @@ def check_kin(path: Path, sides: Iterable[tuple[Weight, Weight]]) -> None:
 def same_sample(old: Weight, new: Weight) -> bool:
     """Whether samples hold the same numbers, but for what the coarser of two dtypes cannot hold."""
     a, b = old.sample(), new.sample()
-    return a.tobytes() == b.tobytes() if a.dtype == b.dtype else same(a.torch(), b.torch())
+    return a.tobytes() == b.tobytes() if a.dtype == b.dtype else same_numbers(a.torch(), b.torch())
 
 
 def same_bytes(old: Weight, new: Weight, comparison: Comparison) -> bool:

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from si_hub.distill.pair.change import Change, Sides, shared
+from si_hub.distill.pair.change import BaseAndTuned, Change, modules_of_both
 from si_hub.distill.pair.checkpoint import check_singles
 from si_hub.distill.pair.kinship import identical, same_bytes
-from si_hub.distill.pair.model import Model
+from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import check_there, open_base, open_model
 from si_hub.distill.pair.refusals import check_headers, check_paths, check_samples, notes
-from si_hub.distill.pair.weights import same
+from si_hub.distill.pair.weights import same_numbers
 from si_hub.storage.sources import Comparison
 
 
-def _equal(sides: Sides, comparison: Comparison) -> bool:
-    return same_bytes(*sides, comparison) or same(sides[0].torch(), sides[1].torch())
+def _equal(sides: BaseAndTuned, comparison: Comparison) -> bool:
+    return same_bytes(*sides, comparison) or same_numbers(sides[0].torch(), sides[1].torch())
 
 
 @dataclass(slots=True)
@@ -30,14 +30,14 @@ class Pair:
         notes: what the user should know: a differing autoencoder, tensors left out, what was assumed.
     """
 
-    base: Model
-    tuned: Model
+    base: ModelOnDisk
+    tuned: ModelOnDisk
     changes: list[Change]
     unchanged: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def match(base: Model, tuned: Model, *, trust_order: bool = False) -> Pair:
+def match(base: ModelOnDisk, tuned: ModelOnDisk, *, trust_order: bool = False) -> Pair:
     """Put two models together, module by module.
 
     What can be wrong is found from headers and a few samples first; only then is every number compared that the
@@ -56,7 +56,7 @@ def match(base: Model, tuned: Model, *, trust_order: bool = False) -> Pair:
     changes: list[Change] = []
     unchanged: list[str] = []
     with Comparison() as comparison:
-        for change in shared(base, tuned):
+        for change in modules_of_both(base, tuned):
             kept = _differing(change, differing, comparison)
             if kept is None:
                 unchanged.append(f"{change.component}.{change.module}")
@@ -77,7 +77,7 @@ def _differing(change: Change, sampled: set[tuple[str, str]], comparison: Compar
     return Change(change.component, change.module, change.kind, change.shape, None if equal else change.weight, bias)
 
 
-def matched(base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool = False) -> list[Pair]:
+def match_all(base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool = False) -> list[Pair]:
     """The base with each of the tuned models; a wrong pair is found before anything is done for the next."""
     for path in (base, *tuned):
         check_there(path)

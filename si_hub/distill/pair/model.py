@@ -17,7 +17,7 @@ OPTIONAL = {"text_projection", "encoder.embed_tokens"}
 
 
 @dataclass(slots=True)
-class Model:
+class ModelOnDisk:
     """A model, nothing of which is loaded.
 
     Attributes:

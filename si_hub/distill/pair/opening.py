@@ -11,9 +11,9 @@ from si_hub.architectures import Architecture, from_folder, load, names
 from si_hub.architectures.checkpoint import DENOISERS
 from si_hub.architectures.folder import frozen_path, weight_files
 from si_hub.architectures.model import BUFFERS
-from si_hub.distill.pair.checkpoint import seen
+from si_hub.distill.pair.checkpoint import sight_of
 from si_hub.distill.pair.kinship import glance
-from si_hub.distill.pair.model import Model, component_folder
+from si_hub.distill.pair.model import ModelOnDisk, component_folder
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import MissingFile
 from si_hub.storage.header import read_safetensors
@@ -21,7 +21,7 @@ from si_hub.storage.header import read_safetensors
 _REPO_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 
 
-def open_model(path: str | Path, *, base: Model | None = None) -> Model:
+def open_model(path: str | Path, *, base: ModelOnDisk | None = None) -> ModelOnDisk:
     """A model as a diffusers folder, a single-file checkpoint, or a repository id that is in the Hub's local cache.
 
     Single files carry no configuration, so ``base`` says which model they must be; without it they are recognised.
@@ -36,17 +36,17 @@ def open_model(path: str | Path, *, base: Model | None = None) -> Model:
     """
     place = Path(path)
     if not place.exists() and (match := _REPO_ID.fullmatch(str(path))):
-        return _cached(match[1], match[2], base)
-    return _folder(place) if place.is_dir() else open_single(place, base)
+        return _open_cached(match[1], match[2], base)
+    return _open_folder(place) if place.is_dir() else open_single(place, base)
 
 
-def open_base(base: str | Path, tuned: Sequence[str | Path]) -> Model:
+def open_base(base: str | Path, tuned: Sequence[str | Path]) -> ModelOnDisk:
     """The base; a single file that only a folder's configuration explains is read by that of a tuned folder."""
     folder = next((one for one in tuned if Path(one).is_dir()), None)
     return open_model(base, base=open_model(folder) if folder and Path(base).is_file() else None)
 
 
-def open_single(path: Path, base: Model | None) -> Model:
+def open_single(path: Path, base: ModelOnDisk | None) -> ModelOnDisk:
     """A single-file checkpoint, its names mapped to those of diffusers.
 
     Raises:
@@ -55,26 +55,26 @@ def open_single(path: Path, base: Model | None) -> Model:
         BaseMismatch: no model that the installed diffusers can map.
         MissingFile, FileAccessError, FormatError: a file that cannot be read.
     """
-    sight = seen(path, base)
+    sight = sight_of(path, base)
     if base:
         glance(path, sight.weights, base)
     # Only now: this is what imports torch and diffusers.
-    from si_hub.distill.pair.renaming import mapped
+    from si_hub.distill.pair.renaming import map_checkpoint
 
-    found = mapped(path, sight.weights, sight.architecture, base)
-    return Model(
+    found = map_checkpoint(path, sight.weights, sight.architecture, base)
+    return ModelOnDisk(
         path, "file", found.architecture, sight.prediction_type, found.components, found.vae, found.ignored,
         sight.metadata,
     )  # fmt: skip
 
 
-def _folder(path: Path) -> Model:
+def _open_folder(path: Path) -> ModelOnDisk:
     found = from_folder(path)
     components = {
         name: folder_weights(component_folder(path, name), model.class_name) for name, model in found.components.items()
     }
     vae = folder_weights(path / "vae", "") if (path / "vae" / "config.json").is_file() else {}
-    return Model(path, "folder", named(found), found.prediction_type, components, vae)
+    return ModelOnDisk(path, "folder", name_architecture(found), found.prediction_type, components, vae)
 
 
 def folder_weights(folder: Path, class_name: str) -> dict[str, Weight]:
@@ -83,11 +83,11 @@ def folder_weights(folder: Path, class_name: str) -> dict[str, Weight]:
     for file in weight_files(folder):
         for name, tensor in read_safetensors(file).tensors.items():
             if not name.endswith(BUFFERS):
-                found[frozen_path(name, class_name)] = Weight.stored(tensor, name)
+                found[frozen_path(name, class_name)] = Weight.in_file(tensor, name)
     return found
 
 
-def named(found: Architecture) -> Architecture:
+def name_architecture(found: Architecture) -> Architecture:
     """The architecture under its shipped name where its denoiser is a shipped one's, module by module."""
     for known in map(load, names()):
         for part in DENOISERS:
@@ -123,12 +123,12 @@ def _snapshot(repo_id: str, revision: str | None) -> Path:
         ) from error  # fmt: skip
 
 
-def _cached(repo_id: str, revision: str | None, base: Model | None) -> Model:
+def _open_cached(repo_id: str, revision: str | None, base: ModelOnDisk | None) -> ModelOnDisk:
     folder = _snapshot(repo_id, revision)
     files = sorted(folder.glob("*.safetensors"))
     if not (folder / "model_index.json").is_file() and not (folder / "config.json").is_file() and len(files) == 1:
         model = open_model(files[0], base=base)
     else:
-        model = _folder(folder)
+        model = _open_folder(folder)
     model.repo_id, model.revision = repo_id, folder.name
     return model

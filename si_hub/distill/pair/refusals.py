@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from si_hub.architectures.model import Model as Modules
-from si_hub.distill.pair.change import Change, shared
+from si_hub.distill.pair.change import Change, modules_of_both
 from si_hub.distill.pair.checkpoint import check_prediction, check_same
 from si_hub.distill.pair.kinship import TELLING, check_kin, identical, same_sample
-from si_hub.distill.pair.model import OPTIONAL, Model
-from si_hub.distill.pair.weights import Weight, same, widened
+from si_hub.distill.pair.model import OPTIONAL, ModelOnDisk
+from si_hub.distill.pair.weights import Weight, same_numbers, widen
 from si_hub.errors import WrongPair
 from si_hub.report.text import reasons
 
@@ -26,7 +26,7 @@ _BASES = {
 }  # fmt: skip
 
 
-def check_headers(base: Model, tuned: Model, *, trust_order: bool) -> None:
+def check_headers(base: ModelOnDisk, tuned: ModelOnDisk, *, trust_order: bool) -> None:
     """Raise WrongPair for what names, shapes, paths and metadata show."""
     if base.denoiser not in tuned.components:
         raise WrongPair("holds no model that removes the noise", file=tuned.path, expected=base.denoiser,
@@ -36,10 +36,10 @@ def check_headers(base: Model, tuned: Model, *, trust_order: bool) -> None:
             raise WrongPair("has a component that the base lacks", file=tuned.path, key=component,
                             expected=", ".join(base.components), hint="Name the whole base model.")  # fmt: skip
         expected = base.architecture.components[component]
-        check_same(tuned.path, _required(model), _required(expected), base)
+        check_same(tuned.path, _required_modules(model), _required_modules(expected), base)
     check_prediction(tuned.path, tuned.prediction_type, base)
     if not trust_order and (sign := _sign(base, tuned)):
-        raise swapped(sign, tuned.path)
+        raise wrong_order(sign, tuned.path)
 
 
 def check_paths(base: str | Path, tuned: str | Path, *, trust_order: bool) -> None:
@@ -48,10 +48,10 @@ def check_paths(base: str | Path, tuned: str | Path, *, trust_order: bool) -> No
     if str(base) == str(tuned) or (one.exists() and other.exists() and one.samefile(other)):
         raise identical(other)
     if not trust_order and one.is_file() and other.is_dir():
-        raise swapped("the first is a single-file checkpoint, the second a whole pipeline folder", other)
+        raise wrong_order("the first is a single-file checkpoint, the second a whole pipeline folder", other)
 
 
-def swapped(sign: str, path: Path) -> WrongPair:
+def wrong_order(sign: str, path: Path) -> WrongPair:
     """The error for a pair in the wrong order, and what shows it."""
     return WrongPair(
         f"base and tuned model look swapped: {sign}", file=path,
@@ -59,7 +59,7 @@ def swapped(sign: str, path: Path) -> WrongPair:
     )  # fmt: skip
 
 
-def _sign(base: Model, tuned: Model) -> str | None:
+def _sign(base: ModelOnDisk, tuned: ModelOnDisk) -> str | None:
     """Why the two seem to be in the wrong order, from what they say of themselves."""
     traces = [key for key in _TRACES if key in base.metadata and key not in tuned.metadata]
     if traces:
@@ -69,7 +69,7 @@ def _sign(base: Model, tuned: Model) -> str | None:
     return None
 
 
-def check_samples(base: Model, tuned: Model) -> set[tuple[str, str]]:
+def check_samples(base: ModelOnDisk, tuned: ModelOnDisk) -> set[tuple[str, str]]:
     """(component, module) of the weights that differ in a few sampled numbers.
 
     Raises:
@@ -77,7 +77,7 @@ def check_samples(base: Model, tuned: Model) -> set[tuple[str, str]]:
     """
     differing: set[tuple[str, str]] = set()
     telling: list[tuple[Weight, Weight]] = []
-    for change in shared(base, tuned):
+    for change in modules_of_both(base, tuned):
         assert change.weight is not None
         old, new = change.weight
         if not same_sample(old, new):
@@ -88,12 +88,12 @@ def check_samples(base: Model, tuned: Model) -> set[tuple[str, str]]:
     return differing
 
 
-def _required(model: Modules) -> Modules:
+def _required_modules(model: Modules) -> Modules:
     """The modules that every release has."""
     return Modules(model.class_name, {path: m for path, m in model.modules.items() if path not in OPTIONAL})
 
 
-def notes(base: Model, tuned: Model, changes: list[Change]) -> list[str]:
+def notes(base: ModelOnDisk, tuned: ModelOnDisk, changes: list[Change]) -> list[str]:
     """What the user should know of a pair that is right."""
     missing = [name for name in base.components if name not in tuned.components]
     found = [f"{name} is not in {tuned.path.name}: taken as unchanged" for name in missing]
@@ -104,7 +104,7 @@ def notes(base: Model, tuned: Model, changes: list[Change]) -> list[str]:
     return found
 
 
-def _vae_note(base: Model, tuned: Model) -> str | None:
+def _vae_note(base: ModelOnDisk, tuned: ModelOnDisk) -> str | None:
     """How far the autoencoders differ, which no adapter carries."""
     if not base.vae or not tuned.vae:
         return None
@@ -112,9 +112,9 @@ def _vae_note(base: Model, tuned: Model) -> str | None:
         return "the autoencoder is of another kind than the base's, and is not carried: take it from the tuned model"
     error, norm = 0.0, 0.0
     for name, old in base.vae.items():
-        if not same(old.torch(), tuned.vae[name].torch()):
-            error += float((widened(tuned.vae[name]) - widened(old)).square().sum())
-        norm += float(widened(old).square().sum())
+        if not same_numbers(old.torch(), tuned.vae[name].torch()):
+            error += float((widen(tuned.vae[name]) - widen(old)).square().sum())
+        norm += float(widen(old).square().sum())
     if not error:
         return None
     return (

@@ -20,7 +20,7 @@ from si_hub.architectures.model import BUFFERS, modules_from_shapes
 from si_hub.architectures.model import Model as Modules
 from si_hub.distill.pair.checkpoint import check_same
 from si_hub.distill.pair.deferred import Deferred, defer, weights
-from si_hub.distill.pair.model import OPTIONAL, Model, vae_class
+from si_hub.distill.pair.model import OPTIONAL, ModelOnDisk, vae_class
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import BaseMismatch, WrongPair
 
@@ -91,7 +91,7 @@ _CLASSES = sorted({*_SHIPPED, *_OTHERS}, key=lambda entry: (-len(entry[0]), entr
 
 
 @dataclass(slots=True)
-class Mapped:
+class MappedCheckpoint:
     """A checkpoint under diffusers' names, and what it holds besides."""
 
     architecture: Architecture
@@ -100,7 +100,9 @@ class Mapped:
     ignored: dict[str, str] = field(default_factory=dict)
 
 
-def mapped(path: Path, held: Table, architecture: Architecture | None, base: Model | None) -> Mapped:
+def map_checkpoint(
+    path: Path, held: Table, architecture: Architecture | None, base: ModelOnDisk | None
+) -> MappedCheckpoint:
     """Map every tensor of a checkpoint, or say why it is left out.
 
     Args:
@@ -120,7 +122,7 @@ def mapped(path: Path, held: Table, architecture: Architecture | None, base: Mod
     modules = Modules(class_name, modules_from_shapes({name: weight.shape for name, weight in found.items()}))
     if base:
         check_same(path, modules, base.architecture.components[denoiser], base)
-    result = Mapped(replace(expected or Architecture(class_name, {})), {denoiser: found})
+    result = MappedCheckpoint(replace(expected or Architecture(class_name, {})), {denoiser: found})
     components = {denoiser: modules}
     for name, encoder, table in _text_encoders(path, tensors, expected, base):
         components[name], result.components[name] = encoder, table
@@ -167,7 +169,7 @@ def _which(path: Path, tensors: Mapping[str, Deferred], expected: Architecture |
     return "transformer", class_name
 
 
-def _config(base: Model | None, expected: Architecture | None, component: str) -> dict[str, Any]:
+def _config(base: ModelOnDisk | None, expected: Architecture | None, component: str) -> dict[str, Any]:
     """What diffusers' converter wants to know of the denoiser: its folder's configuration, or the shipped one."""
     if base and (config := base.config(component)):
         return {"layers_per_block": 2, **config}
@@ -220,7 +222,7 @@ def _parameters(model: Modules) -> frozenset[str]:
 
 
 def _text_encoders(
-    path: Path, tensors: Mapping[str, Deferred], expected: Architecture | None, base: Model | None
+    path: Path, tensors: Mapping[str, Deferred], expected: Architecture | None, base: ModelOnDisk | None
 ) -> list[tuple[str, Modules, Table]]:
     """Text encoders of a checkpoint that the base has, by component name.
 
@@ -265,7 +267,7 @@ def _token_shape(table: Table) -> str:
     return next((f"{name} {list(w.shape)}" for name, w in table.items() if "embed" in name or "shared" in name), "")
 
 
-def _vae(tensors: Mapping[str, Deferred], base: Model | None) -> Table:
+def _vae(tensors: Mapping[str, Deferred], base: ModelOnDisk | None) -> Table:
     """The autoencoder under diffusers' names; empty where the file has none or diffusers cannot map it."""
     held = {name: tensor for name, tensor in tensors.items() if name.startswith(_VAE)}
     entry = SINGLE_FILE_LOADABLE_CLASSES.get((vae_class(base.path) if base else "") or "AutoencoderKL")

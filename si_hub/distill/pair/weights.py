@@ -36,7 +36,7 @@ class Weight:
     tensor: Tensor | None = field(default=None, repr=False)
 
     @classmethod
-    def stored(cls, tensor: Tensor, name: str) -> Weight:
+    def in_file(cls, tensor: Tensor, name: str) -> Weight:
         """A weight whose bytes lie in a safetensors file."""
         return cls(tensor.dtype, tensor.shape, (name,), tensor.torch, tensor)
 
@@ -61,14 +61,14 @@ class Weight:
         return Tensor.from_torch(torch.cat([values[start : start + SAMPLE] for start in starts]))
 
 
-def widened(weight: Weight) -> torch.Tensor:
+def widen(weight: Weight) -> torch.Tensor:
     """The values in float32."""
     import torch
 
     return weight.torch().to(torch.float32)
 
 
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+def same_numbers(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors of one shape hold the same numbers, but for what the coarser of two dtypes cannot hold.
 
     A float16 release of a float32 model is that model: rounding is no training.

@@ -30,9 +30,9 @@ class Features:
 
     def compare(self, runner: Runner, states: States) -> tuple[Tensor, Tensor]:
         """The student's prediction, and the weighted mean over all blocks of ``‖own − tuned‖² / ‖tuned‖²``."""
-        with recorded(runner.denoiser) as own:
+        with record(runner.denoiser) as own:
             predicted = runner(states)
-        with torch.no_grad(), recorded(self.tuned.denoiser) as tuned:
+        with torch.no_grad(), record(self.tuned.denoiser) as tuned:
             self.tuned(states)
         errors = [
             (a.float() - b.float()).square().mean() / b.float().square().mean() for a, b in zip(own, tuned, strict=True)
@@ -52,7 +52,7 @@ def blocks(denoiser: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def recorded(denoiser: nn.Module) -> Iterator[list[Tensor]]:
+def record(denoiser: nn.Module) -> Iterator[list[Tensor]]:
     """The output of each of the `blocks` in the order of the calls, the first where there are several."""
     found: list[Tensor] = []
 

@@ -64,7 +64,7 @@ class Measure:
     def of(self, components: Mapping[str, Component]) -> Fidelity:
         """The measurement of an adapter, loaded into the pipeline as any user loads it."""
         self.runner.mix(0.0)
-        with loaded(self.runner.pipeline, components):
+        with adapter_in(self.runner.pipeline, components):
             return self.present()
 
     def present(self, word: str | None = None) -> Fidelity:
@@ -73,7 +73,7 @@ class Measure:
         Args:
             word: that the pipeline is told in every prompt, as `States.told` has it; the tuned model was not.
         """
-        states = self.states if word is None else self.states.told(word)
+        states = self.states if word is None else self.states.with_word(word)
         own = _squares(predictions(self.runner, states, self.batch), self.tuned)
         bucket = (self.states.place * BUCKETS).long().clamp(0, BUCKETS - 1)
         return Fidelity(
@@ -115,7 +115,7 @@ def _squares(predicted: Tensor, wanted: Tensor) -> Tensor:
 
 
 @contextmanager
-def loaded(pipeline: Any, components: Mapping[str, Component]) -> Iterator[None]:
+def adapter_in(pipeline: Any, components: Mapping[str, Component]) -> Iterator[None]:
     """An adapter's layers in a pipeline while the block runs; without layers nothing happens."""
     if not components:
         yield
@@ -129,7 +129,7 @@ def loaded(pipeline: Any, components: Mapping[str, Component]) -> Iterator[None]
         loading.unload(pipeline, [_NAME])
 
 
-def document(found: Fidelity, timesteps: int, **facts: Any) -> dict[str, Any]:
+def document_field(found: Fidelity, timesteps: int, **facts: Any) -> dict[str, Any]:
     """The ``fidelity`` field of an adapter's document.
 
     Args:
@@ -138,18 +138,18 @@ def document(found: Fidelity, timesteps: int, **facts: Any) -> dict[str, Any]:
         facts: what else is known: prompts, seed, what was carried.
     """
     buckets = [
-        {"start": k * timesteps // BUCKETS, "end": (k + 1) * timesteps // BUCKETS, "error": _rounded(error)}
+        {"start": k * timesteps // BUCKETS, "end": (k + 1) * timesteps // BUCKETS, "error": _round(error)}
         for k, error in enumerate(found.by_bucket)
         if error is not None
     ]
     return {
         "measure": "squared error of the predicted noise, divided by the base's",
-        "error": _rounded(found.error),
+        "error": _round(found.error),
         "by_timestep": buckets,
         "states": found.states,
         **facts,
     }
 
 
-def _rounded(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.4g}")

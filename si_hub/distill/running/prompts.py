@@ -34,7 +34,7 @@ HELD_OUT_EVERY = 4
 _UNKNOWN = 0.2
 
 
-def read(path: str | Path) -> list[str]:
+def read_prompts(path: str | Path) -> list[str]:
     """The prompts of a text file, one a line; empty lines and those that begin with ``#`` do not count.
 
     Raises:
@@ -88,7 +88,7 @@ def unknown_share(tokenizer: Any, prompts: Sequence[str]) -> float:
     return float(lost / max(1, len(tokens)))
 
 
-def chosen(
+def choose_prompts(
     path: Path | None, tokenizer: Any, number: int, held_out: int, seed: int
 ) -> tuple[list[str], list[str], str]:
     """Prompts to work with, prompts to measure with, and where they are from.
@@ -100,12 +100,12 @@ def chosen(
         seed: of random words.
     """
     if path is not None:
-        given = read(path)
+        given = read_prompts(path)
         if len(given) == 1:
             return given * number, given * held_out, f"{path.name}, its one prompt for both, with other noise"
         measured = given[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or given[-1:]
         kept = [prompt for prompt in given if prompt not in set(measured)] or given
-        return _cycled(kept, number), _cycled(measured, held_out), path.name
+        return _cycle(kept, number), _cycle(measured, held_out), path.name
     listed = built_in(number + held_out)
     known = unknown_share(tokenizer, listed[:50]) <= _UNKNOWN
     words = [] if known else of_words(tokenizer, number + held_out, seed)
@@ -114,5 +114,5 @@ def chosen(
     return words[:number], words[number:], "random words of the model's own vocabulary, which lacks the built-in list's"
 
 
-def _cycled(prompts: Sequence[str], number: int) -> list[str]:
+def _cycle(prompts: Sequence[str], number: int) -> list[str]:
     return [prompts[k % len(prompts)] for k in range(number)]

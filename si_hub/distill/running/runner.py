@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from si_hub.architectures.folder import read_object
 from si_hub.distill.pair.change import Change, not_finite
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.pair.model import Model
-from si_hub.distill.pair.weights import widened
+from si_hub.distill.pair.model import ModelOnDisk
+from si_hub.distill.pair.weights import widen
 from si_hub.distill.running.states import States
 from si_hub.distill.running.tracing import Key
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
@@ -116,7 +116,7 @@ class Runner:
         for change in self.pair.changes:
             for leaf, sides in (("weight", change.weight), ("bias", change.bias)):
                 if sides:
-                    base, tuned = widened(sides[0]), widened(sides[1])
+                    base, tuned = widen(sides[0]), widen(sides[1])
                     mixed = tuned if share == 1.0 else torch.lerp(base, tuned, share)
                     if not mixed.isfinite().all():
                         raise not_finite(f"{change.component}.{change.module}")
@@ -205,7 +205,7 @@ def _lengths(pipeline: Any) -> dict[str, int]:
     return {"max_sequence_length": min(int(given.default), int(limit))}
 
 
-def load_pipeline(model: Model, dtype: torch.dtype = torch.float32) -> Any:
+def load_pipeline(model: ModelOnDisk, dtype: torch.dtype = torch.float32) -> Any:
     """The diffusers pipeline of a model's folder.
 
     Raises:
@@ -222,7 +222,7 @@ def load_pipeline(model: Model, dtype: torch.dtype = torch.float32) -> Any:
         )
 
 
-def why_not(model: Model) -> str | None:
+def why_not(model: ModelOnDisk) -> str | None:
     """Why a model's pipeline cannot be run; ``None`` where it can. Looks at names only."""
     if not (model.path / "model_index.json").is_file():
         return "is not a whole pipeline, so it cannot be run"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from si_hub.distill.work.folder import Entry
+from si_hub.distill.work.folder import WorkEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class States:
         """The states in order, ``size`` at a time."""
         return [self[start : start + size] for start in range(0, len(self), size)]
 
-    def told(self, word: str) -> States:
+    def with_word(self, word: str) -> States:
         """The same states with a word after every prompt; alone it takes the null prompt's place."""
         return replace(self, prompts=tuple(word if p is None else f"{p}, {word}" for p in self.prompts))
 
@@ -54,7 +54,7 @@ class States:
         return {**tensors, "place": self.place, "scale": self.scale}, {"prompts": list(self.prompts)}
 
     @classmethod
-    def from_entry(cls, entry: Entry) -> States:
+    def from_entry(cls, entry: WorkEntry) -> States:
         """The states that were kept under a name."""
         tensors = {name: tensor.torch() for name, tensor in entry.tensors.items()}
         inputs, shared = (
@@ -64,7 +64,7 @@ class States:
         return cls(inputs, shared, tuple(entry.facts["prompts"]), tensors["place"], tensors["scale"])
 
     @classmethod
-    def joined(cls, several: Sequence[States]) -> States:
+    def join(cls, several: Sequence[States]) -> States:
         """All states of several trajectories of one pipeline."""
         first = several[0]
         return cls(

@@ -15,7 +15,7 @@ Observer = Callable[[Key, nn.Module, Tensor, Tensor], None]
 
 
 @contextmanager
-def traced(modules: Mapping[Key, nn.Module], batch: int, observe: Observer) -> Iterator[None]:
+def trace(modules: Mapping[Key, nn.Module], batch: int, observe: Observer) -> Iterator[None]:
     """Call ``observe`` for each of ``modules`` in every backward pass inside the block.
 
     No parameter needs a gradient: the graph begins at the first outputs. What a module makes once for the whole batch
@@ -35,10 +35,10 @@ def traced(modules: Mapping[Key, nn.Module], batch: int, observe: Observer) -> I
             if not output.requires_grad:
                 output = output.detach().requires_grad_()
 
-            def arrived(gradient: Tensor) -> None:
+            def take_gradient(gradient: Tensor) -> None:
                 observe(key, module, given, gradient.detach())
 
-            output.register_hook(arrived)  # type: ignore[no-untyped-call]
+            output.register_hook(take_gradient)  # type: ignore[no-untyped-call]
             return output
 
         return hook

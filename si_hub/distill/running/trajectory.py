@@ -77,11 +77,11 @@ def _state(call: dict[str, Any], prompts: Sequence[str], scheduler: Any, time: f
             )
     place = time / int(scheduler.config.num_train_timesteps)
     return States(
-        inputs, shared, tuple(prompts), torch.full((count,), place), torch.full((count,), scale(scheduler, time))
+        inputs, shared, tuple(prompts), torch.full((count,), place), torch.full((count,), noise_scale(scheduler, time))
     )
 
 
-def scale(scheduler: Any, time: float) -> float:
+def noise_scale(scheduler: Any, time: float) -> float:
     """What turns an error of the prediction into one of predicted noise: √ᾱ for v-prediction, else 1.
 
     With v = √ᾱ ε − √(1−ᾱ) x0 the noise is √ᾱ v + √(1−ᾱ) x_t (Salimans & Ho, arXiv 2202.00512).
@@ -92,7 +92,7 @@ def scale(scheduler: Any, time: float) -> float:
     return float(kept[min(max(round(time), 0), len(kept) - 1)].sqrt())
 
 
-def picked(steps: Sequence[States], per_prompt: int, null_share: float, seeds: Sequence[int]) -> States:
+def pick(steps: Sequence[States], per_prompt: int, null_share: float, seeds: Sequence[int]) -> States:
     """Of each trajectory so many of its steps, spread over all of them, some with the null prompt instead.
 
     Args:
@@ -109,7 +109,7 @@ def picked(steps: Sequence[States], per_prompt: int, null_share: float, seeds: S
         for k in range(per_prompt):
             state = steps[int((k + float(offsets[k])) * len(steps) / per_prompt)][[row]]
             chosen.append(_without_prompt(state) if null[k] else state)
-    return States.joined(chosen)
+    return States.join(chosen)
 
 
 def _without_prompt(state: States) -> States:

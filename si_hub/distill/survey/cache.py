@@ -14,7 +14,7 @@ from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.running import prompts
 from si_hub.distill.running.runner import Runner
-from si_hub.distill.survey.stages import Survey, plan
+from si_hub.distill.survey.stages import Survey, survey_plan
 from si_hub.distill.work.folder import Work, discard
 from si_hub.distill.work.processes import processes
 
@@ -22,7 +22,7 @@ from si_hub.distill.work.processes import processes
 KEPT = 4
 
 
-def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | None = None) -> tuple[Survey, str]:
+def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | None = None) -> tuple[Survey, str]:
     """A pair's survey, in the cache, and where its prompts are from.
 
     Args:
@@ -37,11 +37,11 @@ def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | No
     settings, options = request.survey, request.call.keywords()
     crew = processes()
     runner = Runner(pair, pipeline, device=crew.device, options=options)
-    told, held_out, source = prompts.chosen(
+    told, held_out, source = prompts.choose_prompts(
         request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed
     )
-    stages = plan(pair, (told, held_out), settings, options)
-    work = _cached(stages, request)
+    stages = survey_plan(pair, (told, held_out), settings, options)
+    work = _cache_folder(stages, request)
     if crew.main:
         work.keep()
         make_room(work, KEPT + len(request.branches) - 1)
@@ -50,7 +50,7 @@ def surveyed(pair: Pair, request: Request, pipeline: Any = None, limit: int | No
     return Survey(runner, told, held_out, settings, work, crew, request.progress, limit), source
 
 
-def _cached(stages: Mapping[str, Any], request: Request) -> Work:
+def _cache_folder(stages: Mapping[str, Any], request: Request) -> Work:
     """Where a survey is kept: a folder of its own in the cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "si-hub" / "distill"
     return Work((request.cache or home) / hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:32])

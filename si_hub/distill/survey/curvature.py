@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from si_hub.distill.pair.change import Change
 from si_hub.distill.running.tracing import Key
-from si_hub.distill.survey.lowrank import singular
+from si_hub.distill.survey.lowrank import balance, singular
 from si_hub.distill.survey.moments import Moment, dense_limit, moment
 from si_hub.tuner.kinds import kind_of
 
@@ -55,36 +55,36 @@ class Curvature:
     def observe(self, key: Key, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
         """Count one call of a layer in; an `si_hub.distill.running.tracing.Observer`."""
         inputs, outputs = self.moments[key]
-        inputs.add(_thinned(unfolded(module, given)).flatten(0, 1).float())
+        inputs.add(_thin(unfold_inputs(module, given)).flatten(0, 1).float())
         last = gradient if kind_of(module, "").channels_last else gradient.movedim(1, -1)
-        outputs.add(_thinned(last.reshape(len(last), -1, last.shape[-1])).flatten(0, 1).float())
+        outputs.add(_thin(last.reshape(len(last), -1, last.shape[-1])).flatten(0, 1).float())
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Every sum by a name."""
         return {
             _name(key, side, leaf): tensor
             for key, pair in self.moments.items()
-            for side, one in zip(_SIDES, pair, strict=True)
+            for side, one in zip(_ENDS, pair, strict=True)
             for leaf, tensor in one.tensors.items()
         }
 
     def add_up(self, runs: Sequence[Mapping[str, Callable[[], Tensor]]]) -> None:
         """Take the sums of several runs, in their order, each as `as_tensors` named them."""
         for key, pair in self.moments.items():
-            for side, one in zip(_SIDES, pair, strict=True):
+            for side, one in zip(_ENDS, pair, strict=True):
                 for leaf, tensor in one.tensors.items():
                     parts = [run[_name(key, side, leaf)]().to(self.device).double() for run in runs]
                     one.tensors[leaf] = sum(parts, torch.zeros_like(tensor, dtype=torch.float64))
 
 
-_SIDES = ("input", "output")
+_ENDS = ("input", "output")
 
 
 def _name(key: Key, side: str, leaf: str) -> str:
     return "|".join((*key, side, leaf))
 
 
-def unfolded(module: nn.Module, given: Tensor) -> Tensor:
+def unfold_inputs(module: nn.Module, given: Tensor) -> Tensor:
     """What a layer's weight, as a matrix, is multiplied with: ``[batch, positions, in · kernel]``."""
     if not isinstance(module, nn.Conv2d):
         return given.reshape(len(given), -1, given.shape[-1])
@@ -93,7 +93,7 @@ def unfolded(module: nn.Module, given: Tensor) -> Tensor:
     return nn.functional.unfold(padded, module.kernel_size, module.dilation, 0, module.stride).transpose(1, 2)
 
 
-def _thinned(rows: Tensor) -> Tensor:
+def _thin(rows: Tensor) -> Tensor:
     """``rows [batch, positions, width]`` at no more than `POSITIONS` positions, evenly spread."""
     positions = rows.shape[1]
     if positions <= POSITIONS:
@@ -118,11 +118,4 @@ def pieces(
     into, out = inputs.root(), outputs.root()
     matrix = out.times(into.times(delta.flatten(1).float()).T).T
     left, sigma, right = singular(matrix, count, generator=generator)
-    return balanced(into.over(right), out.over(left.T).T * sigma)
-
-
-def balanced(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """The same pieces, the two sides of each with equal norms, so that neither suffers when it is rounded."""
-    tiny = torch.finfo(torch.float32).tiny
-    ratio = (up.norm(dim=0).clamp(min=tiny) / down.norm(dim=1).clamp(min=tiny)).sqrt()
-    return down * ratio[:, None], up / ratio
+    return balance(into.over(right), out.over(left.T).T * sigma)

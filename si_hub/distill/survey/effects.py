@@ -17,7 +17,7 @@ from si_hub.tuner.kinds import evaluate, kind_of
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ChangeParts:
     """The parts of one module's change, in a fixed order: the pieces or the whole weight, then the bias.
 
     Attributes:
@@ -84,7 +84,7 @@ class Effects:
         values: the rows of the batch that is under way, ``[batch, width]``.
     """
 
-    parts: dict[Key, Parts]
+    parts: dict[Key, ChangeParts]
     starts: dict[Key, int] = field(init=False)
     width: int = field(init=False)
     values: Tensor = field(init=False)
@@ -100,7 +100,7 @@ class Effects:
         """Start a new batch of so many samples."""
         self.values = torch.zeros(batch, self.width)
 
-    def taken(self) -> Tensor:
+    def take(self) -> Tensor:
         """The effects since the last call, ``[batch, width]``; the same batch begins anew."""
         values, self.values = self.values, torch.zeros_like(self.values)
         return values

@@ -15,7 +15,7 @@ POWER = 4
 OVERSAMPLING = 16
 
 
-def truncated(
+def truncate(
     delta: torch.Tensor, rank: int, *, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Factors of the best approximation of a weight difference.
@@ -44,11 +44,23 @@ def singular(
     if min(rows, columns) <= 2 * width:
         left, sigma, right = _exact(matrix)
     elif rows < columns:
-        right_t, sigma, left_t = _sketched(matrix.T, width, generator)
+        right_t, sigma, left_t = _sketch_triplets(matrix.T, width, generator)
         left, right = left_t.T, right_t.T
     else:
-        left, sigma, right = _sketched(matrix, width, generator)
+        left, sigma, right = _sketch_triplets(matrix, width, generator)
     return left[:, :rank].contiguous(), sigma[:rank].contiguous(), right[:rank].contiguous()
+
+
+def balance(down: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same product, both factors of each rank with equal norms, so that neither suffers when it is rounded.
+
+    Args:
+        down: ``[rank, width]``.
+        up: ``[out, rank]``.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    ratio = (up.norm(dim=0).clamp(min=tiny) / down.norm(dim=1).clamp(min=tiny)).sqrt()
+    return down * ratio[:, None], up / ratio
 
 
 def _exact(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -66,7 +78,7 @@ def _exact(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     return left.float(), sigma.float(), right.float()
 
 
-def _sketched(
+def _sketch_triplets(
     matrix: torch.Tensor, width: int, generator: torch.Generator | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The leading ``width`` triplets of a tall or square matrix."""

@@ -141,12 +141,12 @@ class _Split:
     stretch: Tensor
 
     def times(self, rows: Tensor) -> Tensor:
-        return self._stretched(rows * self.diagonal, self.stretch - 1.0)
+        return self._stretch_rows(rows * self.diagonal, self.stretch - 1.0)
 
     def over(self, rows: Tensor) -> Tensor:
-        return self._stretched(rows, 1.0 / self.stretch - 1.0) / self.diagonal
+        return self._stretch_rows(rows, 1.0 / self.stretch - 1.0) / self.diagonal
 
-    def _stretched(self, rows: Tensor, by: Tensor) -> Tensor:
+    def _stretch_rows(self, rows: Tensor, by: Tensor) -> Tensor:
         return rows + ((rows @ self.directions) * by) @ self.directions.T
 
 

@@ -23,11 +23,11 @@ from si_hub.distill.running import trajectory
 from si_hub.distill.running.fidelity import Measure, references
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
-from si_hub.distill.running.tracing import Key, Observer, traced
+from si_hub.distill.running.tracing import Key, Observer, trace
 from si_hub.distill.survey.curvature import Curvature, limit_of, pieces
-from si_hub.distill.survey.effects import Effects, Parts
+from si_hub.distill.survey.effects import ChangeParts, Effects
 from si_hub.distill.work import fingerprints
-from si_hub.distill.work.folder import Entry, Work
+from si_hub.distill.work.folder import Work, WorkEntry
 from si_hub.distill.work.processes import Processes
 from si_hub.distill.work.seeds import seed_of
 from si_hub.report.progress import Progress
@@ -66,7 +66,7 @@ class Findings:
         samples: ``[rows]``: which state a row is of.
     """
 
-    parts: dict[Key, Parts]
+    parts: dict[Key, ChangeParts]
     columns: list[tuple[Key, str]]
     effects: torch.Tensor
     target: torch.Tensor
@@ -111,10 +111,10 @@ class Survey:
         """The effects of all parts; from what is kept where it is."""
         return self.effects_of(self._parts())
 
-    def effects_of(self, parts: dict[Key, Parts]) -> Findings:
+    def effects_of(self, parts: dict[Key, ChangeParts]) -> Findings:
         """The effects of these parts; what is kept must be of the same ones."""
         shares = self._chunks()
-        entries = self._kept("effects", len(shares), lambda k: self._effects(shares[k], parts, k))
+        entries = self._keep("effects", len(shares), lambda k: self._effects(shares[k], parts, k))
         held = [{name: tensor.torch() for name, tensor in entry.tensors.items()} for entry in entries]
         joined = {name: torch.cat([one[name] for one in held]) for name in ("effects", "target", "samples")}
         return Findings(parts, Effects(parts).columns, joined["effects"], joined["target"], joined["samples"])
@@ -122,16 +122,16 @@ class Survey:
     def states(self) -> States:
         """States of the tuned model's trajectories, in the prompts' order."""
         if self._states is None:
-            self._states = self._sampled("states", self.prompts, self.settings.states)
+            self._states = self._sample("states", self.prompts, self.settings.states)
         return self._states
 
     def measure(self) -> Measure:
         """What measures adapters, on trajectories of held-out prompts and seeds."""
-        states = self._sampled("held out", self.held_out, HELD_OUT_STATES)
-        [kept] = self._kept("reference", 1, lambda k: (references(self.runner, states, self.batch), {}))
+        states = self._sample("held out", self.held_out, HELD_OUT_STATES)
+        [kept] = self._keep("reference", 1, lambda k: (references(self.runner, states, self.batch), {}))
         return Measure(self.runner, states, self.batch, kept.tensors["tuned"].torch(), kept.tensors["base"].torch())
 
-    def _sampled(self, stage: str, prompts: Sequence[str], each: int) -> States:
+    def _sample(self, stage: str, prompts: Sequence[str], each: int) -> States:
         """So many states of each prompt's trajectory; every stage has noise of its own."""
         size = max(1, self.batch // 2)
         starts = range(0, len(prompts), size)
@@ -141,28 +141,28 @@ class Survey:
             chosen = prompts[starts[k] : starts[k] + size]
             seeds = [seed_of(self.settings.seed, stage, starts[k] + place) for place in range(len(chosen))]
             steps = trajectory.trajectories(self.runner, chosen, seeds, self.settings.sampling_steps)
-            return trajectory.picked(steps, each, trajectory.NULL_SHARE, seeds).as_tensors()
+            return trajectory.pick(steps, each, trajectory.NULL_SHARE, seeds).as_tensors()
 
-        return States.joined([States.from_entry(entry) for entry in self._kept(stage, len(starts), sample)])
+        return States.join([States.from_entry(entry) for entry in self._keep(stage, len(starts), sample)])
 
-    def curvature(self) -> Entry:
+    def curvature(self) -> WorkEntry:
         """The moments of every layer over all states, as `Curvature.add_up` takes them."""
-        whole, parts = self._limited("curvature"), self._limited("moments")
-        moments: list[Entry] = []
+        whole, parts = self._stage_name("curvature"), self._stage_name("moments")
+        moments: list[WorkEntry] = []
         if self.work.load(f"{whole} 0") is None:
             shares = self._chunks()
-            moments = self._kept(parts, len(shares), lambda k: self._moments(shares[k], k))
+            moments = self._keep(parts, len(shares), lambda k: self._moments(shares[k], k))
 
         def total(_: int) -> Made:
-            found = Curvature(self.layered(), self._limit(), torch.device("cpu"))
+            found = Curvature(self.low_rank_changes(), self._limit(), torch.device("cpu"))
             found.add_up([values_of(entry) for entry in moments])
             return found.as_tensors(), {}
 
-        [kept] = self._kept(whole, 1, total)
+        [kept] = self._keep(whole, 1, total)
         self._let_go(parts)
         return kept
 
-    def _limited(self, stage: str) -> str:
+    def _stage_name(self, stage: str) -> str:
         """The name of a stage whose entries depend on the limit."""
         return stage if self.limit is None else f"{stage}{_UP_TO}{self.limit}"
 
@@ -171,7 +171,7 @@ class Survey:
             self.work.drop([f"{stage} {k}" for k in range(CHUNKS)])
 
     def _limit(self) -> int:
-        return limit_of(self.layered()) if self.limit is None else self.limit
+        return limit_of(self.low_rank_changes()) if self.limit is None else self.limit
 
     def elsewhere(self, work: Work) -> Survey:
         """The same survey; what comes next is kept in another folder."""
@@ -185,7 +185,7 @@ class Survey:
         size = math.ceil(math.ceil(len(states) / self.batch) / CHUNKS) * self.batch
         return states.batches(size)
 
-    def layered(self) -> list[Change]:
+    def low_rank_changes(self) -> list[Change]:
         """The changes whose weight's difference is cut into pieces: linear layers and ungrouped convolutions."""
         live = self.runner.modules(self.pair.changes)
         return [
@@ -195,15 +195,15 @@ class Survey:
             if kind_of(module, change.module).low_rank and getattr(module, "groups", 1) == 1
         ]
 
-    def _parts(self) -> dict[Key, Parts]:
+    def _parts(self) -> dict[Key, ChangeParts]:
         """The parts of every change whose module can be called."""
-        layered = self.layered()
+        layered = self.low_rank_changes()
         names = [f"pieces {k}" for k in range(len(layered))]
-        moments: list[Entry] = []
+        moments: list[WorkEntry] = []
         if any(self.work.load(name) is None for name in names):
             shares = self._chunks()
-            moments = self._kept("moments", len(shares), lambda k: self._moments(shares[k], k))
-        entries = self._kept("pieces", len(layered), lambda k: self._pieces(layered[k], moments))
+            moments = self._keep("moments", len(shares), lambda k: self._moments(shares[k], k))
+        entries = self._keep("pieces", len(layered), lambda k: self._pieces(layered[k], moments))
         self._let_go("moments")
         found = {(change.component, change.module): entry for change, entry in zip(layered, entries, strict=True)}
         live = self.runner.modules(self.pair.changes)
@@ -214,13 +214,13 @@ class Survey:
         }
 
     def _moments(self, states: States, chunk: int) -> Made:
-        curvature = Curvature(self.layered(), self._limit(), self.runner.device)
+        curvature = Curvature(self.low_rank_changes(), self._limit(), self.runner.device)
         modules = self.runner.modules(curvature.changes)
         for batch, number in self._batches(states, chunk):
             self._backward(batch, modules, curvature.observe, 1, seed_of(self.settings.seed, "moments", number))
         return curvature.as_tensors(), {}
 
-    def _pieces(self, change: Change, moments: Sequence[Entry]) -> Made:
+    def _pieces(self, change: Change, moments: Sequence[WorkEntry]) -> Made:
         delta = change.delta()
         assert delta is not None
         curvature = Curvature([change], self._limit(), self.crew.device)
@@ -231,7 +231,7 @@ class Survey:
         down, up = pieces(delta.to(self.crew.device), inputs, outputs, self.settings.pieces, generator)
         return {"down": down, "up": up}, {}
 
-    def _effects(self, states: States, parts: dict[Key, Parts], chunk: int) -> Made:
+    def _effects(self, states: States, parts: dict[Key, ChangeParts], chunk: int) -> Made:
         """Effects in one chunk of states, and what all of the change does there.
 
         That is the slope of the predictions at the midpoint, and not the difference of their ends: what of it is no
@@ -241,7 +241,7 @@ class Survey:
         for share in (MIDPOINT - NEAR, MIDPOINT + NEAR):
             self.runner.mix(share)
             with torch.no_grad():
-                ends.append([self.runner(batch, evened(batch.scale)) for batch, _ in self._batches(states, chunk)])
+                ends.append([self.runner(batch, even_scale(batch.scale)) for batch, _ in self._batches(states, chunk)])
         effects = Effects(parts)
         modules = self.runner.modules(
             change for change in self.pair.changes if (change.component, change.module) in parts
@@ -253,7 +253,7 @@ class Survey:
             first, slope = number * self.batch, (after - before) / (2 * NEAR)
 
             def keep(probe: torch.Tensor, change: torch.Tensor = slope, first: int = first) -> None:
-                rows.append(effects.taken())
+                rows.append(effects.take())
                 target.append((change * probe).flatten(1).sum(1).cpu())
                 samples.append(torch.arange(first, first + len(change)))
 
@@ -279,8 +279,8 @@ class Survey:
         """Gradients of random projections of the prediction, on the midpoint; ``after`` is called with each."""
         self.runner.mix(MIDPOINT)
         generator = torch.Generator().manual_seed(seed)
-        with traced(modules, len(batch), observe), torch.enable_grad():
-            predicted = self.runner(batch, evened(batch.scale))
+        with trace(modules, len(batch), observe), torch.enable_grad():
+            predicted = self.runner(batch, even_scale(batch.scale))
             for turn in range(probes):
                 signs = torch.randint(0, 2, predicted.shape, generator=generator).to(predicted) * 2 - 1
                 if modules:
@@ -288,7 +288,7 @@ class Survey:
                 if after is not None:
                     after(signs)
 
-    def _kept(self, stage: str, count: int, make: Callable[[int], Made]) -> list[Entry]:
+    def _keep(self, stage: str, count: int, make: Callable[[int], Made]) -> list[WorkEntry]:
         """Entries ``stage 0``, ``stage 1`` ...; those that are missing are made, by whichever process's turn it is."""
         for k in self.crew.share(range(count), lambda k: 1.0):
             if self.work.load(f"{stage} {k}") is None:
@@ -314,21 +314,21 @@ STAGES = {
 }  # fmt: skip
 
 
-def values_of(entry: Entry) -> dict[str, Callable[[], torch.Tensor]]:
+def values_of(entry: WorkEntry) -> dict[str, Callable[[], torch.Tensor]]:
     """What gives each tensor of an entry."""
     return {name: tensor.torch for name, tensor in entry.tensors.items()}
 
 
-def parts_of(change: Change, found: Entry | None) -> Parts:
+def parts_of(change: Change, found: WorkEntry | None) -> ChangeParts:
     """The parts of one change, its pieces from what was kept."""
     bias = change.bias_delta()
     if found is None:
-        return Parts(weight=change.delta(), bias=bias)
+        return ChangeParts(weight=change.delta(), bias=bias)
     down, up = found.tensors["down"].torch(), found.tensors["up"].torch()
-    return Parts(down, up, bias=bias, kernel=tuple(change.shape[1:]))
+    return ChangeParts(down, up, bias=bias, kernel=tuple(change.shape[1:]))
 
 
-def evened(scale: torch.Tensor) -> torch.Tensor:
+def even_scale(scale: torch.Tensor) -> torch.Tensor:
     """What predictions are multiplied with before parts are compared: ``√((1 − EVEN) scale² + EVEN)``.
 
     On the miniature, which predicts v, this left less at every timestep than predicted noise itself: 0.080 instead of
@@ -337,7 +337,7 @@ def evened(scale: torch.Tensor) -> torch.Tensor:
     return ((1.0 - EVEN) * scale.square() + EVEN).sqrt()
 
 
-def plan(
+def survey_plan(
     pair: Pair, prompts: Sequence[Sequence[str]], settings: SurveyOptions, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that the stages depend on."""

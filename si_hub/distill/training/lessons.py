@@ -18,7 +18,7 @@ from si_hub.distill.running import trajectory
 from si_hub.distill.running.fidelity import predictions
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
-from si_hub.distill.work.folder import Entry, Work
+from si_hub.distill.work.folder import Work, WorkEntry
 from si_hub.distill.work.processes import Processes
 from si_hub.distill.work.seeds import seed_of
 from si_hub.storage.tensors import Tensor as Stored
@@ -56,16 +56,16 @@ class Lessons:
         return Lessons(self.states[picked], self.target[picked])
 
     @classmethod
-    def joined(cls, several: Sequence[Lessons]) -> Lessons:
+    def join(cls, several: Sequence[Lessons]) -> Lessons:
         """All of several walks."""
-        return cls(States.joined([one.states for one in several]), torch.cat([one.target for one in several]))
+        return cls(States.join([one.states for one in several]), torch.cat([one.target for one in several]))
 
     @classmethod
-    def from_entry(cls, entry: Entry) -> Lessons:
+    def from_entry(cls, entry: WorkEntry) -> Lessons:
         """The lessons that were kept under a name."""
         tensors = dict(entry.tensors)
         target = tensors.pop("target").torch()
-        return cls(States.from_entry(Entry(tensors, entry.facts)), target)
+        return cls(States.from_entry(WorkEntry(tensors, entry.facts)), target)
 
 
 @dataclass(slots=True)
@@ -107,7 +107,7 @@ class Pool:
                 del self._held[number]
             if self.crew.main:
                 self.work.drop([self._entry(number) for number in gone])
-            self._window = first, Lessons.joined([self._held[first + k] for k in range(WINDOW)])
+            self._window = first, Lessons.join([self._held[first + k] for k in range(WINDOW)])
         return self._window[1]
 
     def _need(self, numbers: range) -> None:
@@ -168,10 +168,10 @@ class Walks:
             told = [self.prompts[place % len(self.prompts)] for place in places]
             seeds = [seed_of(self.seed, self.name, place) for place in places]
             walked = trajectory.trajectories(self.runner, told, seeds, steps)
-            found.append(trajectory.picked(walked, len(walked), trajectory.NULL_SHARE, seeds))
-        return taught(self.runner, States.joined(found), self.batch)
+            found.append(trajectory.pick(walked, len(walked), trajectory.NULL_SHARE, seeds))
+        return teach(self.runner, States.join(found), self.batch)
 
 
-def taught(runner: Runner, states: States, batch: int) -> Lessons:
+def teach(runner: Runner, states: States, batch: int) -> Lessons:
     """States with what the runner's present weights predict there."""
     return Lessons(states, predictions(runner, states, batch))

@@ -168,7 +168,8 @@ class _Run:
         self.leaves = dict(task.leaves)
         self.count, self.size = recipe.parts(accelerator.num_processes)
         groups = [
-            {"params": [leaf], "lr": recipe.rate, "peak": recipe.rate * scale(leaf)} for leaf in self.leaves.values()
+            {"params": [leaf], "lr": recipe.rate, "peak": recipe.rate * root_mean_square(leaf)}
+            for leaf in self.leaves.values()
         ]
         self.optimizer = accelerator.prepare(torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0))
         self.average = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
@@ -220,7 +221,7 @@ class _Run:
 
     def measure(self) -> None:
         """Measures the moving average, and keeps it where it is the best so far."""
-        with swapped(self.leaves, self.average):
+        with swap_values(self.leaves, self.average):
             error = self.task.error()
         known = dict(self.course.errors).get(self.course.best, math.inf)
         self.course.errors.append((self.step, error))
@@ -304,13 +305,13 @@ class Gradient:
         return zip(self.leaves, torch.split(self.total, sizes), strict=True)
 
 
-def scale(leaf: Tensor) -> float:
+def root_mean_square(leaf: Tensor) -> float:
     """Root mean square of a leaf, the unit of its learning rate; a leaf of zeros learns as if it were 0.01."""
     return float(leaf.detach().float().square().mean().sqrt()) or 0.01
 
 
 @contextmanager
-def swapped(leaves: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
+def swap_values(leaves: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> Iterator[None]:
     """The leaves with other values, for as long as the context lasts."""
     own = {name: leaf.data for name, leaf in leaves.items()}
     for name, leaf in leaves.items():

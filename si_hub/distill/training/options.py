@@ -9,7 +9,7 @@ from typing import Any
 
 from si_hub.distill.request import TrainingOptions
 from si_hub.distill.training.loop import Course, Recipe
-from si_hub.report.progress import Progress, Shown
+from si_hub.report.progress import Progress, ProgressBar
 
 #: Numbers of a course that the document keeps.
 _SHOWN = 40
@@ -26,7 +26,7 @@ def recipe_of(options: TrainingOptions) -> Recipe:
 
 
 @contextmanager
-def accelerate_kept() -> Iterator[None]:
+def keep_accelerate() -> Iterator[None]:
     """Afterwards accelerate is as it was: all Accelerators of a process, its user's too, have one precision."""
     from accelerate.state import AcceleratorState
 
@@ -38,7 +38,7 @@ def accelerate_kept() -> Iterator[None]:
         AcceleratorState._shared_state.update(before)
 
 
-def accelerated(precision: str) -> Any:
+def accelerator_of(precision: str) -> Any:
     """accelerate's ``Accelerator`` for a precision, whatever an earlier one in this process had."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -48,7 +48,7 @@ def accelerated(precision: str) -> Any:
 
 
 @contextmanager
-def checkpointed(denoiser: Any, wanted: bool) -> Iterator[None]:
+def checkpoint_activations(denoiser: Any, wanted: bool) -> Iterator[None]:
     """Gradient checkpointing, if it is wanted, while the block runs."""
     if wanted:
         denoiser.enable_gradient_checkpointing()
@@ -59,14 +59,14 @@ def checkpointed(denoiser: Any, wanted: bool) -> Iterator[None]:
             denoiser.disable_gradient_checkpointing()
 
 
-def shown(progress: Progress | None) -> Any:
+def show_of(progress: Progress | None) -> Any:
     """What follows the training on the screen."""
     if progress is None:
         return None
 
     def show(done: int, total: int, text: str) -> None:
         assert progress is not None
-        if isinstance(progress, Shown):
+        if isinstance(progress, ProgressBar):
             progress.say(f"{done}/{total} {text}")
         progress(done, total)
 
@@ -81,7 +81,7 @@ def remarks(course: Course) -> list[str]:
     return [*stopped, "no step was better than the start, which is kept: try a lower rate, --set rate=N"]
 
 
-def document(options: TrainingOptions, course: Course, started: float, seed: int) -> dict[str, Any]:
+def training_document(options: TrainingOptions, course: Course, started: float, seed: int) -> dict[str, Any]:
     """The ``training`` field of the adapter's document."""
     every = max(1, -(-len(course.losses) // _SHOWN))
     means = [course.losses[k : k + every] for k in range(0, len(course.losses), every)]
@@ -90,13 +90,13 @@ def document(options: TrainingOptions, course: Course, started: float, seed: int
         "images": bool(options.images),
         "seed": seed,
         "started_from": "calibrated",
-        "started_at": _rounded(started),
-        "errors": [[step, _rounded(error)] for step, error in course.errors],
-        "losses": [_rounded(sum(few) / len(few)) for few in means],
+        "started_at": _round(started),
+        "errors": [[step, _round(error)] for step, error in course.errors],
+        "losses": [_round(sum(few) / len(few)) for few in means],
         "kept_step": course.best,
     }
     return found if course.stopped is None else {**found, "stopped": course.stopped}
 
 
-def _rounded(value: float) -> float | None:
+def _round(value: float) -> float | None:
     return float(f"{value:.4g}") if value == value and abs(value) != float("inf") else None

@@ -14,7 +14,7 @@ from torch import Tensor
 from si_hub.distill.running import trajectory
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
-from si_hub.distill.training.lessons import Lessons, taught
+from si_hub.distill.training.lessons import Lessons, teach
 from si_hub.distill.work.seeds import seed_of
 from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
 from si_hub.storage.files import open_regular
@@ -64,7 +64,7 @@ class Pictures:
                 found=type(runner.pipeline).__name__, hint="Leave --images out: none are needed.",
             )  # fmt: skip
         height, width = (side * runner.pipeline.vae_scale_factor for side in steps[0].inputs[name].shape[2:])
-        latents = torch.cat([encoded(runner, file, height, width) for file in files])
+        latents = torch.cat([encode_picture(runner, file, height, width) for file in files])
         return cls(runner, latents, tuple(map(caption, files)), like, batch, seed)
 
     def __call__(self, number: int) -> Lessons:
@@ -77,16 +77,16 @@ class Pictures:
         scheduler = self.runner.pipeline.scheduler
         steps = int(scheduler.config.num_train_timesteps)
         times = (places * steps).floor().clamp(max=steps - 1)
-        noisy = noised(scheduler, self.latents[rows], noise, times)
+        noisy = add_noise(scheduler, self.latents[rows], noise, times)
         like, its_time = self.like
         inputs = {name: value.expand(_COUNT, *value.shape[1:]) for name, value in like.inputs.items()}
         inputs |= {name: noisy for name in _LATENTS if name in inputs}
         given = like.inputs["timestep"]
         inputs["timestep"] = (times * (float(given[0]) / its_time)).to(given.dtype)
-        scale = torch.tensor([trajectory.scale(scheduler, time) for time in times.tolist()])
+        scale = torch.tensor([trajectory.noise_scale(scheduler, time) for time in times.tolist()])
         told = tuple(None if hidden else self.captions[row] for row, hidden in zip(rows, null, strict=True))
         states = replace(like, inputs=inputs, prompts=told, place=times / steps, scale=scale)
-        return taught(self.runner, states, self.batch)
+        return teach(self.runner, states, self.batch)
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -102,7 +102,7 @@ def check_pictures(folder: str | Path) -> None:
         FormatError, FileAccessError: a picture or caption that cannot be read.
     """
     for file in some_pictures(folder):
-        with opened(file):
+        with open_picture(file):
             pass
         caption(file)
 
@@ -120,7 +120,7 @@ def some_pictures(folder: str | Path) -> list[Path]:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[Any]:
+def open_picture(file: Path) -> Iterator[Any]:
     """A picture of which the kind and size are known; the rest is read when it is used, in the block.
 
     Raises:
@@ -156,12 +156,12 @@ def caption(file: Path) -> str | None:
 
 
 @torch.no_grad()
-def encoded(runner: Runner, file: Path, height: int, width: int) -> Tensor:
+def encode_picture(runner: Runner, file: Path, height: int, width: int) -> Tensor:
     """Scaled latents ``[1, channels, ...]`` of a picture, turned upright, cut to the middle and resized."""
     from PIL import ImageOps
 
     vae = runner.pipeline.vae
-    with opened(file) as picture:
+    with open_picture(file) as picture:
         fitted = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (width, height))
     pixels = runner.pipeline.image_processor.preprocess(fitted, height, width).to(runner.device, vae.dtype)
     mean: Tensor = vae.encode(pixels).latent_dist.mean
@@ -169,7 +169,7 @@ def encoded(runner: Runner, file: Path, height: int, width: int) -> Tensor:
     return (shifted * float(vae.config.scaling_factor)).float().cpu()
 
 
-def noised(scheduler: Any, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+def add_noise(scheduler: Any, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
     """What a denoiser is given at a time: √ᾱ x + √(1−ᾱ) ε, or (1−σ) x + σ ε of flow-matching models."""
     kept = getattr(scheduler, "alphas_cumprod", None)
     if kept is None:

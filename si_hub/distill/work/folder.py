@@ -30,7 +30,7 @@ _FACTS, _DIGEST, _NAME = "facts", "sha256", "name"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class WorkEntry:
     """What is kept under a name: tensors as spans of its file, and JSON facts."""
 
     tensors: dict[str, Tensor]
@@ -52,14 +52,14 @@ class Work:
     _kept_by: int | None = field(default=None, init=False)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """The folder is this process's alone until the block ends, or the process does, in whatever way.
 
         Raises:
             FileAccessError: another run is at work in it.
         """
         self._make()
-        descriptor = _opened(self.folder)
+        descriptor = _open_folder(self.folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._alone = True
@@ -87,7 +87,7 @@ class Work:
             self._make()
             # Between any two of these steps, another process may throw the folder away.
             try:
-                descriptor = _opened(self.folder)
+                descriptor = _open_folder(self.folder)
             except FileNotFoundError:
                 continue
             _lock(descriptor, fcntl.LOCK_SH)
@@ -120,15 +120,15 @@ class Work:
         _appear(marker, text.encode())
         self.kept = sum(1 for _ in self.folder.glob("*.safetensors"))
 
-    def save(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Entry:
+    def save(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> WorkEntry:
         """Keep a finished part."""
         ordered = dict(sorted(tensors.items(), key=lambda item: (-DTYPE_SIZES[item[1].dtype], item[0])))
         data = b"".join(tensor.tobytes() for tensor in ordered.values())
         metadata = {_NAME: name, _FACTS: json.dumps(facts, sort_keys=True), _DIGEST: hashlib.sha256(data).hexdigest()}
         _appear(self._file(name), header_bytes(ordered, metadata) + data)
-        return Entry(read_safetensors(self._file(name)).tensors, dict(facts))
+        return WorkEntry(read_safetensors(self._file(name)).tensors, dict(facts))
 
-    def load(self, name: str) -> Entry | None:
+    def load(self, name: str) -> WorkEntry | None:
         """What is kept under ``name``; ``None`` where it is not there or damaged."""
         path = self._file(name)
         if not path.is_file():
@@ -143,7 +143,7 @@ class Work:
             return None
         if file.metadata.get(_NAME) != name or file.metadata.get(_DIGEST) != digest.hexdigest():
             return None
-        return Entry(file.tensors, json.loads(file.metadata[_FACTS]))
+        return WorkEntry(file.tensors, json.loads(file.metadata[_FACTS]))
 
     def drop(self, names: Iterable[str]) -> None:
         """Throw away what is kept under ``names``, unless another run keeps the folder too."""
@@ -194,7 +194,7 @@ class Work:
 def discard(folder: Path) -> None:
     """Throw a folder of finished parts away, unless a run keeps it, or another has thrown it away."""
     try:
-        descriptor = _opened(folder)
+        descriptor = _open_folder(folder)
     except FileNotFoundError:
         return
     try:
@@ -204,7 +204,7 @@ def discard(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _opened(folder: Path) -> int:
+def _open_folder(folder: Path) -> int:
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 

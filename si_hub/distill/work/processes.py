@@ -56,17 +56,17 @@ class Processes:
         return [job for place, job in enumerate(jobs) if place in mine]
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether `accelerate launch` started more than one process."""
-    return _told(_COUNTS, 1) > 1
+    return _environment_number(_COUNTS, 1) > 1
 
 
 def is_main() -> bool:
     """Whether this process is the one that writes and prints."""
-    return _told(_INDICES, 0) == 0 or not launched()
+    return _environment_number(_INDICES, 0) == 0 or not is_launched()
 
 
-def _told(names: Sequence[str], otherwise: int) -> int:
+def _environment_number(names: Sequence[str], otherwise: int) -> int:
     """The number in the first of these environment variables that there is."""
     return int(next((os.environ[name] for name in names if name in os.environ), otherwise))
 
@@ -75,16 +75,16 @@ def processes() -> Processes:
     """The processes that work together."""
     import torch
 
-    if not launched():
+    if not is_launched():
         return Processes(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
     # Without being told, accelerate takes processes without an accelerator for one another's strangers.
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    if state.num_processes != _told(_COUNTS, 1):
+    if state.num_processes != _environment_number(_COUNTS, 1):
         raise UsageError(
-            "accelerate does not bring the launched processes together", expected=_told(_COUNTS, 1),
+            "accelerate does not bring the launched processes together", expected=_environment_number(_COUNTS, 1),
             found=state.num_processes,
         )  # fmt: skip
     return Processes(state.process_index, state.num_processes, state.device, state)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from si_hub.distill.budget.filesize import Price
-from si_hub.distill.budget.joint import LEADING, Common, balanced, common, overlaps
-from si_hub.distill.budget.overlap import ERRORS, Layer, Sharing, report
+from si_hub.distill.budget.joint import LEADING, Common, balance_jointly, common, overlaps
+from si_hub.distill.budget.overlap import ERRORS, SharedLayer, Sharing, sharing_report
 from si_hub.distill.survey.moments import Dense
 
 OUT, WIDTH, RANK = 12, 20, 5
@@ -99,7 +99,7 @@ def test_overlaps_are_one_for_the_same_space_and_zero_for_orthogonal_ones() -> N
 def test_balancing_changes_no_product() -> None:
     generator = torch.Generator().manual_seed(0)
     up, down = 100 * torch.randn(5, 3, generator=generator), torch.randn(2, 3, 4, generator=generator)
-    balanced_up, balanced_down = balanced(up, down)
+    balanced_down, balanced_up = balance_jointly(down, up)
     torch.testing.assert_close(balanced_up @ balanced_down, up @ down)
     rows = balanced_down.square().sum(2).mean(0).sqrt()
     torch.testing.assert_close(balanced_up.norm(dim=0), rows)
@@ -111,7 +111,7 @@ def sharing(deltas: list[Tensor]) -> Sharing:
         moment.tensors = {"sum": torch.eye(len(moment.tensors["sum"])), "count": torch.ones(())}
     roots = [identity[0].root()] * len(deltas)
     both = common(list(deltas), roots, identity[1].root(), [1.0] * len(deltas), OUT)
-    return report([f"m{k}" for k in range(len(deltas))], [Layer(OUT, WIDTH, both)], Price("F32"))
+    return sharing_report([f"m{k}" for k in range(len(deltas))], [SharedLayer(OUT, WIDTH, both)], Price("F32"))
 
 
 def test_models_with_the_same_directions_are_cheaper_together_and_others_apart() -> None:

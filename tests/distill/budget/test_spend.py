@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from si_hub.distill.budget.spend import NEAR, RIDGES, Group, predicted, refit, scores, smallest, spend
+from si_hub.distill.budget.spend import NEAR, RIDGES, Group, predicted_error, refit, scores, smallest, spend
 from si_hub.errors import UsageError
 
 Draw = tuple[list[Group], torch.Tensor]
@@ -98,8 +98,8 @@ def test_refitting_helps_on_samples_that_were_not_fitted(rows: int) -> None:
     chosen = list(range(12))
     found = refit(effects[:rows], target[:rows], chosen, samples[:rows])
     fresh, wanted, _ = problem(seed=1)
-    plain = predicted(fresh, wanted, chosen, torch.ones(12, dtype=torch.float64))
-    assert predicted(fresh, wanted, chosen, found) < plain
+    plain = predicted_error(fresh, wanted, chosen, torch.ones(12, dtype=torch.float64))
+    assert predicted_error(fresh, wanted, chosen, found) < plain
 
 
 def test_noise_alone_is_not_fitted() -> None:
@@ -115,14 +115,14 @@ def test_everything_chosen_is_taken_as_it_is() -> None:
     effects, target, samples = problem()
     found = refit(effects, target, list(range(30)), samples)
     assert torch.allclose(found, torch.ones(30, dtype=torch.float64), atol=1e-6)
-    assert predicted(effects, target, list(range(30)), found) == pytest.approx(0, abs=1e-10)
+    assert predicted_error(effects, target, list(range(30)), found) == pytest.approx(0, abs=1e-10)
 
 
 def test_nothing_chosen_leaves_everything() -> None:
     effects, target, samples = problem()
     found = refit(effects, target, [], samples)
     assert found.shape == (0,)
-    assert predicted(effects, target, [], found) == 1.0
+    assert predicted_error(effects, target, [], found) == 1.0
 
 
 def test_scores_are_mean_squares() -> None:

@@ -16,7 +16,7 @@ from si_hub import format as file_format
 from si_hub.cli import main
 from si_hub.distill import Distilled, distill, match, open_model
 from si_hub.distill.budget.spend import refit, scores, spend
-from si_hub.distill.methods.branches import Mixed, measured
+from si_hub.distill.methods.branches import Mixed, standing_of
 from si_hub.distill.methods.several import Teachers
 from si_hub.distill.request import Request, branch_names
 from si_hub.distill.running.states import States
@@ -84,7 +84,7 @@ def teachers(told: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 def test_each_branch_holds_its_ranks_as_refitted_to_its_own_tuned_model(teachers: Teachers) -> None:
     commons = teachers.commons()
     findings = teachers.findings(commons)
-    chosen = teachers.chosen(commons, findings, 60_000)
+    chosen = teachers.choose(commons, findings, 60_000)
     columns = [(key, rank) for key, found in commons.items() for rank in range(len(found.gains))]
     carried = {
         (name, module): layer.rank for name, component in chosen.items() for module, layer in component.layers.items()
@@ -176,12 +176,12 @@ def test_a_router_in_closed_form_is_nearer_than_the_even_mix(told: dict[str, Any
     assert {tensor.dtype for tensor in routers} == {"F32"}
     branches = opened(options, tmp_path, dtype="fp16").branches()
     student = Student(branches[0].survey.runner, adapter.components, adapter.branches)
-    found = measured(student, branches, routed=True)
+    found = standing_of(student, branches, routed=True)
     assert {name: one.error for name, one in found.routed.items()} == pytest.approx(result.fidelity["routed"], rel=1e-3)
     for name, leaf in student.leaves.items():
         if ".router." in name:
             leaf.data.zero_()
-    even = measured(student, branches, routed=True)
+    even = standing_of(student, branches, routed=True)
     assert found.error < 0.9 * even.error
 
 
@@ -197,7 +197,7 @@ def test_training_sees_every_branch_and_is_never_worse(told: dict[str, Any], tmp
     assert 150_000 < result.size <= 200_000
     branches = opened(told, tmp_path, adapter.branches, dtype="bf16").branches()
     student = Student(branches[0].survey.runner, adapter.components, adapter.branches)
-    again = measured(student, branches, routed=True)
+    again = standing_of(student, branches, routed=True)
     for field, found in (("branches", again.alone), ("routed", again.routed)):
         assert {name: one.error for name, one in found.items()} == pytest.approx(result.fidelity[field], rel=1e-3)
     assert any("where the router finds the branch named in the prompt: night 0." in note for note in result.notes)

@@ -19,7 +19,7 @@ import si_hub
 from examples.miniature.checkpoints import unfold
 from si_hub import format as file_format
 from si_hub.distill import distill
-from si_hub.distill.methods.svd import plan
+from si_hub.distill.methods.svd import plan_of
 from si_hub.distill.pair.change import Change
 from si_hub.distill.pair.matching import Pair, match
 from si_hub.distill.pair.opening import open_model
@@ -164,19 +164,19 @@ def test_modules_that_are_left_out_for_one_reason_are_counted_together() -> None
     }
     for kind, several in shapes.items():
         changes = [Change("unet", "layer", cast(Any, kind), shape, (weight, weight), None) for shape in several]
-        assert {plan(change, 4).how for change in changes} == {"leave"}
-        assert len({plan(change, 4).reason for change in changes}) == 1
+        assert {plan_of(change, 4).how for change in changes} == {"leave"}
+        assert len({plan_of(change, 4).reason for change in changes}) == 1
 
 
 def test_norms_and_biases_are_carried_whole_and_large_embeddings_are_named(pair: Pair) -> None:
-    plans = {change.module: plan(change, 4) for change in pair.changes}
+    plans = {change.module: plan_of(change, 4) for change in pair.changes}
     assert plans["conv_norm_out"].how == "dense"
     assert plans["text_model.embeddings.position_embedding"].how == "dense"
     assert plans["text_model.embeddings.token_embedding"].how == "leave"
     assert "--embeddings" in plans["text_model.embeddings.token_embedding"].reason
     assert plans["time_embedding.linear_1"].how == "pair"
     token = next(change for change in pair.changes if change.module.endswith("token_embedding"))
-    assert plan(token, 4, embeddings=True).how == "dense"
+    assert plan_of(token, 4, embeddings=True).how == "dense"
 
 
 def test_a_pair_never_costs_more_than_the_whole_difference() -> None:
@@ -184,10 +184,10 @@ def test_a_pair_never_costs_more_than_the_whole_difference() -> None:
         weight = next(iter(open_model(BASE).components["unet"].values()))
         return Change("unet", "layer", "conv" if len(shape) > 2 else "linear", shape, (weight, weight), None)
 
-    assert plan(change(8, 8), 4).how == "dense"
-    assert plan(change(8, 9), 4).how == "pair"
-    assert plan(change(320, 1, 3, 3), 1).how == "dense"
-    assert "three-dimensional" in plan(change(320, 320, 3, 3, 3), 4).reason
+    assert plan_of(change(8, 8), 4).how == "dense"
+    assert plan_of(change(8, 9), 4).how == "pair"
+    assert plan_of(change(320, 1, 3, 3), 1).how == "dense"
+    assert "three-dimensional" in plan_of(change(320, 320, 3, 3, 3), 4).reason
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(300_000, "fp16"), (800_000, "fp32"), (800_000, "bf16")])

@@ -20,15 +20,15 @@ from examples.miniature.scenes import scenes
 from si_hub import format as file_format
 from si_hub.adapter import Component, Layer
 from si_hub.distill import distill
-from si_hub.distill.methods.svd import compute, plan
-from si_hub.distill.pair.matching import Pair, matched
+from si_hub.distill.methods.svd import compute, plan_of
+from si_hub.distill.pair.matching import Pair, match_all
 from si_hub.distill.request import Request, SurveyOptions, TrainingOptions
-from si_hub.distill.running.features import Features, blocks, recorded
+from si_hub.distill.running.features import Features, blocks, record
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.student import Student
-from si_hub.distill.running.trajectory import picked, trajectories
-from si_hub.distill.training.options import accelerate_kept, accelerated
-from si_hub.distill.training.pictures import Pictures, caption, check_pictures, encoded, noised, some_pictures
+from si_hub.distill.running.trajectory import pick, trajectories
+from si_hub.distill.training.options import accelerator_of, keep_accelerate
+from si_hub.distill.training.pictures import Pictures, add_noise, caption, check_pictures, encode_picture, some_pictures
 from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8, UsageError
 from si_hub.storage.header import read_safetensors
 
@@ -55,7 +55,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pair() -> Pair:
-    return matched(BASE, [NEON])[0]
+    return match_all(BASE, [NEON])[0]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def components(pair: Pair, rank: int = 2) -> dict[str, Component]:
     """A plain low-rank adapter of the pair."""
     found: dict[str, Component] = {}
     for change in pair.changes:
-        leaves, _ = compute(plan(change, rank), "F32", 0, torch.device("cpu"))
+        leaves, _ = compute(plan_of(change, rank), "F32", 0, torch.device("cpu"))
         if leaves:
             found.setdefault(change.component, Component()).layers[change.module] = Layer(leaves)
     return found
@@ -77,7 +77,7 @@ def states(runner: Runner, count: int = 3) -> Any:
     runner.mix(1.0)
     steps = trajectories(runner, ["a small red star, on sand"], [0], 4)
     runner.mix(0.0)
-    return picked(steps, count, 0.0, [0])
+    return pick(steps, count, 0.0, [0])
 
 
 def run(output: Path, prompts: Path, cache: Path, **options: Any) -> Any:
@@ -206,7 +206,7 @@ def test_features_are_those_of_every_block_and_tell_base_from_tuned(runner: Runn
     assert [names[id(block)] for block in blocks(runner.denoiser)] == [
         "down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1", "mid_block",
     ]  # fmt: skip
-    with recorded(runner.denoiser) as found:
+    with record(runner.denoiser) as found:
         runner(some)
     assert len(found) == 5
     assert not runner.denoiser.mid_block._forward_hooks  # type: ignore[union-attr]
@@ -226,7 +226,7 @@ def test_pictures_are_noised_as_the_scheduler_does_it(runner: Runner, time: int)
     scheduler = runner.pipeline.scheduler
     latents, noise = torch.randn(2, 8, 8, 8), torch.randn(2, 8, 8, 8)
     wanted = scheduler.add_noise(latents, noise, torch.tensor([time, time]))
-    found = noised(scheduler, latents, noise, torch.tensor([float(time)] * 2))
+    found = add_noise(scheduler, latents, noise, torch.tensor([float(time)] * 2))
     torch.testing.assert_close(found, wanted)
 
 
@@ -236,7 +236,7 @@ def test_pictures_of_flow_matching_models_are_noised_along_a_line() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler()
     latents, noise = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
     time = scheduler.timesteps[300:301]
-    torch.testing.assert_close(noised(scheduler, latents, noise, time), scheduler.scale_noise(latents, time, noise))
+    torch.testing.assert_close(add_noise(scheduler, latents, noise, time), scheduler.scale_noise(latents, time, noise))
 
 
 def test_lessons_of_pictures_are_what_the_tuned_model_sees_in_them(runner: Runner, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_pictures_of_every_kind_and_size_are_encoded_alike(runner: Runner, tmp_p
     exif = Image.Exif()
     exif[0x0112] = 6  # Turn by a quarter, clockwise.
     halves.rotate(90).save(tmp_path / "turned.png", exif=exif)
-    found = {file.stem: encoded(runner, file, 32, 32) for file in some_pictures(tmp_path)}
+    found = {file.stem: encode_picture(runner, file, 32, 32) for file in some_pictures(tmp_path)}
     assert all(latents.shape == (1, 8, 8, 8) for latents in found.values())
     torch.testing.assert_close(found["alpha"], found["plain"])
     torch.testing.assert_close(found["turned"], found["upright"])
@@ -295,7 +295,7 @@ def test_a_picture_that_ends_early_is_told(runner: Runner, tmp_path: Path, lengt
     Image.effect_noise((64, 64), 50).save(file)
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(FormatError, match=r"a\.png: is no picture that can be read"):
-        encoded(runner, file, 64, 64)
+        encode_picture(runner, file, 64, 64)
 
 
 def test_a_caption_that_is_no_text_is_told(tmp_path: Path) -> None:
@@ -326,8 +326,8 @@ def test_options_that_make_no_sense_are_told(options: dict[str, Any], message: s
 def test_the_precision_of_ones_own_accelerator_is_left_alone(own: str | None) -> None:
     AcceleratorState._reset_state()
     mine = Accelerator(cpu=True, mixed_precision=own) if own else None
-    with accelerate_kept():
-        assert accelerated("fp16").mixed_precision == "fp16"
+    with keep_accelerate():
+        assert accelerator_of("fp16").mixed_precision == "fp16"
     assert AcceleratorState._shared_state.get("_mixed_precision") == own
     assert mine is None or mine.mixed_precision == own
     AcceleratorState._reset_state()

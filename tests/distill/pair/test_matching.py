@@ -177,7 +177,7 @@ def test_single_files_are_compared_by_their_own_names(changed: Callable[..., Pat
     glance(NEON, base | {f"{UNET}new.weight": base[CONV_IN]}, base)
     drawn = torch.randn(base[CONV_IN].shape, generator=torch.Generator().manual_seed(0))
     with pytest.raises(WrongPair, match="nothing to do with the base"):
-        glance(NEON, {CONV_IN: Weight.stored(Tensor.from_torch(drawn), CONV_IN)}, base)
+        glance(NEON, {CONV_IN: Weight.in_file(Tensor.from_torch(drawn), CONV_IN)}, base)
 
 
 def test_a_pair_in_the_wrong_order_is_named_and_may_be_meant(folder: Path, tmp_path: Path) -> None:

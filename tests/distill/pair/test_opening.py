@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from examples.miniature.checkpoints import unfold, vae_key
 from si_hub import architectures
 from si_hub.architectures.layouts import bfl, mmdit, sgm
-from si_hub.distill.pair.model import Model
+from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import open_model
 from si_hub.errors import BaseMismatch, FormatError, MissingFile, NotAModel, NotSafetensors, TruncatedFile
 from tests.distill.checkpoints import Shape, model_of, open_clip, original, prefixed, shapes_of, write
@@ -23,12 +23,12 @@ MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
 BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
 
 
-def values(model: Model, component: str) -> dict[str, torch.Tensor]:
+def values(model: ModelOnDisk, component: str) -> dict[str, torch.Tensor]:
     table = model.vae if component == "vae" else model.components[component]
     return {name: weight.torch().float() for name, weight in table.items()}
 
 
-def expect_live(model: Model, component: str, live: Any) -> None:
+def expect_live(model: ModelOnDisk, component: str, live: Any) -> None:
     """Every parameter of a live model is there with its value, and nothing else."""
     found = values(model, component)
     wanted = {name: value.float() for name, value in live.state_dict().items() if not name.endswith("position_ids")}

@@ -12,10 +12,10 @@ from diffusers import DiffusionPipeline
 from examples.miniature.checkpoints import unfold
 from si_hub.distill import match, open_model
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.pair.model import Model
+from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.running.runner import Runner, why_not
 from si_hub.distill.running.states import States
-from si_hub.distill.running.trajectory import picked, trajectories
+from si_hub.distill.running.trajectory import pick, trajectories
 from si_hub.distill.work.folder import Work
 from si_hub.errors import CannotRun, NotFinite
 from si_hub.storage.tensors import Tensor
@@ -118,11 +118,11 @@ def test_a_trajectory_is_the_one_that_the_tuned_pipeline_walks(ink: Runner) -> N
 def test_picked_states_are_spread_over_the_steps_and_some_have_no_prompt(ink: Runner) -> None:
     ink.mix(1.0)
     steps = trajectories(ink, [RED, RED], [1, 2], steps=6)
-    chosen = picked(steps, 3, 0.5, [1, 2])
+    chosen = pick(steps, 3, 0.5, [1, 2])
     places = chosen.place.reshape(2, 3)
     assert all(one[0] > 0.65 and 0.32 < one[1] < 0.67 and one[2] < 0.34 for one in places.tolist())
-    assert set(picked(steps, 6, 0.5, [1, 2]).prompts) == {RED, None}
-    again = picked(steps, 3, 0.5, [1, 2])
+    assert set(pick(steps, 6, 0.5, [1, 2]).prompts) == {RED, None}
+    again = pick(steps, 3, 0.5, [1, 2])
     assert again.prompts == chosen.prompts
     assert torch.equal(again.inputs["sample"], chosen.inputs["sample"])
 
@@ -136,7 +136,7 @@ def test_every_step_comes_up_as_often_and_null_prompts_as_often_as_said() -> Non
         )
         for place in range(length)
     ]  # fmt: skip
-    found = picked(steps, 4, 0.15, range(count))
+    found = pick(steps, 4, 0.15, range(count))
     times = torch.bincount(found.place.long(), minlength=length) / len(found)
     # Three standard deviations of so many draws.
     assert torch.allclose(times, torch.full((length,), 1 / length), atol=3 * (0.05 / len(found)) ** 0.5)
@@ -146,7 +146,7 @@ def test_every_step_comes_up_as_often_and_null_prompts_as_often_as_said() -> Non
 
 def test_states_come_back_from_what_is_kept(ink: Runner, tmp_path: Path) -> None:
     ink.mix(1.0)
-    states = picked(trajectories(ink, [RED], [1], steps=4), 3, 0.5, [4])
+    states = pick(trajectories(ink, [RED], [1], steps=4), 3, 0.5, [4])
     work = Work(tmp_path / "work")
     work.open({})
     tensors, facts = states.as_tensors()
@@ -201,7 +201,7 @@ def test_why_a_base_cannot_run(tmp_path: Path) -> None:
     file = open_model(INK, base=open_model(BASE))
     assert "not a whole pipeline" in str(why_not(file))
     assert why_not(open_model(BASE)) is None
-    part = Model(BASE / "unet", "folder", file.architecture, None, {})
+    part = ModelOnDisk(BASE / "unet", "folder", file.architecture, None, {})
     assert why_not(part)
     with pytest.raises(CannotRun, match="--method svd"):
         Runner(Pair(file, file, []))

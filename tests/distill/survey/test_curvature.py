@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from si_hub.distill.pair.change import Change
-from si_hub.distill.survey.curvature import POSITIONS, Curvature, balanced, pieces, unfolded
+from si_hub.distill.survey.curvature import POSITIONS, Curvature, pieces, unfold_inputs
 from si_hub.distill.survey.moments import Dense
 
 CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 def test_unfolded_inputs_times_the_weight_are_the_output(layer: nn.Linear | nn.Conv2d) -> None:
     given = torch.randn(2, 7, 6) if isinstance(layer, nn.Linear) else torch.randn(2, 3, 8, 6)
     assert layer.bias is not None
-    found = unfolded(layer, given) @ layer.weight.flatten(1).T + layer.bias
+    found = unfold_inputs(layer, given) @ layer.weight.flatten(1).T + layer.bias
     expected = layer(given)
     expected = expected if isinstance(layer, nn.Linear) else expected.flatten(2).transpose(1, 2)
     assert torch.allclose(found, expected, atol=1e-5)
@@ -65,14 +65,6 @@ def test_the_leading_pieces_leave_least_of_what_is_felt() -> None:
     plain = torch.linalg.svd(delta.double())
     truncated = plain.U[:, :3] @ plain.S[:3].diag() @ plain.Vh[:3]
     assert float((roots[1].T @ (delta.double() - truncated) @ roots[0]).square().sum()) > float(felt.square().sum())
-
-
-def test_balanced_sides_have_equal_norms_and_the_same_product() -> None:
-    torch.manual_seed(2)
-    down, up = torch.randn(3, 10) * 100, torch.randn(7, 3) / 50
-    evened = balanced(down, up)
-    assert torch.allclose(evened[1] @ evened[0], up @ down, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(evened[0].norm(dim=1), evened[1].norm(dim=0), rtol=1e-4)
 
 
 def test_observed_moments_are_those_of_inputs_and_gradients() -> None:

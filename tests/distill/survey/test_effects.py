@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from si_hub.distill.running.tracing import traced
-from si_hub.distill.survey.effects import Effects, Parts
+from si_hub.distill.running.tracing import trace
+from si_hub.distill.survey.effects import ChangeParts, Effects
 
 Part = Callable[[nn.Module], dict[str, Tensor]]
 KEY = ("unet", "layer")
@@ -26,12 +26,12 @@ def gain(layer: nn.Module, given: Tensor, signs: Tensor, leaf: str, change: Tens
     return gained
 
 
-def observed(layer: nn.Module, parts: Parts, given: Tensor, signs: Tensor) -> Tensor:
+def observed(layer: nn.Module, parts: ChangeParts, given: Tensor, signs: Tensor) -> Tensor:
     effects = Effects({KEY: parts})
     effects.begin(len(signs))
-    with traced({KEY: layer}, len(signs), effects.observe):
+    with trace({KEY: layer}, len(signs), effects.observe):
         (layer(given) * signs).sum().backward()
-    return effects.taken()
+    return effects.take()
 
 
 LAYERS = [
@@ -54,7 +54,7 @@ def test_a_piece_has_the_effect_that_running_the_layer_with_it_shows(
     width = layer.weight[0].numel()
     down, up = torch.randn(2, width, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
     bias = torch.randn(5, dtype=torch.float64) if layer.bias is not None else None
-    parts = Parts(down, up, bias=bias, kernel=tuple(layer.weight.shape[1:]))
+    parts = ChangeParts(down, up, bias=bias, kernel=tuple(layer.weight.shape[1:]))
     found = observed(layer, parts, given, signs)
     expected = [
         gain(layer, given, signs, "weight", torch.outer(up[:, k], down[k]).reshape(layer.weight.shape))
@@ -77,7 +77,7 @@ def test_a_norm_whole_has_the_effect_that_running_it_shows(layer: nn.Module, sha
     signs = torch.randn_like(layer(given))
     leaves = [name for name, _ in layer.named_parameters()]
     changes = {name: torch.randn(6, dtype=torch.float64) for name in leaves}
-    parts = Parts(weight=changes["weight"], bias=changes.get("bias"))
+    parts = ChangeParts(weight=changes["weight"], bias=changes.get("bias"))
     expected = torch.stack([gain(layer, given, signs, name, change) for name, change in changes.items()], 1)
     assert torch.allclose(observed(layer, parts, given, signs).double(), expected, rtol=1e-4, atol=1e-4)
 
@@ -87,7 +87,7 @@ def test_an_embedding_has_the_effect_that_looking_up_shows() -> None:
     layer = nn.Embedding(9, 4).double().requires_grad_(False)
     given, signs = torch.tensor([[1, 2, 3], [4, 4, 0]]), torch.randn(2, 3, 4, dtype=torch.float64)
     change = torch.randn(9, 4, dtype=torch.float64)
-    found = observed(layer, Parts(weight=change), given, signs)
+    found = observed(layer, ChangeParts(weight=change), given, signs)
     assert torch.allclose(found[:, 0].double(), gain(layer, given, signs, "weight", change), rtol=1e-4)
 
 
@@ -96,7 +96,7 @@ def test_positions_looked_up_once_for_the_batch_have_an_effect_of_each_sample() 
     layer = nn.Embedding(5, 4).double().requires_grad_(False)
     given, signs = torch.arange(5)[None], torch.randn(3, 5, 4, dtype=torch.float64)
     change = torch.randn(5, 4, dtype=torch.float64)
-    found = observed(layer, Parts(weight=change), given, signs)
+    found = observed(layer, ChangeParts(weight=change), given, signs)
     assert torch.allclose(found[:, 0].double(), (signs * change).flatten(1).sum(1), rtol=1e-4)
 
 
@@ -104,21 +104,21 @@ def test_a_layer_that_is_called_twice_has_the_sum_of_both_effects() -> None:
     torch.manual_seed(4)
     layer = nn.Linear(4, 4, bias=False).requires_grad_(False)
     one, two, signs = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    parts = Parts(torch.randn(1, 4), torch.randn(4, 1), kernel=(4,))
+    parts = ChangeParts(torch.randn(1, 4), torch.randn(4, 1), kernel=(4,))
     effects = Effects({KEY: parts})
     effects.begin(2)
-    with traced({KEY: layer}, 2, effects.observe):
+    with trace({KEY: layer}, 2, effects.observe):
         ((layer(one) + layer(two)) * signs).sum().backward()
     expected = observed(layer, parts, one, signs) + observed(layer, parts, two, signs)
-    assert torch.allclose(effects.taken(), expected, atol=1e-5)
-    assert not effects.taken().any()
+    assert torch.allclose(effects.take(), expected, atol=1e-5)
+    assert not effects.take().any()
 
 
 def test_a_gradient_of_the_whole_batch_at_once_is_left_out() -> None:
     layer = nn.Linear(4, 4).requires_grad_(False)
-    parts = Parts(torch.randn(1, 4), torch.randn(4, 1), kernel=(4,))
+    parts = ChangeParts(torch.randn(1, 4), torch.randn(4, 1), kernel=(4,))
     effects = Effects({KEY: parts})
     effects.begin(3)
-    with traced({KEY: layer}, 3, effects.observe):
+    with trace({KEY: layer}, 3, effects.observe):
         (layer(torch.randn(1, 2, 4)) * torch.randn(3, 2, 4)).sum().backward()
-    assert not effects.taken().any()
+    assert not effects.take().any()

@@ -11,7 +11,7 @@ import torch
 
 from si_hub.distill.running.states import States
 from si_hub.distill.training.lessons import WINDOW, Lessons, Pool, turn
-from si_hub.distill.work.folder import Entry, Work
+from si_hub.distill.work.folder import Work, WorkEntry
 from si_hub.distill.work.processes import Processes
 from si_hub.storage.tensors import Tensor
 
@@ -117,9 +117,9 @@ def test_processes_make_each_walk_once_between_them(tmp_path: Path) -> None:
 
 
 def test_lessons_are_cut_joined_and_kept_as_they_are() -> None:
-    whole = Lessons.joined([walk(0)[:5], walk(0)[[5, 6, 7]], walk(0)[8:]])
+    whole = Lessons.join([walk(0)[:5], walk(0)[[5, 6, 7]], walk(0)[8:]])
     tensors, facts = whole.states.as_tensors()
-    entry = Entry(
+    entry = WorkEntry(
         {name: Tensor.from_torch(value) for name, value in {**tensors, "target": whole.target}.items()}, facts
     )
     kept = Lessons.from_entry(entry)

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from si_hub.distill.training.loop import Course, Gradient, Recipe, scale, swapped, train
+from si_hub.distill.training.loop import Course, Gradient, Recipe, root_mean_square, swap_values, train
 from si_hub.errors import FileAccessError, FormatError, UsageError
 
 
@@ -190,8 +190,8 @@ def test_gradients_of_parts_add_up_to_the_gradient_of_the_batch() -> None:
 
 
 def test_a_step_is_measured_by_the_size_its_leaf_starts_with() -> None:
-    assert scale(torch.tensor([3.0, -3.0])) == pytest.approx(3.0)
-    assert scale(torch.zeros(4)) == 0.01
+    assert root_mean_square(torch.tensor([3.0, -3.0])) == pytest.approx(3.0)
+    assert root_mean_square(torch.zeros(4)) == 0.01
     recipe = Recipe(steps=1, batch=2, rate=0.1, average=0.0, every=1)
     task = Regression()
     before = {name: leaf.detach().clone() for name, leaf in task.leaves.items()}
@@ -216,7 +216,7 @@ def test_the_rate_rises_falls_and_ends_at_zero() -> None:
 def test_values_are_swapped_in_and_out_again_even_where_something_fails() -> None:
     leaf = nn.Parameter(torch.ones(2))
     leaves, values = {"a": leaf}, {"a": torch.zeros(2)}
-    with pytest.raises(Killed), swapped(leaves, values):
+    with pytest.raises(Killed), swap_values(leaves, values):
         raise Killed(leaf.sum())
     assert leaf.tolist() == [1.0, 1.0]
 

@@ -72,7 +72,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_said_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     work = Work(tmp_path / "file" / "work")
-    uses: list[Callable[[], object]] = [partial(work.open, PLAN), work.keep, work.held().__enter__]
+    uses: list[Callable[[], object]] = [partial(work.open, PLAN), work.keep, work.hold().__enter__]
     for use in uses:
         with pytest.raises(FileAccessError, match=r"cannot be made: Not a directory.*--work.*--set cache="):
             use()
@@ -84,11 +84,11 @@ def test_what_another_run_has_thrown_away_already_is_gone(tmp_path: Path) -> Non
 
 def test_a_folder_is_one_run_s_at_a_time(work: Work) -> None:
     keep(work)
-    with work.held():
-        with pytest.raises(FileAccessError, match="another run is at work in it"), Work(work.folder).held():
+    with work.hold():
+        with pytest.raises(FileAccessError, match="another run is at work in it"), Work(work.folder).hold():
             pass
         work.open(PLAN)
-    with Work(work.folder).held():
+    with Work(work.folder).hold():
         assert work.load("unet.conv_in") is not None
 
 
@@ -110,7 +110,7 @@ with work.held():
     again = Work(work.folder)
     again.open(PLAN)
     assert list(work.folder.glob(".si-hub-*.tmp")), "another's, for all that this run can know"
-    with again.held():
+    with again.hold():
         again.open(PLAN)
     assert sorted(path.suffix for path in work.folder.iterdir()) == [".json", ".safetensors"]
     assert again.load("unet.conv_in") is not None
@@ -119,13 +119,13 @@ with work.held():
 def test_a_run_killed_before_its_first_part_is_no_stranger(tmp_path: Path) -> None:
     (tmp_path / ".si-hub-0123456789abcdef.tmp").touch()
     work = Work(tmp_path)
-    with work.held():
+    with work.hold():
         work.open(PLAN)
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_held_folder_that_nothing_was_kept_in_is_gone(tmp_path: Path) -> None:
-    with Work(tmp_path / "work").held():
+    with Work(tmp_path / "work").hold():
         pass
     assert not (tmp_path / "work").exists()
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.utils.other import get_free_port
 
-from si_hub.distill.work.processes import Processes, is_main, launched, processes
+from si_hub.distill.work.processes import Processes, is_launched, is_main, processes
 
 ROOT = Path(__file__).parents[3]
 MINIATURE = ROOT / "examples" / "miniature"
@@ -42,14 +42,14 @@ def test_the_second_of_two_processes_knows_that_it_is_whoever_launched_it(
     launcher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told(monkeypatch, LAUNCHERS[launcher])
-    assert launched()
+    assert is_launched()
     assert not is_main()
 
 
 @pytest.mark.parametrize("environment", ALONE)
 def test_a_process_alone_is_the_main_one(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     told(monkeypatch, environment)
-    assert not launched()
+    assert not is_launched()
     assert is_main()
     assert processes().count == 1
 
