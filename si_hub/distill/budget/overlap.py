@@ -88,8 +88,8 @@ class Sharing:
         for cost in self.costs:
             shared, separate = (_size(value) for value in (cost.shared, cost.separate))
             times = f", {cost.shared / cost.separate:.2f} times" if cost.shared and cost.separate else ""
-            sides = f"one shared adapter {shared}, {count} separate ones {separate}{times}"
-            found.append(f"to leave {cost.error:g} of the error: {sides}")
+            both = f"one shared adapter {shared}, {count} separate ones {separate}{times}"
+            found.append(f"to leave {cost.error:g} of the error: {both}")
         return found
 
     def as_text(self) -> str:

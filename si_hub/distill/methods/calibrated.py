@@ -1,8 +1,8 @@
 """``--method calibrated``: what the predicted noise feels of the difference, under one budget for all layers.
 
-The survey says what each part does (`survey`), the budget which parts are worth their size (`budget`), and running
-base, tuned model and adapter says what is left (`fidelity`). Everything up to the budget is cached, so that another one
-costs seconds.
+The survey says what each part does (`survey.stages`), the budget which parts are worth their size (`budget.spend`), and
+running base, tuned model and adapter says what is left (`running.fidelity`). Everything up to the budget is cached, so
+that another one costs seconds.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Several tuned models → one adapter with a branch each: one up matrix a layer for all, one down matrix for each.
 
-The closed form of `shared` gives every layer its ranks, the effects of each (`effects`) say which are worth their size,
-under one budget for all layers; training (`branching`) is the finish. Biases, norms and bare parameters are one per
-layer in the file, not one per branch, so they stay the base's; what that costs is part of the measured error.
+The closed form of `budget.joint` gives every layer its ranks, the effects of each (`survey.effects`) say which are
+worth their size, under one budget for all layers; training (`branches`) is the finish. Biases, norms and bare
+parameters are one per layer in the file, not one per branch, so they stay the base's; what that costs is part of the
+measured error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """``--method trained``: the calibrated adapter, trained end to end against the tuned model's predicted noise.
 
-No image is needed: lessons are states of the tuned model's own sampling, and what it predicts there (`pool`). The error
-is measured on held-out prompts and noise as it goes, and the best adapter is kept, at worst the one it started from.
+No image is needed: lessons are states of the tuned model's own sampling, and what it predicts there
+(`training.lessons`). The error is measured on held-out prompts and noise as it goes, and the best adapter is kept, at
+worst the one it started from.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Sight:
 
 
 def sight_of(path: Path, base: ModelOnDisk | None) -> Sight:
-    """A single file at first sight; raises as `open_single` does."""
+    """A single file at first sight; raises as `si_hub.distill.pair.opening.open_single` does."""
     weights, metadata = read_checkpoint(path)
     refuse_others(path, weights)
     sight = Sight(weights, metadata, recognise_checkpoint(path, weights, base), prediction_of(metadata, weights))
@@ -63,7 +63,7 @@ def check_singles(base: Path, tuned: Iterable[Path]) -> None:
     Opening the base takes diffusers, whose import takes seconds; headers and samples tell most wrong pairs before.
 
     Raises:
-        WrongPair, NotAModel, MissingFile, FileAccessError, FormatError: as `open_single`.
+        WrongPair, NotAModel, MissingFile, FileAccessError, FormatError: as `si_hub.distill.pair.opening.open_single`.
     """
     start = sight_of(base, None)
     if start.architecture is None:

@@ -71,7 +71,7 @@ class Measure:
         """The measurement of the pipeline as it is, with whatever is loaded beside the base's weights.
 
         Args:
-            word: that the pipeline is told in every prompt, as `States.told` has it; the tuned model was not.
+            word: that the pipeline is told in every prompt, as `States.with_word` has it; the tuned model was not.
         """
         states = self.states if word is None else self.states.with_word(word)
         own = _squares(predictions(self.runner, states, self.batch), self.tuned)

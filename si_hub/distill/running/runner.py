@@ -170,7 +170,7 @@ class Runner:
         return text
 
     def __call__(self, states: States, scale: Tensor | None = None) -> Tensor:
-        """The predicted noise in states, as `Predictor` has it; or the prediction times another ``scale [states]``."""
+        """The predicted noise in states, a `Predictor`; or the prediction times another ``scale [states]``."""
         text = self.encode(states.prompts)
         given: dict[str, Any] = {
             name: value.to(self.device) for name, value in {**states.inputs, **states.shared}.items()

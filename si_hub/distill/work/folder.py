@@ -100,7 +100,7 @@ class Work:
     def open(self, plan: Mapping[str, Any]) -> None:
         """Use the folder for ``plan``; what another plan left there is thrown away.
 
-        Where the folder is `held`, so is what killed runs left half-written.
+        Where the folder is `hold`, so is what killed runs left half-written.
 
         Raises:
             FileAccessError: a folder that is not ours, or no permission.
