@@ -18,12 +18,11 @@ from si_hub.adapter import Component, Layer
 from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, Price, adapter_bytes
 from si_hub.distill.budget.spend import Group, predicted_error, refit, scores, smallest, spend
 from si_hub.distill.methods.svd import DEFAULT_RANK
-from si_hub.distill.pair.change import Change
+from si_hub.distill.pair.change import Change, Key
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome, distilled_adapter
 from si_hub.distill.running import fidelity
-from si_hub.distill.running.tracing import Key
 from si_hub.distill.survey.cache import survey_of
 from si_hub.distill.survey.lowrank import balance
 from si_hub.distill.survey.stages import Findings
@@ -122,7 +121,7 @@ class Calibration:
         self.scores = scores(self.findings.effects)
         if not self.findings.target.any():
             raise fidelity.unfelt(pair.tuned.path)
-        self.changes: dict[Key, Change] = {(change.component, change.module): change for change in pair.changes}
+        self.changes: dict[Key, Change] = {change.key: change for change in pair.changes}
         self._last: tuple[Choice, fidelity.Fidelity] | None = None
 
     @cached_property
@@ -241,7 +240,7 @@ class Calibration:
             taken.setdefault(key, {})[name] = coefficient
         components: dict[str, Component] = {}
         for change in self.pair.changes:
-            key = (change.component, change.module)
+            key = change.key
             leaves = self._leaves(key, taken[key]) if key in taken else {}
             if change in always and (delta := change.delta()) is not None:
                 leaves = {"param_delta": delta}
@@ -333,8 +332,8 @@ class Calibration:
             component = choice.components.get(change.component)
             if component is not None and change.module in component.layers:
                 continue
-            key = (change.component, change.module)
+            key = change.key
             kind = "unreached" if key not in self.findings.parts else "dear" if felt[key] else "silent"
             kind = "parameter" if change.kind == "parameter" else kind
-            reasons[f"{change.component}.{change.module}"] = _REASONS[kind]
+            reasons[change.name] = _REASONS[kind]
         return reasons

@@ -26,13 +26,12 @@ from si_hub.distill.budget.spend import Group, refit, scores, smallest, spend
 from si_hub.distill.methods.branches import Branch, standing_of, train_branches
 from si_hub.distill.methods.routing import fit_routers
 from si_hub.distill.methods.svd import DEFAULT_RANK
-from si_hub.distill.pair.change import Change
+from si_hub.distill.pair.change import Change, Key
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
 from si_hub.distill.running import fidelity
 from si_hub.distill.running.student import Student
-from si_hub.distill.running.tracing import Key
 from si_hub.distill.survey.cache import survey_of
 from si_hub.distill.survey.curvature import Curvature, limit_of
 from si_hub.distill.survey.effects import ChangeParts
@@ -104,7 +103,7 @@ class Teachers:
             pipeline = survey.runner.pipeline
             curvature = survey.curvature()
             measure = survey.measure()
-            changes = {(change.component, change.module): change for change in survey.low_rank_changes()}
+            changes = {change.key: change for change in survey.low_rank_changes()}
             survey.runner.mix(0.0)
             self.teachers.append(Teacher(name, survey, curvature, changes, 1.0 / float(measure.base.mean())))
         self.crew = self.teachers[0].survey.crew
@@ -148,10 +147,10 @@ class Teachers:
             if change is not None:
                 own = Curvature([change], self.limit, device)
                 own.add_up([values_of(teacher.curvature)])
-            inputs.append(None if own is None else own.moments[key][0].root())
+            inputs.append(None if own is None else own.moments[key].inputs.root())
         generator = torch.Generator(device).manual_seed(seed_of(self.request.seed, ".".join(key), 0))
         weights = [teacher.weight for teacher in self.teachers]
-        return common(deltas, inputs, total.moments[key][1].root(), weights, self.count, generator)
+        return common(deltas, inputs, total.moments[key].outputs.root(), weights, self.count, generator)
 
     def sharing(self, commons: Mapping[Key, Common]) -> Sharing:
         """What one shared adapter and separate ones would cost."""
@@ -356,7 +355,7 @@ class Teachers:
     def _left_out(self, components: Mapping[str, Component]) -> dict[str, str]:
         found: dict[str, str] = {}
         for change in (change for pair in self.pairs for change in pair.changes):
-            key, name = (change.component, change.module), f"{change.component}.{change.module}"
+            key, name = change.key, change.name
             if change.bias is not None:
                 found[f"{name}.bias"] = _PER_LAYER
             if key not in self.changes and change.weight is not None:

@@ -52,7 +52,7 @@ class Plan:
 
     @property
     def name(self) -> str:
-        return f"{self.change.component}.{self.change.module}"
+        return self.change.name
 
     @property
     def count(self) -> int:

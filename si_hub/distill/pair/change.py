@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 
+#: A module of a pipeline: component and frozen path.
+Key = tuple[str, str]
 #: A parameter of base and tuned model.
 BaseAndTuned = tuple[Weight, Weight]
 
@@ -37,6 +39,16 @@ class Change:
     shape: tuple[int, ...]
     weight: BaseAndTuned | None
     bias: BaseAndTuned | None
+
+    @property
+    def key(self) -> Key:
+        """Where, to look it up by."""
+        return self.component, self.module
+
+    @property
+    def name(self) -> str:
+        """Where, as text."""
+        return f"{self.component}.{self.module}"
 
     def delta(self) -> torch.Tensor | None:
         """Tuned weight minus the base's, float32, shape ``shape``; ``None`` where they are equal."""

@@ -59,7 +59,7 @@ def match(base: ModelOnDisk, tuned: ModelOnDisk, *, trust_order: bool = False) -
         for change in modules_of_both(base, tuned):
             kept = _differing(change, differing, comparison)
             if kept is None:
-                unchanged.append(f"{change.component}.{change.module}")
+                unchanged.append(change.name)
             else:
                 changes.append(kept)
     if not changes:
@@ -70,7 +70,7 @@ def match(base: ModelOnDisk, tuned: ModelOnDisk, *, trust_order: bool = False) -
 def _differing(change: Change, sampled: set[tuple[str, str]], comparison: Comparison) -> Change | None:
     """The change without what is equal; ``None`` if all is."""
     assert change.weight is not None
-    equal = (change.component, change.module) not in sampled and _equal(change.weight, comparison)
+    equal = change.key not in sampled and _equal(change.weight, comparison)
     bias = change.bias if change.bias and not _equal(change.bias, comparison) else None
     if equal and bias is None:
         return None

@@ -81,7 +81,7 @@ def check_samples(base: ModelOnDisk, tuned: ModelOnDisk) -> set[tuple[str, str]]
         assert change.weight is not None
         old, new = change.weight
         if not same_sample(old, new):
-            differing.add((change.component, change.module))
+            differing.add(change.key)
         if change.component == base.denoiser and change.kind in {"linear", "conv"} and old.count >= TELLING:
             telling.append((old, new))
     check_kin(tuned.path, telling)

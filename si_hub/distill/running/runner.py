@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.architectures.folder import read_object
-from si_hub.distill.pair.change import Change, not_finite
+from si_hub.distill.pair.change import Change, Key, not_finite
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.weights import widen
 from si_hub.distill.running.states import States
-from si_hub.distill.running.tracing import Key
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
 from si_hub.tuner.injection import live_path
 from si_hub.tuner.kinds import kind_of
@@ -99,7 +98,7 @@ class Runner:
             module = self._paths[change.component][path]
             with suppress(BaseMismatch):
                 kind_of(module, change.module)
-                found[change.component, change.module] = module
+                found[change.key] = module
         return found
 
     @torch.no_grad()
@@ -119,7 +118,7 @@ class Runner:
                     base, tuned = widen(sides[0]), widen(sides[1])
                     mixed = tuned if share == 1.0 else torch.lerp(base, tuned, share)
                     if not mixed.isfinite().all():
-                        raise not_finite(f"{change.component}.{change.module}")
+                        raise not_finite(change.name)
                     self._parameter(change, leaf).copy_(mixed)
         self.share = share
 
@@ -129,7 +128,7 @@ class Runner:
         live = live_path(paths, owner)
         if live is None:
             raise CannotRun("the pipeline lacks a module of the base", file=self.pair.base.path,
-                            key=f"{change.component}.{change.module}")  # fmt: skip
+                            key=change.name)  # fmt: skip
         parameter: Tensor = getattr(paths[live], leaf)
         return parameter
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-#: A module of a pipeline: component and frozen path.
-Key = tuple[str, str]
+from si_hub.distill.pair.change import Key
+
 #: Called with the key, the module, its input and the gradient at its output, once for every call and backward pass.
 Observer = Callable[[Key, nn.Module, Tensor, Tensor], None]
 

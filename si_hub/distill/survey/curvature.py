@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from si_hub.distill.pair.change import Change
-from si_hub.distill.running.tracing import Key
+from si_hub.distill.pair.change import Change, Key
 from si_hub.distill.survey.lowrank import balance, singular
 from si_hub.distill.survey.moments import Moment, dense_limit, moment
 from si_hub.tuner.kinds import kind_of
@@ -30,6 +30,13 @@ def limit_of(changes: Sequence[Change], room: int = ROOM) -> int:
     return dense_limit(chain.from_iterable(change.matrix for change in changes), room)
 
 
+class LayerMoments(NamedTuple):
+    """Moments of a layer's unfolded inputs, and of the gradients at its output."""
+
+    inputs: Moment
+    outputs: Moment
+
+
 @dataclass(slots=True)
 class Curvature:
     """Moments of the inputs and output gradients of layers.
@@ -38,19 +45,19 @@ class Curvature:
         changes: the layers.
         limit: width above which moments are sketched.
         device: where they are.
-        moments: of each layer, inputs first.
+        moments: of each layer.
     """
 
     changes: Sequence[Change]
     limit: int
     device: torch.device
-    moments: dict[Key, tuple[Moment, Moment]] = field(init=False)
+    moments: dict[Key, LayerMoments] = field(init=False)
 
     def __post_init__(self) -> None:
         self.moments = {}
         for change in self.changes:
             outputs, inputs = (moment(width, self.limit, self.device) for width in change.matrix)
-            self.moments[change.component, change.module] = inputs, outputs
+            self.moments[change.key] = LayerMoments(inputs, outputs)
 
     def observe(self, key: Key, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
         """Count one call of a layer in; an `si_hub.distill.running.tracing.Observer`."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from si_hub.distill.running.tracing import Key
+from si_hub.distill.pair.change import Key
 from si_hub.tuner.kinds import evaluate, kind_of
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from si_hub.distill.pair.change import Change
+from si_hub.distill.pair.change import Change, Key
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import SurveyOptions
 from si_hub.distill.running import trajectory
 from si_hub.distill.running.fidelity import Measure, references
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
-from si_hub.distill.running.tracing import Key, Observer, trace
+from si_hub.distill.running.tracing import Observer, trace
 from si_hub.distill.survey.curvature import Curvature, limit_of, pieces
 from si_hub.distill.survey.effects import ChangeParts, Effects
 from si_hub.distill.work import fingerprints
@@ -191,7 +191,7 @@ class Survey:
         return [
             change
             for change in self.pair.changes
-            if change.weight and (module := live.get((change.component, change.module))) is not None
+            if change.weight and (module := live.get(change.key)) is not None
             if kind_of(module, change.module).low_rank and getattr(module, "groups", 1) == 1
         ]
 
@@ -205,13 +205,9 @@ class Survey:
             moments = self._keep("moments", len(shares), lambda k: self._moments(shares[k], k))
         entries = self._keep("pieces", len(layered), lambda k: self._pieces(layered[k], moments))
         self._let_go("moments")
-        found = {(change.component, change.module): entry for change, entry in zip(layered, entries, strict=True)}
+        found = {change.key: entry for change, entry in zip(layered, entries, strict=True)}
         live = self.runner.modules(self.pair.changes)
-        return {
-            key: parts_of(change, found.get(key))
-            for change in self.pair.changes
-            if (key := (change.component, change.module)) in live
-        }
+        return {key: parts_of(change, found.get(key)) for change in self.pair.changes if (key := change.key) in live}
 
     def _moments(self, states: States, chunk: int) -> Made:
         curvature = Curvature(self.low_rank_changes(), self._limit(), self.runner.device)
@@ -226,7 +222,7 @@ class Survey:
         curvature = Curvature([change], self._limit(), self.crew.device)
         curvature.add_up([values_of(entry) for entry in moments])
         [(inputs, outputs)] = curvature.moments.values()
-        seed = seed_of(self.settings.seed, f"{change.component}.{change.module}", 0)
+        seed = seed_of(self.settings.seed, change.name, 0)
         generator = torch.Generator(self.crew.device).manual_seed(seed)
         down, up = pieces(delta.to(self.crew.device), inputs, outputs, self.settings.pieces, generator)
         return {"down": down, "up": up}, {}
@@ -243,9 +239,7 @@ class Survey:
             with torch.no_grad():
                 ends.append([self.runner(batch, even_scale(batch.scale)) for batch, _ in self._batches(states, chunk)])
         effects = Effects(parts)
-        modules = self.runner.modules(
-            change for change in self.pair.changes if (change.component, change.module) in parts
-        )
+        modules = self.runner.modules(change for change in self.pair.changes if change.key in parts)
         rows: list[torch.Tensor] = []
         target: list[torch.Tensor] = []
         samples: list[torch.Tensor] = []
