@@ -18,7 +18,7 @@ from si_hub.distill import Distilled, distill, match, open_model
 from si_hub.distill.budget.spend import refit, scores, spend
 from si_hub.distill.methods.branches import Mixed, standing_of
 from si_hub.distill.methods.several import Teachers
-from si_hub.distill.request import Request, branch_names
+from si_hub.distill.request import Request
 from si_hub.distill.running.states import States
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.curvature import Curvature
@@ -244,13 +244,6 @@ def test_sharing_takes_several_models(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["distill", str(BASE), str(NEON), "--sharing"])
     assert result.exit_code == 2
     assert "sharing takes two tuned models or more" in result.output
-
-
-def test_branches_are_named_by_files_or_as_told() -> None:
-    assert branch_names("", ["a", "b"]) == ("a", "b")
-    assert branch_names("ink, neon", ["a", "b"]) == ("ink", "neon")
-    with pytest.raises(UsageError, match="a name of its own"):
-        branch_names("", ["model", "model"])
 
 
 def test_a_mixed_batch_can_be_cut_anywhere() -> None:

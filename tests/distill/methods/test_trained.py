@@ -22,14 +22,13 @@ from si_hub.adapter import Component, Layer
 from si_hub.distill import distill
 from si_hub.distill.methods.svd import compute, plan_of
 from si_hub.distill.pair.matching import Pair, match_all
-from si_hub.distill.request import Request, SurveyOptions, TrainingOptions
 from si_hub.distill.running.features import Features, blocks, record
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.student import Student
 from si_hub.distill.running.trajectory import pick, trajectories
 from si_hub.distill.training.options import accelerator_of, keep_accelerate
 from si_hub.distill.training.pictures import Pictures, add_noise, caption, check_pictures, encode_picture, some_pictures
-from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8, UsageError
+from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
 from si_hub.storage.header import read_safetensors
 
 MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
@@ -305,23 +304,6 @@ def test_a_caption_that_is_no_text_is_told(tmp_path: Path) -> None:
         check_pictures(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"steps": 0}, "steps: is a whole number, 1 or more"),
-        ({"steps": 2.5}, "steps: is a whole number"),
-        ({"average": 1}, r"average: is a decay, below 1 \(found 1"),
-        ({"rate": -1}, "rate: is a positive number"),
-        ({"samples": "many"}, "samples: is a positive number"),
-        ({"precision": "int4"}, r"precision: no such precision \(expected no, fp16, bf16, found int4\)"),
-        ({"checkpointing": "perhaps"}, "checkpointing: is yes or no"),
-    ],
-)
-def test_options_that_make_no_sense_are_told(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        TrainingOptions.of(options)
-
-
 @pytest.mark.parametrize("own", [None, "bf16"])
 def test_the_precision_of_ones_own_accelerator_is_left_alone(own: str | None) -> None:
     AcceleratorState._reset_state()
@@ -331,13 +313,6 @@ def test_the_precision_of_ones_own_accelerator_is_left_alone(own: str | None) ->
     assert AcceleratorState._shared_state.get("_mixed_precision") == own
     assert mine is None or mine.mixed_precision == own
     AcceleratorState._reset_state()
-
-
-def test_options_are_parted_into_ours_and_the_calibrations() -> None:
-    said = {"steps": 7, "checkpointing": "true", "trajectories": 3, "images": Path("x")}
-    request = Request.of("trained", [NEON], options=said)
-    assert request.training == TrainingOptions(steps=7, checkpointing=True, images="x")
-    assert request.survey == SurveyOptions(trajectories=3)
 
 
 # Long ones.

@@ -1,0 +1,82 @@
+"""What is asked for: read from keywords once, and refused in one line where it makes no sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from si_hub.distill.request import Request, SurveyOptions, TrainingOptions, branch_names
+from si_hub.errors import UsageError
+
+TUNED = ["ink.safetensors", "neon.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: is a whole number, 1 or more"),
+        ({"steps": 2.5}, "steps: is a whole number"),
+        ({"average": 1}, r"average: is a decay, below 1 \(found 1"),
+        ({"rate": -1}, "rate: is a positive number"),
+        ({"samples": "many"}, "samples: is a positive number"),
+        ({"precision": "int4"}, r"precision: no such precision \(expected no, fp16, bf16, found int4\)"),
+        ({"checkpointing": "perhaps"}, "checkpointing: is yes or no"),
+    ],
+)
+def test_options_that_make_no_sense_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainingOptions.of(options)
+
+
+def test_options_are_parted_into_ours_and_the_calibrations() -> None:
+    said = {"steps": 7, "checkpointing": "true", "trajectories": 3, "images": Path("x")}
+    request = Request.of("trained", TUNED[:1], options=said)
+    assert request.training == TrainingOptions(steps=7, checkpointing=True, images="x")
+    assert request.survey == SurveyOptions(trajectories=3)
+
+
+def test_branches_are_named_by_files_or_as_told() -> None:
+    assert branch_names("", ["a", "b"]) == ("a", "b")
+    assert branch_names("ink, neon", ["a", "b"]) == ("ink", "neon")
+    with pytest.raises(UsageError, match="a name of its own"):
+        branch_names("", ["model", "model"])
+
+
+@pytest.mark.parametrize(
+    ("method", "known"),
+    [
+        ("svd", {"guidance"}),
+        ("calibrated", {"guidance", "states", "cache"}),
+        ("trained", {"guidance", "states", "cache", "steps"}),
+    ],
+)
+@pytest.mark.parametrize("when", ["named", "chosen"])
+def test_a_method_takes_its_own_options_and_no_other_s(method: str, known: set[str], when: str) -> None:
+    for name in ("guidance", "states", "cache", "steps", "temperature"):
+        options = {name: 3}
+
+        def ask(options: dict[str, Any] = options) -> None:
+            Request.of(method if when == "named" else None, TUNED[:1], options=options).check_for(method)
+
+        if name in known:
+            ask()
+        else:
+            with pytest.raises(UsageError, match=f"{name}: the method (svd|calibrated) has no such option"):
+                ask()
+
+
+def test_a_value_keeps_what_was_said_of_it() -> None:
+    request = Request.of(
+        "calibrated", TUNED[:1], rank=40, seed=7, options={"resolution": 32, "guidance": 3, "states": 2}
+    )
+    assert request.call.keywords() == {"guidance_scale": 3, "height": 32, "width": 32}
+    assert request.said == {"guidance": "3", "resolution": "32", "states": "2"}
+    assert request.survey == SurveyOptions(states=2, seed=7, pieces=80)
+
+
+def test_only_several_models_have_branches_and_a_router() -> None:
+    with pytest.raises(UsageError, match="--router: is for several tuned models"):
+        Request.of("trained", TUNED[:1], options={"router": "learned"})
+    assert Request.of("trained", TUNED, options={"router": "learned"}).branches == tuple(TUNED)
