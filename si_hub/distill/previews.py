@@ -94,9 +94,9 @@ def curve(
     wish = Wish.of(report)
     wish.check(overwrite=force)
     pairs = match_all(base, tuned, trust_order=trust_order)
-    from si_hub.distill.methods.calibrated import curve_points as measured
+    from si_hub.distill.methods.calibrated import curve_points
 
-    found = measured(pairs, request, sizes)
+    found = curve_points(pairs, request, sizes)
     points = tuple(CurvePoint(*one) for one in sorted(found))
     chosen = None if size is None else max(point.size for point in points if point.size <= size)
     result = Curve(pairs[0].base.path, pairs[0].tuned.path, points, chosen)

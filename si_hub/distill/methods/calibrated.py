@@ -116,7 +116,7 @@ class Calibration:
         self.pair, self.request = pair, request
         self.survey, self.source = survey_of(pair, request)
         self.runner, self.crew = self.survey.runner, self.survey.crew
-        self.told, self.held_out = self.survey.prompts, self.survey.held_out
+        self.prompts, self.held_out = self.survey.prompts, self.survey.held_out
         self.findings: Findings = self.survey.findings()
         self.scores = scores(self.findings.effects)
         if not self.findings.target.any():

@@ -221,14 +221,14 @@ def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, WorkEntry]
     carried = {name: 1 - errors[name] / norms[name] for name in norms if norms[name]}
     error = math.sqrt(sum(errors.values()) / sum(norms.values())) if any(norms.values()) else 0.0
     left_out = {item.name: item.reason for item in plans if item.how == "leave"}
-    told = {
+    measurement = {
         "measure": "relative Frobenius norm of the weights' difference; no pipeline was run",
         "carried": {name: float(f"{share:.4g}") for name, share in carried.items()},
         "left_out": dict(sorted(Counter(left_out.values()).items())),
     }
     large = [item.change for item in plans if item.reason == _LARGE]
     notes = [f"--embeddings adds {sum(map(_numbers, large)):,} numbers"] if large else []
-    return Outcome(components, error, carried, left_out, told, notes=notes)
+    return Outcome(components, error, carried, left_out, measurement, notes=notes)
 
 
 def _numbers(change: Change) -> int:

@@ -110,7 +110,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     if options.images:
         make: Any = Pictures.of(runner, options.images, survey.batch, request.seed)
     else:
-        make = Walks(runner, calibration.told, options.walks, survey.batch, request.seed)
+        make = Walks(runner, calibration.prompts, options.walks, survey.batch, request.seed)
     pool = Pool(make, teaching, work, calibration.crew, turn(options.walks, options.samples))
     features = Features(calibration.pair, runner, options.features) if options.features else None
     task = Imitation(student, pool, calibration.measure, request.seed, features)

@@ -37,17 +37,17 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
     settings, options = request.survey, request.call.keywords()
     crew = processes()
     runner = Runner(pair, pipeline, device=crew.device, options=options)
-    told, held_out, source = prompts.choose_prompts(
+    given, held_out, source = prompts.choose_prompts(
         request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed
     )
-    stages = survey_plan(pair, (told, held_out), settings, options)
+    stages = survey_plan(pair, (given, held_out), settings, options)
     work = _cache_folder(stages, request)
     if crew.main:
         work.keep()
         make_room(work, KEPT + len(request.branches) - 1)
     crew.wait()
     work.open(stages)
-    return Survey(runner, told, held_out, settings, work, crew, request.progress, limit), source
+    return Survey(runner, given, held_out, settings, work, crew, request.progress, limit), source
 
 
 def _cache_folder(stages: Mapping[str, Any], request: Request) -> Work:

@@ -337,10 +337,10 @@ def survey_plan(
     """Everything that the stages depend on."""
     from si_hub import __version__
 
-    told = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     return {
         "tool": __version__, "version": VERSION, "torch": torch.__version__,
         "models": [fingerprints.model(pair.base.path), fingerprints.model(pair.tuned.path)],
-        "prompts": told, "settings": asdict(settings),
+        "prompts": digest, "settings": asdict(settings),
         "options": {name: str(options[name]) for name in sorted(options)},
     }  # fmt: skip
