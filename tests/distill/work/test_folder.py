@@ -101,7 +101,7 @@ from functools import partial
 from pathlib import Path
 from si_hub.distill.work.folder import Work, discard
 work = Work(Path({str(work.folder)!r}))
-with work.held():
+with work.hold():
     Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     work.save("unet.conv_out", {{}}, {{}})
 """
