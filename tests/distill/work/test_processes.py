@@ -63,7 +63,7 @@ def test_jobs_are_shared_once_each_and_evenly_by_cost() -> None:
 
 
 WHO = """
-from si_hub.distill.processes import processes
+from si_hub.distill.work.processes import processes
 crew = processes()
 crew.wait()
 print(crew.index, crew.count, crew.main)
