@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from si_hub.adapter import Adapter as Adapter
     from si_hub.conversion import convert as convert
     from si_hub.errors import SiHubError as SiHubError
+    from si_hub.hub.pull import pull as pull
+    from si_hub.hub.push import push as push
     from si_hub.inspection import inspect as inspect
     from si_hub.pipelines import enable as enable
     from si_hub.tuner import StyleInjectConfig as StyleInjectConfig
@@ -28,6 +30,8 @@ _HOMES = {
     "convert": "si_hub.conversion",
     "enable": "si_hub.pipelines",
     "inspect": "si_hub.inspection",
+    "pull": "si_hub.hub.pull",
+    "push": "si_hub.hub.push",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -307,7 +307,7 @@ def pull(repo_id: str, force: bool, quiet: bool, json_: bool, **options: Any) ->
       si-hub pull user/style@v1 --local-dir style
       si-hub pull user/style --local-files-only --json
     """
-    from si_hub.hub import pull as pull_repository
+    from si_hub.hub.pull import pull as pull_repository
     from si_hub.report.progress import progress_bar
 
     with progress_bar("pulling", quiet=quiet or json_) as progress:
@@ -345,7 +345,7 @@ def push(path: str | None, repo_id: str | None, quiet: bool, json_: bool, **opti
       si-hub push --revision dev --tag v2 --dry-run
     """
     from si_hub.hub.names import looks_like_ref
-    from si_hub.hub.pushing import push as push_adapter
+    from si_hub.hub.push.pushing import push as push_adapter
 
     if path == "" or repo_id == "":
         raise UsageError("the path is empty" if path == "" else "the repository's name is empty")

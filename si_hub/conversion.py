@@ -126,7 +126,7 @@ def convert(
 
     Raises:
         FileAccessError: the output exists, or is the source.
-        SiHubError: everything of `si_hub.converters.convert`, `si_hub.format.write` and `si_hub.hub.pull`.
+        SiHubError: everything of `si_hub.converters.convert`, `si_hub.format.write` and `si_hub.hub.pull.pull`.
     """
     remote, token = is_repository(source), concealed(token)
     source = Path(source)
@@ -137,7 +137,7 @@ def convert(
     if path.exists() and not force:
         raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
     if remote:
-        from si_hub.hub.adapter import fetch_adapter
+        from si_hub.hub.pull.fetching import fetch_adapter
 
         fetched = fetch_adapter(
             str(source), want="foreign", weight_name=weight_name, token=token, progress=progress

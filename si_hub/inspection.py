@@ -21,7 +21,7 @@ from si_hub.report.text import reasons, short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 
 if TYPE_CHECKING:
-    from si_hub.hub.looking import Look
+    from si_hub.hub.pull.headers import Look
 
 #: Lines of metadata for people; kohya writes about sixty keys.
 METADATA_SHOWN = 80
@@ -165,7 +165,7 @@ def inspect(
     """
     token = concealed(token)
     if is_repository(path):
-        from si_hub.hub.looking import look as look_at
+        from si_hub.hub.pull.headers import look as look_at
 
         looks = [_looked_at(look, base) for look in look_at(str(path), token=token)]
         return looks if len(looks) > 1 else looks[0]

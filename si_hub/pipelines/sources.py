@@ -17,8 +17,8 @@ from si_hub.adapter import Adapter
 from si_hub.errors import FormatError, MissingFile, NotStyleInject, UsageError
 from si_hub.format.hashes import check_data
 from si_hub.hub import names
-from si_hub.hub.adapter import fetch_adapter
-from si_hub.hub.choice import convert_command
+from si_hub.hub.pull.fetching import fetch_adapter
+from si_hub.hub.pull.selection import convert_command
 from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
@@ -161,7 +161,7 @@ def locate(source: str | os.PathLike[str], fetch: Fetch) -> Path:
         MissingFile: no such file, folder, repository, revision, or not in the cache.
         UsageError: several files to choose from, or a ``weight_name`` that is no safetensors file.
         NotStyleInject: files, but none of this format.
-        SiHubError: as `si_hub.hub.adapter.fetch_adapter`.
+        SiHubError: as `si_hub.hub.pull.fetching.fetch_adapter`.
     """
     return find(source, fetch).path
 

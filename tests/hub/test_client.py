@@ -28,11 +28,12 @@ from si_hub.errors import (
     UsageError,
 )
 from si_hub.hub import client as clients
-from si_hub.hub import listing, pull
+from si_hub.hub import listing
 from si_hub.hub.client import About, Client
 from si_hub.hub.names import RepoRef
+from si_hub.hub.pull import pull
 from tests.hub.loopback import LoopbackHub, faults
-from tests.hub.pull_world import FILES, STYLE
+from tests.hub.pull.world import FILES, STYLE
 
 REF = RepoRef(STYLE, "v1")
 

@@ -1,0 +1,221 @@
+"""The model card: a part that is generated from the adapter and renewed, within a text that is the user's own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from si_hub.adapter import Adapter
+from si_hub.architectures.bases import BY_NAME
+from si_hub.errors import CardError
+from si_hub.hub.card import frontmatter
+from si_hub.hub.card.licenses import card_keys
+from si_hub.hub.card.markdown import escape, fence, table, tables
+from si_hub.hub.names import is_repo_id
+from si_hub.report.layers import count_ranks
+from si_hub.report.text import short, size_text, tally
+
+BEGIN = "<!-- si-hub: generated, renewed by every push; write outside of it -->"
+END = "<!-- si-hub: end -->"
+#: A longer card is nobody's reading.
+LIMIT = 2_000_000
+TAGS = ("styleinject", "text-to-image")
+#: What a card of ours never says: it would be listed, and loaded, as what it is not.
+NEVER = frozenset({"lora", "template:sd-lora"})
+
+_TAG = re.compile(r"[\w][\w .+-]{0,48}")
+_HEADING = re.compile(r"^ {0,3}#[ \t]|^\S.*\n=+[ \t]*$", re.MULTILINE)
+_TABLES = (
+    ("fidelity", "How close it comes"),
+    ("training", "How it was trained"),
+    ("provenance", "Where it comes from"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A renewed card.
+
+    Attributes:
+        text: the whole of README.md.
+        notes: what the user may want to know about it, in sentences.
+    """
+
+    text: str
+    notes: tuple[str, ...]
+
+
+def decode(raw: bytes, file: str = "README.md") -> str:
+    """The text of a card, its line breaks as they are.
+
+    Raises:
+        CardError: too long, or not UTF-8.
+    """
+    if len(raw) > LIMIT:
+        raise CardError("is too long for a card", file=file, expected=f"at most {LIMIT} bytes", found=len(raw))
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise CardError("is not UTF-8", file=file, found=f"byte {error.start}", hint="Save it as UTF-8.") from error
+
+
+def is_card(text: str) -> bool:
+    """Whether a README.md is a model card: it begins with a front matter, or has a generated part."""
+    return text.removeprefix("\ufeff").lstrip().startswith("---") or BEGIN in text
+
+
+def render(existing: str, adapter: Adapter, repo_id: str, samples: Sequence[str] = (), size: int = 0) -> Card:
+    """The card of an adapter: ``existing`` with its generated parts renewed, or added where there are none.
+
+    Outside the generated parts every character stays; rendering twice is rendering once.
+
+    Args:
+        existing: the card as it is; empty where there is none.
+        adapter: what the card is about.
+        repo_id: the repository it will be in.
+        samples: paths of preview pictures in the repository, in the order of the document's ``preview_prompts``.
+        size: bytes of the adapter's file.
+
+    Raises:
+        CardError: a front matter that is no YAML table, or generated parts without their end.
+    """
+    parts = frontmatter.split(existing)
+    keys = front_matter(adapter, samples)
+    merged = frontmatter.merge(parts.block, keys, parts.newline)
+    text = _renew(parts.tail, adapter, repo_id, samples, size, parts.newline)
+    return Card(parts.head + merged.text + text, _notes(merged.kept, keys, adapter))
+
+
+def front_matter(adapter: Adapter, samples: Sequence[str] = ()) -> dict[str, Any]:
+    """The metadata that the Hub reads off a card."""
+    about = adapter.about
+    base = base_model(adapter)
+    keys: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if base else {}
+    keys |= {"library_name": "si-hub", "pipeline_tag": "text-to-image"}
+    if about.get("license"):
+        keys |= card_keys(about["license"])
+    own = [tag for tag in map(short, about.get("tags", ())) if _TAG.fullmatch(tag) and tag.lower() not in NEVER]
+    keys["tags"] = list(dict.fromkeys([*TAGS, *own[:20]]))
+    if about.get("trigger_words"):
+        keys["instance_prompt"] = short(", ".join(about["trigger_words"]), 300)
+    if samples:
+        prompts = [short(prompt, 600) for prompt in about.get("preview_prompts", ())]
+        texts = prompts + ["-"] * (len(samples) - len(prompts))
+        keys["widget"] = [
+            {"text": text, "output": {"url": sample}} for sample, text in zip(samples, texts, strict=False)
+        ]
+    return keys
+
+
+def base_model(adapter: Adapter) -> str | None:
+    """The repository of the base model: the document's, the usual one of the architecture, or none."""
+    told = adapter.base_model.repo_id
+    if told and "/" in told and is_repo_id(told):
+        return told
+    known = BY_NAME.get(adapter.base_model.architecture)
+    return next(iter(known.repositories), None) if known else None
+
+
+def load_lines(repo_id: str, base: str | None, revision: str | None = None) -> list[str]:
+    """The three lines that load the adapter."""
+    at = f", revision={json.dumps(revision)}" if revision else ""
+    return [
+        "import si_hub; from diffusers import DiffusionPipeline; si_hub.enable()",
+        f"pipe = DiffusionPipeline.from_pretrained({json.dumps(base or 'path/to/the-base-model')})",
+        f"pipe.load_styleinject_weights({json.dumps(repo_id)}{at})",
+    ]
+
+
+def sections(adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, title: bool) -> list[str]:
+    """The generated part in Markdown, piece by piece.
+
+    Args:
+        adapter, repo_id, samples, size: see `render`.
+        title: whether it is to begin with a title.
+    """
+    about, base = adapter.about, base_model(adapter)
+    name = escape(about.get("title") or repo_id.rpartition("/")[2])
+    target = f"[{escape(base)}](https://huggingface.co/{base})" if base else escape(adapter.base_model.architecture)
+    author = f", by {escape(about['author'])}" if about.get("author") else ""
+    found = [f"# {name}"] if title else []
+    found += ["<Gallery />"] if samples else []
+    found.append(
+        f"A [StyleInject](https://arxiv.org/abs/2401.13942) adapter for {target}{author}: {_summary(adapter, size)}."
+    )
+    if about.get("trigger_words"):
+        found.append(f"Write {' or '.join(map(escape, about['trigger_words'][:20]))} in the prompt.")
+    found += ["## How to load it", fence("sh", ["pip install si-hub"])]
+    found.append(fence("python", [*load_lines(repo_id, base), *_styles(adapter)]))
+    for field, heading in _TABLES:
+        if about.get(field):
+            found += [f"## {heading}", tables(about[field])]
+    layers = [_component_row(name, component.layers) for name, component in adapter.components.items()]
+    found += ["## What is in it", table(("component", "layers", "rank", "transform"), layers)]
+    return found
+
+
+def _summary(adapter: Adapter, size: int) -> str:
+    layers = [layer for component in adapter.components.values() for layer in component.layers.values()]
+    ranks = count_ranks(layer for layer in layers if layer.rank)
+    branches = max((layer.branches for layer in layers), default=0)
+    names = f" ({', '.join(map(escape, adapter.branches[:20]))})" if adapter.branches else ""
+    words = [f"{len(layers)} layers"]
+    words += [f"rank {tally(dict(list(ranks.items())[:6]))}"] if ranks else []
+    words += [f"{branches} branches{names}"] if branches > 1 else []
+    return ", ".join([*words, *([size_text(size)] if size else [])])
+
+
+def _component_row(name: str, layers: Mapping[str, Any]) -> tuple[str, int, str, str]:
+    ranks = count_ranks(layer for layer in layers.values() if layer.rank)
+    transforms = sorted({layer.transform for layer in layers.values() if layer.rank})
+    return name, len(layers), tally(dict(list(ranks.items())[:6])) if ranks else "–", ", ".join(transforms) or "–"
+
+
+def _styles(adapter: Adapter) -> list[str]:
+    """The line that mixes named branches, where there are several and their names can be shown as they are."""
+    names = adapter.branches
+    if len(names) < 2 or any(short(name) != name or "<!--" in name for name in names):
+        return []
+    mix = dict.fromkeys(names, 0.0) | {names[0]: 0.7, names[1]: 0.3}
+    return [f"pipe.set_styles({json.dumps(mix, ensure_ascii=False)})"] if len(names) <= 8 else []
+
+
+def _renew(tail: str, adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, newline: str) -> str:
+    """What stands behind the front matter, with the generated part in its place, or at the end."""
+    begins, ends = tail.count(BEGIN), tail.count(END)
+    start, stop = tail.find(BEGIN), tail.find(END)
+    if begins == ends == 0:
+        trailing = re.search(r"[\r\n]*\Z", tail)
+        breaks = len(re.findall(r"\r\n|\r|\n", trailing[0] if trailing else ""))
+        before, after = tail + newline * (2 - min(breaks, 2)), newline
+    elif begins == ends == 1 and start < stop:
+        before, after = tail[:start], tail[stop + len(END) :]
+    else:
+        raise CardError(
+            "the marks of the generated part are not one pair", file="README.md", expected=f"{BEGIN} ... {END}",
+            found=f"{begins} begins, {ends} ends", hint="Delete the stray mark, or all of them for a new part.",
+        )  # fmt: skip
+    pieces = sections(adapter, repo_id, samples, size, title=not _HEADING.search(before + after))
+    return before + "\n\n".join([BEGIN, *pieces, END]).replace("\n", newline) + after
+
+
+def _notes(kept: Mapping[str, object], keys: Mapping[str, Any], adapter: Adapter) -> tuple[str, ...]:
+    notes = [
+        f"README.md sets {key} itself; the adapter's would be {short(str(keys[key]))}"
+        for key, value in kept.items()
+        if value != keys[key] and key not in ("tags", "widget")
+    ]
+    tags = kept.get("tags", TAGS)
+    if not isinstance(tags, list | tuple) or not set(TAGS) <= set(tags):
+        notes.append(f"README.md sets tags itself; with {' and '.join(TAGS)} among them the adapter would be found")
+    if not adapter.about.get("license") and "license" not in kept:
+        notes.append("no license: write one into README.md's front matter")
+    base = base_model(adapter)
+    if "base_model" not in kept and base is None:
+        notes.append("no base_model: the adapter names no repository; write one into README.md's front matter")
+    elif "base_model" not in kept and base != adapter.base_model.repo_id:
+        notes.append(f"base_model is {base}, the usual {adapter.base_model.architecture}: the adapter names none")
+    return tuple(notes)

@@ -1,0 +1,163 @@
+"""The commit and the tag of a push: carried out once, however often an answer is lost, and looked at afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from si_hub.errors import BadListing, CardError, ChecksumError, ConflictError, MissingRevision, NetworkError
+from si_hub.hub.client import About, Client
+from si_hub.hub.push.branch import Target, at, holds, look
+from si_hub.hub.push.content import README, Outgoing
+from si_hub.report.text import short
+
+#: How huggingface_hub begins what the Hub says of a card's metadata.
+_NO_CARD = "Invalid metadata in README.md."
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What became of a push: the commit, the branch or ``refs/pr/1`` that it is on, and a pull request's address."""
+
+    commit: str
+    branch: str
+    pull_request: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """One commit, on top of the head that `target` was seen with.
+
+    Attributes:
+        client: the Hub.
+        target: the branch as it was looked at; its head is the commit's parent.
+        create_pr: whether the commit is to be proposed as a pull request.
+        message: first line and, after an empty line, the rest.
+    """
+
+    client: Client
+    target: Target
+    create_pr: bool
+    message: str
+
+    def send(self, files: Sequence[Outgoing], changed: Sequence[Outgoing]) -> Sent:
+        """Commit those of ``files`` that ``changed`` names; afterwards the repository holds all of them.
+
+        Raises:
+            ConflictError: the branch moved meanwhile.
+            ChecksumError: the commit has other bytes than were sent.
+            CardError: the Hub does not take the card's metadata.
+            FileAccessError: a file was changed since it was checked.
+            SiHubError: see `Client.call`.
+        """
+        for file in changed:
+            file.check_unchanged()
+        about = About(self.target.repo_id, self.target.branch)
+
+        def settled() -> Sent | None:
+            return self.settled(files)
+
+        try:
+            done = self.client.call(self.commit, changed, about=about, settled=settled)
+        except (ConflictError, NetworkError) as error:
+            found = self.settled(files)
+            if found is None and isinstance(error, ConflictError):
+                raise conflict(self.target, f"{self.target.branch} has moved while this was being pushed") from None
+            if found is None:
+                raise
+            done = found
+        return self.confirmed(done, files)
+
+    def confirmed(self, done: Sent, files: Sequence[Outgoing]) -> Sent:
+        """The commit that holds what was sent: the one that the answer names, or the one that is there.
+
+        Raises:
+            ChecksumError: neither does.
+        """
+        with suppress(MissingRevision, BadListing):
+            if self.holds(done.commit, files):
+                return done
+        if (found := self.settled(files)) is not None:
+            return found
+        ignores = ".gitignore" in self.target.files
+        raise ChecksumError(
+            "the commit holds other files than were sent", file=self.target.repo_id, key=done.commit,
+            hint="The repository's .gitignore keeps some of them out." if ignores else "Run it again.",
+        )  # fmt: skip
+
+    def commit(self, changed: Sequence[Outgoing]) -> Sent:
+        """One attempt, for `Client.call`."""
+        from huggingface_hub import CommitOperationAdd
+
+        title, _, rest = self.message.partition("\n")
+        refused = ""
+        try:
+            info = self.client.api.create_commit(
+                self.target.repo_id,
+                # Made anew for every attempt: they remember what they have sent.
+                [CommitOperationAdd(file.name, file.source) for file in changed],
+                commit_message=title,
+                commit_description=rest.strip(),
+                revision=self.target.branch,
+                parent_commit=self.target.head,
+                create_pr=self.create_pr,
+            )
+            return Sent(info.oid, info.pr_revision or self.target.branch, info.pr_url)
+        except ValueError as error:
+            if not str(error).startswith(_NO_CARD):
+                raise
+            refused = str(error).removeprefix(_NO_CARD)
+        # Outside of the handler, whose exception holds the request with the token.
+        words = short(self.client.masked(refused), 300).strip()
+        raise CardError("the Hub does not take the front matter", file=README, found=words, hint="Correct the key.")
+
+    def settled(self, files: Sequence[Outgoing]) -> Sent | None:
+        """What became of a commit whose answer was lost: the same, if it is there."""
+        now = look(self.client, self.target)
+        if not self.create_pr:
+            applied = now.head is not None and now.head != self.target.head and not now.changed(files)
+            return Sent(str(now.head), now.branch) if applied else None
+        opened = (item for item in now.pulls.items() if item[0] not in self.target.pulls)
+        return next((self.request(ref, commit) for ref, commit in opened if self.holds(commit, files)), None)
+
+    def request(self, ref: str, commit: str) -> Sent:
+        """A pull request as what was sent."""
+        number = ref.rpartition("/")[2]
+        return Sent(commit, ref, f"{self.client.endpoint}/{self.target.repo_id}/discussions/{number}")
+
+    def holds(self, commit: str, files: Sequence[Outgoing]) -> bool:
+        """Whether a commit has all of these files."""
+        return holds(at(self.client, self.target.repo_id, commit), files)
+
+    def tag(self, name: str, commit: str) -> None:
+        """Tag a commit; one that is tagged so already is left.
+
+        Raises:
+            ConflictError: the tag names another commit.
+        """
+        if self.target.tags.get(name) == commit:
+            return
+
+        def there() -> str | None:
+            return look(self.client, self.target).tags.get(name)
+
+        def make() -> str:
+            self.client.api.create_tag(self.target.repo_id, tag=name, revision=commit)
+            return commit
+
+        try:
+            named = self.client.call(make, about=About(self.target.repo_id, name), settled=there)
+        except (ConflictError, NetworkError):
+            if (named := there() or "") != commit:
+                raise
+        if named != commit:
+            raise ConflictError("the tag names another commit", file=self.target.repo_id, key=name, found=named)
+
+
+def conflict(target: Target, problem: str, expected: str | None = None, found: str | None = None) -> ConflictError:
+    """What to say where a branch holds what the pusher has not seen."""
+    return ConflictError(
+        problem, file=target.repo_id, key=target.branch, expected=expected, found=found,
+        hint=f"Take what is there: si-hub pull {target.repo_id} --local-dir FOLDER; or push on top of it with --force.",
+    )  # fmt: skip
