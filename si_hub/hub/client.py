@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    from si_hub.hub.listing import Entry, Listing
-
 T = TypeVar("T")
 
 LIBRARY = "si-hub"
@@ -139,11 +137,11 @@ class Client:
 
         return build_hf_headers(token=self._token, library_name=LIBRARY, library_version=__version__)
 
-    def url(self, listing: Listing, entry: Entry) -> str:
+    def url(self, repo_id: str, commit: str, path: str) -> str:
         """Address of one file of one commit."""
         from huggingface_hub import hf_hub_url
 
-        return hf_hub_url(listing.repo_id, entry.path, revision=listing.commit, endpoint=self.endpoint)
+        return hf_hub_url(repo_id, path, revision=commit, endpoint=self.endpoint)
 
     def stop(self) -> None:
         """Let calls that wait for another attempt, in other threads, fail at once."""

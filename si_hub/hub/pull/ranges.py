@@ -82,7 +82,11 @@ def _read_range(client: Client, listing: Listing, entry: Entry, start: int, stop
         return b""
     headers = client.headers() | {"Accept-Encoding": "identity", "Range": f"bytes={start}-{stop - 1}"}
     with get_session().stream(
-        "GET", client.url(listing, entry), headers=headers, timeout=TIMEOUT, follow_redirects=True
+        "GET",
+        client.url(listing.repo_id, listing.commit, entry.path),
+        headers=headers,
+        timeout=TIMEOUT,
+        follow_redirects=True,
     ) as response:
         hf_raise_for_status(response)
         skip = start

@@ -162,7 +162,11 @@ def _receive(client: Client, listing: Listing, entry: Entry, path: Path, meter: 
         headers["Range"] = f"bytes={start}-"
     # The HTTP library drops the token where a redirect leads to another origin, as the one to the file server does.
     with get_session().stream(
-        "GET", client.url(listing, entry), headers=headers, timeout=TIMEOUT, follow_redirects=True
+        "GET",
+        client.url(listing.repo_id, listing.commit, entry.path),
+        headers=headers,
+        timeout=TIMEOUT,
+        follow_redirects=True,
     ) as response:
         hf_raise_for_status(response)
         if by_xet and entry.size >= XET_FROM and _offers_xet(response):
