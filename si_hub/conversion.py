@@ -15,8 +15,8 @@ from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
-from si_hub.hub.names import is_repository, parse
-from si_hub.hub.tokens import concealed
+from si_hub.hub.names import is_repository, parse_ref
+from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.tensors import Span, Tensor
@@ -96,7 +96,7 @@ def default_output(source: Path) -> Path:
 
 def repository_output(source: Path) -> Path:
     """In the current folder: ``user/lora@v1`` → ``lora.styleinject.safetensors``."""
-    return Path(f"{parse(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
+    return Path(f"{parse_ref(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
 
 
 def convert(
@@ -128,7 +128,7 @@ def convert(
         FileAccessError: the output exists, or is the source.
         SiHubError: everything of `si_hub.converters.convert`, `si_hub.format.write` and `si_hub.hub.pull.pull`.
     """
-    remote, token = is_repository(source), concealed(token)
+    remote, token = is_repository(source), conceal(token)
     source = Path(source)
     usual = repository_output(source) if remote else default_output(source)
     path = usual if output is None else Path(output)

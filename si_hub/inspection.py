@@ -15,13 +15,13 @@ from si_hub.converters.outline import Holding
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
 from si_hub.hub.names import is_repository
-from si_hub.hub.tokens import concealed
+from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 
 if TYPE_CHECKING:
-    from si_hub.hub.pull.headers import Look
+    from si_hub.hub.pull.headers import RemoteHeader
 
 #: Lines of metadata for people; kohya writes about sixty keys.
 METADATA_SHOWN = 80
@@ -163,9 +163,9 @@ def inspect(
         MissingFile: nothing there, or a folder without safetensors files.
         FormatError: a single file whose header breaks a rule; in a folder it becomes that file's ``problem``.
     """
-    token = concealed(token)
+    token = conceal(token)
     if is_repository(path):
-        from si_hub.hub.pull.headers import look as look_at
+        from si_hub.hub.pull.headers import read_headers as look_at
 
         looks = [_looked_at(look, base) for look in look_at(str(path), token=token)]
         return looks if len(looks) > 1 else looks[0]
@@ -232,7 +232,7 @@ def inspect_header(file: SafetensorsFile, base: str | Path | None) -> Inspection
     return _foreign(source, base)
 
 
-def _looked_at(look: Look, base: str | Path | None) -> Inspection:
+def _looked_at(look: RemoteHeader, base: str | Path | None) -> Inspection:
     """A file of a repository, under its name there."""
     found = inspect_header(look.file, base)
     problem = {**found.problem, "file": look.name} if "file" in found.problem else found.problem

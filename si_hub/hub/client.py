@@ -35,7 +35,7 @@ from si_hub.errors import (
     SiHubError,
     UsageError,
 )
-from si_hub.hub.tokens import concealed
+from si_hub.hub.tokens import conceal
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -112,7 +112,7 @@ class Client:
         *,
         waits: tuple[float, ...] | None = None,
     ) -> None:
-        token = self._token = concealed(token)
+        token = self._token = conceal(token)
         if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
             raise AuthError("the token is none: it has spaces, line ends or no characters at all", hint=_LOGIN)
         self._endpoint = endpoint
@@ -199,17 +199,17 @@ class Client:
         except (SiHubError, ImportError, NameError, AssertionError, MemoryError):
             raise
         except Exception as error:
-            return self._failed(error, about)
+            return self._failure_of(error, about)
 
-    def _failed(self, error: Exception, about: About) -> _Failed:
+    def _failure_of(self, error: Exception, about: About) -> _Failed:
         """What an exception of huggingface_hub, of its HTTP library or of this machine means."""
         from huggingface_hub import errors
         from huggingface_hub.utils import httpx
 
         if isinstance(error, errors.HfHubHTTPError):
-            return self._refused(error, about)
+            return self._refusal_of(error, about)
         if isinstance(error.__cause__, Exception) and isinstance(error, errors.LocalEntryNotFoundError):
-            return self._failed(error.__cause__, about)
+            return self._failure_of(error.__cause__, about)
         if isinstance(error, errors.LocalTokenNotFoundError):
             return _Failed(AuthError("there is no token on this machine", file=about.repo_id, hint=_LOGIN))
         if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
@@ -227,15 +227,15 @@ class Client:
             unreached = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError)
             never = isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol)
             problem = "the Hub cannot be reached" if unreached else "the connection to the Hub was lost"
-            return self._lost(problem, error, about, again=not never, carried_out=not unreached)
+            return self._loss_of(problem, error, about, again=not never, carried_out=not unreached)
         if isinstance(error, OSError) and error.errno is not None:
             return _Failed(FileAccessError(error.strerror or type(error).__name__, file=error.filename))
         if isinstance(error, json.JSONDecodeError | KeyError | TypeError | AttributeError | UnicodeError):
-            return self._lost("the Hub's answer makes no sense", error, about)
+            return self._loss_of("the Hub's answer makes no sense", error, about)
         # Bodies cut short (OSError without a number), headers that are missing, xet's own.
-        return self._lost("the transfer broke off", error, about)
+        return self._loss_of("the transfer broke off", error, about)
 
-    def _lost(
+    def _loss_of(
         self, problem: str, error: Exception, about: About, *, again: bool = True, carried_out: bool = True
     ) -> _Failed:
         hint = f"Check the network, and that {self.endpoint} is up; then run it again."
@@ -244,7 +244,7 @@ class Client:
             NetworkError(problem, file=about.repo_id, key=about.entry, found=found, hint=hint), again, lost=carried_out
         )
 
-    def _refused(self, error: HfHubHTTPError, about: About) -> _Failed:
+    def _refusal_of(self, error: HfHubHTTPError, about: About) -> _Failed:
         """What an answer with an error status means."""
         from huggingface_hub import errors
 
@@ -282,9 +282,9 @@ class Client:
 
     def _words(self, error: HfHubHTTPError) -> str | None:
         """The server's own words, shortened."""
-        return self.masked(error.server_message or "")[:WORDS_LIMIT] or None
+        return self.mask(error.server_message or "")[:WORDS_LIMIT] or None
 
-    def masked(self, words: str) -> str:
+    def mask(self, words: str) -> str:
         """What a server says, without the token, which a strange one might send back."""
         for secret in self._secrets():
             words = words.replace(secret, "***")

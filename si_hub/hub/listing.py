@@ -17,7 +17,7 @@ Algorithm = Literal["sha256", "git-sha1"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ListedFile:
     """A file of a commit.
 
     Attributes:
@@ -55,7 +55,7 @@ class Listing:
 
     repo_id: str
     commit: str
-    files: Mapping[str, Entry]
+    files: Mapping[str, ListedFile]
     ours: Mapping[str, bool] = field(default_factory=dict)
 
     @property
@@ -64,7 +64,7 @@ class Listing:
         return f"{self.repo_id}@{self.commit}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The listing as JSON data; `from_dict` reads it."""
+        """The listing as JSON data; `listing_from_dict` reads it."""
         return {
             "repo_id": self.repo_id,
             "commit": self.commit,
@@ -76,7 +76,7 @@ class Listing:
         }
 
 
-def from_dict(data: Any) -> Listing:
+def listing_from_dict(data: Any) -> Listing:
     """The listing that `Listing.as_dict` wrote.
 
     Raises:
@@ -90,7 +90,7 @@ def from_dict(data: Any) -> Listing:
     return Listing(repo_id, commit, files, {path: bool(ours) for path, ours in data["ours"].items() if path in files})
 
 
-def fetch(client: Client, ref: RepoRef, *, waits: tuple[float, ...] | None = None) -> Listing:
+def fetch_listing(client: Client, ref: RepoRef, *, waits: tuple[float, ...] | None = None) -> Listing:
     """Ask the Hub, in one request, which commit a revision is and what is in it.
 
     Raises:
@@ -101,19 +101,19 @@ def fetch(client: Client, ref: RepoRef, *, waits: tuple[float, ...] | None = Non
         client.api.model_info, ref.repo_id, revision=ref.revision, files_metadata=True, timeout=TIMEOUT,
         about=About(ref.repo_id, ref.revision), waits=waits,
     )  # fmt: skip
-    listing = from_info(info, ref.repo_id)
+    listing = listing_from_info(info, ref.repo_id)
     if ref.revision is not None and is_commit(ref.revision) and listing.commit != ref.revision:
         raise BadListing("another commit than asked for", file=str(ref), expected=ref.revision, found=listing.commit)
     return listing
 
 
-def from_info(info: ModelInfo, repo_id: str) -> Listing:
+def listing_from_info(info: ModelInfo, repo_id: str) -> Listing:
     """The listing in an answer of `HfApi.model_info` with ``files_metadata=True``.
 
     Raises:
-        BadListing: see `fetch`.
+        BadListing: see `fetch_listing`.
     """
-    files: dict[str, Entry] = {}
+    files: dict[str, ListedFile] = {}
     for sibling in info.siblings or ():
         path = safe_path(sibling.rfilename, repo_id)
         if path in files:
@@ -125,13 +125,13 @@ def from_info(info: ModelInfo, repo_id: str) -> Listing:
     return Listing(repo_id, safe_commit(info.sha, repo_id), files)
 
 
-def _entry(path: str, size: Any, algorithm: Any, digest: Any, repo_id: str) -> Entry:
+def _entry(path: str, size: Any, algorithm: Any, digest: Any, repo_id: str) -> ListedFile:
     if type(size) is not int or size < 0:
         raise BadListing("a file's size is no number", file=repo_id, key=path, found=size)
     if not _is_digest(algorithm, digest):
         expected = f"hex digits of {algorithm}"
         raise BadListing("a file's hash is none", file=repo_id, key=path, expected=expected, found=digest)
-    return Entry(safe_path(path, repo_id), size, algorithm, digest)
+    return ListedFile(safe_path(path, repo_id), size, algorithm, digest)
 
 
 def _is_digest(algorithm: Any, digest: Any) -> bool:

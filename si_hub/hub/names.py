@@ -54,7 +54,7 @@ def is_repository(source: str | Path) -> bool:
     return looks_like_ref(str(source)) and not Path(source).exists()
 
 
-def parse(text: str, revision: str | None = None) -> RepoRef:
+def parse_ref(text: str, revision: str | None = None) -> RepoRef:
     """``user/name`` or ``user/name@revision``, such as a lock line; ``revision`` says it apart.
 
     Raises:
@@ -101,7 +101,7 @@ def safe_commit(text: object, repo_id: str) -> str:
     raise BadListing("the commit is no hash", file=repo_id, expected="40 hex digits", found=text)
 
 
-def unsafe(name: str) -> str | None:
+def why_unsafe(name: str) -> str | None:
     """Why a file of this name must not be written, None where it may be: below a folder, on any file system."""
     if not name or name.startswith("/"):
         return "is not a relative path"
@@ -129,7 +129,7 @@ def safe_path(name: object, repo_id: str) -> str:
     """
     if not isinstance(name, str):
         raise BadListing("a file's name is no text", file=repo_id, found=type(name).__name__)
-    if problem := unsafe(name):
+    if problem := why_unsafe(name):
         raise BadListing(f"a file's name {problem}", file=repo_id, key=name, hint="Nothing of it is fetched.")
     return name
 

@@ -12,6 +12,6 @@ class Token(str):
         return "'***'"
 
 
-def concealed(token: str | bool | None) -> Token | bool | None:
+def conceal(token: str | bool | None) -> Token | bool | None:
     """The same token, which shows itself to nobody who prints it as a local variable."""
     return Token(token) if isinstance(token, str) else token

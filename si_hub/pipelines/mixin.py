@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from si_hub.adapter import Adapter, BaseModel
 from si_hub.errors import UsageError
-from si_hub.hub.tokens import concealed
+from si_hub.hub.tokens import conceal
 from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.hotswap import swap
@@ -96,7 +96,7 @@ class StyleInjectLoaderMixin:
         """
         if hotswap and weight is not None:
             raise UsageError("hotswap keeps the weights", key="weight", hint="Then call set_styleinject_adapters()")
-        token = concealed(token)
+        token = conceal(token)
         fetch = sources.Fetch(
             weight_name, subfolder, revision, _path(cache_dir), force_download, local_files_only, token
         )
@@ -133,7 +133,7 @@ class StyleInjectLoaderMixin:
 
         Args and errors are those of `load_styleinject_weights`, which takes the result.
         """
-        token = concealed(token)
+        token = conceal(token)
         fetch = sources.Fetch(
             weight_name, subfolder, revision, _path(cache_dir), force_download, local_files_only, token
         )

@@ -196,7 +196,7 @@ def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False)
             token=fetch.token,
             progress=_bar(stack),
         )
-    command = convert_command(str(names.parse(source, fetch.revision)), found.name)
+    command = convert_command(str(names.parse_ref(source, fetch.revision)), found.name)
     return Place(found.path, f"Convert it: {command}, or convert=True", True)
 
 

@@ -39,7 +39,7 @@ REF = RepoRef(STYLE, "v1")
 
 
 def ask(token: str | bool | None = None, ref: RepoRef = RepoRef(STYLE)) -> listing.Listing:  # noqa: B008
-    return listing.fetch(Client(token), ref)
+    return listing.fetch_listing(Client(token), ref)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_true_wants_the_token_of_this_machine(style: LoopbackHub, home: Path) ->
 def test_no_hub_at_all_is_an_error_that_says_where_it_should_be(waits: list[float]) -> None:
     unreachable = Client(False, "http://localhost:9")
     with pytest.raises(NetworkError, match=r"cannot be reached \(found ConnectError\).*http://localhost:9 is up"):
-        listing.fetch(unreachable, REF)
+        listing.fetch_listing(unreachable, REF)
     assert len(waits) == len(clients.WAITS)
 
 
@@ -207,7 +207,7 @@ def test_a_stopped_client_waits_for_nothing(style: LoopbackHub, waits: list[floa
     stopped.stop()
     style.fault(faults.status(503), times=None)
     with pytest.raises(NetworkError):
-        listing.fetch(stopped, REF)
+        listing.fetch_listing(stopped, REF)
     assert len(style.log) == 1
 
 

@@ -29,14 +29,14 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
     ],
 )
 def test_a_reference_is_a_repository_and_perhaps_a_revision(text: str, ref: RepoRef) -> None:
-    assert names.parse(text) == ref
+    assert names.parse_ref(text) == ref
     assert str(ref) == text
 
 
 def test_the_revision_may_be_said_apart_but_not_twice() -> None:
-    assert names.parse("user/style", "v1") == names.parse("user/style@v1", "v1") == RepoRef("user/style", "v1")
+    assert names.parse_ref("user/style", "v1") == names.parse_ref("user/style@v1", "v1") == RepoRef("user/style", "v1")
     with pytest.raises(UsageError, match=r"two revisions \(expected v2, found v1\)"):
-        names.parse("user/style@v1", "v2")
+        names.parse_ref("user/style@v1", "v2")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_revision_may_be_said_apart_but_not_twice() -> None:
 )  # fmt: skip
 def test_what_is_no_repository_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="is no repository id"):
-        names.parse(text)
+        names.parse_ref(text)
 
 
 @given(st.text(alphabet="ab-./_ \\é@", max_size=12))
@@ -65,7 +65,7 @@ def test_no_id_that_huggingface_hub_refuses_is_taken(text: str) -> None:
 )  # fmt: skip
 def test_what_git_has_no_branch_for_is_no_revision(revision: str) -> None:
     with pytest.raises(UsageError, match="is no revision"):
-        names.parse("user/style", revision)
+        names.parse_ref("user/style", revision)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_an_ordinary_name_is_taken_as_it_is(name: str) -> None:
 
 @given(st.text(max_size=30))
 def test_whatever_is_taken_stays_below_its_folder(name: str) -> None:
-    if names.unsafe(name) is None:
+    if names.why_unsafe(name) is None:
         root = Path("/some/folder")
         joined = os.path.normpath(root / name)
         assert Path(joined).is_relative_to(root)

@@ -82,7 +82,7 @@ def render(existing: str, adapter: Adapter, repo_id: str, samples: Sequence[str]
     Raises:
         CardError: a front matter that is no YAML table, or generated parts without their end.
     """
-    parts = frontmatter.split(existing)
+    parts = frontmatter.split_card(existing)
     keys = front_matter(adapter, samples)
     merged = frontmatter.merge(parts.block, keys, parts.newline)
     text = _renew(parts.tail, adapter, repo_id, samples, size, parts.newline)
@@ -92,7 +92,7 @@ def render(existing: str, adapter: Adapter, repo_id: str, samples: Sequence[str]
 def front_matter(adapter: Adapter, samples: Sequence[str] = ()) -> dict[str, Any]:
     """The metadata that the Hub reads off a card."""
     about = adapter.about
-    base = base_model(adapter)
+    base = base_repository(adapter)
     keys: dict[str, Any] = {"base_model": base, "base_model_relation": "adapter"} if base else {}
     keys |= {"library_name": "si-hub", "pipeline_tag": "text-to-image"}
     if about.get("license"):
@@ -110,7 +110,7 @@ def front_matter(adapter: Adapter, samples: Sequence[str] = ()) -> dict[str, Any
     return keys
 
 
-def base_model(adapter: Adapter) -> str | None:
+def base_repository(adapter: Adapter) -> str | None:
     """The repository of the base model: the document's, the usual one of the architecture, or none."""
     told = adapter.base_model.repo_id
     if told and "/" in told and is_repo_id(told):
@@ -136,7 +136,7 @@ def sections(adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, 
         adapter, repo_id, samples, size: see `render`.
         title: whether it is to begin with a title.
     """
-    about, base = adapter.about, base_model(adapter)
+    about, base = adapter.about, base_repository(adapter)
     name = escape(about.get("title") or repo_id.rpartition("/")[2])
     target = f"[{escape(base)}](https://huggingface.co/{base})" if base else escape(adapter.base_model.architecture)
     author = f", by {escape(about['author'])}" if about.get("author") else ""
@@ -213,7 +213,7 @@ def _notes(kept: Mapping[str, object], keys: Mapping[str, Any], adapter: Adapter
         notes.append(f"README.md sets tags itself; with {' and '.join(TAGS)} among them the adapter would be found")
     if not adapter.about.get("license") and "license" not in kept:
         notes.append("no license: write one into README.md's front matter")
-    base = base_model(adapter)
+    base = base_repository(adapter)
     if "base_model" not in kept and base is None:
         notes.append("no base_model: the adapter names no repository; write one into README.md's front matter")
     elif "base_model" not in kept and base != adapter.base_model.repo_id:

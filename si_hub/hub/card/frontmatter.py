@@ -28,7 +28,7 @@ _WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n")
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class CardParts:
     """A card in three pieces: ``head + block + tail`` is the text; ``block`` is the YAML with its last line break."""
 
     head: str
@@ -51,14 +51,14 @@ class Merged:
     kept: dict[str, str | list[str] | None]
 
 
-def split(text: str) -> Parts:
+def split_card(text: str) -> CardParts:
     """Find the block; a card without one gets an empty one.
 
     Raises:
         CardError: a block that is opened and never closed.
     """
     if found := _BLOCK.match(text):
-        return Parts(found[1], found[3], found[4] + text[found.end() :], line_break(found[2]))
+        return CardParts(found[1], found[3], found[4] + text[found.end() :], line_break(found[2]))
     if _OPENED.match(text):
         raise CardError(
             "begins with --- and has no second ---", file="README.md", key="front matter",
@@ -66,7 +66,7 @@ def split(text: str) -> Parts:
         )  # fmt: skip
     newline, mark = line_break(text), "\ufeff" if text.startswith("\ufeff") else ""
     body = text[len(mark) :]
-    return Parts(f"{mark}---{newline}", "", f"---{newline}{newline if body else ''}{body}", newline)
+    return CardParts(f"{mark}---{newline}", "", f"---{newline}{newline if body else ''}{body}", newline)
 
 
 def line_break(text: str) -> str:
@@ -151,12 +151,12 @@ def _check(merged: str, own: Mapping[str, yaml.Node], added: set[str]) -> None:
     try:
         found = _pairs(merged)
     except CardError as error:
-        raise _closed(error.problem) from error
+        raise _takes_no_keys(error.problem) from error
     if found.keys() != own.keys() | added or any(_text(found[key]) != _text(value) for key, value in own.items()):
-        raise _closed("that would change its own")
+        raise _takes_no_keys("that would change its own")
 
 
-def _closed(problem: str) -> CardError:
+def _takes_no_keys(problem: str) -> CardError:
     return CardError(
         f"takes no further keys: {problem}", file="README.md", key="front matter",
         hint="Write every key at the beginning of a line of its own, such as `license: mit`.",

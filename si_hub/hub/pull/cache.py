@@ -17,8 +17,8 @@ from pathlib import Path
 
 from si_hub.errors import FileAccessError, FormatError, SiHubError
 from si_hub.hub import listing as listings
-from si_hub.hub.listing import Entry, Listing
-from si_hub.hub.names import RepoRef, is_commit, is_sha256, unsafe
+from si_hub.hub.listing import ListedFile, Listing
+from si_hub.hub.names import RepoRef, is_commit, is_sha256, why_unsafe
 from si_hub.hub.pull import verify
 from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_file
 from si_hub.storage.header import parse_json
@@ -55,31 +55,33 @@ class Cache:
         """Where a file of a commit is, or would be."""
         return self.folder / "snapshots" / commit / name
 
-    def recorded(self, commit: str) -> Listing | None:
+    def known_listing(self, commit: str) -> Listing | None:
         """The listing of a commit as the Hub gave it, if something of it was fetched."""
         found = read_record(self._record(commit)) if is_commit(commit) else None
         return found if found is not None and (found.repo_id, found.commit) == (self.repo_id, commit) else None
 
     def listing(self, commit: str) -> Listing | None:
         """What is known of a commit without asking: the listing as the Hub gave it, or else the files in the cache."""
-        if recorded := self.recorded(commit):
+        if recorded := self.known_listing(commit):
             return recorded
         folder = self.path(commit)
         if not folder.is_dir():
             return None
         names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-        return Listing(self.repo_id, commit, {name: self._entry(commit, name) for name in names if not unsafe(name)})
+        return Listing(
+            self.repo_id, commit, {name: self._entry(commit, name) for name in names if not why_unsafe(name)}
+        )
 
-    def _entry(self, commit: str, name: str) -> Entry:
+    def _entry(self, commit: str, name: str) -> ListedFile:
         """A file that another tool fetched: huggingface_hub names a blob by its hash."""
         path = self.path(commit, name)
         blob = Path(os.readlink(path)).name if path.is_symlink() else ""
         size = path.stat().st_size
         if is_sha256(blob):
-            return Entry(name, size, "sha256", blob)
-        return Entry(name, size, "git-sha1", blob) if is_commit(blob) else Entry(name, size, None, None)
+            return ListedFile(name, size, "sha256", blob)
+        return ListedFile(name, size, "git-sha1", blob) if is_commit(blob) else ListedFile(name, size, None, None)
 
-    def holds(self, listing: Listing, entry: Entry) -> bool:
+    def holds(self, listing: Listing, entry: ListedFile) -> bool:
         """Whether a file of a commit is here and whole; one that is here and is not whole is removed.
 
         Raises:
@@ -87,16 +89,16 @@ class Cache:
         """
         path = self.path(listing.commit, entry.path)
         with writing(self.folder):
-            if verify.matches(path, entry):
+            if verify.is_as_listed(path, entry):
                 return True
             if os.path.lexists(path):
                 self._remove(path)
-            if entry.digest is None or not verify.matches(blob := self.folder / "blobs" / entry.digest, entry):
+            if entry.digest is None or not verify.is_as_listed(blob := self.folder / "blobs" / entry.digest, entry):
                 return False
             self._link(blob, path)
             return True
 
-    def place(self, arrived: Path, listing: Listing, entry: Entry) -> Path:
+    def place(self, arrived: Path, listing: Listing, entry: ListedFile) -> Path:
         """Move a verified file to its place, as huggingface_hub would have; its path there."""
         from huggingface_hub import constants
 
@@ -117,7 +119,7 @@ class Cache:
 
         revision = revision or constants.DEFAULT_REVISION
         with suppress(OSError):
-            known = self.recorded(listing.commit)
+            known = self.known_listing(listing.commit)
             ours = {**(known.ours if known else {}), **listing.ours}
             write_record(self._record(listing.commit), replace(listing, ours=ours))
             if not is_commit(revision):
@@ -163,7 +165,7 @@ def read_record(file: Path) -> Listing | None:
     if not file.is_file():
         return None
     try:
-        return listings.from_dict(parse_json(file.read_bytes(), file=file, what="the listing"))
+        return listings.listing_from_dict(parse_json(file.read_bytes(), file=file, what="the listing"))
     except (FormatError, LookupError, TypeError, AttributeError):
         return None
 

@@ -23,13 +23,13 @@ from si_hub.errors import (
 from si_hub.hub import listing as listings
 from si_hub.hub import names
 from si_hub.hub.client import Client
-from si_hub.hub.listing import Entry, Listing
+from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.names import RepoRef
 from si_hub.hub.pull.cache import Cache
 from si_hub.hub.pull.pulling import cached_listing, into_cache, is_offline, not_cached
 from si_hub.hub.pull.ranges import read_header
-from si_hub.hub.pull.selection import Want, beside, choose, objection
-from si_hub.hub.tokens import concealed
+from si_hub.hub.pull.selection import Want, choose_weights, configs_beside, objection
+from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
 from si_hub.storage.header import read_safetensors
 
@@ -83,15 +83,15 @@ def fetch_adapter(
         UsageError: several to choose from.
         SiHubError: as `si_hub.hub.pull.pull`.
     """
-    token = concealed(token)
-    search = _Search(names.parse(repo_id, revision), want, subfolder, weight_name, cache_dir, token)
+    token = conceal(token)
+    search = _Search(names.parse_ref(repo_id, revision), want, subfolder, weight_name, cache_dir, token)
     if local_files_only or is_offline():
         if force_download:
             raise UsageError("nothing can be fetched where nothing may be asked", key="force_download")
         return search.in_cache()
     if force_download:
         return search.on_hub(search.ask(), force=True, progress=progress)
-    if found := search.pinned():
+    if found := search.find_pinned():
         return found
     if not (cached := search.cache.commit(search.ref)):
         return search.on_hub(search.ask(), progress=progress)
@@ -127,42 +127,42 @@ class _Search:
 
     def ask(self, waits: tuple[float, ...] | None = None) -> Listing:
         """The listing as the Hub has it, with what is known of the headers in it."""
-        listing = listings.fetch(self.client, self.ref, waits=waits)
-        known = self.cache.recorded(listing.commit)
+        listing = listings.fetch_listing(self.client, self.ref, waits=waits)
+        known = self.cache.known_listing(listing.commit)
         return replace(listing, ours=known.ours) if known else listing
 
     def on_hub(self, listing: Listing, *, force: bool = False, progress: Progress | None = None) -> Fetched:
         """What a listing has, fetched where the cache lacks it."""
         verdicts = dict(listing.ours)
 
-        def is_ours(entry: Entry) -> bool:
+        def is_ours(entry: ListedFile) -> bool:
             if entry.path not in verdicts:
-                verdicts[entry.path] = self._look(listing, entry)
+                verdicts[entry.path] = self._ask_header(listing, entry)
             return verdicts[entry.path]
 
         weights = self._choose(listing, is_ours)
-        wanted = [*weights, *beside(listing, weights)]
+        wanted = [*weights, *configs_beside(listing, weights)]
         counted = listing.files.get(COUNTED)
         if counted and not objection(counted) and not all(self.cache.holds(listing, entry) for entry in weights):
             wanted.append(counted)
         into_cache(self.client, listing, dict.fromkeys(wanted), self.cache, force, progress=progress)
         self.cache.keep(replace(listing, ours=verdicts), self.ref.revision)
-        return self._fetched(listing, weights)
+        return self._found(listing, weights)
 
     def in_cache(self) -> Fetched:
         """What the cache has, without a request; a file that it lacks and that nobody looked at is none of ours."""
         listing = cached_listing(self.ref, self.cache)
         weights = self._choose(listing, lambda entry: bool(self._verdict(listing, entry)))
-        into_cache(None, listing, [*weights, *beside(listing, weights)], self.cache)
-        return self._fetched(listing, weights)
+        into_cache(None, listing, [*weights, *configs_beside(listing, weights)], self.cache)
+        return self._found(listing, weights)
 
-    def pinned(self) -> Fetched | None:
+    def find_pinned(self) -> Fetched | None:
         """What the cache has of a pinned commit, if it is surely what the Hub would give."""
-        listing = self.cache.recorded(self.ref.revision or "")
+        listing = self.cache.known_listing(self.ref.revision or "")
         if listing is None:
             return None
 
-        def is_ours(entry: Entry) -> bool:
+        def is_ours(entry: ListedFile) -> bool:
             verdict = self._verdict(listing, entry)
             if verdict is None:
                 raise not_cached(self.ref, entry)
@@ -172,16 +172,16 @@ class _Search:
             weights = self._choose(listing, is_ours)
         except MissingFile:
             return None
-        needed = [*weights, *beside(listing, weights)]
-        return self._fetched(listing, weights) if all(self.cache.holds(listing, e) for e in needed) else None
+        needed = [*weights, *configs_beside(listing, weights)]
+        return self._found(listing, weights) if all(self.cache.holds(listing, e) for e in needed) else None
 
-    def _choose(self, listing: Listing, is_ours: Callable[[Entry], bool]) -> list[Entry]:
-        return choose(
+    def _choose(self, listing: Listing, is_ours: Callable[[ListedFile], bool]) -> list[ListedFile]:
+        return choose_weights(
             listing, is_ours, want=self.want, subfolder=self.subfolder, weight_name=self.weight_name,
             asked=str(self.ref),
         )  # fmt: skip
 
-    def _look(self, listing: Listing, entry: Entry) -> bool:
+    def _ask_header(self, listing: Listing, entry: ListedFile) -> bool:
         """Whether a file is ours, by its header: in the cache, or else on the Hub."""
         verdict = self._verdict(listing, entry)
         if verdict is not None:
@@ -192,7 +192,7 @@ class _Search:
         except FormatError:
             return False
 
-    def _verdict(self, listing: Listing, entry: Entry) -> bool | None:
+    def _verdict(self, listing: Listing, entry: ListedFile) -> bool | None:
         """Whether a file is ours, as far as this machine knows."""
         if entry.path in listing.ours:
             return listing.ours[entry.path]
@@ -200,7 +200,7 @@ class _Search:
             return None
         return _is_ours(self.cache.path(listing.commit, entry.path))
 
-    def _fetched(self, listing: Listing, weights: list[Entry]) -> Fetched:
+    def _found(self, listing: Listing, weights: list[ListedFile]) -> Fetched:
         top = (self.subfolder or "").strip("/")
         name = weights[0].path if self.weight_name is not None or weights[0].folder == top else top
         path = self.cache.path(listing.commit, name)

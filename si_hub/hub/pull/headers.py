@@ -8,17 +8,17 @@ from pathlib import Path
 from si_hub.hub import listing as listings
 from si_hub.hub import names
 from si_hub.hub.client import Client
-from si_hub.hub.listing import Entry, Listing
+from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.pull.cache import Cache
 from si_hub.hub.pull.pulling import cached_listing, into_cache, is_offline, not_cached
 from si_hub.hub.pull.ranges import read_header
-from si_hub.hub.pull.selection import beside, weights_to_look_at
-from si_hub.hub.tokens import concealed
+from si_hub.hub.pull.selection import configs_beside, weights_to_look_at
+from si_hub.hub.tokens import conceal
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class RemoteHeader:
     """The header of one file of a repository.
 
     Attributes:
@@ -32,13 +32,13 @@ class Look:
     unread: frozenset[str] = frozenset()
 
 
-def look(
+def read_headers(
     repo_id: str,
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | bool | None = None,
-) -> list[Look]:
+) -> list[RemoteHeader]:
     """The headers of a repository's weights: one ranged read each, none for what the cache has.
 
     Of PEFT's adapters the small configuration beside them is fetched too, without which they have no scale.
@@ -52,21 +52,21 @@ def look(
         FormatError: a header that breaks a rule.
         SiHubError: as `si_hub.hub.pull.pull`.
     """
-    token = concealed(token)
-    ref = names.parse(repo_id, revision)
+    token = conceal(token)
+    ref = names.parse_ref(repo_id, revision)
     cache, client = Cache(ref.repo_id, cache_dir), Client(token)
-    listing = cached_listing(ref, cache) if is_offline() else listings.fetch(client, ref)
+    listing = cached_listing(ref, cache) if is_offline() else listings.fetch_listing(client, ref)
     weights = weights_to_look_at(listing)
-    configs = beside(listing, weights)
+    configs = configs_beside(listing, weights)
     into_cache(None if is_offline() else client, listing, configs, cache)
-    return [_look(None if is_offline() else client, listing, entry, cache) for entry in weights]
+    return [_read_one(None if is_offline() else client, listing, entry, cache) for entry in weights]
 
 
-def _look(client: Client | None, listing: Listing, entry: Entry, cache: Cache) -> Look:
+def _read_one(client: Client | None, listing: Listing, entry: ListedFile, cache: Cache) -> RemoteHeader:
     name, path = f"{listing.lock}/{entry.path}", cache.path(listing.commit, entry.path)
     if cache.holds(listing, entry):
-        return Look(name, read_safetensors(path))
+        return RemoteHeader(name, read_safetensors(path))
     if client is None:
         raise not_cached(names.RepoRef(listing.repo_id, listing.commit), entry)
     found = read_header(client, listing, entry, Path(name))
-    return Look(name, replace(found.file, path=path), found.unread)
+    return RemoteHeader(name, replace(found.file, path=path), found.unread)

@@ -13,12 +13,12 @@ from si_hub.errors import FileAccessError, MissingFile, UsageError
 from si_hub.hub import listing as listings
 from si_hub.hub import names
 from si_hub.hub.client import Client
-from si_hub.hub.listing import Entry, Listing
+from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.names import RepoRef
 from si_hub.hub.pull import transfer, verify
 from si_hub.hub.pull.cache import Cache, read_record, write_record, writing
-from si_hub.hub.pull.selection import select
-from si_hub.hub.tokens import concealed
+from si_hub.hub.pull.selection import select_safe
+from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, short, size_text
 
@@ -109,8 +109,8 @@ def pull(
         FileAccessError: a file is in the way, no space, no permission.
         UsageError: names that cannot be.
     """
-    token = concealed(token)
-    ref = names.parse(repo_id, revision)
+    token = conceal(token)
+    ref = names.parse_ref(repo_id, revision)
     cache = Cache(ref.repo_id, cache_dir)
     client = Client(token)
     local_files_only = local_files_only or is_offline()
@@ -119,9 +119,9 @@ def pull(
     if local_files_only:
         listing = cached_listing(ref, cache)
     else:
-        known = None if force_download else _pinned(ref, cache, subfolder, weight_name)
-        listing = known or listings.fetch(client, ref)
-    chosen, left_out = select(listing, subfolder, weight_name)
+        known = None if force_download else _pinned_listing(ref, cache, subfolder, weight_name)
+        listing = known or listings.fetch_listing(client, ref)
+    chosen, left_out = select_safe(listing, subfolder, weight_name)
     names.check_collisions((entry.path for entry in chosen), ref.repo_id)
     source = None if local_files_only else client
     folder = cache.path(listing.commit) if local_dir is None else Path(local_dir).expanduser()
@@ -156,7 +156,7 @@ def cached_listing(ref: RepoRef, cache: Cache) -> Listing:
     return listing
 
 
-def not_cached(ref: RepoRef, entry: Entry | None = None) -> MissingFile:
+def not_cached(ref: RepoRef, entry: ListedFile | None = None) -> MissingFile:
     """What to say where the cache lacks something and the Hub may not be asked."""
     return MissingFile(
         "is not in the cache, and downloading is switched off", file=str(ref), key=entry.path if entry else None,
@@ -167,7 +167,7 @@ def not_cached(ref: RepoRef, entry: Entry | None = None) -> MissingFile:
 def into_cache(
     client: Client | None,
     listing: Listing,
-    entries: Iterable[Entry],
+    entries: Iterable[ListedFile],
     cache: Cache,
     force: bool = False,
     max_workers: int = 8,
@@ -194,21 +194,21 @@ def into_cache(
     return sum(entry.size for entry in missing)
 
 
-def _pinned(ref: RepoRef, cache: Cache, subfolder: str | None, weight_name: str | None) -> Listing | None:
+def _pinned_listing(ref: RepoRef, cache: Cache, subfolder: str | None, weight_name: str | None) -> Listing | None:
     """The listing of a commit that is in the cache whole, for which nobody need be asked."""
     if ref.revision is None or not names.is_commit(ref.revision):
         return None
-    listing = cache.recorded(ref.revision)
+    listing = cache.known_listing(ref.revision)
     if listing is None:
         return None
-    chosen, _ = select(listing, subfolder, weight_name)
+    chosen, _ = select_safe(listing, subfolder, weight_name)
     return listing if all(cache.holds(listing, entry) for entry in chosen) else None
 
 
 def _into_folder(
     client: Client | None,
     listing: Listing,
-    entries: Iterable[Entry],
+    entries: Iterable[ListedFile],
     folder: Path,
     cache: Cache,
     force: bool,
@@ -219,7 +219,7 @@ def _into_folder(
     _check_inside(folder, PULLED)
     last = read_record(folder / PULLED)
     before = last.files if last else {}
-    missing = [entry for entry in entries if force or not verify.matches(folder / entry.path, entry)]
+    missing = [entry for entry in entries if force or not verify.is_as_listed(folder / entry.path, entry)]
     for entry in missing:
         _check_place(folder, entry, before.get(entry.path), force)
     cached = [] if force else [entry for entry in missing if cache.holds(listing, entry)]
@@ -240,7 +240,7 @@ def _into_folder(
     return sum(entry.size for entry in absent)
 
 
-def _check_place(folder: Path, entry: Entry, before: Entry | None, force: bool) -> None:
+def _check_place(folder: Path, entry: ListedFile, before: ListedFile | None, force: bool) -> None:
     """Whether a file may be written to, or replaced at, its place in a folder.
 
     Raises:
@@ -250,7 +250,7 @@ def _check_place(folder: Path, entry: Entry, before: Entry | None, force: bool) 
     target = folder / entry.path
     if not os.path.lexists(target) or (target.is_file() and force):
         return
-    if target.is_dir() or before is None or not verify.matches(target, before):
+    if target.is_dir() or before is None or not verify.is_as_listed(target, before):
         raise FileAccessError(
             "is not as it was pulled, and would be lost", file=target, hint="Move it away, or replace it with --force."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from si_hub.errors import BadListing, HeaderTooLarge, NetworkError, TruncatedFile
 from si_hub.hub.client import TIMEOUT, About, Client
-from si_hub.hub.listing import Entry, Listing
+from si_hub.hub.listing import ListedFile, Listing
 from si_hub.storage.header import FIRST_READ, SafetensorsFile, header_length, parse_header
 from si_hub.storage.tensors import DTYPE_SIZES, Held, Span, Tensor
 
@@ -29,7 +29,7 @@ class RemoteFile:
     unread: frozenset[str]
 
 
-def read_header(client: Client, listing: Listing, entry: Entry, path: Path) -> RemoteFile:
+def read_header(client: Client, listing: Listing, entry: ListedFile, path: Path) -> RemoteFile:
     """Read the header of one file of a commit: one request for 100 kB, and a second where the header is longer.
 
     Args:
@@ -64,7 +64,7 @@ def read_header(client: Client, listing: Listing, entry: Entry, path: Path) -> R
     return RemoteFile(replace(file, tensors=tensors), frozenset(unread))
 
 
-def read_range(client: Client, listing: Listing, entry: Entry, start: int, stop: int) -> bytes:
+def read_range(client: Client, listing: Listing, entry: ListedFile, start: int, stop: int) -> bytes:
     """Bytes ``start`` to ``stop`` of a file of a commit, and not one more.
 
     Raises:
@@ -75,7 +75,7 @@ def read_range(client: Client, listing: Listing, entry: Entry, start: int, stop:
     return client.call(_read_range, client, listing, entry, start, stop, about=about)
 
 
-def _read_range(client: Client, listing: Listing, entry: Entry, start: int, stop: int) -> bytes:
+def _read_range(client: Client, listing: Listing, entry: ListedFile, start: int, stop: int) -> bytes:
     from huggingface_hub.utils import get_session, hf_raise_for_status
 
     if start >= stop:

@@ -9,7 +9,7 @@ from typing import Literal
 from si_hub.converters.source import CONFIG_NAME, FOLDER_NAMES, PICKLES
 from si_hub.errors import MissingEntry, NotStyleInject, UnsupportedFamily, UsageError
 from si_hub.format import DEFAULT_NAME
-from si_hub.hub.listing import Entry, Listing
+from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.names import PATH_LIMIT
 from si_hub.report.text import short, size_text
 
@@ -33,7 +33,7 @@ LOOKED_AT = 16
 Want = Literal["ours", "foreign", "any"]
 
 
-def objection(entry: Entry) -> str | None:
+def objection(entry: ListedFile) -> str | None:
     """Why a file is not fetched; None where it may be."""
     suffix = _suffix(entry.name)
     if suffix not in SAFE:
@@ -46,9 +46,9 @@ def objection(entry: Entry) -> str | None:
     return None
 
 
-def select(
+def select_safe(
     listing: Listing, subfolder: str | None = None, weight_name: str | None = None
-) -> tuple[list[Entry], dict[str, str]]:
+) -> tuple[list[ListedFile], dict[str, str]]:
     """Everything that is safe, and what is left out with the reason.
 
     Args:
@@ -75,15 +75,15 @@ def select(
     return chosen, left_out
 
 
-def choose(
+def choose_weights(
     listing: Listing,
-    is_ours: Callable[[Entry], bool],
+    is_ours: Callable[[ListedFile], bool],
     *,
     want: Want = "ours",
     subfolder: str | None = None,
     weight_name: str | None = None,
     asked: str | None = None,
-) -> list[Entry]:
+) -> list[ListedFile]:
     """The weights of the adapter that is wanted: one file; of PEFT's folders by component, one in each.
 
     Args:
@@ -130,7 +130,7 @@ def choose(
     raise _nothing(listing, subfolder, weight_name)
 
 
-def weights_to_look_at(listing: Listing) -> list[Entry]:
+def weights_to_look_at(listing: Listing) -> list[ListedFile]:
     """The weights at the top of a repository, or all of them where there are none.
 
     Raises:
@@ -146,7 +146,7 @@ def weights_to_look_at(listing: Listing) -> list[Entry]:
     return found
 
 
-def beside(listing: Listing, weights: Sequence[Entry]) -> list[Entry]:
+def configs_beside(listing: Listing, weights: Sequence[ListedFile]) -> list[ListedFile]:
     """PEFT's configurations in the folders of ``weights``, without which they have no scale."""
     paths = {join(entry.folder, CONFIG_NAME) for entry in weights}
     return [entry for path, entry in listing.files.items() if path in paths and not objection(entry)]
@@ -163,7 +163,7 @@ def convert_command(asked: str, name: str | None = None) -> str:
 
 
 def not_ours(
-    listing: Listing, foreign: Sequence[Entry], subfolder: str | None = None, asked: str | None = None
+    listing: Listing, foreign: Sequence[ListedFile], subfolder: str | None = None, asked: str | None = None
 ) -> NotStyleInject:
     """Somebody else's adapter, and the command for it: with a file's name where the repository's would not do."""
     by_itself = not subfolder and (len(foreign) == 1 or any(entry.name in FOLDER_NAMES for entry in foreign))
@@ -174,11 +174,11 @@ def not_ours(
     )  # fmt: skip
 
 
-def _components(listing: Listing, subfolder: str | None) -> list[Entry]:
+def _components(listing: Listing, subfolder: str | None) -> list[ListedFile]:
     """Weights in folders named like components, as training scripts save PEFT adapters: ``unet/`` …"""
     from si_hub.architectures.folder import COMPONENT
 
-    def is_one(entry: Entry) -> bool:
+    def is_one(entry: ListedFile) -> bool:
         parent, _, component = entry.folder.rpartition("/")
         return (
             parent == (subfolder or "").strip("/")
@@ -190,13 +190,13 @@ def _components(listing: Listing, subfolder: str | None) -> list[Entry]:
     return [entry for entry in listing.files.values() if is_one(entry)]
 
 
-def _only(entries: list[Entry], listing: Listing) -> list[Entry]:
+def _only(entries: list[ListedFile], listing: Listing) -> list[ListedFile]:
     if len(entries) > 1:
         raise _several(entries, listing)
     return entries
 
 
-def _several(entries: Sequence[Entry], listing: Listing) -> UsageError:
+def _several(entries: Sequence[ListedFile], listing: Listing) -> UsageError:
     return UsageError(
         "the repository holds several adapters", file=listing.repo_id, found=_names(entries),
         hint="Say which: --weight-name, in Python weight_name=",
@@ -217,7 +217,7 @@ def _nothing(listing: Listing, subfolder: str | None, weight_name: str | None) -
     )
 
 
-def _names(entries: Sequence[Entry]) -> str:
+def _names(entries: Sequence[ListedFile]) -> str:
     shown = ", ".join(entry.path for entry in entries[:4])
     return f"{shown} and {len(entries) - 4} more" if len(entries) > 4 else shown
 

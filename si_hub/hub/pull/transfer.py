@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from si_hub.errors import SiHubError
 from si_hub.hub.client import TIMEOUT, About, Client
-from si_hub.hub.listing import Entry, Listing
+from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.pull import verify
 from si_hub.report.progress import Progress
 from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
@@ -80,7 +80,7 @@ def staging(parent: Path) -> Iterator[Path]:
 def fetch_all(
     client: Client,
     listing: Listing,
-    entries: Sequence[Entry],
+    entries: Sequence[ListedFile],
     folder: Path,
     *,
     max_workers: int = 8,
@@ -94,7 +94,7 @@ def fetch_all(
     """
     meter = Meter(sum(entry.size for entry in entries), progress)
     paths = [folder / f"{index}" for index in range(len(entries))]
-    jobs: SimpleQueue[tuple[Entry, Path]] = SimpleQueue()
+    jobs: SimpleQueue[tuple[ListedFile, Path]] = SimpleQueue()
     ends: SimpleQueue[Exception | None] = SimpleQueue()
     for job in zip(entries, paths, strict=True):
         jobs.put(job)
@@ -104,7 +104,7 @@ def fetch_all(
             while True:
                 entry, path = jobs.get_nowait()
                 try:
-                    fetch(client, listing, entry, path, meter)
+                    fetch_file(client, listing, entry, path, meter)
                 except Exception as error:
                     ends.put(error)
                     return
@@ -129,7 +129,7 @@ def fetch_all(
     return paths
 
 
-def fetch(client: Client, listing: Listing, entry: Entry, path: Path, meter: Meter) -> None:
+def fetch_file(client: Client, listing: Listing, entry: ListedFile, path: Path, meter: Meter) -> None:
     """Fetch one file to ``path`` and verify it.
 
     Raises:
@@ -142,14 +142,14 @@ def fetch(client: Client, listing: Listing, entry: Entry, path: Path, meter: Met
         if client.call(_receive, client, listing, entry, path, meter, by_xet, about=about):
             by_xet = False
             _receive_by_xet(client, listing, entry, path, meter, about)
-        if verify.matches(path, entry):
+        if verify.is_as_listed(path, entry):
             return
         meter.add(-_size(path))
         path.unlink(missing_ok=True)
     raise verify.mismatch(entry, listing.repo_id)
 
 
-def _receive(client: Client, listing: Listing, entry: Entry, path: Path, meter: Meter, by_xet: bool) -> bool:
+def _receive(client: Client, listing: Listing, entry: ListedFile, path: Path, meter: Meter, by_xet: bool) -> bool:
     """One request for what is still missing of a file; whether it should be fetched by xet instead."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session, hf_raise_for_status
@@ -186,7 +186,9 @@ def _receive(client: Client, listing: Listing, entry: Entry, path: Path, meter: 
     return False
 
 
-def _receive_by_xet(client: Client, listing: Listing, entry: Entry, path: Path, meter: Meter, about: About) -> None:
+def _receive_by_xet(
+    client: Client, listing: Listing, entry: ListedFile, path: Path, meter: Meter, about: About
+) -> None:
     """Let huggingface_hub fetch the file; where that fails, leave it to plain HTTP."""
     meter.add(-_size(path))
     path.unlink(missing_ok=True)

@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 from si_hub.errors import ChecksumError
-from si_hub.hub.listing import Algorithm, Entry
+from si_hub.hub.listing import Algorithm, ListedFile
 from si_hub.storage.tensors import Span
 
 
-def digest(path: Path, algorithm: Algorithm) -> str:
+def hash_file(path: Path, algorithm: Algorithm) -> str:
     """The hash of a file, in hex.
 
     Raises:
@@ -23,7 +23,7 @@ def digest(path: Path, algorithm: Algorithm) -> str:
     return hasher.hexdigest()
 
 
-def matches(path: Path, entry: Entry) -> bool:
+def is_as_listed(path: Path, entry: ListedFile) -> bool:
     """Whether the file is there and is, byte for byte, the one that is listed.
 
     A file that only a cache without links knows has no hash: its size speaks for it.
@@ -33,10 +33,10 @@ def matches(path: Path, entry: Entry) -> bool:
     """
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
-    return entry.algorithm is None or digest(path, entry.algorithm) == entry.digest
+    return entry.algorithm is None or hash_file(path, entry.algorithm) == entry.digest
 
 
-def mismatch(entry: Entry, repo_id: str) -> ChecksumError:
+def mismatch(entry: ListedFile, repo_id: str) -> ChecksumError:
     """What to say where the bytes stay wrong."""
     return ChecksumError(
         "the bytes that arrive are not those of the listing, however often they are fetched", file=repo_id,

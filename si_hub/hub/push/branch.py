@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from si_hub.errors import AuthError, BadListing, MissingRepository, UsageError
 from si_hub.hub import listing
 from si_hub.hub.client import Client
-from si_hub.hub.listing import Entry, Listing
+from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.names import RepoRef, is_commit, is_repo_id, safe_commit
 from si_hub.hub.pull import transfer
 from si_hub.hub.push.content import Outgoing
@@ -19,7 +19,7 @@ MAIN = "main"
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RepoBranch:
     """A branch of a repository.
 
     Attributes:
@@ -40,25 +40,25 @@ class Target:
     private: bool | None = None
     new_branch: bool = False
     head: str | None = None
-    files: Mapping[str, Entry] = field(default_factory=dict)
+    files: Mapping[str, ListedFile] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     pulls: Mapping[str, str] = field(default_factory=dict)
 
-    def changed(self, files: Iterable[Outgoing]) -> list[Outgoing]:
+    def differing(self, files: Iterable[Outgoing]) -> list[Outgoing]:
         """Those that the repository does not hold, or holds otherwise."""
-        return [file for file in files if not same(self.files.get(file.name), file)]
+        return [file for file in files if not is_same(self.files.get(file.name), file)]
 
 
-def same(there: Entry | None, here: Outgoing) -> bool:
+def is_same(there: ListedFile | None, here: Outgoing) -> bool:
     """Whether the repository's file has the same bytes."""
     if there is None or there.size != here.digest.size:
         return False
     return there.digest == (here.digest.sha256 if there.algorithm == "sha256" else here.digest.git_sha1)
 
 
-def holds(found: Listing, files: Iterable[Outgoing]) -> bool:
+def holds_all(found: Listing, files: Iterable[Outgoing]) -> bool:
     """Whether a commit has all of these files."""
-    return all(same(found.files.get(file.name), file) for file in files)
+    return all(is_same(found.files.get(file.name), file) for file in files)
 
 
 def whole_id(client: Client, repo_id: str) -> str:
@@ -84,7 +84,7 @@ def whole_id(client: Client, repo_id: str) -> str:
     return whole
 
 
-def survey(client: Client, repo_id: str, revision: str | None, *, create_pr: bool, private: bool) -> Target:
+def survey_branch(client: Client, repo_id: str, revision: str | None, *, create_pr: bool, private: bool) -> RepoBranch:
     """Look at a repository before anything is sent to it.
 
     Args:
@@ -106,17 +106,17 @@ def survey(client: Client, repo_id: str, revision: str | None, *, create_pr: boo
     except MissingRepository:
         if create_pr:
             raise
-        return Target(repo_id, branch, exists=False, new_branch=branch != MAIN)
+        return RepoBranch(repo_id, branch, exists=False, new_branch=branch != MAIN)
     hidden = client.call(client.api.model_info, repo_id, about=repo_id).private if private else None
     if hidden is False:
         raise UsageError(
             "is public, and --private was asked for", file=repo_id,
             hint=f"Make it private first: {client.endpoint}/{repo_id}/settings",
         )  # fmt: skip
-    return look(client, Target(repo_id, branch, exists=True, private=hidden))
+    return look_at_branch(client, RepoBranch(repo_id, branch, exists=True, private=hidden))
 
 
-def look(client: Client, target: Target) -> Target:
+def look_at_branch(client: Client, target: RepoBranch) -> RepoBranch:
     """``target`` with what its repository holds now.
 
     Raises:
@@ -131,21 +131,21 @@ def look(client: Client, target: Target) -> Target:
     known = branches | pulls
     if branch not in known and (branch in tags or is_commit(branch) or branch.startswith("refs/")):
         raise UsageError("is no branch", file=repo_id, key=branch, hint="Push to a branch, and name a tag with --tag.")
-    found = at(client, repo_id, known.get(branch) or branches.get(MAIN) or MAIN)
+    found = listing_at(client, repo_id, known.get(branch) or branches.get(MAIN) or MAIN)
     new = branch not in known and branch != MAIN
-    return Target(repo_id, branch, True, target.private, new, found.commit, found.files, tags, pulls)
+    return RepoBranch(repo_id, branch, True, target.private, new, found.commit, found.files, tags, pulls)
 
 
-def at(client: Client, repo_id: str, revision: str) -> Listing:
+def listing_at(client: Client, repo_id: str, revision: str) -> Listing:
     """What is in a commit, or in a branch's last.
 
     Raises:
-        BadListing, SiHubError: see `si_hub.hub.listing.fetch`.
+        BadListing, SiHubError: see `si_hub.hub.listing.fetch_listing`.
     """
-    return listing.fetch(client, RepoRef(repo_id, revision))
+    return listing.fetch_listing(client, RepoRef(repo_id, revision))
 
 
-def small_file(client: Client, target: Target, name: str, limit: int) -> bytes | None:
+def small_file(client: Client, target: RepoBranch, name: str, limit: int) -> bytes | None:
     """A small file of the repository; None where it has none of that name, or a larger one.
 
     Raises:

@@ -69,7 +69,7 @@ class Outgoing:
     digest: Digest
 
     @cached_property
-    def seen(self) -> tuple[int, ...] | None:
+    def state_at_first(self) -> tuple[int, ...] | None:
         """What the file system said of ``source`` at first: size, time, number."""
         return _state(self.source) if isinstance(self.source, Path) else None
 
@@ -79,7 +79,7 @@ class Outgoing:
         Raises:
             FileAccessError: the file was written to since.
         """
-        if isinstance(self.source, Path) and _state(self.source) != self.seen:
+        if isinstance(self.source, Path) and _state(self.source) != self.state_at_first:
             raise FileAccessError("was changed while it was being pushed", file=self.source, hint="Run it again.")
 
 
@@ -106,7 +106,7 @@ class Content:
     left_out: dict[str, str]
 
 
-def collect(path: str | Path) -> Content:
+def collect_content(path: str | Path) -> Content:
     """Find the adapter that ``path`` is, or that the folder ``path`` holds, check it whole, and what goes with it.
 
     Beside a file that is named, a README.md without front matter is some other project's.
@@ -120,9 +120,9 @@ def collect(path: str | Path) -> Content:
     given = Path(path)
     file = _only_adapter(given) if given.is_dir() else _regular(given)
     before = _state(file)
-    adapter = _validated(file)
-    weights = outgoing(DEFAULT_NAME, file)
-    if before != weights.seen:
+    adapter = _validate(file)
+    weights = prepare_file(DEFAULT_NAME, file)
+    if before != weights.state_at_first:
         raise FileAccessError("was changed while it was being read", file=file, hint="Run it again.")
     left_out: dict[str, str] = {}
     samples = tuple(_samples(file.parent / SAMPLES, left_out))
@@ -136,25 +136,25 @@ def collect(path: str | Path) -> Content:
     return Content(file, adapter, weights, samples, _config(adapter), readme, left_out)
 
 
-def outgoing(name: str, source: Path | bytes) -> Outgoing:
+def prepare_file(name: str, source: Path | bytes) -> Outgoing:
     """A file of the push with its hashes; the file is remembered as it is now.
 
     Raises:
         MissingFile, FileAccessError: no regular file, no access.
     """
     found = Outgoing(name, source, _digest_of(source))
-    _ = found.seen
+    _ = found.state_at_first
     return found
 
 
-def digest(raw: bytes) -> Digest:
+def digest_bytes(raw: bytes) -> Digest:
     """The hashes of bytes."""
     return _digest(len(raw), [raw])
 
 
 def _digest_of(source: Path | bytes) -> Digest:
     if isinstance(source, bytes):
-        return digest(source)
+        return digest_bytes(source)
     with os.fdopen(open_regular(source), "rb") as file:
         return _digest(os.fstat(file.fileno()).st_size, iter(lambda: file.read(_CHUNK), b""))
 
@@ -209,7 +209,7 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def _validated(file: Path) -> Adapter:
+def _validate(file: Path) -> Adapter:
     try:
         return file_format.validate(file)
     except NotStyleInject as error:
@@ -244,7 +244,7 @@ def _samples(folder: Path, left_out: dict[str, str]) -> Iterable[Outgoing]:
             left_out[name] = f"one too many: {MOST_SAMPLES} pictures and {ALL_SAMPLES // 1_000_000} MB go at most"
             continue
         count, total = count + 1, total + size
-        yield outgoing(name, Path(entry.path))
+        yield prepare_file(name, Path(entry.path))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -291,7 +291,7 @@ def _config(adapter: Adapter) -> Outgoing:
     """The file that the Hub counts downloads by: it only says what the repository is."""
     about = {"architecture": adapter.base_model.architecture, "format_version": file_format.FORMAT_VERSION}
     text = json.dumps({"library_name": "si-hub", "styleinject": {"weights": DEFAULT_NAME, **about}}, indent=2)
-    return outgoing(CONFIG, (text + "\n").encode())
+    return prepare_file(CONFIG, (text + "\n").encode())
 
 
 def is_our_config(raw: bytes) -> bool:

@@ -18,7 +18,7 @@ _LIMIT = 1_000_000
 
 
 @dataclass(slots=True)
-class Remembered:
+class Memory:
     """The memory of one folder.
 
     Attributes:
@@ -52,7 +52,7 @@ class Remembered:
             file.write((text + "\n").encode())
 
 
-def read(folder: Path) -> Remembered:
+def read_memory(folder: Path) -> Memory:
     """The memory of a folder; an empty one where there is none.
 
     Raises:
@@ -60,10 +60,10 @@ def read(folder: Path) -> Remembered:
     """
     path = folder / NAME
     if not path.is_file():
-        return Remembered()
+        return Memory()
     try:
         data = json.loads(path.read_bytes()[:_LIMIT])
-        found = Remembered(**{name.name: _table(data.get(name.name, {})) for name in fields(Remembered)})
+        found = Memory(**{name.name: _table(data.get(name.name, {})) for name in fields(Memory)})
         found.pending = {key: _table(files) for key, files in found.pending.items()}
         good = all(map(is_repo_id, found.adapters.values())) and all(map(is_commit, found.commits.values()))
     except (ValueError, AttributeError, TypeError, RecursionError):
@@ -73,7 +73,7 @@ def read(folder: Path) -> Remembered:
     return found
 
 
-def place(endpoint: str, repo_id: str, branch: str) -> str:
+def key_of(endpoint: str, repo_id: str, branch: str) -> str:
     """The key of a branch."""
     return f"{endpoint}/{repo_id}@{branch}"
 

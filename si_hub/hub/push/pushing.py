@@ -11,16 +11,15 @@ from pathlib import Path
 from si_hub.errors import ConflictError, FileAccessError, MissingRepository, UsageError
 from si_hub.hub.card import card
 from si_hub.hub.client import About, Client
-from si_hub.hub.names import check_revision, parse
+from si_hub.hub.names import check_revision, parse_ref
 from si_hub.hub.pull.cache import read_record
 from si_hub.hub.pull.pulling import PULLED
-from si_hub.hub.push import memory as remembered
-from si_hub.hub.push.branch import MAIN, Target, look, same, small_file, survey, whole_id
-from si_hub.hub.push.content import CONFIG, README, Content, Outgoing, collect, is_our_config, outgoing
-from si_hub.hub.push.memory import Remembered, place
+from si_hub.hub.push.branch import MAIN, RepoBranch, is_same, look_at_branch, small_file, survey_branch, whole_id
+from si_hub.hub.push.content import CONFIG, README, Content, Outgoing, collect_content, is_our_config, prepare_file
+from si_hub.hub.push.memory import Memory, key_of, read_memory
 from si_hub.hub.push.result import Pushed
 from si_hub.hub.push.sending import Sender, Sent, conflict
-from si_hub.hub.tokens import concealed
+from si_hub.hub.tokens import conceal
 
 MESSAGE = "Push the adapter with si-hub"
 #: A config.json beyond this is none of ours.
@@ -72,19 +71,19 @@ def push(
         AuthError, MissingRepository, RateLimited, NetworkError: what the Hub answers.
         MissingFile, FileAccessError: a file of this machine.
     """
-    token = concealed(token)
+    token = conceal(token)
     _check_options(revision, create_pr, tag, commit_message)
-    content = collect(path)
-    memory = remembered.read(content.path.parent)
+    content = collect_content(path)
+    memory = read_memory(content.path.parent)
     pulled = read_record(content.path.parent / PULLED)
     given = repo_id or memory.repository(content.path) or (pulled.repo_id if pulled else None)
     if given is None:
         hint = f"Name it once: si-hub push {path} user/name"
         raise UsageError("no repository is remembered here yet", file=content.path, hint=hint)
-    ref = parse(given, revision)
+    ref = parse_ref(given, revision)
     client = Client(token, endpoint)
     whole = whole_id(client, ref.repo_id)
-    target = survey(client, whole, ref.revision, create_pr=create_pr, private=private)
+    target = survey_branch(client, whole, ref.revision, create_pr=create_pr, private=private)
     seen = pulled.commit if pulled is not None and pulled.repo_id == whole else None
     one = _Push(client, content, memory, target, private, create_pr, commit_message or MESSAGE, tag, force, seen)
     with _bars(bars):
@@ -111,8 +110,8 @@ class _Push:
 
     client: Client
     content: Content
-    memory: Remembered
-    target: Target
+    memory: Memory
+    target: RepoBranch
     private: bool
     create_pr: bool
     message: str
@@ -125,7 +124,7 @@ class _Push:
         created = not self.target.exists
         files, old_card = self.files()
         self.check_tag(files)
-        changed = self.target.changed(files)
+        changed = self.target.differing(files)
         if changed and (request := self.own_request(files)):
             if not dry_run:
                 self.remember(request)
@@ -137,7 +136,7 @@ class _Push:
         if created or self.target.new_branch:
             start = self.target.head
             self.make_place()
-            changed = self.target.changed(files)
+            changed = self.target.differing(files)
             if changed and self.target.head != start:
                 self.check_parent(changed)
         if changed:
@@ -160,9 +159,9 @@ class _Push:
         names = [sample.name for sample in content.samples]
         rendered = card.render(existing, content.adapter, target.repo_id, names, content.weights.digest.size)
         self.notes += rendered.notes
-        files = [content.weights, outgoing(README, rendered.text.encode()), *content.samples]
+        files = [content.weights, prepare_file(README, rendered.text.encode()), *content.samples]
         config = target.files.get(CONFIG)
-        if config is None or same(config, content.config) or self.is_our_config():
+        if config is None or is_same(config, content.config) or self.is_our_config():
             files.append(content.config)
         else:
             self.notes.append(f"the repository has a {CONFIG} of its own, which stays")
@@ -179,7 +178,7 @@ class _Push:
     @property
     def key(self) -> str:
         branch = self.target.branch
-        return place(self.client.endpoint, self.target.repo_id, f"{branch} request" if self.create_pr else branch)
+        return key_of(self.client.endpoint, self.target.repo_id, f"{branch} request" if self.create_pr else branch)
 
     def check_parent(self, changed: Sequence[Outgoing]) -> None:
         """Refuse to put the commit on top of one that this folder has not seen.
@@ -191,7 +190,7 @@ class _Push:
         if self.force or self.create_pr or target.new_branch or target.head in (None, known, self.pulled):
             return
         pending = self.memory.pending.get(self.key)
-        if pending and all(_listed(target, name) in text.split() for name, text in pending.items()):
+        if pending and all(_listed_hash(target, name) in text.split() for name, text in pending.items()):
             return
         if known is not None:
             raise conflict(target, f"{target.branch} has moved since the last push from here", known, target.head)
@@ -207,7 +206,7 @@ class _Push:
             ConflictError: the tag names another commit already.
         """
         there = self.target.tags.get(self.tag or "")
-        if there is not None and (there != self.target.head or self.target.changed(files)):
+        if there is not None and (there != self.target.head or self.target.differing(files)):
             raise ConflictError(
                 "the tag names another commit already", file=self.target.repo_id, key=self.tag, found=there,
                 hint="Choose another tag.",
@@ -221,7 +220,7 @@ class _Push:
             self.client.call(
                 api.create_repo, target.repo_id, private=True if self.private else None, exist_ok=True, about=about
             )
-            target = survey(self.client, target.repo_id, target.branch, create_pr=False, private=self.private)
+            target = survey_branch(self.client, target.repo_id, target.branch, create_pr=False, private=self.private)
             if not target.exists:
                 raise MissingRepository("was made, and is not there", file=target.repo_id, hint="Run it again.")
         self.target = target
@@ -237,7 +236,7 @@ class _Push:
                 exist_ok=True,
                 about=about,
             )
-            self.target = look(self.client, target)
+            self.target = look_at_branch(self.client, target)
 
     def own_request(self, files: Sequence[Outgoing]) -> Sent | None:
         """The pull request that this folder has opened last, where it holds the same already.
@@ -301,7 +300,7 @@ def _check_options(revision: str | None, create_pr: bool, tag: str | None, messa
         check_revision(tag)
 
 
-def _listed(target: Target, name: str) -> str:
+def _listed_hash(target: RepoBranch, name: str) -> str:
     """The hash of a file of the repository, as `Digest.text` has it."""
     there = target.files.get(name)
     return f"{there.algorithm}:{there.digest}" if there else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from si_hub.errors import BadListing, CardError, ChecksumError, ConflictError, MissingRevision, NetworkError
 from si_hub.hub.client import About, Client
-from si_hub.hub.push.branch import Target, at, holds, look
+from si_hub.hub.push.branch import RepoBranch, holds_all, listing_at, look_at_branch
 from si_hub.hub.push.content import README, Outgoing
 from si_hub.report.text import short
 
@@ -37,7 +37,7 @@ class Sender:
     """
 
     client: Client
-    target: Target
+    target: RepoBranch
     create_pr: bool
     message: str
 
@@ -55,21 +55,21 @@ class Sender:
             file.check_unchanged()
         about = About(self.target.repo_id, self.target.branch)
 
-        def settled() -> Sent | None:
-            return self.settled(files)
+        def find_settled() -> Sent | None:
+            return self.find_settled(files)
 
         try:
-            done = self.client.call(self.commit, changed, about=about, settled=settled)
+            done = self.client.call(self.commit, changed, about=about, settled=find_settled)
         except (ConflictError, NetworkError) as error:
-            found = self.settled(files)
+            found = self.find_settled(files)
             if found is None and isinstance(error, ConflictError):
                 raise conflict(self.target, f"{self.target.branch} has moved while this was being pushed") from None
             if found is None:
                 raise
             done = found
-        return self.confirmed(done, files)
+        return self.confirm(done, files)
 
-    def confirmed(self, done: Sent, files: Sequence[Outgoing]) -> Sent:
+    def confirm(self, done: Sent, files: Sequence[Outgoing]) -> Sent:
         """The commit that holds what was sent: the one that the answer names, or the one that is there.
 
         Raises:
@@ -78,7 +78,7 @@ class Sender:
         with suppress(MissingRevision, BadListing):
             if self.holds(done.commit, files):
                 return done
-        if (found := self.settled(files)) is not None:
+        if (found := self.find_settled(files)) is not None:
             return found
         ignores = ".gitignore" in self.target.files
         raise ChecksumError(
@@ -109,14 +109,14 @@ class Sender:
                 raise
             refused = str(error).removeprefix(_NO_CARD)
         # Outside of the handler, whose exception holds the request with the token.
-        words = short(self.client.masked(refused), 300).strip()
+        words = short(self.client.mask(refused), 300).strip()
         raise CardError("the Hub does not take the front matter", file=README, found=words, hint="Correct the key.")
 
-    def settled(self, files: Sequence[Outgoing]) -> Sent | None:
+    def find_settled(self, files: Sequence[Outgoing]) -> Sent | None:
         """What became of a commit whose answer was lost: the same, if it is there."""
-        now = look(self.client, self.target)
+        now = look_at_branch(self.client, self.target)
         if not self.create_pr:
-            applied = now.head is not None and now.head != self.target.head and not now.changed(files)
+            applied = now.head is not None and now.head != self.target.head and not now.differing(files)
             return Sent(str(now.head), now.branch) if applied else None
         opened = (item for item in now.pulls.items() if item[0] not in self.target.pulls)
         return next((self.request(ref, commit) for ref, commit in opened if self.holds(commit, files)), None)
@@ -128,7 +128,7 @@ class Sender:
 
     def holds(self, commit: str, files: Sequence[Outgoing]) -> bool:
         """Whether a commit has all of these files."""
-        return holds(at(self.client, self.target.repo_id, commit), files)
+        return holds_all(listing_at(self.client, self.target.repo_id, commit), files)
 
     def tag(self, name: str, commit: str) -> None:
         """Tag a commit; one that is tagged so already is left.
@@ -140,7 +140,7 @@ class Sender:
             return
 
         def there() -> str | None:
-            return look(self.client, self.target).tags.get(name)
+            return look_at_branch(self.client, self.target).tags.get(name)
 
         def make() -> str:
             self.client.api.create_tag(self.target.repo_id, tag=name, revision=commit)
@@ -155,7 +155,7 @@ class Sender:
             raise ConflictError("the tag names another commit", file=self.target.repo_id, key=name, found=named)
 
 
-def conflict(target: Target, problem: str, expected: str | None = None, found: str | None = None) -> ConflictError:
+def conflict(target: RepoBranch, problem: str, expected: str | None = None, found: str | None = None) -> ConflictError:
     """What to say where a branch holds what the pusher has not seen."""
     return ConflictError(
         problem, file=target.repo_id, key=target.branch, expected=expected, found=found,

@@ -186,7 +186,7 @@ def test_marks_that_are_no_pair_are_an_error(text: str) -> None:
 
 @pytest.mark.parametrize("base", [None, "/home/me/model", "../x", "base", "a/b/c", "https://evil.example/x", "a b/c"])
 def test_a_base_model_that_is_no_repository_is_the_usual_one_or_none(base: str | None) -> None:
-    assert card.base_model(adapter(base=BaseModel("sdxl", base))) == "stabilityai/stable-diffusion-xl-base-1.0"
+    assert card.base_repository(adapter(base=BaseModel("sdxl", base))) == "stabilityai/stable-diffusion-xl-base-1.0"
     rendered = render("", adapter(base=BaseModel("mymodel", base)), "user/style")
     assert "base_model" not in matter(rendered.text)
     assert any("no base_model" in note for note in rendered.notes)

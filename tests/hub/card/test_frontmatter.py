@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from si_hub.errors import CardError
-from si_hub.hub.card.frontmatter import BEGIN, END, dump, merge, split
+from si_hub.hub.card.frontmatter import BEGIN, END, dump, merge, split_card
 
 #: The expression of huggingface_hub and the Hub.
 HUB = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(\r\n|\n|$))")
@@ -120,7 +120,7 @@ CARDS = [
 
 @pytest.mark.parametrize("card", CARDS)
 def test_a_card_is_split_without_losing_a_character(card: str) -> None:
-    parts = split(card)
+    parts = split_card(card)
     if card.lstrip("\ufeff\n").startswith("---"):
         assert parts.head + parts.block + parts.tail == card
     else:
@@ -129,18 +129,18 @@ def test_a_card_is_split_without_losing_a_character(card: str) -> None:
 
 @pytest.mark.parametrize("card", CARDS)
 def test_the_hub_finds_the_same_block_in_what_comes_out(card: str) -> None:
-    parts = split(card)
+    parts = split_card(card)
     text = parts.head + merge(parts.block, KEYS, parts.newline).text + parts.tail
     found = HUB.match(text.lstrip("\ufeff"))
     assert found
     assert KEYS.items() <= yaml.safe_load(found[2]).items()
-    assert split(text).block == merge(parts.block, KEYS, parts.newline).text
+    assert split_card(text).block == merge(parts.block, KEYS, parts.newline).text
 
 
 @pytest.mark.parametrize("card", ["---\na: 1\n", "---", "---\nlicense: mit\n\n# Title\n"])
 def test_a_block_without_its_end_is_an_error(card: str) -> None:
     with pytest.raises(CardError, match="no second ---"):
-        split(card)
+        split_card(card)
 
 
 def test_two_generated_blocks_are_an_error() -> None:

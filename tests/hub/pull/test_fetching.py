@@ -270,4 +270,4 @@ def test_a_pull_serves_a_load(style: LoopbackHub) -> None:
     assert fetch_adapter(lock).ours
     assert fetch_adapter(STYLE, local_files_only=True).ours
     assert len(style.log) == 0
-    assert Cache(STYLE).recorded(lock[-40:]) is not None
+    assert Cache(STYLE).known_listing(lock[-40:]) is not None

@@ -456,9 +456,9 @@ def test_a_damaged_record_is_none(damage: bytes, style: LoopbackHub, home: Path)
     done = pull(STYLE)
     [record] = (home / "hub").glob("models--*/si-hub/*.json")
     record.write_bytes(damage)
-    assert Cache(STYLE).recorded(done.commit) is None
+    assert Cache(STYLE).known_listing(done.commit) is None
     assert pull(done.lock).fetched == 0
-    assert Cache(STYLE).recorded(done.commit) is not None
+    assert Cache(STYLE).known_listing(done.commit) is not None
 
 
 @pytest.mark.parametrize("change", [{"commit": "1" * 40}, {"repo_id": "user/other"}])
@@ -466,7 +466,7 @@ def test_a_record_of_something_else_is_none(change: dict[str, str], style: Loopb
     done = pull(STYLE)
     [record] = (home / "hub").glob("models--*/si-hub/*.json")
     record.write_text(json.dumps(json.loads(record.read_text()) | change))
-    assert Cache(STYLE).recorded(done.commit) is None
+    assert Cache(STYLE).known_listing(done.commit) is None
     assert pull(done.lock).lock == done.lock
 
 

@@ -21,7 +21,7 @@ from si_hub.errors import (
     UsageError,
 )
 from si_hub.hub.push import content
-from si_hub.hub.push.content import collect, digest, is_our_config, outgoing
+from si_hub.hub.push.content import collect_content, digest_bytes, is_our_config, prepare_file
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "1.0"
 PNG = b"\x89PNG\r\n\x1a\n and so on"
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_one_adapter_of_a_folder_goes_under_the_name_that_loaders_look_for(folder: Path) -> None:
-    found = collect(folder)
+    found = collect_content(folder)
     assert found.path == folder / "ink.safetensors"
     assert found.weights.name == "styleinject.safetensors"
     assert found.weights.digest.sha256 == hashlib.sha256((folder / "ink.safetensors").read_bytes()).hexdigest()
@@ -49,8 +49,8 @@ def test_the_hashes_are_those_of_git_and_of_lfs(tmp_path: Path) -> None:
     raw = os.urandom(3_000_000)
     (tmp_path / "x").write_bytes(raw)
     git = subprocess.run(["git", "hash-object", str(tmp_path / "x")], capture_output=True, text=True, check=True)
-    found = outgoing("x", tmp_path / "x").digest
-    assert found == digest(raw)
+    found = prepare_file("x", tmp_path / "x").digest
+    assert found == digest_bytes(raw)
     assert (found.git_sha1, found.sha256) == (git.stdout.strip(), hashlib.sha256(raw).hexdigest())
 
 
@@ -72,7 +72,7 @@ def test_everything_else_stays_and_is_named_with_its_reason(folder: Path) -> Non
     (folder / "samples" / "e.png").symlink_to("/etc/passwd")
     os.mkfifo(folder / "samples" / "f.png")
     (folder / "samples" / ".hidden.png").write_bytes(PNG)
-    found = collect(folder)
+    found = collect_content(folder)
     assert [sample.name for sample in found.samples] == ["samples/a.png"]
     assert found.left_out == {
         ".env": "hidden",
@@ -99,48 +99,48 @@ def test_pictures_go_in_the_order_of_their_numbers_up_to_a_limit(folder: Path, m
     (folder / "samples" / "0.png").write_bytes(PNG + bytes(100))
     monkeypatch.setattr(content, "MOST_SAMPLES", 10)
     monkeypatch.setattr(content, "LARGEST_SAMPLE", 100)
-    found = collect(folder)
+    found = collect_content(folder)
     assert [sample.name for sample in found.samples] == [f"samples/{number}.png" for number in range(1, 11)]
     assert set(found.left_out) == {"samples/0.png", "samples/11.png", "samples/12.png"}
     monkeypatch.setattr(content, "ALL_SAMPLES", 3 * len(PNG))
-    assert len(collect(folder).samples) == 3
+    assert len(collect_content(folder).samples) == 3
 
 
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_a_samples_that_is_no_folder_stays(folder: Path, kind: str) -> None:
     (folder / "samples").symlink_to("/tmp") if kind == "link" else (folder / "samples").write_text("")
-    assert collect(folder).left_out == {"samples": "not a folder of pictures"}
+    assert collect_content(folder).left_out == {"samples": "not a folder of pictures"}
 
 
 def test_several_adapters_are_listed_and_one_of_them_can_be_named(folder: Path) -> None:
     shutil.copy(GOLDEN / "kron.safetensors", folder)
     with pytest.raises(UsageError, match=r"found ink\.safetensors, kron\.safetensors.*si-hub push .*ink\.safetensors"):
-        collect(folder)
-    found = collect(folder / "kron.safetensors")
+        collect_content(folder)
+    found = collect_content(folder / "kron.safetensors")
     assert found.left_out == {"ink.safetensors": "another adapter"}
 
 
 def test_a_folder_of_foreign_files_shows_how_to_convert_one(folder: Path) -> None:
     (folder / "ink.safetensors").write_bytes((10).to_bytes(8, "little") + b'{"a":null}')
     with pytest.raises(NotStyleInject, match="si-hub convert"):
-        collect(folder)
+        collect_content(folder)
     (folder / "ink.safetensors").unlink()
     with pytest.raises(MissingFile, match="holds no StyleInject file"):
-        collect(folder)
+        collect_content(folder)
 
 
 def test_what_is_named_must_be_the_file_itself(folder: Path) -> None:
     (folder / "link.safetensors").symlink_to(folder / "ink.safetensors")
     (folder / "model.pt").write_bytes(b"\x80")
     with pytest.raises(UsageError, match=r"symbolic link.*ink\.safetensors"):
-        collect(folder / "link.safetensors")
+        collect_content(folder / "link.safetensors")
     with pytest.raises(UsageError, match="pickle"):
-        collect(folder / "model.pt")
+        collect_content(folder / "model.pt")
     with pytest.raises(MissingFile, match="no such file"):
-        collect(folder / "gone.safetensors")
+        collect_content(folder / "gone.safetensors")
     (folder / "README.txt").write_text("x" * 20)
     with pytest.raises(FormatError):
-        collect(folder / "README.txt")
+        collect_content(folder / "README.txt")
 
 
 def test_a_broken_adapter_is_not_pushed(folder: Path) -> None:
@@ -148,23 +148,23 @@ def test_a_broken_adapter_is_not_pushed(folder: Path) -> None:
     raw[-1] ^= 1
     (folder / "ink.safetensors").write_bytes(raw)
     with pytest.raises(ChecksumError):
-        collect(folder)
+        collect_content(folder)
 
 
 def test_the_card_is_read_as_it_is(folder: Path) -> None:
     (folder / "README.md").write_bytes("# Grüße\r\n".encode())
-    assert collect(folder).readme == "# Grüße\r\n"
+    assert collect_content(folder).readme == "# Grüße\r\n"
     (folder / "README.md").write_bytes(b"\xff")
     with pytest.raises(CardError, match="UTF-8"):
-        collect(folder)
+        collect_content(folder)
     (folder / "README.md").unlink()
     (folder / "README.md").symlink_to("/etc/passwd")
     with pytest.raises(UsageError, match="symbolic link"):
-        collect(folder)
+        collect_content(folder)
     (folder / "README.md").unlink()
     (folder / "README.md").mkdir()
     with pytest.raises(FileAccessError, match="folder"):
-        collect(folder)
+        collect_content(folder)
 
 
 def test_beside_a_named_file_only_a_model_card_is_its_card(folder: Path) -> None:
@@ -173,15 +173,15 @@ def test_beside_a_named_file_only_a_model_card_is_its_card(folder: Path) -> None
         "words\n<!-- si-hub: generated, renewed by every push; write outside of it -->",
     ):
         (folder / "README.md").write_text(text)
-        assert collect(folder / "ink.safetensors").readme == text
+        assert collect_content(folder / "ink.safetensors").readme == text
     (folder / "README.md").write_text("# Another project\n")
-    found = collect(folder / "ink.safetensors")
+    found = collect_content(folder / "ink.safetensors")
     assert (found.readme, list(found.left_out)) == (None, ["README.md"])
-    assert collect(folder).readme == "# Another project\n"
+    assert collect_content(folder).readme == "# Another project\n"
 
 
 def test_a_file_that_changes_after_it_was_checked_is_noticed(folder: Path) -> None:
-    found = collect(folder)
+    found = collect_content(folder)
     found.weights.check_unchanged()
     os.utime(folder / "ink.safetensors", ns=(1, 1))
     with pytest.raises(FileAccessError, match="was changed"):
@@ -192,7 +192,7 @@ def test_a_file_that_changes_after_it_was_checked_is_noticed(folder: Path) -> No
 
 
 def test_the_file_that_downloads_are_counted_by_is_known_again(folder: Path) -> None:
-    config = collect(folder).config
+    config = collect_content(folder).config
     assert isinstance(config.source, bytes)
     assert json.loads(config.source)["styleinject"] == {
         "weights": "styleinject.safetensors", "architecture": "sd15", "format_version": "1.0",

@@ -11,7 +11,7 @@ import pytest
 
 from si_hub import format
 from si_hub.errors import NetworkError, RateLimited, SiHubError
-from si_hub.hub.push import memory as remembered
+from si_hub.hub.push.memory import read_memory
 from si_hub.hub.push.pushing import push
 from si_hub.hub.push.result import Pushed
 from tests.hub.loopback import LoopbackHub, faults
@@ -122,7 +122,7 @@ class Stage:
         assert self.is_complete()
         tag = self.scene.options.get("tag")
         assert self.hub.repo(STYLE).tags == ({tag: self.hub.repo(STYLE).head()} if tag else {})
-        assert remembered.read(self.folder).pending == {}
+        assert read_memory(self.folder).pending == {}
         return error
 
 

@@ -7,22 +7,21 @@ from pathlib import Path
 import pytest
 
 from si_hub.errors import UsageError
-from si_hub.hub.push import memory as remembered
-from si_hub.hub.push.memory import NAME, Remembered, place
+from si_hub.hub.push.memory import NAME, Memory, key_of
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    key = place("https://huggingface.co", "user/style", "main")
-    memory = Remembered({"ink.safetensors": "user/style"}, {key: SHA}, {key: {"README.md": "sha256:0 git-sha1:1"}})
+    key = key_of("https://huggingface.co", "user/style", "main")
+    memory = Memory({"ink.safetensors": "user/style"}, {key: SHA}, {key: {"README.md": "sha256:0 git-sha1:1"}})
     memory.write(tmp_path)
-    assert remembered.read(tmp_path) == memory
+    assert read_memory(tmp_path) == memory
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_no_file_is_an_empty_memory(tmp_path: Path) -> None:
-    assert remembered.read(tmp_path) == Remembered()
+    assert read_memory(tmp_path) == Memory()
 
 
 @pytest.mark.parametrize(
@@ -35,11 +34,11 @@ def test_no_file_is_an_empty_memory(tmp_path: Path) -> None:
 def test_anything_else_is_an_error_that_says_what_to_do(tmp_path: Path, text: str) -> None:
     (tmp_path / NAME).write_text(text)
     with pytest.raises(UsageError, match="Delete it"):
-        remembered.read(tmp_path)
+        read_memory(tmp_path)
 
 
 def test_a_renamed_only_adapter_keeps_its_repository(tmp_path: Path) -> None:
-    memory = Remembered({"old.safetensors": "user/style"})
+    memory = Memory({"old.safetensors": "user/style"})
     assert memory.repository(tmp_path / "old.safetensors") == "user/style"
     assert memory.repository(tmp_path / "new.safetensors") == "user/style"
     (tmp_path / "old.safetensors").write_bytes(b"")
@@ -49,6 +48,6 @@ def test_a_renamed_only_adapter_keeps_its_repository(tmp_path: Path) -> None:
 def test_writing_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     (tmp_path / NAME).symlink_to(tmp_path / "precious")
-    Remembered({"a": "user/style"}).write(tmp_path)
+    Memory({"a": "user/style"}).write(tmp_path)
     assert (tmp_path / "precious").read_text() == "x"
     assert not (tmp_path / NAME).is_symlink()

@@ -27,7 +27,7 @@ from si_hub.errors import (
     UsageError,
 )
 from si_hub.hub.pull.pulling import pull
-from si_hub.hub.push.content import digest
+from si_hub.hub.push.content import digest_bytes
 from si_hub.hub.push.pushing import MESSAGE, push
 from si_hub.hub.push.result import Pushed
 from tests.hub.loopback import faults
@@ -452,7 +452,7 @@ def test_a_push_that_died_after_its_commit_knows_its_own_work(send: Push, client
     retrain(folder)
     send()
     memory = json.loads(before)
-    hashes = {name: digest(raw).text for name, raw in client.repo(STYLE).files().items()}
+    hashes = {name: digest_bytes(raw).text for name, raw in client.repo(STYLE).files().items()}
     (folder / ".si-hub.json").write_text(json.dumps(memory | {"pending": {f"{client.url}/{STYLE}@main": hashes}}))
     raw = retrain(folder, "kron")
     assert send().changed
@@ -466,7 +466,7 @@ def test_a_push_that_died_before_its_commit_takes_nobody_elses_for_its_own(
     client.repo(STYLE).commit({"README.md": "theirs"})
     memory = json.loads((folder / ".si-hub.json").read_text())
     files = client.repo(STYLE).files() | {"README.md": b"mine"}
-    hashes = {name: digest(raw).text for name, raw in files.items()}
+    hashes = {name: digest_bytes(raw).text for name, raw in files.items()}
     (folder / ".si-hub.json").write_text(json.dumps(memory | {"pending": {f"{client.url}/{STYLE}@main": hashes}}))
     retrain(folder)
     with pytest.raises(ConflictError, match="moved since"):
