@@ -43,9 +43,9 @@ class SiHubError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        where = [part for part in (self.file, self.key and _bounded(self.key)) if part]
+        where = [part for part in (self.file, self.key and _bound(self.key)) if part]
         detail = [
-            f"{label} {_bounded(_one_line(value))}"
+            f"{label} {_bound(_one_line(value))}"
             for label, value in (("expected", self.expected), ("found", self.found))
             if value is not None
         ]
@@ -69,7 +69,7 @@ class SiHubError(Exception):
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def _bounded(text: str, limit: int = 400) -> str:
+def _bound(text: str, limit: int = 400) -> str:
     """A name as a line can hold it: a hostile file's may have a hundred thousand characters."""
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
 

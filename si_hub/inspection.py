@@ -278,7 +278,7 @@ def _inspect_kindly(path: Path, base: str | Path | None) -> Inspection:
 
 def _native(file: SafetensorsFile) -> Inspection:
     document = format.read_document(file)
-    adapter = format.adapter_of(file)
+    adapter = format.parse_adapter(file)
     return _facts(
         file,
         "styleinject",

@@ -71,7 +71,8 @@ def rows(
         columns[f"teacher{name}"] = draw()
         teacher.mix(0.0)
     columns["base"] = draw()
-    name = loading.load(pipeline, loaded, None, source=str(adapter), low_cpu_mem_usage=True, strict=True).adapter_name
+    loaded_as = loading.load_adapter(pipeline, loaded, None, source=str(adapter), low_cpu_mem_usage=True, strict=True)
+    name = loaded_as.adapter_name
     StyleInjectLoaderMixin.set_styleinject_adapters(pipeline, name)
     for own, style in zip(names, loaded.branches or [None] * len(names), strict=True):
         if style is not None:

@@ -11,8 +11,8 @@ from si_hub.lazy import lazy
 
 if TYPE_CHECKING:
     from si_hub.format.hashes import identity as identity
-    from si_hub.format.reader import adapter_of as adapter_of
     from si_hub.format.reader import is_styleinject as is_styleinject
+    from si_hub.format.reader import parse_adapter as parse_adapter
     from si_hub.format.reader import read as read
     from si_hub.format.reader import read_document as read_document
     from si_hub.format.validation import validate as validate
@@ -26,7 +26,7 @@ DEFAULT_NAME = "styleinject.safetensors"
 _HOMES = {
     "FORMAT_VERSION": "si_hub.format.versions",
     "Written": "si_hub.format.writer",
-    "adapter_of": "si_hub.format.reader",
+    "parse_adapter": "si_hub.format.reader",
     "identity": "si_hub.format.hashes",
     "is_styleinject": "si_hub.format.reader",
     "read": "si_hub.format.reader",

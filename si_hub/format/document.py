@@ -15,7 +15,7 @@ from typing import Any, cast
 from si_hub import schemas
 from si_hub.adapter import Adapter, BaseModel, Component, Layer, Pool, Transform
 from si_hub.errors import DocumentError, DocumentTooLarge, FormatWarning, NotStyleInject, TooDeep
-from si_hub.format.patterns import cover, resolve
+from si_hub.format.patterns import cover, resolve_patterns
 from si_hub.format.versions import FORMAT_VERSION, Document
 from si_hub.storage.header import parse_json
 from si_hub.storage.tensors import Tensor
@@ -39,7 +39,7 @@ _SETTINGS: dict[str, tuple[Callable[[Layer], str], str | None]] = {
 }
 
 
-def build(adapter: Adapter, tensors_sha256: str) -> Document:
+def build_document(adapter: Adapter, tensors_sha256: str) -> Document:
     """The document of an adapter, not yet checked against its schema.
 
     Fields that a later version put into the adapter it was read from are kept, together with that version's name.
@@ -57,13 +57,13 @@ def build(adapter: Adapter, tensors_sha256: str) -> Document:
     for name in ("branches", "tensors_sha256"):
         if name in adapter.about:
             raise DocumentError("is derived from the adapter, and cannot stand in about", key=name)
-    return cast(Document, _merged(document, adapter.about))
+    return cast(Document, _merge(document, adapter.about))
 
 
-def _merged(into: Any, extra: Any) -> Any:
+def _merge(into: Any, extra: Any) -> Any:
     """``into`` with what ``extra`` has besides; where both are objects, their fields together."""
     if isinstance(into, dict) and isinstance(extra, Mapping):
-        return {**into, **{key: _merged(into.get(key), value) for key, value in extra.items()}}
+        return {**into, **{key: _merge(into.get(key), value) for key, value in extra.items()}}
     return extra
 
 
@@ -117,7 +117,7 @@ def alpha_tensor(value: float) -> Tensor:
     return Tensor.from_bytes("F64", (), struct.pack("<d", value))
 
 
-def settle(component: Component, described: Mapping[str, Any], name: str, file: Path | None = None) -> None:
+def settle_settings(component: Component, described: Mapping[str, Any], name: str, file: Path | None = None) -> None:
     """Give every layer of ``component`` that has a low-rank pair the transform, pool and groups of the document.
 
     Raises:
@@ -133,7 +133,7 @@ def settle(component: Component, described: Mapping[str, Any], name: str, file: 
         where = f"components.{name}.exceptions.{setting}"
         given: dict[str, str] = {}
         idle = {pattern for patterns in table.values() for pattern in patterns}
-        for module, value, pattern in resolve(table, pairs, file, where):
+        for module, value, pattern in resolve_patterns(table, pairs, file, where):
             idle.discard(pattern)
             if given.setdefault(module, value) != value:
                 raise DocumentError(
@@ -145,7 +145,7 @@ def settle(component: Component, described: Mapping[str, Any], name: str, file: 
             setattr(pairs[module], setting, int(value) if setting == "groups" else value)
 
 
-def about(document: Mapping[str, Any], unknown: bool) -> dict[str, Any]:
+def about_of(document: Mapping[str, Any], unknown: bool) -> dict[str, Any]:
     """What of a document `Adapter.about` holds.
 
     With ``unknown`` fields also its version, what it requires, and what its base model and components have besides:
@@ -173,7 +173,7 @@ def about(document: Mapping[str, Any], unknown: bool) -> dict[str, Any]:
     return kept
 
 
-def base_model(document: Mapping[str, Any]) -> BaseModel:
+def base_model_of(document: Mapping[str, Any]) -> BaseModel:
     """The document's base model."""
     return BaseModel(**{name: document["base_model"].get(name) for name in _BASE_FIELDS})
 
@@ -195,7 +195,7 @@ def canonical(document: Document, file: Path | None = None) -> str:
     return text
 
 
-def parse(text: str, file: Path | None = None) -> Document:
+def parse_document(text: str, file: Path | None = None) -> Document:
     """A document's text as JSON within its limits; nothing else is checked."""
     _check_length(text, file)
     # RFC 8785 numbers are doubles: 1e20 is written as an integer, and must come back as what it was.
@@ -265,7 +265,7 @@ def warn_unknown(fields: list[str], file: Path) -> None:
 def _validator(strict: bool) -> Any:
     import jsonschema
 
-    return jsonschema.Draft202012Validator(schemas.load(FORMAT_VERSION, strict=strict))
+    return jsonschema.Draft202012Validator(schemas.load_schema(FORMAT_VERSION, strict=strict))
 
 
 def not_styleinject(file: Path) -> NotStyleInject:

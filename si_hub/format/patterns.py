@@ -21,7 +21,7 @@ WORK_LIMIT = 10_000_000
 _WILD = {"*": r"[^.]+\.", "**": r"(?:[^.]+\.)*"}
 
 
-def matches(pattern: str, module: str) -> bool:
+def matches_pattern(pattern: str, module: str) -> bool:
     """Whether ``pattern`` matches the whole path ``module``."""
     return _matcher(pattern)(module + ".") is not None
 
@@ -35,7 +35,7 @@ def _matcher(pattern: str) -> Callable[[str], object]:
     return re.compile("".join(_WILD.get(segment, re.escape(segment) + r"\.") for segment in segments)).fullmatch
 
 
-def resolve(
+def resolve_patterns(
     exceptions: Mapping[str, Iterable[str]], modules: Iterable[str], file: Path | None = None, key: str | None = None
 ) -> Iterator[tuple[str, str, str]]:
     """(module, value, pattern) for every match of a table value → patterns; a module may come up more than once.
@@ -75,7 +75,7 @@ def cover(wanted: Iterable[str], others: Iterable[str]) -> list[str]:
         if now < -gain:
             if now:
                 heappush(heap, (-now, length, pattern))
-        elif "*" not in pattern.split(".") or not any(matches(pattern, module) for module in forbidden):
+        elif "*" not in pattern.split(".") or not any(matches_pattern(pattern, module) for module in forbidden):
             chosen.append(pattern)
             left -= covered[pattern]
     return sorted(chosen)

@@ -30,7 +30,7 @@ def read_document(file: SafetensorsFile) -> Document:
     """
     if not is_styleinject(file):
         raise documents.not_styleinject(file.path)
-    document = documents.parse(file.metadata[documents.KEY], file.path)
+    document = documents.parse_document(file.metadata[documents.KEY], file.path)
     check_version(document, file.path)
     return document
 
@@ -50,14 +50,14 @@ def read(path: str | Path, *, verify: bool = False) -> Adapter:
         MissingFile, FileAccessError: no such file, no access.
     """
     file = read_safetensors(path)
-    adapter = adapter_of(file)
+    adapter = parse_adapter(file)
     if verify:
         check_data(file, read_document(file)["tensors_sha256"])
-        check_finite(file)
+        check_file_finite(file)
     return adapter
 
 
-def adapter_of(file: SafetensorsFile) -> Adapter:
+def parse_adapter(file: SafetensorsFile) -> Adapter:
     """The adapter in a file whose header is parsed; or in tensors and metadata that never were in a file.
 
     Raises:
@@ -72,7 +72,7 @@ def adapter_of(file: SafetensorsFile) -> Adapter:
     return adapter
 
 
-def check_finite(file: SafetensorsFile) -> None:
+def check_file_finite(file: SafetensorsFile) -> None:
     """Look for NaN and infinity in every tensor.
 
     Raises:
@@ -94,10 +94,10 @@ def _adapter(file: SafetensorsFile, document: Document, unknown: bool) -> Adapte
     branches = tuple(document.get("branches", ()))
     derived = derive(document)
     adapter = Adapter(
-        base_model=documents.base_model(document),
+        base_model=documents.base_model_of(document),
         components={name: _component(name, found[name], described[name], file.path) for name in described},
         branches=branches,
-        about=documents.about(document, unknown),
+        about=documents.about_of(document, unknown),
         metadata={
             key: text
             for key, text in file.metadata.items()
@@ -112,7 +112,7 @@ def _component(name: str, tensors: Tensors, described: Document, file: Path) -> 
     component = Component(described.get("class_name"), embeddings=tensors.embeddings)
     for module, leaves in tensors.layers.items():
         component.layers[module] = Layer({leaf: tensor for leaf, tensor in leaves.items() if leaf != "alpha"})
-    documents.settle(component, described, name, file)
+    documents.settle_settings(component, described, name, file)
     for module, leaves in tensors.layers.items():
         layer = component.layers[module]
         key = join_name(name, module, "alpha")

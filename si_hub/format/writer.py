@@ -66,9 +66,9 @@ def write(
         MissingFile, FileAccessError, TruncatedFile: see `si_hub.storage.write.write_safetensors`.
     """
     path = Path(path)
-    tensors = table(adapter, path)
+    tensors = tensors_by_name(adapter, path)
 
-    draft = documents.build(adapter, "0" * 64)
+    draft = documents.build_document(adapter, "0" * 64)
 
     def metadata(digests: Digests) -> dict[str, str]:
         document = with_digests(draft, digests)
@@ -100,7 +100,7 @@ def with_digests(draft: Document, digests: Digests) -> Document:
     return document
 
 
-def table(adapter: Adapter, file: Path | None = None) -> dict[str, Tensor]:
+def tensors_by_name(adapter: Adapter, file: Path | None = None) -> dict[str, Tensor]:
     """Every tensor of an adapter by its name in the file, alphas included; the adapter is checked first."""
     if not adapter.components:
         raise MissingTensor("the adapter has no components", file=file)

@@ -18,7 +18,7 @@ def tokenizer_of(pipeline: Any, component: str) -> Any:
     return getattr(pipeline, component.replace("text_encoder", "tokenizer"), None)
 
 
-def add(pipeline: Any, component: str, embeddings: Mapping[str, Tensor]) -> None:
+def add_embeddings(pipeline: Any, component: str, embeddings: Mapping[str, Tensor]) -> None:
     """Give every token of ``embeddings`` (``[k, dim]`` each) its rows in the component; all or none.
 
     Raises:
@@ -49,11 +49,11 @@ def add(pipeline: Any, component: str, embeddings: Mapping[str, Tensor]) -> None
             pipeline.load_textual_inversion({token: values}, tokenizer=tokenizer, text_encoder=encoder)
             added[token] = vectors
     except BaseException:
-        remove(pipeline, component, added)
+        remove_embeddings(pipeline, component, added)
         raise
 
 
-def remove(pipeline: Any, component: str, embeddings: Mapping[str, Tensor]) -> None:
+def remove_embeddings(pipeline: Any, component: str, embeddings: Mapping[str, Tensor]) -> None:
     """Take the tokens out again: tokenizer and embedding table are as they were without them."""
     tokens = [spelling for token, vectors in embeddings.items() for spelling in spellings(token, vectors)]
     if not tokens:
@@ -74,7 +74,7 @@ def spellings(token: str, vectors: Tensor) -> list[str]:
     return [token, *(f"{token}_{index}" for index in range(1, count))]
 
 
-def values(pipeline: Any, component: str, embeddings: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
+def live_embeddings(pipeline: Any, component: str, embeddings: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
     """The vectors as they are now in the text encoder, ``[k, dim]`` per token."""
     if not embeddings:
         return {}

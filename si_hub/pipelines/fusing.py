@@ -13,7 +13,9 @@ from si_hub.errors import UsageError
 from si_hub.pipelines import registry
 
 
-def fuse(pipeline: Any, components: Sequence[str] | None, scale: float, safe: bool, names: list[str] | None) -> None:
+def fuse_adapters(
+    pipeline: Any, components: Sequence[str] | None, scale: float, safe: bool, names: list[str] | None
+) -> None:
     """Add adapters to the base weights, in every named component (default: all).
 
     Raises:
@@ -24,7 +26,7 @@ def fuse(pipeline: Any, components: Sequence[str] | None, scale: float, safe: bo
         registry.check_names(pipeline, names)
     with ExitStack() as undo:
         done: list[str] = []
-        for model in chosen(pipeline, components).values():
+        for model in pick_models(pipeline, components).values():
             here = [
                 name
                 for name, state in tuner.adapters(model).items()
@@ -43,19 +45,19 @@ def fuse(pipeline: Any, components: Sequence[str] | None, scale: float, safe: bo
 _UNFUSE_HINT = "To fuse it with another scale, unfuse_styleinject() first"
 
 
-def unfuse(pipeline: Any, components: Sequence[str] | None) -> None:
+def unfuse_adapters(pipeline: Any, components: Sequence[str] | None) -> None:
     """Put the base weights back, bit for bit."""
-    for model in chosen(pipeline, components).values():
+    for model in pick_models(pipeline, components).values():
         tuner.unfuse(model)
 
 
-def fused(pipeline: Any) -> list[str]:
+def list_fused(pipeline: Any) -> list[str]:
     """Names of the adapters that are fused in some component."""
     states = (state for model in registry.models(pipeline).values() for state in tuner.adapters(model).items())
     return list(dict.fromkeys(name for name, state in states if state.fused is not None))
 
 
-def chosen(pipeline: Any, components: Sequence[str] | None) -> dict[str, nn.Module]:
+def pick_models(pipeline: Any, components: Sequence[str] | None) -> dict[str, nn.Module]:
     """The named models of a pipeline, all of them for ``None``."""
     models = registry.models(pipeline)
     for name in components or ():

@@ -11,7 +11,7 @@ from si_hub import tuner
 from si_hub.adapter import Adapter, Component
 from si_hub.errors import UsageError
 from si_hub.pipelines import loading, registry
-from si_hub.pipelines.padding import prepared
+from si_hub.pipelines.padding import pad
 from si_hub.pipelines.report import ComponentReport, LoadReport
 from si_hub.tuner.door import find_door
 from si_hub.tuner.layer import LayerAdapter
@@ -34,12 +34,12 @@ def swap(
 
     Raises:
         UsageError: no adapter of that name, a fused one, or layers that differ in more than their numbers.
-        NotFinite, BaseMismatch: see `si_hub.pipelines.loading.load`.
+        NotFinite, BaseMismatch: see `si_hub.pipelines.loading.load_adapter`.
     """
     if name is None or name not in registry.by_name(pipeline):
         known = ", ".join(registry.by_name(pipeline)) or "none is loaded"
         raise UsageError("hotswap replaces a loaded adapter", key="adapter_name", expected=known, found=name)
-    loading.check_finite(adapter, source)
+    loading.check_adapter_finite(adapter, source)
     models = registry.models(pipeline)
     owners = registry.by_name(pipeline)[name]
     parts, plans = {}, []
@@ -74,7 +74,7 @@ def _plan(
         raise UsageError("the adapter is fused", key=name, hint="unfuse_styleinject() first")
     found = tuner.inject(
         model,
-        prepared(model, content, component),
+        pad(model, content, component),
         name=_INCOMING,
         branches=adapter.branches,
         low_cpu_mem_usage=low_cpu_mem_usage,

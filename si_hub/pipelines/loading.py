@@ -19,7 +19,7 @@ from si_hub.storage.finite import count_bad
 _SHOWN = 3
 
 
-def load(
+def load_adapter(
     pipeline: Any, adapter: Adapter, name: str | None, *, source: str, low_cpu_mem_usage: bool, strict: bool
 ) -> LoadReport:
     """Add ``adapter`` to every component of the pipeline that it has layers for, under a new name.
@@ -33,7 +33,7 @@ def load(
     """
     name = registry.free_name(pipeline) if name is None else name
     _check_new_name(pipeline, name)
-    check_finite(adapter, source)
+    check_adapter_finite(adapter, source)
     models = registry.models(pipeline)
     parts = {}
     with ExitStack() as undo:
@@ -46,7 +46,7 @@ def load(
             layers = _add_layers(model, content, component, name, adapter.branches, low_cpu_mem_usage)
             tokens = _add_embeddings(pipeline, component, content)
             if tokens.matched:
-                undo.callback(embeddings.remove, pipeline, component, content.embeddings)
+                undo.callback(embeddings.remove_embeddings, pipeline, component, content.embeddings)
             parts[component] = layers + tokens
         report = LoadReport(name, source, base_text(adapter), parts)
         check_complete(report, pipeline, strict)
@@ -62,7 +62,7 @@ def _add_layers(
 ) -> ComponentReport:
     if not content.layers:
         return ComponentReport()
-    content = padding.prepared(model, content, component)
+    content = padding.pad(model, content, component)
     found = tuner.inject(model, content, name=name, branches=branches, low_cpu_mem_usage=low_cpu_mem_usage)
     return ComponentReport(tuple(found.matched), tuple(found.missing), tuple(misfits(found)))
 
@@ -71,7 +71,7 @@ def _add_embeddings(pipeline: Any, component: str, content: Component) -> Compon
     if content.embeddings and embeddings.tokenizer_of(pipeline, component) is None:
         reason = f"{type(pipeline).__name__} cannot load textual inversions"
         return ComponentReport(unexpected=tuple(f"{token}: {reason}" for token in _tokens(content)))
-    embeddings.add(pipeline, component, content.embeddings)
+    embeddings.add_embeddings(pipeline, component, content.embeddings)
     return ComponentReport(matched=tuple(_tokens(content)))
 
 
@@ -92,7 +92,7 @@ def _remove_layers(model: nn.Module, name: str) -> None:
         tuner.remove(model, [name])
 
 
-def unload(pipeline: Any, names: list[str]) -> None:
+def unload_adapters(pipeline: Any, names: list[str]) -> None:
     """Take adapters out of every component, embeddings included."""
     for component, model in registry.models(pipeline).items():
         for name in names:
@@ -100,7 +100,7 @@ def unload(pipeline: Any, names: list[str]) -> None:
             _remove_layers(model, name)
             content = source.components[component] if source else Component()
             if content.embeddings and embeddings.tokenizer_of(pipeline, component) is not None:
-                embeddings.remove(pipeline, component, content.embeddings)
+                embeddings.remove_embeddings(pipeline, component, content.embeddings)
             registry.forget(model, name)
 
 
@@ -112,7 +112,7 @@ def activate(pipeline: Any, weights: dict[str, dict[str, float | Callable[[str],
             tuner.set_active(model, {n: w for n, w in weights.get(component, {}).items() if n in present})
 
 
-def check_finite(adapter: Adapter, source: str) -> None:
+def check_adapter_finite(adapter: Adapter, source: str) -> None:
     """Raises NotFinite for the first tensor with a NaN or an infinity in it; nothing is decoded for that."""
     for component, content in adapter.components.items():
         tensors = {f"{path}.{leaf}": t for path, layer in content.layers.items() for leaf, t in layer.tensors.items()}

@@ -100,9 +100,9 @@ class StyleInjectLoaderMixin:
         fetch = sources.Fetch(
             weight_name, subfolder, revision, _path(cache_dir), force_download, local_files_only, token
         )
-        loaded = sources.adapter(pretrained_model_name_or_path_or_dict, fetch, metadata, convert)
-        add = swap if hotswap else loading.load
-        with offload.paused(self):
+        loaded = sources.adapter_from(pretrained_model_name_or_path_or_dict, fetch, metadata, convert)
+        add = swap if hotswap else loading.load_adapter
+        with offload.pause(self):
             report = add(
                 self, loaded.adapter, adapter_name, source=loaded.source, low_cpu_mem_usage=low_cpu_mem_usage,
                 strict=strict,
@@ -111,7 +111,7 @@ class StyleInjectLoaderMixin:
                 try:
                     self.set_styleinject_adapters(report.adapter_name, weight)
                 except BaseException:
-                    loading.unload(self, [report.adapter_name])
+                    loading.unload_adapters(self, [report.adapter_name])
                     raise
                 self.enable_styleinject()
         return replace(report, notes=loaded.notes)
@@ -141,8 +141,8 @@ class StyleInjectLoaderMixin:
 
     def unload_styleinject_weights(self) -> None:
         """Take all adapters out; every weight is the base's, bit for bit, every module the same object as before."""
-        with offload.paused(self):
-            loading.unload(self, list(registry.by_name(self)))
+        with offload.pause(self):
+            loading.unload_adapters(self, list(registry.by_name(self)))
 
     def delete_styleinject_adapters(self, adapter_names: Names) -> None:
         """Take the named adapters out; fused ones are unfused first.
@@ -150,9 +150,9 @@ class StyleInjectLoaderMixin:
         Raises:
             UsageError: an unknown name; nothing is deleted then.
         """
-        names = registry.listed(adapter_names, self)
-        with offload.paused(self):
-            loading.unload(self, names)
+        names = registry.list_names(adapter_names, self)
+        with offload.pause(self):
+            loading.unload_adapters(self, names)
 
     def save_styleinject_weights(
         self,
@@ -179,9 +179,9 @@ class StyleInjectLoaderMixin:
             FileAccessError: a file in the way.
         """
         name = saving.only_name(self, adapter_name)
-        with offload.paused(self):
-            adapter = saving.collect(self, name, components, base_model)
-        return saving.write(adapter, Path(save_directory), weight_name, overwrite)
+        with offload.pause(self):
+            adapter = saving.collect_adapter(self, name, components, base_model)
+        return saving.write_adapter(adapter, Path(save_directory), weight_name, overwrite)
 
     def set_styleinject_adapters(self, adapter_names: Names, adapter_weights: weights.Weight = None) -> None:
         """Choose which adapters act, and how strongly; all others are inactive.
@@ -213,18 +213,18 @@ class StyleInjectLoaderMixin:
 
     def get_active_styleinject_adapters(self) -> list[str]:
         """Names of the active adapters."""
-        return registry.active(self)
+        return registry.active_names(self)
 
     def enable_styleinject(self) -> None:
         """Let the active adapters act again."""
-        registry.set_enabled(self, True)
+        registry.switch_adapters(self, True)
 
     def disable_styleinject(self) -> None:
         """Switch all adapters off, fused ones excepted; which are active, and their weights, is kept.
 
         Loading an adapter switches them on again.
         """
-        registry.set_enabled(self, False)
+        registry.switch_adapters(self, False)
 
     def set_styleinject_device(self, adapter_names: Names, device: torch.device | str | int) -> None:
         """Move adapters to a device, to make room; they have to be back beside the base to act.
@@ -232,7 +232,7 @@ class StyleInjectLoaderMixin:
         Raises:
             UsageError: an unknown name.
         """
-        registry.to_device(self, registry.listed(adapter_names, self), device)
+        registry.move_adapters(self, registry.list_names(adapter_names, self), device)
 
     def set_styles(self, styles: Mapping[str, float] | None, adapter_names: Names | None = None) -> None:
         """Mix the branches by name, in every layer, in place of the router: ``set_styles({"ink": 0.7, "neon": 0.3})``.
@@ -244,7 +244,7 @@ class StyleInjectLoaderMixin:
         Raises:
             UsageError: an unknown style or adapter.
         """
-        branches.choose(self, styles, None if adapter_names is None else registry.listed(adapter_names, self))
+        branches.mix_styles(self, styles, None if adapter_names is None else registry.list_names(adapter_names, self))
 
     def fuse_styleinject(
         self,
@@ -265,24 +265,24 @@ class StyleInjectLoaderMixin:
             ConversionRefused: T is not ``add``, or a router chooses per input; the error says the way out.
             UsageError: an unknown component or name, or one that is fused already.
         """
-        names = None if adapter_names is None else registry.listed(adapter_names, self)
-        with offload.paused(self):
-            fusing.fuse(self, components, scale, safe_fusing, names)
+        names = None if adapter_names is None else registry.list_names(adapter_names, self)
+        with offload.pause(self):
+            fusing.fuse_adapters(self, components, scale, safe_fusing, names)
 
     def unfuse_styleinject(self, components: Sequence[str] | None = None) -> None:
         """Put the base weights back, bit for bit, whatever was called since; the adapters act on their own again."""
-        with offload.paused(self):
-            fusing.unfuse(self, components)
+        with offload.pause(self):
+            fusing.unfuse_adapters(self, components)
 
     @property
     def num_fused_styleinject(self) -> int:
         """How many adapters are fused."""
-        return len(fusing.fused(self))
+        return len(fusing.list_fused(self))
 
     @property
     def fused_styleinject(self) -> list[str]:
         """Names of the fused adapters."""
-        return fusing.fused(self)
+        return fusing.list_fused(self)
 
     def enable_styleinject_hotswap(self, target_rank: int = 128) -> None:
         """Pad adapters loaded from now on to one rank, so that ``hotswap=True`` can follow with any other.
@@ -293,7 +293,7 @@ class StyleInjectLoaderMixin:
         Raises:
             UsageError: adapters are loaded already.
         """
-        padding.enable(self, target_rank)
+        padding.enable_padding(self, target_rank)
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:

@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def paused(pipeline: Any) -> Iterator[None]:
+def pause(pipeline: Any) -> Iterator[None]:
     """Run the body without offload hooks; on the way out, also of an exception, they are as they were.
 
     Model and sequential CPU offload go back to the device they were enabled for. Group offload indexes the new

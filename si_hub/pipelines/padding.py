@@ -15,7 +15,7 @@ from si_hub.storage.tensors import Tensor
 _RANK = "styleinject_hotswap_rank"
 
 
-def enable(pipeline: Any, target_rank: int) -> None:
+def enable_padding(pipeline: Any, target_rank: int) -> None:
     """Pad every adapter that is loaded from now on to one rank, so that any two of them can be swapped.
 
     Raises:
@@ -33,7 +33,7 @@ def enable(pipeline: Any, target_rank: int) -> None:
         model.__dict__[_RANK] = target_rank
 
 
-def prepared(model: nn.Module, content: Component, component: str = "model") -> Component:
+def pad(model: nn.Module, content: Component, component: str = "model") -> Component:
     """``content`` padded to the model's hotswap rank with zeros, its scale multiplied into ``up``; or as it is.
 
     Raises:
@@ -42,11 +42,11 @@ def prepared(model: nn.Module, content: Component, component: str = "model") -> 
     rank = model.__dict__.get(_RANK)
     if rank is None:
         return content
-    layers = {path: _padded(layer, rank, f"{component}.{path}") for path, layer in content.layers.items()}
+    layers = {path: _pad_layer(layer, rank, f"{component}.{path}") for path, layer in content.layers.items()}
     return replace(content, layers=layers)
 
 
-def _padded(layer: Layer, rank: int, key: str) -> Layer:
+def _pad_layer(layer: Layer, rank: int, key: str) -> Layer:
     if not layer.rank:
         return layer
     if layer.rank > rank or layer.groups > 1:

@@ -78,7 +78,7 @@ def check_names(pipeline: Any, names: list[str]) -> None:
             )
 
 
-def listed(names: str | Sequence[str] | None, pipeline: Any) -> list[str]:
+def list_names(names: str | Sequence[str] | None, pipeline: Any) -> list[str]:
     """Adapter names as a checked list; ``None`` is all of them."""
     if names is None:
         return list(by_name(pipeline))
@@ -87,7 +87,7 @@ def listed(names: str | Sequence[str] | None, pipeline: Any) -> list[str]:
     return names
 
 
-def active(pipeline: Any) -> list[str]:
+def active_names(pipeline: Any) -> list[str]:
     """The adapters that are chosen to act somewhere; one of embeddings alone always is."""
     found: dict[str, None] = {}
     for model in models(pipeline).values():
@@ -97,12 +97,12 @@ def active(pipeline: Any) -> list[str]:
     return [name for name in by_name(pipeline) if name in found]
 
 
-def set_enabled(pipeline: Any, enabled: bool) -> None:
+def switch_adapters(pipeline: Any, enabled: bool) -> None:
     for model in models(pipeline).values():
         tuner.set_enabled(model, enabled)
 
 
-def to_device(pipeline: Any, names: list[str], device: Any) -> None:
+def move_adapters(pipeline: Any, names: list[str], device: Any) -> None:
     for model in models(pipeline).values():
         if here := [name for name in names if name in tuner.adapters(model)]:
             tuner.to_device(model, here, device)

@@ -50,19 +50,19 @@ class LoadReport:
     @property
     def matched(self) -> tuple[str, ...]:
         """``component.layer`` of every match."""
-        return self._gathered("matched")
+        return self._gather("matched")
 
     @property
     def missing(self) -> tuple[str, ...]:
         """``component.layer`` of everything whose module the pipeline does not have."""
-        return self._gathered("missing")
+        return self._gather("missing")
 
     @property
     def unexpected(self) -> tuple[str, ...]:
         """``component.layer`` and reason of everything that did not fit."""
-        return self._gathered("unexpected")
+        return self._gather("unexpected")
 
-    def _gathered(self, field: str) -> tuple[str, ...]:
+    def _gather(self, field: str) -> tuple[str, ...]:
         return tuple(f"{name}.{key}" for name, part in self.components.items() for key in getattr(part, field))
 
     def __str__(self) -> str:

@@ -17,7 +17,9 @@ from si_hub.pipelines import embeddings, padding, registry
 from si_hub.storage.tensors import Tensor
 
 
-def collect(pipeline: Any, name: str, components: Sequence[str] | None, base_model: BaseModel | str | None) -> Adapter:
+def collect_adapter(
+    pipeline: Any, name: str, components: Sequence[str] | None, base_model: BaseModel | str | None
+) -> Adapter:
     """One loaded adapter as an `Adapter`.
 
     Args:
@@ -49,13 +51,13 @@ def collect(pipeline: Any, name: str, components: Sequence[str] | None, base_mod
     for component, model in taken.items():
         before = source.components.get(component, Component()) if source else Component(type(model).__name__)
         live = tuner.extract(model, name) if name in tuner.adapters(model) else Component()
-        loaded = padding.prepared(model, before, component).layers
+        loaded = padding.pad(model, before, component).layers
         parts[component] = Component(
             before.class_name,
             {path: _layer(layer, before.layers.get(path), loaded.get(path)) for path, layer in live.layers.items()},
             {
-                token: _unchanged(Tensor.from_torch(rows), before.embeddings[token])
-                for token, rows in embeddings.values(pipeline, component, before.embeddings).items()
+                token: _keep_unchanged(Tensor.from_torch(rows), before.embeddings[token])
+                for token, rows in embeddings.live_embeddings(pipeline, component, before.embeddings).items()
             },
         )
     if source is not None:
@@ -70,10 +72,10 @@ def only_name(pipeline: Any, name: str | None) -> str:
     if name is None and len(loaded) != 1:
         found = ", ".join(loaded) or "none is loaded"
         raise UsageError("which adapter is not clear", key="adapter_name", found=found)
-    return registry.listed(name or loaded[0], pipeline)[0]
+    return registry.list_names(name or loaded[0], pipeline)[0]
 
 
-def write(adapter: Adapter, folder: Path, weight_name: str, overwrite: bool) -> file_format.Written:
+def write_adapter(adapter: Adapter, folder: Path, weight_name: str, overwrite: bool) -> file_format.Written:
     """Write into ``folder``, which is created where it does not exist."""
     if folder.is_file():
         raise FileAccessError("a folder is expected, this is a file", file=folder)
@@ -87,7 +89,7 @@ def _layer(live: Layer, before: Layer | None, loaded: Layer | None) -> Layer:
         return live
     alpha = loaded.alpha if loaded.scale == live.scale else live.alpha
     tensors = {
-        leaf: _unchanged(tensor, loaded.tensors[leaf]) if leaf in loaded.tensors else tensor
+        leaf: _keep_unchanged(tensor, loaded.tensors[leaf]) if leaf in loaded.tensors else tensor
         for leaf, tensor in live.tensors.items()
     }
     if loaded is not before and alpha == loaded.alpha and all(t is loaded.tensors.get(k) for k, t in tensors.items()):
@@ -95,7 +97,7 @@ def _layer(live: Layer, before: Layer | None, loaded: Layer | None) -> Layer:
     return replace(live, tensors=tensors, alpha=alpha)
 
 
-def _unchanged(live: Tensor, before: Tensor) -> Tensor:
+def _keep_unchanged(live: Tensor, before: Tensor) -> Tensor:
     """``before`` (its own dtype, its own kind of kernel) where ``live`` is what loading it gives, else ``live``."""
     if live.count != before.count:
         return live

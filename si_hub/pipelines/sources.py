@@ -53,7 +53,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FoundAdapter:
     """Where an adapter is.
 
     Attributes:
@@ -79,7 +79,7 @@ class StateDict(dict[str, torch.Tensor]):
         self.metadata = dict(metadata)
 
 
-def adapter(
+def adapter_from(
     source: object,
     fetch: Fetch,
     metadata: Mapping[str, str] | None = None,
@@ -92,7 +92,7 @@ def adapter(
 
     Raises:
         UsageError: an argument of another kind, metadata for something that has its own.
-        MissingFile, FormatError, FileAccessError: see `locate` and `si_hub.format.read`.
+        MissingFile, FormatError, FileAccessError: see `locate_adapter` and `si_hub.format.read`.
         ConversionRefused, BaseMismatch: see `si_hub.converters.convert`.
     """
     if metadata is not None and not isinstance(source, Mapping):
@@ -107,13 +107,13 @@ def adapter(
             expected="a path, a repository id, an Adapter or a table of tensors",
             found=type(source).__name__,
         )
-    place = find(source, fetch, foreign=convert is not False)
+    place = find_adapter(source, fetch, foreign=convert is not False)
     if convert is not False and not (place.path.is_file() and file_format.is_styleinject(read_safetensors(place.path))):
-        return _converted(place.path, None if convert is True else os.fspath(convert))
-    return Loaded(read(place), str(place.path))
+        return _convert_in_memory(place.path, None if convert is True else os.fspath(convert))
+    return Loaded(read_adapter(place), str(place.path))
 
 
-def _converted(path: Path, base: str | None) -> Loaded:
+def _convert_in_memory(path: Path, base: str | None) -> Loaded:
     found = converters.convert(converters.open_source(path), base=base)
     note = f"converted in memory, exactly: {found.family} for {found.base.name} ({found.naming})"
     return Loaded(found.adapter, str(path), (note, *found.report.notes))
@@ -125,8 +125,8 @@ def state_dict(source: object, fetch: Fetch) -> StateDict:
         return StateDict(source, getattr(source, "metadata", {}))
     if not isinstance(source, str | os.PathLike):
         raise UsageError("no path, repository id or table of tensors", found=type(source).__name__)
-    place = find(source, fetch)
-    read(place)
+    place = find_adapter(source, fetch)
+    read_adapter(place)
     file = read_safetensors(place.path)
     return StateDict({name: tensor.torch() for name, tensor in file.tensors.items()}, file.metadata)
 
@@ -137,7 +137,7 @@ def _from_tensors(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Ad
             raise UsageError("a table of tensors holds something else", key=str(name), found=type(tensor).__name__)
     held = {name: Tensor.from_torch(tensor) for name, tensor in tensors.items()}
     try:
-        return file_format.adapter_of(SafetensorsFile(Path(_TABLE), 0, 0, dict(metadata), held))
+        return file_format.parse_adapter(SafetensorsFile(Path(_TABLE), 0, 0, dict(metadata), held))
     except NotStyleInject as error:
         raise NotStyleInject(
             error.problem,
@@ -150,7 +150,7 @@ def _from_tensors(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> Ad
 _TABLE = "the table of tensors"
 
 
-def locate(source: str | os.PathLike[str], fetch: Fetch) -> Path:
+def locate_adapter(source: str | os.PathLike[str], fetch: Fetch) -> Path:
     """The StyleInject file that ``source`` names: a file, a folder that holds one, or a repository's id.
 
     A repository's file is fetched at one commit and verified against that commit's listing; the cache answers without
@@ -163,11 +163,11 @@ def locate(source: str | os.PathLike[str], fetch: Fetch) -> Path:
         NotStyleInject: files, but none of this format.
         SiHubError: as `si_hub.hub.pull.fetching.fetch_adapter`.
     """
-    return find(source, fetch).path
+    return find_adapter(source, fetch).path
 
 
-def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False) -> Place:
-    """As `locate`; with ``foreign``, somebody else's adapter where there is none of ours."""
+def find_adapter(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False) -> FoundAdapter:
+    """As `locate_adapter`; with ``foreign``, somebody else's adapter where there is none of ours."""
     if fetch.weight_name is not None and not fetch.weight_name.endswith(".safetensors"):
         raise UsageError(
             "only safetensors files are loaded, a pickle can run any code",
@@ -177,10 +177,10 @@ def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False)
         )
     path = Path(os.path.expanduser(source))
     if path.is_file():
-        return Place(path, _convert(path))
+        return FoundAdapter(path, _convert_hint(path))
     if path.is_dir():
         path = _in_folder(path / (fetch.subfolder or ""), fetch.weight_name, foreign)
-        return Place(path, _convert(path))
+        return FoundAdapter(path, _convert_hint(path))
     if not isinstance(source, str) or source.endswith(".safetensors") or not names.is_repo_id(source.partition("@")[0]):
         raise MissingFile("no such file or folder", file=path)
     with ExitStack() as stack:
@@ -197,7 +197,7 @@ def find(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool = False)
             progress=_bar(stack),
         )
     command = convert_command(str(names.parse_ref(source, fetch.revision)), found.name)
-    return Place(found.path, f"Convert it: {command}, or convert=True", True)
+    return FoundAdapter(found.path, f"Convert it: {command}, or convert=True", True)
 
 
 def _bar(stack: ExitStack) -> Progress:
@@ -245,12 +245,12 @@ def in_folder(folder: Path, weight_name: str | None = None) -> Path:
             "the folder holds no StyleInject file",
             file=folder,
             found=", ".join(path.name for path in present),
-            hint=_convert(present[0]),
+            hint=_convert_hint(present[0]),
         )
     return ours[0]
 
 
-def read(place: Place) -> Adapter:
+def read_adapter(place: FoundAdapter) -> Adapter:
     """`si_hub.format.read`, with the command that helps where the file is somebody else's format.
 
     The data section of a file that was fetched is checked against the document's hash.
@@ -267,7 +267,7 @@ def read(place: Place) -> Adapter:
     return adapter
 
 
-def _convert(path: Path) -> str:
+def _convert_hint(path: Path) -> str:
     return f"Convert it first: si-hub convert {path}"
 
 

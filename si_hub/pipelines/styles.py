@@ -11,7 +11,7 @@ from si_hub.errors import UsageError
 from si_hub.pipelines import registry
 
 
-def names(pipeline: Any, adapters: list[str] | None = None) -> dict[str, tuple[str, ...]]:
+def style_names(pipeline: Any, adapters: list[str] | None = None) -> dict[str, tuple[str, ...]]:
     """Branch names by adapter, for those adapters that have named branches."""
     found = {
         name: tuple(state.branches)
@@ -22,7 +22,7 @@ def names(pipeline: Any, adapters: list[str] | None = None) -> dict[str, tuple[s
     return {name: styles for name, styles in found.items() if adapters is None or name in adapters}
 
 
-def choose(pipeline: Any, styles: Mapping[str, float] | None, adapters: list[str] | None = None) -> None:
+def mix_styles(pipeline: Any, styles: Mapping[str, float] | None, adapters: list[str] | None = None) -> None:
     """Override the routers of all adapters that have the named branches; ``None`` gives every router its work back.
 
     Weights are used as given; a branch of such an adapter that is not named gets 0.
@@ -30,7 +30,7 @@ def choose(pipeline: Any, styles: Mapping[str, float] | None, adapters: list[str
     Raises:
         UsageError: a style that no adapter has, or a weight that is no finite number.
     """
-    known = names(pipeline, adapters)
+    known = style_names(pipeline, adapters)
     for style, weight in (styles or {}).items():
         if not any(style in branches for branches in known.values()):
             listed = "; ".join(f"{name}: {', '.join(branches)}" for name, branches in known.items())

@@ -39,7 +39,7 @@ def share_out(
     """
     for name in names:
         if name not in owners:
-            raise UsageError("no such adapter is loaded", key=name, expected=_listed(owners), hint=_LIST_HINT)
+            raise UsageError("no such adapter is loaded", key=name, expected=_one_of(owners), hint=_LIST_HINT)
     if len(set(names)) < len(names):
         raise UsageError("an adapter is named twice", found=", ".join(names))
     single = not _is_list(weights)
@@ -164,14 +164,14 @@ def _check_components(name: str, weight: Weight, reach: Collection[str], compone
             raise UsageError(
                 "the pipeline has no such component",
                 key=component,
-                expected=_listed(components),
+                expected=_one_of(components),
                 hint='Blocks go under their component: {"unet": {"down": 0.5}}',
             )
         if component not in reach:
-            raise UsageError(f"adapter {name!r} does not adapt it", key=component, expected=_listed(sorted(reach)))
+            raise UsageError(f"adapter {name!r} does not adapt it", key=component, expected=_one_of(sorted(reach)))
 
 
-def _listed(names: Collection[str]) -> str:
+def _one_of(names: Collection[str]) -> str:
     return "one of " + ", ".join(names) if names else "none"
 
 

@@ -10,7 +10,7 @@ VERSIONS = ("1.0",)
 
 
 @cache
-def load(version: str, strict: bool = False) -> dict[str, Any]:
+def load_schema(version: str, strict: bool = False) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a format version; KeyError for a version that does not exist."""
     if version not in VERSIONS:
         raise KeyError(version)
@@ -21,7 +21,7 @@ def load(version: str, strict: bool = False) -> dict[str, Any]:
     return schema
 
 
-def opened(strict: dict[str, Any]) -> dict[str, Any]:
+def open_schema(strict: dict[str, Any]) -> dict[str, Any]:
     """The open schema that belongs to a strict one: unknown fields may be there, and so may a later minor version."""
     major = strict["properties"]["format_version"]["const"].split(".")[0]
     schema: dict[str, Any] = _without_closing(strict)

@@ -233,7 +233,7 @@ def _tensor(name: str, entry: object, start: int, path: Path) -> Tensor:
     if not isinstance(dtype, str):
         raise errors.BadTensorEntry("dtype is not text", file=path, key=name, found=type(dtype).__name__)
     if dtype not in DTYPE_SIZES:
-        raise errors.UnknownDtype("unknown dtype", file=path, key=name, expected=_known(DTYPE_SIZES), found=dtype[:40])
+        raise errors.UnknownDtype("unknown dtype", file=path, key=name, expected=_one_of(DTYPE_SIZES), found=dtype[:40])
     if not _sizes(shape):
         raise errors.BadTensorEntry("shape is not a list of sizes", file=path, key=name, found=_short(shape))
     if not _sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -286,7 +286,7 @@ def _span(tensor: Tensor) -> Span:
     return cast(Span, tensor.pieces[0])
 
 
-def _known(names: Iterable[str]) -> str:
+def _one_of(names: Iterable[str]) -> str:
     return "one of " + ", ".join(names)
 
 

@@ -143,7 +143,7 @@ class Tensor:
         if not self.shape or not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"rows {start}:{stop} of {list(self.shape)}")
         row = DTYPE_SIZES[self.dtype] * math.prod(self.shape[1:])
-        return Tensor(self.dtype, (stop - start, *self.shape[1:]), _cut(self.pieces, start * row, stop * row))
+        return Tensor(self.dtype, (stop - start, *self.shape[1:]), _cut_pieces(self.pieces, start * row, stop * row))
 
     @classmethod
     def concatenate(cls, tensors: Sequence[Tensor]) -> Tensor:
@@ -201,7 +201,7 @@ class Tensor:
         return bytearray(self.tobytes())
 
 
-def _cut(pieces: Sequence[Piece], start: int, stop: int) -> tuple[Piece, ...]:
+def _cut_pieces(pieces: Sequence[Piece], start: int, stop: int) -> tuple[Piece, ...]:
     kept: list[Piece] = []
     at = 0
     for piece in pieces:

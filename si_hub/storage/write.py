@@ -86,7 +86,7 @@ def write_safetensors(
         try:
             _reserve(file.fileno(), len(draft) + sum(tensor.nbytes for tensor in ordered.values()))
             stream = _Stream(file.fileno(), len(draft), check_finite, path, progress)
-            digests = Digests(stream.run(ordered), source.result() if source else None)
+            digests = Digests(stream.write_all(ordered), source.result() if source else None)
         finally:
             stop.set()
         header = header_bytes(ordered, _resolve(metadata, digests), lead)
@@ -155,7 +155,7 @@ class _Stream:
     path: Path
     progress: Progress | None
 
-    def run(self, ordered: Mapping[str, Tensor]) -> str:
+    def write_all(self, ordered: Mapping[str, Tensor]) -> str:
         """Write the data of ``ordered`` from byte ``start`` on; returns the SHA-256 in hexadecimal."""
         digest = hashlib.sha256()
         total, done = sum(tensor.nbytes for tensor in ordered.values()), 0

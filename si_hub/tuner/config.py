@@ -110,7 +110,7 @@ def _refuse_unknown(init: Any) -> Any:
     known = {f.name for f in fields(StyleInjectConfig)}
 
     @functools.wraps(init)
-    def checked(self: StyleInjectConfig, *args: Any, **kwargs: Any) -> None:
+    def check_fields(self: StyleInjectConfig, *args: Any, **kwargs: Any) -> None:
         unknown = sorted(kwargs.keys() - known)
         if unknown:
             raise DocumentError(
@@ -120,7 +120,7 @@ def _refuse_unknown(init: Any) -> Any:
             )
         init(self, *args, **kwargs)
 
-    return checked
+    return check_fields
 
 
 StyleInjectConfig.__init__ = _refuse_unknown(StyleInjectConfig.__init__)  # type: ignore[method-assign]

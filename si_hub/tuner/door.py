@@ -119,7 +119,7 @@ class Door(nn.Module, BaseTunerLayer):
         self.records.pop(name, None)
         self.refresh()
 
-    def known(self) -> list[str]:
+    def peft_names(self) -> list[str]:
         """Adapters that PEFT knows of."""
         return [name for name, record in self.records.items() if not record.managed]
 
@@ -148,11 +148,11 @@ class Door(nn.Module, BaseTunerLayer):
 
     @property
     def merged_adapters(self) -> list[str]:
-        return [name for name in self.known() if self.records[name].fused is not None]
+        return [name for name in self.peft_names() if self.records[name].fused is not None]
 
     @property
     def active_adapter(self) -> list[str]:
-        active = [name for name in self.known() if self.records[name].active]
+        active = [name for name in self.peft_names() if self.records[name].active]
         return [*active, _UNDO] if 0.0 in self.control.scales else active
 
     @property
@@ -160,27 +160,27 @@ class Door(nn.Module, BaseTunerLayer):
         return not self.known_enabled
 
     def _get_available_adapters(self) -> set[str]:
-        return set(self.known())
+        return set(self.peft_names())
 
     def _all_available_adapter_names(self) -> list[str]:
-        return sorted(self.known())
+        return sorted(self.peft_names())
 
     def enable_adapters(self, enabled: bool) -> None:
         self.known_enabled = enabled
-        for name in self.known():
+        for name in self.peft_names():
             self.set_requires_grad(name, enabled and self.records[name].active)
         self.refresh()
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
-        for name in self.known():
+        for name in self.peft_names():
             self.records[name].active = name in names
             self.set_requires_grad(name, name in names and not inference_mode)
         self.refresh()
 
     def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
         names = {adapter_names} if isinstance(adapter_names, str) else set(adapter_names)
-        for name in names.intersection(self.known()):
+        for name in names.intersection(self.peft_names()):
             for _, layer in self.layers():
                 if name in layer.adapters:
                     layer[name].requires_grad_(requires_grad and self.records[name].trainable)
@@ -188,7 +188,7 @@ class Door(nn.Module, BaseTunerLayer):
     def set_scale(self, adapter: str, scale: float) -> None:
         if adapter == _UNDO:
             self.control.scales.remove(0.0)
-        elif adapter in self.known() and 0.0 not in self.control.scales:
+        elif adapter in self.peft_names() and 0.0 not in self.control.scales:
             self.set_weight(adapter, scale)
 
     def set_weight(self, name: str, weight: float | Callable[[str], float]) -> None:
@@ -214,7 +214,7 @@ class Door(nn.Module, BaseTunerLayer):
         return self
 
     def delete_adapter(self, adapter_name: str) -> None:
-        if adapter_name in self.known():
+        if adapter_name in self.peft_names():
             self.drop(adapter_name)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
@@ -226,7 +226,7 @@ class Door(nn.Module, BaseTunerLayer):
 
         scale = self.control.scale
         self.control.scales.clear()
-        names = [name for name in adapter_names or () if name in self.known()]
+        names = [name for name in adapter_names or () if name in self.peft_names()]
         if names:
             fuse_door(self, names, scale, safe=safe_merge)
 
@@ -254,7 +254,7 @@ def _casts(fn: Callable[[Tensor], Tensor]) -> bool:
     return half.dtype == brain.dtype
 
 
-def _nested(door: Door) -> nn.Module:
+def _nest(door: Door) -> nn.Module:
     # diffusers splits the module names of tuner layers at dots and takes the fourth part without looking.
     inner: nn.Module = door
     for step in ("calls", "layer", "peft"):
@@ -300,7 +300,7 @@ def open_door(model: nn.Module) -> Door:
     if door is None:
         door = Door()
         root = root_of(model)
-        root.add_module(DOOR, _nested(door).train(root.training))
+        root.add_module(DOOR, _nest(door).train(root.training))
     return door
 
 

@@ -130,7 +130,7 @@ def _settle(door: Door, factors: dict[str, float], *, fresh: set[str], safe: boo
         frozen = {name: kept.weights[name] for name in fused if name in kept.weights and name not in fresh}
         weights = {name: factors[name] * site.layer[name].weight for name in fused} | frozen
         totals = _totals(kept.tensors, site.layer, weights)
-        tensors = {name: _added(kept, name, total) for name, total in totals.items()}
+        tensors = {name: _add(kept, name, total) for name, total in totals.items()}
         if safe:
             _check_finite(path, tensors)
         prepared[path] = (Originals(kept.tensors, {}, weights), tensors)
@@ -183,7 +183,7 @@ def _totals(base: dict[str, Tensor | None], layer: Any, weights: dict[str, float
     return result
 
 
-def _added(kept: Originals, name: str, total: Tensor) -> Tensor:
+def _add(kept: Originals, name: str, total: Tensor) -> Tensor:
     original = kept.tensors[name]
     if original is None:
         like = next(tensor for tensor in kept.tensors.values() if tensor is not None)

@@ -19,7 +19,7 @@ from si_hub.tuner.door import Record, close_door, find_door, modules_by_path, op
 from si_hub.tuner.fuse import unfuse_door
 from si_hub.tuner.kinds import check_called, kind_of, working_device, working_dtype
 from si_hub.tuner.layer import LayerAdapter, StyleInjectLayer
-from si_hub.tuner.leaves import Mismatch, Placement, build, mismatches
+from si_hub.tuner.leaves import Mismatch, Placement, build_layer, mismatches
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 from si_hub.tuner.steering import door_with
 
@@ -168,7 +168,7 @@ def _module_plan(
             found=layer.branches,
         )
     placement = Placement(working_device(module), working_dtype(module, model), share)
-    return _Plan(path, module, None, build(path, module, kind, layer, placement))
+    return _Plan(path, module, None, build_layer(path, module, kind, layer, placement))
 
 
 def _parameter_plan(
@@ -234,7 +234,7 @@ def extract(model: nn.Module, name: str) -> Component:
     for _, layer in door.layers():
         if name in layer.adapters:
             adapter = layer[name]
-            component.layers[_frozen(root, adapter.path)] = Layer(
+            component.layers[_frozen_path(root, adapter.path)] = Layer(
                 tensors=_tensors(adapter),
                 alpha=adapter.alpha,
                 transform=adapter.transform,
@@ -244,7 +244,7 @@ def extract(model: nn.Module, name: str) -> Component:
     return component
 
 
-def _frozen(root: nn.Module, path: str) -> str:
+def _frozen_path(root: nn.Module, path: str) -> str:
     """The file's word for a path: CLIP text models' have ``text_model.``, whether the live class does or not."""
     flattened = type(root).__name__.startswith("CLIPText") and path.split(".")[0] in _CLIP_PARTS
     return _TEXT_MODEL + path if flattened else path

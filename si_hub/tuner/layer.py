@@ -136,7 +136,7 @@ class LayerAdapter(nn.Module):
         if self.branches:
             dh = self._low_rank(x, h, weight * self.scale)
             axes = operator.inner_axes(h.ndim, self.kind.channels_last)
-            parts.append(operator.inject(self.transform, u, dh, axes))
+            parts.append(operator.apply_transform(self.transform, u, dh, axes))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LayerAdapter:
@@ -203,7 +203,7 @@ class LayerAdapter(nn.Module):
         pays = operator.mixing_pays(self.branches, h.shape[0], positions, constant=s.ndim == 1)
         if not (pays and is_plain(down)):
             return operator.weigh(_call(down, x, h.dtype), s, self.kind.channels_last)
-        x, weight = _aligned(x, _parameter(down, "weight"), h.dtype)
+        x, weight = _align(x, _parameter(down, "weight"), h.dtype)
         return _with_weight(down, x, operator.mix(weight, s))
 
     def _styles(self, x: Tensor, h: Tensor) -> Tensor | None:
@@ -220,7 +220,7 @@ class LayerAdapter(nn.Module):
         if is_plain(router):
             weight, bias = _parameter(router, "weight"), _parameter(router, "bias")
             return operator.route(pooled, weight.to(h.device), bias.to(h.device))
-        return torch.softmax(operator.wide(router(pooled.to(_stored(router, h.dtype)))), dim=-1)
+        return torch.softmax(operator.wide(router(pooled.to(_compute_dtype(router, h.dtype)))), dim=-1)
 
 
 class StyleInjectLayer(nn.Module):
@@ -319,7 +319,7 @@ def _parameter(module: nn.Module, name: str) -> Tensor:
     return value
 
 
-def _aligned(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _align(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Input and weight in one dtype: the weight's, for trainable float32 leaves too, but never float8."""
     weight = weight.to(x.device, dtype if weight.dtype in FLOAT8 else weight.dtype)
     if torch.is_autocast_enabled(x.device.type):
@@ -327,7 +327,7 @@ def _aligned(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Ten
     return x.to(weight.dtype), weight
 
 
-def _stored(leaf: nn.Module, dtype: torch.dtype) -> torch.dtype:
+def _compute_dtype(leaf: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """The dtype a leaf computes in: its weight's own, but ``dtype`` where float8 is only how it is stored."""
     stored = _parameter(leaf, "weight").dtype
     return dtype if stored in FLOAT8 else stored
@@ -336,23 +336,23 @@ def _stored(leaf: nn.Module, dtype: torch.dtype) -> torch.dtype:
 def _call(leaf: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """leaf(x), through the leaf itself wherever a hook may be waiting for the call."""
     if not is_plain(leaf):
-        result: Tensor = leaf(x if torch.is_autocast_enabled(x.device.type) else x.to(_stored(leaf, dtype)))
+        result: Tensor = leaf(x if torch.is_autocast_enabled(x.device.type) else x.to(_compute_dtype(leaf, dtype)))
         return result
-    x, weight = _aligned(x, _parameter(leaf, "weight"), dtype)
+    x, weight = _align(x, _parameter(leaf, "weight"), dtype)
     return _with_weight(leaf, x, weight)
 
 
 def _with_weight(leaf: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     """The leaf's product with another weight, one for the batch or one per instance (``[N, r, ...]``)."""
     if isinstance(leaf, nn.Conv2d):
-        return _grouped(leaf, x, weight) if weight.ndim == 5 else leaf._conv_forward(x, weight, None)
+        return _convolve_grouped(leaf, x, weight) if weight.ndim == 5 else leaf._conv_forward(x, weight, None)
     if weight.ndim == 2:
         return F.linear(x, weight)
     product = torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), weight.mT)
     return product.reshape(*x.shape[:-1], -1)
 
 
-def _grouped(leaf: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+def _convolve_grouped(leaf: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
     """A convolution with its own weight per instance: the batch becomes groups of one instance."""
     instances, padding = x.shape[0], leaf.padding
     if leaf.padding_mode != "zeros":

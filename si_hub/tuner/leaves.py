@@ -77,7 +77,7 @@ def mismatches(path: str, module: nn.Module, kind: Kind, layer: Layer) -> list[M
         wanted = expected.get(leaf)
         if wanted is None:
             wrong.append(Mismatch(path, leaf, f"no {leaf} for {type(module).__name__}", str(list(tensor.shape))))
-        elif _squeezed(tuple(tensor.shape)) != _squeezed(wanted):
+        elif _squeeze(tuple(tensor.shape)) != _squeeze(wanted):
             wrong.append(Mismatch(path, leaf, str(list(wanted)), str(list(tensor.shape))))
     groups = getattr(module, "groups", 1)
     if layer.branches and layer.groups != groups:
@@ -85,12 +85,12 @@ def mismatches(path: str, module: nn.Module, kind: Kind, layer: Layer) -> list[M
     return wrong
 
 
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Without a 1×1 kernel, so that a linear layer and a 1×1 convolution look the same."""
     return shape[:2] if len(shape) > 2 and set(shape[2:]) == {1} else shape
 
 
-def build(path: str, module: nn.Module, kind: Kind, layer: Layer, placement: Placement) -> LayerAdapter:
+def build_layer(path: str, module: nn.Module, kind: Kind, layer: Layer, placement: Placement) -> LayerAdapter:
     """The live form of a layer whose shapes fit.
 
     Raises:
@@ -148,12 +148,12 @@ def pair(module: nn.Module, kind: Kind, down: Tensor, up: Tensor) -> tuple[nn.Mo
         up: ``[out, r / groups]``.
     """
     if kind.name == "linear":
-        return _filled(nn.Linear, {"weight": down}, down.shape[1], down.shape[0]), _filled(
+        return _fill(nn.Linear, {"weight": down}, down.shape[1], down.shape[0]), _fill(
             nn.Linear, {"weight": up}, up.shape[1], up.shape[0]
         )
     assert isinstance(module, nn.Conv2d)
     padding: Any = module.padding
-    first = _filled(
+    first = _fill(
         nn.Conv2d,
         {"weight": down},
         down.shape[1],
@@ -164,7 +164,7 @@ def pair(module: nn.Module, kind: Kind, down: Tensor, up: Tensor) -> tuple[nn.Mo
         dilation=module.dilation,
         padding_mode=module.padding_mode,
     )
-    second = _filled(
+    second = _fill(
         nn.Conv2d,
         {"weight": up[:, :, None, None]},
         up.shape[1] * module.groups,
@@ -177,10 +177,10 @@ def pair(module: nn.Module, kind: Kind, down: Tensor, up: Tensor) -> tuple[nn.Mo
 
 def router(weight: Tensor, bias: Tensor) -> nn.Module:
     """The learned router: weight ``[n, in]``, bias ``[n]``."""
-    return _filled(nn.Linear, {"weight": weight, "bias": bias}, weight.shape[1], weight.shape[0])
+    return _fill(nn.Linear, {"weight": weight, "bias": bias}, weight.shape[1], weight.shape[0])
 
 
-def _filled(cls: type[nn.Module], tensors: dict[str, Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+def _fill(cls: type[nn.Module], tensors: dict[str, Tensor], *args: Any, **kwargs: Any) -> nn.Module:
     """A module made without memory, around tensors that are there already."""
     leaf = cls(*args, bias="bias" in tensors, device="meta", **kwargs)
     for name, tensor in tensors.items():

@@ -54,7 +54,7 @@ class StyleInjectModel(BaseTuner):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
         except BaseException:
             door = find_door(model)
-            if not taken or adapter_name not in _known(door):
+            if not taken or adapter_name not in _peft_names(door):
                 self.peft_config.pop(adapter_name, None)
             if door is not None and not taken:
                 door.drop(adapter_name)
@@ -93,7 +93,7 @@ class StyleInjectModel(BaseTuner):
     def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
         super()._mark_only_adapters_as_trainable(model)
         door = _door(model)
-        for name in door.known():
+        for name in door.peft_names():
             config = self.peft_config.get(name)
             trainable = name in self.active_adapters and config is not None and not config.inference_mode
             door.set_requires_grad(name, trainable)
@@ -113,13 +113,13 @@ class StyleInjectModel(BaseTuner):
             UsageError: for an unknown name.
         """
         door = _door(self.model)
-        if adapter_name not in self.peft_config or adapter_name not in door.known():
-            raise UsageError("no adapter of that name", key=adapter_name, found=sorted(door.known()))
+        if adapter_name not in self.peft_config or adapter_name not in door.peft_names():
+            raise UsageError("no adapter of that name", key=adapter_name, found=sorted(door.peft_names()))
         _check_adapters_not_merged(self.model, adapter_name)
         del self.peft_config[adapter_name]
         door.drop(adapter_name)
         left = [name for name in self.active_adapters if name != adapter_name]
-        self.active_adapter = left or sorted(door.known())[:1]
+        self.active_adapter = left or sorted(door.peft_names())[:1]
         if not left and self.active_adapter:
             door.set_adapter(self.active_adapter)
         _delete_auxiliary_adapter(self.model, adapter_name, new_active_adapters=self.active_adapter or None)
@@ -131,15 +131,15 @@ class StyleInjectModel(BaseTuner):
             ConversionRefused: where it is not.
         """
         door = _door(self.model)
-        fuse_door(door, self._chosen(door, adapter_names), 1.0, safe=safe_merge)
+        fuse_door(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
 
     def unmerge_adapter(self) -> None:
         """Put the base weights back, bit for bit."""
         door = _door(self.model)
         unfuse_door(door, door.merged_adapters)
 
-    def _chosen(self, door: Door, names: list[str] | None) -> list[str]:
-        return [name for name in door.known() if door.acts(name)] if names is None else names
+    def _choose(self, door: Door, names: list[str] | None) -> list[str]:
+        return [name for name in door.peft_names() if door.acts(name)] if names is None else names
 
     def _unload_and_optionally_merge(
         self,
@@ -152,14 +152,14 @@ class StyleInjectModel(BaseTuner):
         door = _door(model)
         merged = door.merged_adapters
         if merge:
-            fuse_door(door, self._chosen(door, adapter_names), 1.0, safe=safe_merge)
+            fuse_door(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
             # What is kept of the originals is let go: the fused weights are the model's weights from now on.
             for path, kept in list(door.originals.items()):
-                if kept.weights.keys() <= set(door.known()):
+                if kept.weights.keys() <= set(door.peft_names()):
                     del door.originals[path]
         else:
             unfuse_door(door, merged)
-        for name in door.known():
+        for name in door.peft_names():
             self.peft_config.pop(name, None)
             door.drop(name)
         close_door(model)
@@ -204,8 +204,8 @@ def _door(model: nn.Module) -> Door:
     return door
 
 
-def _known(door: Door | None) -> list[str]:
-    return [] if door is None else door.known()
+def _peft_names(door: Door | None) -> list[str]:
+    return [] if door is None else door.peft_names()
 
 
 def _pattern(patterns: Mapping[str, Any], path: str, default: Any) -> Any:

@@ -160,7 +160,7 @@ _TRANSFORMS: dict[str, Callable[[Tensor, Tensor, Axes], Tensor]] = {
 }
 
 
-def inject(transform: str, u: Tensor, dh: Tensor, axes: Axes) -> Tensor:
+def apply_transform(transform: str, u: Tensor, dh: Tensor, axes: Axes) -> Tensor:
     """δT(u, Δh): what the injection adds to u; exactly zero where Δh is zero.
 
     Args:

@@ -20,7 +20,7 @@ from si_hub.storage.header import AXES_LIMIT, HEADER_LIMIT, VALUES_LIMIT
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "FORMAT.md").read_text()
 WORDS = set(re.findall(r"`([^`]+)`", TEXT))
-STRICT = schemas.load(FORMAT_VERSION, strict=True)
+STRICT = schemas.load_schema(FORMAT_VERSION, strict=True)
 
 
 @pytest.mark.parametrize("name", [*LEAVES, *TRANSFORMS, *POOLS])

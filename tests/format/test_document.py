@@ -76,14 +76,14 @@ def test_the_depth_limit_is_exact() -> None:
     def nested(levels: int) -> str:
         return '{"a":' * levels + "1" + "}" * levels
 
-    assert documents.parse(nested(documents.DEPTH_LIMIT))
+    assert documents.parse_document(nested(documents.DEPTH_LIMIT))
     with pytest.raises(errors.TooDeep):
-        documents.parse(nested(documents.DEPTH_LIMIT + 1))
+        documents.parse_document(nested(documents.DEPTH_LIMIT + 1))
 
 
 def test_numbers_are_doubles() -> None:
     text = '{"a":[9007199254740991,9007199254740992,-100000000000000000000,0.5,-0]}'
-    values = documents.parse(text)["a"]
+    values = documents.parse_document(text)["a"]
     assert values == [2**53 - 1, 2.0**53, -1e20, 0.5, 0]
     assert [type(value) for value in values] == [int, float, float, float, int]
     assert math.copysign(1, values[4]) == 1

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from si_hub import errors
-from si_hub.format.patterns import cover, matches, resolve
+from si_hub.format.patterns import cover, matches_pattern, resolve_patterns
 
 SEGMENT = st.sampled_from(["a", "b", "0", "1", "to_q"])
 PATH = st.lists(SEGMENT, min_size=1, max_size=5).map(".".join)
@@ -30,7 +30,7 @@ def matches_by_definition(pattern: list[str], path: list[str]) -> bool:
 @settings(max_examples=300)
 @given(pattern=PATTERN, path=PATH)
 def test_matching_is_what_the_definition_says(pattern: str, path: str) -> None:
-    assert matches(pattern, path) == matches_by_definition(pattern.split("."), path.split("."))
+    assert matches_pattern(pattern, path) == matches_by_definition(pattern.split("."), path.split("."))
 
 
 @pytest.mark.parametrize(
@@ -46,25 +46,25 @@ def test_matching_is_what_the_definition_says(pattern: str, path: str) -> None:
     ],
 )  # fmt: skip
 def test_the_language_word_by_word(pattern: str, path: str, expected: bool) -> None:
-    assert matches(pattern, path) is expected
+    assert matches_pattern(pattern, path) is expected
 
 
 def test_a_pattern_of_two_hundred_segments_is_matched_without_backtracking() -> None:
-    assert not matches(".".join(["*"] * 99 + ["**"] + ["*"] * 99 + ["b"]), ".".join(["a"] * 5000))
+    assert not matches_pattern(".".join(["*"] * 99 + ["**"] + ["*"] * 99 + ["b"]), ".".join(["a"] * 5000))
 
 
 def test_two_double_stars_are_an_error() -> None:
     with pytest.raises(errors.DocumentError, match="more than one"):
-        matches("**.a.**", "a")
+        matches_pattern("**.a.**", "a")
 
 
 def test_more_work_than_any_real_adapter_makes_is_refused_before_it_begins() -> None:
     with pytest.raises(errors.DocumentError, match="too many patterns"):
-        list(resolve({"x": (f"a.{i}" for i in range(11_000))}, (f"b.{i}" for i in range(1_000))))
+        list(resolve_patterns({"x": (f"a.{i}" for i in range(11_000))}, (f"b.{i}" for i in range(1_000))))
 
 
 def test_resolving_yields_every_match_with_its_pattern() -> None:
-    found = list(resolve({"x": ["a.*"], "y": ["**.b", "c"]}, ["a.b", "c"]))
+    found = list(resolve_patterns({"x": ["a.*"], "y": ["**.b", "c"]}, ["a.b", "c"]))
     assert found == [("a.b", "x", "a.*"), ("a.b", "y", "**.b"), ("c", "y", "c")]
 
 
@@ -73,7 +73,7 @@ def test_resolving_yields_every_match_with_its_pattern() -> None:
 def test_a_cover_matches_what_it_shall_and_nothing_else(paths: set[str], data: st.DataObject) -> None:
     wanted = data.draw(st.sets(st.sampled_from(sorted(paths))))
     patterns = cover(wanted, paths - wanted)
-    assert {path for path in paths if any(matches(pattern, path) for pattern in patterns)} == wanted
+    assert {path for path in paths if any(matches_pattern(pattern, path) for pattern in patterns)} == wanted
     assert patterns == sorted(set(patterns))
     shuffled = data.draw(st.permutations(sorted(wanted)))
     assert cover(shuffled, sorted(paths - wanted, reverse=True)) == patterns
@@ -109,7 +109,7 @@ def test_regular_choices_take_a_handful_of_patterns(rule: str, expected: list[st
     wanted = {path for path in SDXL if rule in path}
     patterns = cover(wanted, set(SDXL) - wanted)
     assert len(patterns) <= 6
-    assert {path for path in SDXL if any(matches(pattern, path) for pattern in patterns)} == wanted
+    assert {path for path in SDXL if any(matches_pattern(pattern, path) for pattern in patterns)} == wanted
     if expected is not None and "attn2" not in rule:
         assert patterns == expected
 

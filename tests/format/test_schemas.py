@@ -18,27 +18,27 @@ GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "1.0").glob("*.safetenso
 @pytest.mark.parametrize("version", schemas.VERSIONS)
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_schema_is_a_schema_of_draft_2020_12(version: str, strict: bool) -> None:
-    schema = schemas.load(version, strict=strict)
+    schema = schemas.load_schema(version, strict=strict)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema.Draft202012Validator.check_schema(schema)
 
 
 @pytest.mark.parametrize("version", schemas.VERSIONS)
 def test_the_open_schema_follows_from_the_strict_one(version: str) -> None:
-    strict = schemas.load(version, strict=True)
-    assert schemas.load(version, strict=False) == schemas.opened(strict)
+    strict = schemas.load_schema(version, strict=True)
+    assert schemas.load_schema(version, strict=False) == schemas.open_schema(strict)
     assert "additionalProperties" in json.dumps(strict["properties"]["base_model"])
-    assert schemas.load(version, strict=False)["$id"] != strict["$id"]
+    assert schemas.load_schema(version, strict=False)["$id"] != strict["$id"]
 
 
 def test_every_version_this_library_writes_has_its_schemas() -> None:
     assert FORMAT_VERSION in schemas.VERSIONS
     with pytest.raises(KeyError):
-        schemas.load("9.9")
+        schemas.load_schema("9.9")
 
 
 def test_the_schema_and_the_code_know_the_same_settings() -> None:
-    definitions = schemas.load("1.0", strict=True)["$defs"]
+    definitions = schemas.load_schema("1.0", strict=True)["$defs"]
     assert tuple(definitions["transform"]["enum"]) == TRANSFORMS == get_args(Transform)
     assert tuple(definitions["pool"]["enum"]) == POOLS
 
@@ -54,14 +54,14 @@ def objects(schema: Any, where: str = "") -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_the_strict_schema_closes_every_object_and_the_open_one_none() -> None:
-    closed = objects(schemas.load("1.0", strict=True))
+    closed = objects(schemas.load_schema("1.0", strict=True))
     assert len(closed) == 6
     assert all(schema["additionalProperties"] is False for _, schema in closed)
-    assert all("additionalProperties" not in schema for _, schema in objects(schemas.load("1.0", strict=False)))
+    assert all("additionalProperties" not in schema for _, schema in objects(schemas.load_schema("1.0", strict=False)))
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 @pytest.mark.parametrize("strict", [True, False])
 def test_golden_documents_are_valid(path: Path, strict: bool) -> None:
     document = json.loads(read_safetensors(path).metadata["styleinject"])
-    jsonschema.Draft202012Validator(schemas.load("1.0", strict=strict)).validate(document)
+    jsonschema.Draft202012Validator(schemas.load_schema("1.0", strict=strict)).validate(document)

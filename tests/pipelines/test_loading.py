@@ -278,4 +278,4 @@ def test_finite_numbers_are_checked_in_embeddings_too(adapter: Make) -> None:
     vectors[1, 3] = float("inf")
     part = Component("CLIPTextModel", embeddings={"<cat>": Tensor.from_torch(vectors)})
     with pytest.raises(NotFinite, match=r"text_encoder\.embedding\.<cat>.*found 1 of 48"):
-        loading.check_finite(adapter(text_encoder=part), "a file")
+        loading.check_adapter_finite(adapter(text_encoder=part), "a file")

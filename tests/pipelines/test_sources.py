@@ -56,14 +56,14 @@ def test_a_file_is_itself_and_a_home_folder_is_expanded(
     file_format.write(small, tmp_path / "ink.safetensors")
     monkeypatch.setenv("HOME", str(tmp_path))
     for source in (tmp_path / "ink.safetensors", str(tmp_path / "ink.safetensors"), "~/ink.safetensors"):
-        assert sources.locate(source, Fetch()) == tmp_path / "ink.safetensors"
+        assert sources.locate_adapter(source, Fetch()) == tmp_path / "ink.safetensors"
 
 
 def test_in_a_folder_the_default_name_wins_over_others(tmp_path: Path, small: Adapter) -> None:
     for name in ("a.safetensors", "styleinject.safetensors"):
         file_format.write(small, tmp_path / name)
-    assert sources.locate(tmp_path, Fetch()).name == "styleinject.safetensors"
-    assert sources.locate(tmp_path, Fetch(weight_name="a.safetensors")).name == "a.safetensors"
+    assert sources.locate_adapter(tmp_path, Fetch()).name == "styleinject.safetensors"
+    assert sources.locate_adapter(tmp_path, Fetch(weight_name="a.safetensors")).name == "a.safetensors"
 
 
 def test_the_only_styleinject_file_among_foreign_and_broken_ones_is_found(tmp_path: Path, small: Adapter) -> None:
@@ -71,23 +71,23 @@ def test_the_only_styleinject_file_among_foreign_and_broken_ones_is_found(tmp_pa
     file_format.write(small, tmp_path / "sub" / "ink.safetensors")
     save_file({"lora_unet_x.alpha": torch.ones(())}, tmp_path / "sub" / "foreign.safetensors")
     (tmp_path / "sub" / "broken.safetensors").write_bytes(b"nonsense")
-    assert sources.locate(tmp_path, Fetch(subfolder="sub")).name == "ink.safetensors"
+    assert sources.locate_adapter(tmp_path, Fetch(subfolder="sub")).name == "ink.safetensors"
 
 
 def test_several_adapters_in_a_folder_are_listed(tmp_path: Path, small: Adapter) -> None:
     for name in ("neon.safetensors", "ink.safetensors"):
         file_format.write(small, tmp_path / name)
     with pytest.raises(UsageError, match=r"several adapters.*ink\.safetensors, neon\.safetensors.*weight_name="):
-        sources.locate(tmp_path, Fetch())
+        sources.locate_adapter(tmp_path, Fetch())
 
 
 def test_a_foreign_file_and_a_folder_of_foreign_files_show_the_convert_command(tmp_path: Path) -> None:
     foreign = tmp_path / "lora.safetensors"
     save_file({"lora_unet_x.lora_up.weight": torch.ones(2, 2)}, foreign)
     with pytest.raises(NotStyleInject, match=rf"si-hub convert {foreign}"):
-        sources.locate(tmp_path, Fetch())
+        sources.locate_adapter(tmp_path, Fetch())
     with pytest.raises(NotStyleInject, match=rf"si-hub convert {foreign}"):
-        sources.adapter(foreign, Fetch())
+        sources.adapter_from(foreign, Fetch())
 
 
 def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
@@ -98,33 +98,33 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     for name in ("lora.bin", "lora.safetensors"):
         (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(UsageError, match="a pickle can run any code"):
-        sources.adapter(tmp_path, Fetch(weight_name="lora.bin"))
+        sources.adapter_from(tmp_path, Fetch(weight_name="lora.bin"))
     for name in ("lora.bin", "lora.safetensors"):
         with pytest.raises(NotSafetensors):
-            sources.adapter(tmp_path / name, Fetch())
+            sources.adapter_from(tmp_path / name, Fetch())
     assert not (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize("source", ["./nowhere", "/no/where/at/all", "gone.safetensors", "a/b/c"])
 def test_a_path_that_is_not_there_is_said_so_and_never_asked_of_the_hub(source: str) -> None:
     with pytest.raises(MissingFile, match="no such file or folder"):
-        sources.locate(source, Fetch())
+        sources.locate_adapter(source, Fetch())
 
 
 def test_an_empty_folder_and_a_missing_weight_name_are_errors(tmp_path: Path, small: Adapter) -> None:
     with pytest.raises(MissingFile, match="holds no safetensors file"):
-        sources.locate(tmp_path, Fetch())
+        sources.locate_adapter(tmp_path, Fetch())
     with pytest.raises(MissingFile, match="holds no safetensors file"):
-        sources.locate(tmp_path, Fetch(subfolder="gone"))
+        sources.locate_adapter(tmp_path, Fetch(subfolder="gone"))
     file_format.write(small, tmp_path / "ink.safetensors")
     with pytest.raises(MissingFile, match=r"neon\.safetensors: no such file \(found ink\.safetensors\)"):
-        sources.locate(tmp_path, Fetch(weight_name="neon.safetensors"))
+        sources.locate_adapter(tmp_path, Fetch(weight_name="neon.safetensors"))
 
 
 @pytest.mark.parametrize("source", [3, None, ["a"]])
 def test_a_source_of_another_kind_is_an_error(source: object) -> None:
     with pytest.raises(UsageError, match=f"found {type(source).__name__}"):
-        sources.adapter(source, Fetch())
+        sources.adapter_from(source, Fetch())
 
 
 # Repositories.
@@ -132,27 +132,27 @@ def test_a_source_of_another_kind_is_an_error(source: object) -> None:
 
 def test_a_cached_repository_is_found_by_branch_tag_and_commit_without_a_network(cache: Path) -> None:
     for revision, commit in ((None, COMMIT), ("main", COMMIT), ("v1", COMMIT[::-1]), (COMMIT[::-1], COMMIT[::-1])):
-        found = sources.locate("user/style", offline(cache, revision=revision))
+        found = sources.locate_adapter("user/style", offline(cache, revision=revision))
         assert found == cache / "models--user--style" / "snapshots" / commit / "ink.safetensors"
 
 
 @pytest.mark.parametrize(("repo", "revision"), [("user/other", None), ("user/style", "v2"), ("style", None)])
 def test_what_is_not_cached_is_said_so(cache: Path, repo: str, revision: str | None) -> None:
     with pytest.raises(MissingFile, match=rf"not in the cache, and downloading is switched off.*si-hub pull {repo}"):
-        sources.locate(repo, offline(cache, revision=revision))
+        sources.locate_adapter(repo, offline(cache, revision=revision))
 
 
 def test_hf_hub_offline_asks_nobody(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert sources.locate("user/style", Fetch(cache_dir=cache)).name == "ink.safetensors"
+    assert sources.locate_adapter("user/style", Fetch(cache_dir=cache)).name == "ink.safetensors"
 
 
 @given(st.text(max_size=20))
 def test_any_text_gives_a_path_or_a_typed_error(text: str) -> None:
     try:
-        found = sources.locate(text, Fetch(cache_dir="nowhere", local_files_only=True))
+        found = sources.locate_adapter(text, Fetch(cache_dir="nowhere", local_files_only=True))
     except SiHubError:
         return
     assert found.is_file()

@@ -14,7 +14,7 @@ from si_hub.errors import BaseMismatch
 from si_hub.format.layers import check_layer
 from si_hub.storage.tensors import Tensor as Stored
 from si_hub.tuner.kinds import kind_of
-from si_hub.tuner.leaves import Placement, build, mismatches
+from si_hub.tuner.leaves import Placement, build_layer, mismatches
 
 
 def _zeros(*shape: int) -> Stored:
@@ -99,7 +99,7 @@ def test_incomplete_layers_are_refused(missing: str, named: str) -> None:
     shapes: dict[str, tuple[int, ...]] = {**_GOOD, "down.weight": (6, 4), "weight_delta": (8, 4)}
     layer = Layer({leaf: _zeros(*shape) for leaf, shape in shapes.items() if leaf != missing})
     with pytest.raises(BaseMismatch, match=named):
-        build("fc", linear, kind_of(linear, "fc"), layer, Placement(torch.device("cpu"), torch.float32, True))
+        build_layer("fc", linear, kind_of(linear, "fc"), layer, Placement(torch.device("cpu"), torch.float32, True))
 
 
 @pytest.mark.parametrize("leaves", [{}, {"kron": (2, 2)}])
@@ -107,7 +107,7 @@ def test_a_layer_that_changes_nothing_is_refused(leaves: dict[str, tuple[int, ..
     linear = nn.Linear(4, 8)
     layer = Layer({leaf: _zeros(*shape) for leaf, shape in leaves.items()})
     with pytest.raises(BaseMismatch, match="fc: the layer changes nothing"):
-        build("fc", linear, kind_of(linear, "fc"), layer, Placement(torch.device("cpu"), torch.float32, True))
+        build_layer("fc", linear, kind_of(linear, "fc"), layer, Placement(torch.device("cpu"), torch.float32, True))
 
 
 _LEAVES = st.sets(st.sampled_from(["pair", "router", "gain", "gain_in", "weight_delta", "bias_delta"]), min_size=1)

@@ -24,7 +24,7 @@ def _random(seed: int, *shape: int) -> Tensor:
 @given(seed=_SEEDS, transform=st.sampled_from(TRANSFORMS), last=st.booleans(), sizes=st.tuples(*[_SIZES] * 4))
 def test_every_transform_is_its_definition(seed: int, transform: str, last: bool, sizes: Any, delta_t: Any) -> None:
     u, dh = _random(seed, *sizes), _random(seed + 1, *sizes)
-    got = operator.inject(transform, u, dh, operator.inner_axes(4, last))
+    got = operator.apply_transform(transform, u, dh, operator.inner_axes(4, last))
     torch.testing.assert_close(got, delta_t(transform, u, dh, last), rtol=1e-9, atol=1e-9)
 
 
@@ -33,7 +33,7 @@ def test_every_transform_is_its_definition(seed: int, transform: str, last: bool
 def test_every_transform_is_zero_at_zero(seed: int, transform: str, last: bool, scale: float) -> None:
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         u = (_random(seed, 2, 3, 4, 5) * scale).to(dtype)
-        added = operator.inject(transform, u, torch.zeros_like(u), operator.inner_axes(4, last))
+        added = operator.apply_transform(transform, u, torch.zeros_like(u), operator.inner_axes(4, last))
         assert torch.equal(added, torch.zeros_like(u))
         assert torch.equal(u + added, u)
 
@@ -42,14 +42,14 @@ def test_every_transform_is_zero_at_zero(seed: int, transform: str, last: bool, 
 @given(seed=_SEEDS, transform=st.sampled_from(TRANSFORMS))
 def test_one_token_makes_every_transform_an_addition(seed: int, transform: str) -> None:
     u, dh = _random(seed, 3, 1, 5), _random(seed + 1, 3, 1, 5)
-    assert torch.equal(operator.inject(transform, u, dh, (1,)), dh)
-    assert torch.equal(operator.inject(transform, u[:, 0], dh[:, 0], ()), dh[:, 0])
+    assert torch.equal(operator.apply_transform(transform, u, dh, (1,)), dh)
+    assert torch.equal(operator.apply_transform(transform, u[:, 0], dh[:, 0], ()), dh[:, 0])
 
 
 def test_restyle_keeps_small_changes_of_large_spreads() -> None:
     u = _random(0, 1, 1000, 1).float() * 1e3
     dh = u * 1e-6
-    got = operator.inject("restyle", u, dh, (1,)).double()
+    got = operator.apply_transform("restyle", u, dh, (1,)).double()
     centred = u.double() - u.double().mean(1, keepdim=True)
     torch.testing.assert_close(got, centred * 1e-6, rtol=1e-3, atol=0)
 
@@ -58,7 +58,7 @@ def test_restyle_keeps_small_changes_of_large_spreads() -> None:
 @given(seed=_SEEDS, transform=st.sampled_from(["restyle", "adain"]))
 def test_restyle_and_adain_take_on_the_new_statistics(seed: int, transform: str) -> None:
     u, dh = _random(seed, 2, 40, 3) * 10, _random(seed + 1, 2, 40, 3) * 10
-    new = u + operator.inject(transform, u, dh, (1,))
+    new = u + operator.apply_transform(transform, u, dh, (1,))
     target = u + dh
     torch.testing.assert_close(new.std(1, unbiased=False), target.std(1, unbiased=False), rtol=1e-4, atol=1e-4)
     kept = target if transform == "adain" else u

@@ -121,12 +121,12 @@ def adapter_in(pipeline: Any, components: Mapping[str, Component]) -> Iterator[N
         yield
         return
     adapter = Adapter(BaseModel("custom"), dict(components))
-    loading.load(pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True)
+    loading.load_adapter(pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True)
     try:
         loading.activate(pipeline, {name: {_NAME: 1.0} for name in components})
         yield
     finally:
-        loading.unload(pipeline, [_NAME])
+        loading.unload_adapters(pipeline, [_NAME])
 
 
 def document_field(found: Fidelity, timesteps: int, **facts: Any) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Student:
         self.runner = runner
         runner.mix(0.0)
         adapter = Adapter(BaseModel("custom"), dict(components), tuple(branches))
-        loading.load(runner.pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True)
+        loading.load_adapter(runner.pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True)
         self.models: dict[str, nn.Module] = {name: getattr(runner.pipeline, name) for name in components}
         self.leaves: dict[str, nn.Parameter] = {}
         for component, model in self.models.items():
@@ -60,7 +60,7 @@ class Student:
 
     def choose(self, weights: Mapping[str, float] | None) -> None:
         """Override the routers of the branches; ``None`` gives them their work back."""
-        styles.choose(self.runner.pipeline, weights, [_NAME])
+        styles.mix_styles(self.runner.pipeline, weights, [_NAME])
 
     def components(self, dtype: str) -> dict[str, Component]:
         """The adapter as it is now, its numbers but the routers' stored as ``dtype`` (safetensors' name)."""
@@ -81,4 +81,4 @@ class Student:
 
     def leave(self) -> None:
         """Take the student out of the pipeline."""
-        loading.unload(self.runner.pipeline, [_NAME])
+        loading.unload_adapters(self.runner.pipeline, [_NAME])

@@ -147,14 +147,14 @@ class _Search:
             wanted.append(counted)
         into_cache(self.client, listing, dict.fromkeys(wanted), self.cache, force, progress=progress)
         self.cache.keep(replace(listing, ours=verdicts), self.ref.revision)
-        return self._found(listing, weights)
+        return self._as_fetched(listing, weights)
 
     def in_cache(self) -> Fetched:
         """What the cache has, without a request; a file that it lacks and that nobody looked at is none of ours."""
         listing = cached_listing(self.ref, self.cache)
         weights = self._choose(listing, lambda entry: bool(self._verdict(listing, entry)))
         into_cache(None, listing, [*weights, *configs_beside(listing, weights)], self.cache)
-        return self._found(listing, weights)
+        return self._as_fetched(listing, weights)
 
     def find_pinned(self) -> Fetched | None:
         """What the cache has of a pinned commit, if it is surely what the Hub would give."""
@@ -173,7 +173,7 @@ class _Search:
         except MissingFile:
             return None
         needed = [*weights, *configs_beside(listing, weights)]
-        return self._found(listing, weights) if all(self.cache.holds(listing, e) for e in needed) else None
+        return self._as_fetched(listing, weights) if all(self.cache.holds(listing, e) for e in needed) else None
 
     def _choose(self, listing: Listing, is_ours: Callable[[ListedFile], bool]) -> list[ListedFile]:
         return choose_weights(
@@ -200,7 +200,7 @@ class _Search:
             return None
         return _is_ours(self.cache.path(listing.commit, entry.path))
 
-    def _found(self, listing: Listing, weights: list[ListedFile]) -> Fetched:
+    def _as_fetched(self, listing: Listing, weights: list[ListedFile]) -> Fetched:
         top = (self.subfolder or "").strip("/")
         name = weights[0].path if self.weight_name is not None or weights[0].folder == top else top
         path = self.cache.path(listing.commit, name)

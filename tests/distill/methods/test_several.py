@@ -149,12 +149,12 @@ def test_the_report_stands_in_the_document_and_in_the_notes(both: Distilled) -> 
 
 def test_a_branch_alone_is_its_own_model_and_mixtures_lie_between(both: Distilled) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
-    loading.load(pipe, file_format.read(both.path), "both", source="both", low_cpu_mem_usage=True, strict=True)
+    loading.load_adapter(pipe, file_format.read(both.path), "both", source="both", low_cpu_mem_usage=True, strict=True)
     latents, text = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 20, 64)
 
     @torch.no_grad()
     def drawn(styles: dict[str, float] | None) -> torch.Tensor:
-        branch_weights.choose(pipe, styles)
+        branch_weights.mix_styles(pipe, styles)
         found: torch.Tensor = pipe.unet(latents, torch.tensor([500, 500]), text).sample
         return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from si_hub.errors import UsageError
-from si_hub.hub.push.memory import NAME, Memory, key_of
+from si_hub.hub.push.memory import NAME, Memory, key_of, read_memory
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
