@@ -294,3 +294,19 @@ def test_a_progress_bar_is_drawn_on_a_terminal_and_nowhere_else(lora: Path, tmp_
     errors_of(writer)
     os.close(writer)
     assert os.read(reader, 65536) == b""
+
+
+@pytest.mark.parametrize("module", ["si_hub", "si_hub.cli"])
+def test_the_package_is_the_command(module: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"si-hub, version {__version__}\n"
+    command = [sys.executable, "-m", module, "validate", str(tmp_path / "no")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 7
+    assert done.stderr.startswith("si-hub: ")
+
+
+def test_the_package_says_its_commands_name_in_help() -> None:
+    command = [sys.executable, "-m", "si_hub", "convert", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: si-hub convert ")
