@@ -18,6 +18,7 @@ import click
 
 from si_hub import __version__
 from si_hub.errors import FileAccessError, SiHubError, UsageError
+from si_hub.words import at_command_line
 
 INTERRUPTED = 130
 JSON = "si_hub.json"
@@ -91,6 +92,10 @@ class Commands(click.Group):
     """Turns our errors into one line and an exit code, whichever command raised them."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        with at_command_line():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except SiHubError as error:
@@ -376,4 +381,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="si-hub")

@@ -16,8 +16,8 @@ PACKAGE = Path(si_hub.__file__).parent
 
 #: Left to right, the way data flows; a room imports only rooms to its left.
 ROOMS = [
-    "lazy", "errors", "storage", "adapter", "schemas", "architectures", "converters", "format", "report", "hub",
-    "tuner", "pipelines", "distill", "conversion", "inspection", "cli",
+    "lazy", "words", "errors", "storage", "adapter", "schemas", "architectures", "converters", "format", "report",
+    "hub", "tuner", "pipelines", "distill", "conversion", "inspection", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from si_hub.format.patterns import cover, resolve_patterns
 from si_hub.format.versions import FORMAT_VERSION, Document
 from si_hub.storage.header import parse_json
 from si_hub.storage.tensors import Tensor
+from si_hub.words import call
 
 #: The metadata key that holds the document.
 KEY = "styleinject"
@@ -271,7 +272,7 @@ def _validator(strict: bool) -> Any:
 def not_styleinject(file: Path) -> NotStyleInject:
     return NotStyleInject(
         "is no StyleInject adapter: the metadata have no document", file=file, key=KEY,
-        hint="Convert it first: si-hub convert FILE.",
+        hint=f"Convert it first: {call('convert', 'FILE')}.",
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ from si_hub.errors import (
     UsageError,
 )
 from si_hub.hub.tokens import conceal
+from si_hub.words import call
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -213,12 +214,13 @@ class Client:
         if isinstance(error, errors.LocalTokenNotFoundError):
             return _Failed(AuthError("there is no token on this machine", file=about.repo_id, hint=_LOGIN))
         if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+            elsewhere = call("pull", about.repo_id or "REPO_ID")
             return _Failed(
                 NetworkError(
                     "asking the Hub is switched off",
                     file=about.repo_id,
                     key=about.entry or about.revision,
-                    hint="Unset HF_HUB_OFFLINE, or fetch it where there is a network: si-hub pull",
+                    hint=f"Unset HF_HUB_OFFLINE, or fetch it where there is a network: {elsewhere}",
                 )
             )
         if isinstance(error, errors.HFValidationError):

@@ -22,6 +22,7 @@ from si_hub.hub.pull.selection import convert_command
 from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
+from si_hub.words import call
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ def find_adapter(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool 
             "only safetensors files are loaded, a pickle can run any code",
             key="weight_name",
             found=fetch.weight_name,
-            hint=f"si-hub convert {fetch.weight_name}",
+            hint=f"Convert it first: {call('convert', fetch.weight_name)}",
         )
     path = Path(os.path.expanduser(source))
     if path.is_file():
@@ -268,7 +269,7 @@ def read_adapter(place: FoundAdapter) -> Adapter:
 
 
 def _convert_hint(path: Path) -> str:
-    return f"Convert it first: si-hub convert {path}"
+    return f"Convert it first: {call('convert', path)}"
 
 
 def _is_ours(path: Path) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from si_hub.errors import FileAccessError, MissingFile, SiHubError
+from si_hub.words import switch
 
 #: What a killed process can leave behind, in the target's folder: ``.si-hub-<16 hex digits>.tmp``. Safe to delete.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".si-hub-", ".tmp"
@@ -114,4 +115,4 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _in_the_way(path: Path) -> FileAccessError:
-    return FileAccessError("exists already", file=path, hint="Use --force (overwrite=True) to replace it.")
+    return FileAccessError("exists already", file=path, hint=f"Replace it with {switch('force', python='overwrite')}.")

@@ -142,7 +142,7 @@ def test_what_is_written_says_what_is_written(small: Adapter, tmp_path: Path) ->
 
 def test_an_existing_file_needs_overwrite(small: Adapter, written: SafetensorsFile) -> None:
     before = written.path.read_bytes()
-    with pytest.raises(errors.FileAccessError, match="--force"):
+    with pytest.raises(errors.FileAccessError, match="overwrite=True"):
         format.write(small, written.path)
     small.about = {"title": "another"}
     format.write(small, written.path, overwrite=True)

@@ -84,9 +84,9 @@ def test_several_adapters_in_a_folder_are_listed(tmp_path: Path, small: Adapter)
 def test_a_foreign_file_and_a_folder_of_foreign_files_show_the_convert_command(tmp_path: Path) -> None:
     foreign = tmp_path / "lora.safetensors"
     save_file({"lora_unet_x.lora_up.weight": torch.ones(2, 2)}, foreign)
-    with pytest.raises(NotStyleInject, match=rf"si-hub convert {foreign}"):
+    with pytest.raises(NotStyleInject, match=rf"si_hub\.convert\('{foreign}'\)"):
         sources.locate_adapter(tmp_path, Fetch())
-    with pytest.raises(NotStyleInject, match=rf"si-hub convert {foreign}"):
+    with pytest.raises(NotStyleInject, match=rf"si_hub\.convert\('{foreign}'\)"):
         sources.adapter_from(foreign, Fetch())
 
 
@@ -138,7 +138,9 @@ def test_a_cached_repository_is_found_by_branch_tag_and_commit_without_a_network
 
 @pytest.mark.parametrize(("repo", "revision"), [("user/other", None), ("user/style", "v2"), ("style", None)])
 def test_what_is_not_cached_is_said_so(cache: Path, repo: str, revision: str | None) -> None:
-    with pytest.raises(MissingFile, match=rf"not in the cache, and downloading is switched off.*si-hub pull {repo}"):
+    with pytest.raises(
+        MissingFile, match=rf"not in the cache, and downloading is switched off.*si_hub\.pull\('{repo}'\)"
+    ):
         sources.locate_adapter(repo, offline(cache, revision=revision))
 
 

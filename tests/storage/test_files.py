@@ -49,7 +49,7 @@ def test_an_existing_file_stays_unless_overwriting_was_asked_for(tmp_path: Path)
     target = tmp_path / "a"
     target.write_bytes(b"old")
     ran = False
-    with pytest.raises(errors.FileAccessError, match="--force"), atomic_file(target, overwrite=False):
+    with pytest.raises(errors.FileAccessError, match="overwrite=True"), atomic_file(target, overwrite=False):
         ran = True
     assert not ran, "the refusal comes before the work"
     assert target.read_bytes() == b"old"

@@ -32,6 +32,7 @@ from si_hub.hub.pull.selection import Want, choose_weights, configs_beside, obje
 from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
 from si_hub.storage.header import read_safetensors
+from si_hub.words import label
 
 #: Fetched once with an adapter that was not cached: until the Hub knows si-hub, it counts downloads by this file.
 COUNTED = "config.json"
@@ -87,7 +88,9 @@ def fetch_adapter(
     search = _Search(names.parse_ref(repo_id, revision), want, subfolder, weight_name, cache_dir, token)
     if local_files_only or is_offline():
         if force_download:
-            raise UsageError("nothing can be fetched where nothing may be asked", key="force_download")
+            raise UsageError(
+                "nothing can be fetched where nothing may be asked", key=label("force", python="force_download")
+            )
         return search.in_cache()
     if force_download:
         return search.on_hub(search.ask(), force=True, progress=progress)

@@ -21,6 +21,7 @@ from si_hub.hub.pull.selection import select_safe
 from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, short, size_text
+from si_hub.words import call, label, switch
 
 #: Where a folder remembers what was pulled into it: with that, files that the user changed are told from old ones.
 PULLED = ".cache/si-hub/pulled.json"
@@ -115,7 +116,9 @@ def pull(
     client = Client(token)
     local_files_only = local_files_only or is_offline()
     if local_files_only and force_download:
-        raise UsageError("nothing can be fetched where nothing may be asked", key="force_download")
+        raise UsageError(
+            "nothing can be fetched where nothing may be asked", key=label("force", python="force_download")
+        )
     if local_files_only:
         listing = cached_listing(ref, cache)
     else:
@@ -160,7 +163,7 @@ def not_cached(ref: RepoRef, entry: ListedFile | None = None) -> MissingFile:
     """What to say where the cache lacks something and the Hub may not be asked."""
     return MissingFile(
         "is not in the cache, and downloading is switched off", file=str(ref), key=entry.path if entry else None,
-        hint=f"Fetch it where there is a network: si-hub pull {ref}",
+        hint=f"Fetch it where there is a network: {call('pull', ref)}",
     )  # fmt: skip
 
 
@@ -251,9 +254,8 @@ def _check_place(folder: Path, entry: ListedFile, before: ListedFile | None, for
     if not os.path.lexists(target) or (target.is_file() and force):
         return
     if target.is_dir() or before is None or not verify.is_as_listed(target, before):
-        raise FileAccessError(
-            "is not as it was pulled, and would be lost", file=target, hint="Move it away, or replace it with --force."
-        )
+        hint = f"Move it away, or replace it with {switch('force', python='force_download')}."
+        raise FileAccessError("is not as it was pulled, and would be lost", file=target, hint=hint)
 
 
 def _check_inside(folder: Path, name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -12,6 +11,7 @@ from si_hub.format import DEFAULT_NAME
 from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.names import PATH_LIMIT
 from si_hub.report.text import short, size_text
+from si_hub.words import call, option
 
 #: What is fetched, by suffix, and the most bytes of it; None: as many as there are. Nothing else ever is: a pickle,
 #: a notebook or a script can run any code.
@@ -142,7 +142,7 @@ def weights_to_look_at(listing: Listing) -> list[ListedFile]:
     if not found:
         raise _nothing(listing, None, None)
     if len(found) > LOOKED_AT:
-        raise _several(found, listing)
+        raise _several(found, listing, f"Pull one: {call('pull', listing.repo_id, weight_name='FILE')}")
     return found
 
 
@@ -159,7 +159,7 @@ def join(folder: str | None, name: str) -> str:
 
 def convert_command(asked: str, name: str | None = None) -> str:
     """What converts a repository's adapter. A file's name is a stranger's: it is quoted, and no command of its own."""
-    return f"si-hub convert {asked}" + (f" --weight-name {shlex.quote(short(name, PATH_LIMIT))}" if name else "")
+    return call("convert", asked, weight_name=short(name, PATH_LIMIT) if name else None)
 
 
 def not_ours(
@@ -170,7 +170,7 @@ def not_ours(
     command = convert_command(asked or listing.repo_id, None if by_itself else foreign[0].path)
     return NotStyleInject(
         "the repository holds no StyleInject file", file=listing.repo_id, found=_names(foreign),
-        hint=f"Convert it: {command}. In Python: convert=True.",
+        hint=f"Convert it: {command}, or load it with convert=True.",
     )  # fmt: skip
 
 
@@ -196,10 +196,10 @@ def _only(entries: list[ListedFile], listing: Listing) -> list[ListedFile]:
     return entries
 
 
-def _several(entries: Sequence[ListedFile], listing: Listing) -> UsageError:
+def _several(entries: Sequence[ListedFile], listing: Listing, hint: str | None = None) -> UsageError:
     return UsageError(
         "the repository holds several adapters", file=listing.repo_id, found=_names(entries),
-        hint="Say which: --weight-name, in Python weight_name=",
+        hint=hint or f"Say which: {option('weight_name')}",
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from si_hub.hub.card import card
 from si_hub.hub.push.memory import NAME as REMEMBERED
 from si_hub.storage.files import open_regular
 from si_hub.storage.header import read_safetensors
+from si_hub.words import call
 
 README = "README.md"
 CONFIG = "config.json"
@@ -179,7 +180,7 @@ def _regular(path: Path) -> Path:
     if path.suffix.lower() in _PICKLES:
         raise UsageError(
             "is a pickle, which can run any code", file=path, expected="a StyleInject .safetensors file",
-            hint=f"Convert it first: si-hub convert {path}",
+            hint=f"Convert it first: {call('convert', path)}",
         )  # fmt: skip
     if path.is_symlink():
         raise UsageError("is a symbolic link", file=path, hint=f"Name the file itself: {path.resolve()}")
@@ -194,10 +195,10 @@ def _only_adapter(folder: Path) -> Path:
         return ours[0]
     names = ", ".join(path.name for path in ours or present)
     if ours:
-        hint = f"Say which: si-hub push {ours[0]}"
+        hint = f"Say which: {call('push', ours[0])}"
         raise UsageError("several adapters to choose from", file=folder, found=names, hint=hint)
     if present:
-        hint = f"Convert it first: si-hub convert {present[0]}"
+        hint = f"Convert it first: {call('convert', present[0])}"
         raise NotStyleInject("the folder holds no StyleInject file", file=folder, found=names, hint=hint)
     raise MissingFile("the folder holds no StyleInject file", file=folder, hint="Name a file or another folder.")
 
@@ -213,7 +214,7 @@ def _validate(file: Path) -> Adapter:
     try:
         return file_format.validate(file)
     except NotStyleInject as error:
-        hint = f"Convert it first: si-hub convert {file}"
+        hint = f"Convert it first: {call('convert', file)}"
         raise NotStyleInject(error.problem, file=file, expected=error.expected, found=error.found, hint=hint) from error
 
 

@@ -126,9 +126,9 @@ def test_without_a_network_the_cache_answers_and_says_so(style: Path, client: Lo
 
 
 def test_a_lora_in_the_repository_shows_both_ways_to_have_it(theirs: Any, pipe: Any) -> None:
-    with pytest.raises(NotStyleInject, match=r"user/lora: .*si-hub convert user/lora.*convert=True"):
+    with pytest.raises(NotStyleInject, match=r"user/lora: .*si_hub\.convert\('user/lora'\).*convert=True"):
         pipe.load_styleinject_weights(LORA)
-    with pytest.raises(NotStyleInject, match=r"si-hub convert user/lora --weight-name lora\.safetensors"):
+    with pytest.raises(NotStyleInject, match=r"si_hub\.convert\('user/lora', weight_name='lora\.safetensors'\)"):
         pipe.load_styleinject_weights(LORA, weight_name="lora.safetensors")
 
 

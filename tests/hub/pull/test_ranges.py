@@ -230,7 +230,7 @@ def test_a_repository_is_not_fetched_where_the_output_is_in_the_way(client: Loop
 
 def test_of_several_loras_one_is_named(client: LoopbackHub, tmp_path: Path) -> None:
     client.repo("user/lora").commit({"a.safetensors": kohya(), "b.safetensors": kohya(alpha=4.0)})
-    with pytest.raises(SiHubError, match=r"several adapters.*--weight-name"):
+    with pytest.raises(SiHubError, match=r"several adapters.*weight_name="):
         conversion.convert("user/lora", tmp_path)
     assert conversion.convert("user/lora", tmp_path, weight_name="b.safetensors").alphas == {"4": 1}
     with pytest.raises(SiHubError, match="names a file of a repository"):

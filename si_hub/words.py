@@ -1,0 +1,82 @@
+"""Options and calls as whoever reads an error writes them: ``--force`` at the command line, ``force=True`` in Python.
+
+A text names an option once, by its Python keyword; which of the two it says is decided when it is written, by whether
+the command line is what is running.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Options that the command line writes otherwise than ``--`` and their Python keyword.
+_SHORT = {"output": "-o"}
+#: Commands whose Python function is not ``si_hub.`` and their name.
+_FUNCTIONS = {"distill": "si_hub.distill.distill"}
+
+_command_line = False
+
+
+@contextmanager
+def at_command_line() -> Iterator[None]:
+    """While the body runs, in any thread, texts speak the command line's words instead of Python's."""
+    global _command_line
+    before, _command_line = _command_line, True
+    try:
+        yield
+    finally:
+        _command_line = before
+
+
+def option(keyword: str, value: str = "") -> str:
+    """An option that takes a value: ``--base``, ``base=``; with a value ``--method svd``, ``method='svd'``.
+
+    A value in capitals, such as ``FOLDER``, stands for one.
+    """
+    if _command_line:
+        return f"{_flag(keyword)} {value}".rstrip()
+    return f"{keyword}={_python(value) if value else ''}"
+
+
+def switch(keyword: str, *, python: str | None = None) -> str:
+    """An option without a value: ``--force``, ``force=True``.
+
+    Args:
+        keyword: the command line's, with ``_`` for ``-``.
+        python: the function's, where that is another.
+    """
+    return _flag(keyword) if _command_line else f"{python or keyword}=True"
+
+
+def setting(keyword: str, value: str) -> str:
+    """A setting of one method alone: ``--set pieces=N``, ``pieces=N``."""
+    return f"--set {keyword}={value}" if _command_line else f"{keyword}={_python(value)}"
+
+
+def label(keyword: str, *, python: str | None = None) -> str:
+    """An option's name alone, as errors name what they are about: ``--size``, ``size``."""
+    return _flag(keyword) if _command_line else python or keyword
+
+
+def call(command: str, *arguments: object, **options: str | None) -> str:
+    """What does something: ``si-hub convert lora.safetensors --base sdxl``, ``si_hub.convert('lora.safetensors', …)``.
+
+    A stranger's name among the arguments is quoted, and no command of its own. Options that are None are left out.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if _command_line:
+        pairs = [part for name, value in given.items() for part in (_flag(name), shlex.quote(value))]
+        return " ".join(["si-hub", command, *(shlex.quote(str(argument)) for argument in arguments), *pairs])
+    written = [_python(str(argument)) for argument in arguments]
+    written += [f"{name}={_python(value)}" for name, value in given.items()]
+    return f"{_FUNCTIONS.get(command, f'si_hub.{command}')}({', '.join(written)})"
+
+
+def _flag(keyword: str) -> str:
+    return _SHORT.get(keyword, f"--{keyword.replace('_', '-')}")
+
+
+def _python(value: str) -> str:
+    """A value as Python writes it; one in capitals stands for some value, and a number is one."""
+    return value if (value.isupper() and value.isidentifier()) or value.isdecimal() else repr(value)
