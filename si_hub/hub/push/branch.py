@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from si_hub.errors import AuthError, BadListing, MissingRepository, UsageError
+from si_hub.errors import MissingRepository, UsageError
 from si_hub.hub import listing
 from si_hub.hub.client import Client
 from si_hub.hub.listing import ListedFile, Listing
-from si_hub.hub.names import RepoRef, is_commit, is_repo_id, safe_commit
+from si_hub.hub.names import RepoRef, is_commit, safe_commit
 from si_hub.hub.pull import transfer
 from si_hub.hub.push.content import Outgoing
+from si_hub.words import option, switch
 
 MAIN = "main"
 
@@ -61,29 +62,6 @@ def holds_all(found: Listing, files: Iterable[Outgoing]) -> bool:
     return all(is_same(found.files.get(file.name), file) for file in files)
 
 
-def whole_id(client: Client, repo_id: str) -> str:
-    """``user/name``, where a bare ``name`` is the user's own; the first question to the Hub.
-
-    Raises:
-        AuthError: no token, one that the Hub does not know, or one that only reads.
-        BadListing: a user's name that is none.
-        SiHubError: see `Client.call`.
-    """
-
-    def ask() -> tuple[str, str | None]:
-        me = client.api.whoami()
-        return me["name"], me.get("auth", {}).get("accessToken", {}).get("role")
-
-    name, role = client.call(ask, about=repo_id)
-    if role == "read":
-        hint = f"Make one that may write, at {client.endpoint}/settings/tokens, and `hf auth login` with it."
-        raise AuthError("the token may only read", file=repo_id, hint=hint)
-    whole = repo_id if "/" in repo_id else f"{name}/{repo_id}"
-    if not is_repo_id(whole):
-        raise BadListing("the user's name is none", file=repo_id, found=name)
-    return whole
-
-
 def survey_branch(client: Client, repo_id: str, revision: str | None, *, create_pr: bool, private: bool) -> RepoBranch:
     """Look at a repository before anything is sent to it.
 
@@ -110,7 +88,7 @@ def survey_branch(client: Client, repo_id: str, revision: str | None, *, create_
     hidden = client.call(client.api.model_info, repo_id, about=repo_id).private if private else None
     if hidden is False:
         raise UsageError(
-            "is public, and --private was asked for", file=repo_id,
+            f"is public, and {switch('private')} was asked for", file=repo_id,
             hint=f"Make it private first: {client.endpoint}/{repo_id}/settings",
         )  # fmt: skip
     return look_at_branch(client, RepoBranch(repo_id, branch, exists=True, private=hidden))
@@ -130,7 +108,9 @@ def look_at_branch(client: Client, target: RepoBranch) -> RepoBranch:
     pulls = {ref.ref: safe_commit(ref.target_commit, repo_id) for ref in refs.pull_requests or ()}
     known = branches | pulls
     if branch not in known and (branch in tags or is_commit(branch) or branch.startswith("refs/")):
-        raise UsageError("is no branch", file=repo_id, key=branch, hint="Push to a branch, and name a tag with --tag.")
+        raise UsageError(
+            "is no branch", file=repo_id, key=branch, hint=f"Push to a branch, and name a tag with {option('tag')}."
+        )
     found = listing_at(client, repo_id, known.get(branch) or branches.get(MAIN) or MAIN)
     new = branch not in known and branch != MAIN
     return RepoBranch(repo_id, branch, True, target.private, new, found.commit, found.files, tags, pulls)

@@ -14,12 +14,14 @@ from si_hub.hub.client import About, Client
 from si_hub.hub.names import check_revision, parse_ref
 from si_hub.hub.pull.cache import read_record
 from si_hub.hub.pull.pulling import PULLED
-from si_hub.hub.push.branch import MAIN, RepoBranch, is_same, look_at_branch, small_file, survey_branch, whole_id
+from si_hub.hub.push.branch import MAIN, RepoBranch, is_same, look_at_branch, small_file, survey_branch
 from si_hub.hub.push.content import CONFIG, README, Content, Outgoing, collect_content, is_our_config, prepare_file
 from si_hub.hub.push.memory import Memory, key_of, read_memory
 from si_hub.hub.push.result import Pushed
 from si_hub.hub.push.sending import Sender, Sent, conflict
+from si_hub.hub.push.user import ask_user
 from si_hub.hub.tokens import conceal
+from si_hub.words import call, label, switch
 
 MESSAGE = "Push the adapter with si-hub"
 #: A config.json beyond this is none of ours.
@@ -78,12 +80,15 @@ def push(
     pulled = read_record(content.path.parent / PULLED)
     given = repo_id or memory.repository(content.path) or (pulled.repo_id if pulled else None)
     if given is None:
-        hint = f"Name it once: si-hub push {path} user/name"
+        hint = f"Name it once: {call('push', path, 'user/name')}"
         raise UsageError("no repository is remembered here yet", file=content.path, hint=hint)
     ref = parse_ref(given, revision)
     client = Client(token, endpoint)
-    whole = whole_id(client, ref.repo_id)
+    user = ask_user(client, ref.repo_id)
+    whole = user.whole_id(ref.repo_id)
     target = survey_branch(client, whole, ref.revision, create_pr=create_pr, private=private)
+    if not target.exists:
+        user.check_may_create(whole)
     seen = pulled.commit if pulled is not None and pulled.repo_id == whole else None
     one = _Push(client, content, memory, target, private, create_pr, commit_message or MESSAGE, tag, force, seen)
     with _bars(bars):
@@ -132,6 +137,7 @@ class _Push:
         if changed:
             self.check_parent(changed)
         if dry_run:
+            self.sender.ask_objections(changed)
             return self.result(files, changed, created, None, _difference(old_card, files))
         if created or self.target.new_branch:
             start = self.target.head
@@ -250,7 +256,7 @@ class _Push:
         for ref in reversed(refs):
             commit = self.target.pulls.get(ref)
             if commit is not None and self.sender.holds(commit, files):
-                self.notes.append(f"{ref} holds this already; --force opens another")
+                self.notes.append(f"{ref} holds this already; {switch('force')} opens another")
                 return self.sender.request(ref, commit)
         return None
 
@@ -291,11 +297,15 @@ class _Push:
 
 def _check_options(revision: str | None, create_pr: bool, tag: str | None, message: str | None) -> None:
     if create_pr and tag:
-        raise UsageError("a tag for a pull request", key="tag", hint="Name the commit after the request is merged.")
+        raise UsageError(
+            "a tag for a pull request", key=label("tag"), hint="Name the commit after the request is merged."
+        )
     if create_pr and revision not in (None, MAIN):
-        raise UsageError("a pull request goes to main", key="revision", found=revision, hint="Leave one of them out.")
+        raise UsageError(
+            "a pull request goes to main", key=label("revision"), found=revision, hint="Leave one of them out."
+        )
     if message is not None and not message.partition("\n")[0].strip():
-        raise UsageError("the commit message has no first line", key="commit_message")
+        raise UsageError("the commit message has no first line", key=label("commit_message"))
     if tag is not None:
         check_revision(tag)
 

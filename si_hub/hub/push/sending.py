@@ -7,11 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from si_hub.errors import BadListing, CardError, ChecksumError, ConflictError, MissingRevision, NetworkError
-from si_hub.hub.client import About, Client
+from si_hub.hub.client import TIMEOUT, About, Client
 from si_hub.hub.push.branch import RepoBranch, holds_all, listing_at, look_at_branch
 from si_hub.hub.push.content import README, Outgoing
 from si_hub.report.text import short
+from si_hub.words import call, switch
 
+IGNORES = ".gitignore"
 #: How huggingface_hub begins what the Hub says of a card's metadata.
 _NO_CARD = "Invalid metadata in README.md."
 
@@ -80,11 +82,7 @@ class Sender:
                 return done
         if (found := self.find_settled(files)) is not None:
             return found
-        ignores = ".gitignore" in self.target.files
-        raise ChecksumError(
-            "the commit holds other files than were sent", file=self.target.repo_id, key=done.commit,
-            hint="The repository's .gitignore keeps some of them out." if ignores else "Run it again.",
-        )  # fmt: skip
+        raise self._other_files(done.commit)
 
     def commit(self, changed: Sequence[Outgoing]) -> Sent:
         """One attempt, for `Client.call`."""
@@ -109,8 +107,67 @@ class Sender:
                 raise
             refused = str(error).removeprefix(_NO_CARD)
         # Outside of the handler, whose exception holds the request with the token.
+        raise self._bad_card(refused)
+
+    def ask_objections(self, changed: Sequence[Outgoing]) -> None:
+        """Ask what a commit of these files would be refused for, and commit nothing.
+
+        Raises:
+            CardError: the Hub does not take the card's metadata.
+            ChecksumError: the repository's .gitignore keeps one of the files out.
+            SiHubError: see `Client.call`.
+        """
+        self._ask_card(changed)
+        if IGNORES in self.target.files:
+            about = About(self.target.repo_id, self.target.branch)
+            ignored = self.client.call(self._ignored, changed, about=about)
+            if ignored:
+                raise self._other_files(", ".join(ignored))
+
+    def _ask_card(self, files: Sequence[Outgoing]) -> None:
+        card = next((file.source for file in files if file.name == README and isinstance(file.source, bytes)), None)
+        if card is None:
+            return
+        refused = self.client.call(self._objection, card.decode(), about=About(self.target.repo_id, entry=README))
+        if refused is not None:
+            raise self._bad_card(refused)
+
+    def _objection(self, card: str) -> str | None:
+        """What the Hub has against a card's metadata, for `Client.call`."""
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        response = get_session().post(
+            f"{self.client.endpoint}/api/validate-yaml", json={"content": card, "repoType": "model"},
+            headers=self.client.headers(), timeout=TIMEOUT,
+        )  # fmt: skip
+        if response.status_code != 400:
+            hf_raise_for_status(response)
+            return None
+        return "\n".join(f"- {error.get('message')}" for error in response.json().get("errors", ()))
+
+    def _ignored(self, files: Sequence[Outgoing]) -> list[str]:
+        """The files that a commit on the target's head would leave out, for `Client.call`."""
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
+        asked = [{"path": file.name, "size": file.digest.size, "sample": ""} for file in files]
+        response = get_session().post(
+            f"{self.client.endpoint}/api/models/{self.target.repo_id}/preupload/{self.target.head}",
+            json={"files": asked}, params={"create_pr": "1"} if self.create_pr else None,
+            headers=self.client.headers(), timeout=TIMEOUT,
+        )  # fmt: skip
+        hf_raise_for_status(response)
+        return [file["path"] for file in response.json()["files"] if file.get("shouldIgnore")]
+
+    def _other_files(self, found: str) -> ChecksumError:
+        ignores = IGNORES in self.target.files
+        return ChecksumError(
+            "the commit holds other files than were sent", file=self.target.repo_id, key=found,
+            hint=f"The repository's {IGNORES} keeps some of them out." if ignores else "Run it again.",
+        )  # fmt: skip
+
+    def _bad_card(self, refused: str) -> CardError:
         words = short(self.client.mask(refused), 300).strip()
-        raise CardError("the Hub does not take the front matter", file=README, found=words, hint="Correct the key.")
+        return CardError("the Hub does not take the front matter", file=README, found=words, hint="Correct the key.")
 
     def find_settled(self, files: Sequence[Outgoing]) -> Sent | None:
         """What became of a commit whose answer was lost: the same, if it is there."""
@@ -159,5 +216,6 @@ def conflict(target: RepoBranch, problem: str, expected: str | None = None, foun
     """What to say where a branch holds what the pusher has not seen."""
     return ConflictError(
         problem, file=target.repo_id, key=target.branch, expected=expected, found=found,
-        hint=f"Take what is there: si-hub pull {target.repo_id} --local-dir FOLDER; or push on top of it with --force.",
+        hint=f"Take what is there: {call('pull', target.repo_id, local_dir='FOLDER')}; or push on top of it with "
+        f"{switch('force')}.",
     )  # fmt: skip

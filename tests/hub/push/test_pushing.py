@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_and_the_push_goes_on(
 
 
 def test_without_a_name_the_first_time_nothing_is_asked(send: Push, client: LoopbackHub, folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"si-hub push \S+ink\.safetensors user/name"):
+    with pytest.raises(UsageError, match=r"si_hub\.push\('\S+ink\.safetensors', 'user/name'\)"):
         send(path=folder / "ink.safetensors")
     assert len(client.log) == 0
 
@@ -188,7 +188,7 @@ def test_a_repository_with_a_card_and_nothing_else_is_filled(send: Push, client:
 
 def test_another_adapter_that_this_folder_has_never_seen_is_not_overwritten(send: Push, client: LoopbackHub) -> None:
     before = client.repo(STYLE).commit({"styleinject.safetensors": b"another"})
-    with pytest.raises(ConflictError, match=r"has not seen it yet.*styleinject\.safetensors.*si-hub pull"):
+    with pytest.raises(ConflictError, match=r"has not seen it yet.*styleinject\.safetensors.*si_hub\.pull"):
         send(STYLE)
     assert client.repo(STYLE).head() == before
     assert send(STYLE, force=True).commit == client.repo(STYLE).head()
@@ -332,7 +332,7 @@ def test_a_new_repository_is_private_where_asked_for_and_a_public_one_refused(
 def test_a_dry_run_only_asks_and_shows_the_card(send: Push, client: LoopbackHub, folder: Path) -> None:
     result = send(STYLE, dry_run=True)
     assert client.repositories == []
-    assert asked(client) == []
+    assert asked(client) == ["POST /api/validate-yaml"]  # a question, which every commit asks too
     assert (result.dry_run, result.created, result.commit) == (True, True, None)
     assert "+library_name: si-hub" in result.card_diff
     assert not (folder / ".si-hub.json").exists()
@@ -342,7 +342,7 @@ def test_a_dry_run_only_asks_and_shows_the_card(send: Push, client: LoopbackHub,
     client.log.clear()
     result = send(dry_run=True)
     assert client.repo(STYLE).head() == before
-    assert asked(client) == []
+    assert asked(client) == ["POST /api/validate-yaml"]
     assert "-base_model: runwayml/stable-diffusion-v1-5" in result.card_diff
     assert sorted(result.sent) == ["README.md", "config.json", "styleinject.safetensors"]
 
@@ -430,7 +430,10 @@ def test_a_branch_that_moved_is_left_as_it_is_and_force_goes_on_top(
     send(STYLE)
     theirs = client.repo(STYLE).commit({"notes.txt": "theirs"})
     raw = retrain(folder)
-    with pytest.raises(ConflictError, match=rf"user/style: main: .*found {theirs}.*si-hub pull user/style.*--force"):
+    with pytest.raises(
+        ConflictError,
+        match=rf"user/style: main: .*found {theirs}.*si_hub\.pull\('user/style', local_dir=FOLDER\).*force=True",
+    ):
         send()
     assert client.repo(STYLE).head() == theirs
     result = send(force=True)
