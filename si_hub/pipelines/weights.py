@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from numbers import Real
@@ -39,7 +40,8 @@ def share_out(
     """
     for name in names:
         if name not in owners:
-            raise UsageError("no such adapter is loaded", key=name, expected=_one_of(owners), hint=_LIST_HINT)
+            hint = _nearest(name, owners) or "get_list_styleinject_adapters() lists them"
+            raise UsageError("no such adapter is loaded", key=name, expected=_one_of(owners), hint=hint)
     if len(set(names)) < len(names):
         raise UsageError("an adapter is named twice", found=", ".join(names))
     single = not _is_list(weights)
@@ -63,7 +65,8 @@ def per_module(model: nn.Module, weight: Weight, component: str = "model") -> fl
     """One component's weight as a number, or as a function of the module path.
 
     A table's keys are module paths (``"time_embedding"``, ``"transformer_blocks.1.attn"``; they match whole path
-    segments, the longest one wins) and, for a UNet, ``down``, ``mid``, ``up`` and below them ``block_0`` ....
+    segments, the longest one wins) and, for a UNet, ``down``, ``mid``, ``up`` and below them ``block_0`` ..., also in
+    one: ``down.block_0``.
     A list gives one weight per layer of a UNet block (its attention and resnet of the same number; the down- or
     upsampler goes with the last), or per entry of a module list. What no key covers keeps weight one.
 
@@ -85,9 +88,6 @@ def per_module(model: nn.Module, weight: Weight, component: str = "model") -> fl
         return table.get(path, 1.0)
 
     return of_module
-
-
-_LIST_HINT = "get_list_styleinject_adapters() lists them"
 
 
 def _expand(model: nn.Module, path: str, weight: Weight, where: str) -> Iterator[tuple[str, float]]:
@@ -126,21 +126,71 @@ def _expand_list(model: nn.Module, path: str, weights: list[Any], where: str) ->
 
 
 def _child(model: nn.Module, path: str, key: str, where: str) -> str:
-    module = key
-    if _is_unet(model) and not path:
-        module = _UNET_BLOCKS.get(key, key)
-    elif _is_unet(model) and path in ("down_blocks", "up_blocks"):
-        module = key.removeprefix("block_")
-    child = f"{path}.{module}" if path else module
+    child = ".".join(filter(None, (path, key)))
+    if _is_unet(model):
+        child = _unet_path(child)
     modules = dict(model.named_modules())
     live = live_path(modules, child)
     if live is None:
+        blocks = [names for names in _blocks(model, path) if names]
+        listed = ", ".join(f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0] for names in blocks)
+        inner = [name for name in _children(modules[path]) if name not in _UNET_BLOCKS.values()]
         raise UsageError(
             "no such block or module",
             key=f"{where}.{key}",
-            expected="one of " + ", ".join(name for name, _ in modules[path].named_children()),
+            expected=listed or "a number for all of it",
+            hint=_nearest(key, [*(name for names in blocks for name in names), *inner]),
         )
     return live
+
+
+def _unet_path(path: str) -> str:
+    """The module path of a UNet's block as users write it: ``down.block_1`` is ``down_blocks.1``."""
+    first, *rest = path.split(".")
+    first = _UNET_BLOCKS.get(first, first)
+    if rest and first in ("down_blocks", "up_blocks"):
+        rest[0] = rest[0].removeprefix("block_")
+    return ".".join([first, *rest])
+
+
+def _blocks(model: nn.Module, path: str) -> list[list[str]]:
+    """The blocks that a table may name at a path, the numbered ones of one kind together."""
+    if _is_unet(model) and not path:
+        present = {name: getattr(model, attribute, None) for name, attribute in _UNET_BLOCKS.items()}
+        numbered = [[f"{name}.block_{n}" for n in range(len(_children(present[name])))] for name in ("down", "up")]
+        return [[name] for name, block in present.items() if block is not None] + numbered
+    module = model.get_submodule(path)
+    if path in ("down_blocks", "up_blocks"):
+        return [[f"block_{n}" for n in range(len(_children(module)))]]
+    if _is_list_of_blocks(module):
+        return [[str(n) for n in range(len(_children(module)))]]
+    outermost = {
+        name: inner
+        for name, inner in module.named_modules()
+        if _is_list_of_blocks(inner) and not _in_list(module, name)
+    }
+    return [names for name, inner in outermost.items() for names in ([name], [f"{name}.{n}" for n in _children(inner)])]
+
+
+def _children(module: nn.Module | None) -> dict[str, nn.Module]:
+    return {} if module is None else dict(module.named_children())
+
+
+def _is_list_of_blocks(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 0
+
+
+def _in_list(module: nn.Module, name: str) -> bool:
+    """Whether a module is inside of a list of blocks already."""
+    above = name.split(".")[:-1]
+    outer = (module.get_submodule(".".join(above[:end])) for end in range(1, len(above) + 1))
+    return any(map(_is_list_of_blocks, outer))
+
+
+def _nearest(name: str, names: Collection[str]) -> str | None:
+    """A hint at the one of ``names`` that was meant."""
+    found = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {found[0]}?" if found else None
 
 
 def _is_unet(model: nn.Module) -> bool:
@@ -165,7 +215,7 @@ def _check_components(name: str, weight: Weight, reach: Collection[str], compone
                 "the pipeline has no such component",
                 key=component,
                 expected=_one_of(components),
-                hint='Blocks go under their component: {"unet": {"down": 0.5}}',
+                hint=_nearest(component, components) or 'Blocks go under their component: {"unet": {"down": 0.5}}',
             )
         if component not in reach:
             raise UsageError(f"adapter {name!r} does not adapt it", key=component, expected=_one_of(sorted(reach)))

@@ -139,7 +139,7 @@ def test_a_cached_repository_is_found_by_branch_tag_and_commit_without_a_network
 @pytest.mark.parametrize(("repo", "revision"), [("user/other", None), ("user/style", "v2"), ("style", None)])
 def test_what_is_not_cached_is_said_so(cache: Path, repo: str, revision: str | None) -> None:
     with pytest.raises(
-        MissingFile, match=rf"not in the cache, and downloading is switched off.*si_hub\.pull\('{repo}'\)"
+        MissingFile, match=rf"not in the cache, and downloading is switched off.*si_hub\.pull\('{repo}(@v2)?'\)"
     ):
         sources.locate_adapter(repo, offline(cache, revision=revision))
 

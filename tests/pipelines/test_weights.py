@@ -93,9 +93,10 @@ def test_tables_nest_and_a_list_numbers_the_entries_of_a_module_list() -> None:
 @pytest.mark.parametrize(
     ("weight", "words"),
     [
-        ({"block": 1.0}, r"model\.block: no such block or module.*expected one of blocks, head"),
-        ({"blocks": {"12": 1.0}}, r"model\.blocks\.12: no such block"),
-        ({"bloc": {"1": 1.0}}, "no such block"),
+        ({"block": 1.0}, r"block: no such block or module \(expected blocks, blocks\.0 to blocks\.11\).*mean blocks\?"),
+        ({"blocks": {"12": 1.0}}, r"model\.blocks\.12: no such block or module \(expected 0 to 11\)"),
+        ({"bloc": {"1": 1.0}}, "no such block.*Did you mean blocks"),
+        ({"blocks": {"3": {"c": 1.0}}}, r"blocks\.3\.c: no such block or module \(expected a number for all of it\)"),
         ({"blocks": [1.0, 2.0]}, r"model\.blocks: the list has another length.*expected 1 or 12, found 2"),
         ({"head": [1.0, 2.0]}, "no layers that a list could number"),
         ({"head": "strong"}, "a weight is a number, a list or a table.*strong"),
@@ -176,3 +177,70 @@ def test_the_whole_text_model_can_be_named_where_there_is_one(sdxl: Make) -> Non
     assert "text_projection" in dict(encoder.named_children())
     paths = ("text_model.encoder.layers.0.mlp.fc1", "encoder.layers.0.mlp.fc1", "text_projection")
     assert [weight_at(encoder, {"text_model": 0.5}, path) for path in paths] == [0.5, 0.5, 1.0]
+
+
+#: A table that names no block of a UNet of two levels → what the error lists, and the name that was meant.
+MISTYPED: dict[str, tuple[dict[str, Any], str, str | None]] = {
+    "a block": ({"dwon": 1.0}, "down, mid, up, down.block_0 to down.block_1, up.block_0 to up.block_1", "down"),
+    "diffusers' attribute": ({"down_block": 1.0}, "down, mid, up, down.block_0 to down.block_1", "down"),
+    "a numbered block": ({"down": {"blok_1": 1.0}}, "block_0 to block_1", "block_1"),
+    "one too many": ({"up": {"block_7": 1.0}}, "block_0 to block_1", "block_"),
+    "both in one": ({"down.blok_1": 1.0}, "down, mid, up, down.block_0 to down.block_1", "down.block_1"),
+    "a module": ({"time_embeding": 1.0}, "down, mid, up", "time_embedding"),
+    "inside of a block": (
+        {"down": {"block_1": {"atentions": 1.0}}},
+        "attentions, attentions.0 to attentions.1",
+        "attentions",
+    ),
+    "nothing like it": ({"xyz": 1.0}, "down, mid, up", None),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTYPED)
+def test_a_block_that_is_not_there_is_answered_by_the_blocks_that_are(
+    sd: Make, lora: Make, adapter: Make, mistake: str
+) -> None:
+    table, listed, meant = MISTYPED[mistake]
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), adapter_name="x")
+    with pytest.raises(UsageError) as raised:
+        pipe.set_styleinject_adapters("x", {"unet": table})
+    text = str(raised.value)
+    assert f"expected {listed}" in text
+    assert (meant is not None) == ("Did you mean" in text)
+    assert f"Did you mean {meant or ''}" in text or meant is None
+    for internal in ("down_blocks", "up_blocks", "styleinject", "conv_in", "conv_out", "time_proj"):
+        assert internal not in text
+
+
+def test_the_blocks_of_a_transformer_are_its_lists_of_blocks() -> None:
+    from diffusers import FluxTransformer2DModel
+
+    model = FluxTransformer2DModel(
+        num_layers=2, num_single_layers=3, attention_head_dim=8, num_attention_heads=2, joint_attention_dim=16,
+        pooled_projection_dim=8, in_channels=4, axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+    with pytest.raises(UsageError) as raised:
+        per_module(model, {"single_transformer_block.1": 0.5}, "transformer")
+    assert str(raised.value) == (
+        "transformer.single_transformer_block.1: no such block or module (expected transformer_blocks, "
+        "transformer_blocks.0 to transformer_blocks.1, single_transformer_blocks, single_transformer_blocks.0 to "
+        "single_transformer_blocks.2). Did you mean single_transformer_blocks.1?"
+    )
+
+
+def test_a_blocks_whole_name_is_the_same_as_tables_in_tables(sd: Make) -> None:
+    unet = sd().unet
+    path = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert weight_at(unet, {"down.block_1": 0.5}, path) == weight_at(unet, {"down": {"block_1": 0.5}}, path) == 0.5
+    assert weight_at(unet, {"down": 0.2, "down.block_0": 0.5}, path) == 0.2
+    assert weight_at(unet, {"down.block_1.attentions.0": 0.1}, path) == 0.1
+
+
+def test_an_adapter_and_a_component_are_suggested_too(sd: Make, lora: Make, adapter: Make) -> None:
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), adapter_name="watercolour")
+    with pytest.raises(UsageError, match="Did you mean watercolour"):
+        pipe.set_styleinject_adapters("watercolor", 1.0)
+    with pytest.raises(UsageError, match="Did you mean unet"):
+        pipe.set_styleinject_adapters("watercolour", {"unte": 1.0})

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from huggingface_hub import hf_hub_download
 
+import si_hub
 from si_hub.cli import main
 from si_hub.errors import (
     FileAccessError,
@@ -25,6 +26,7 @@ from si_hub.errors import (
 from si_hub.hub.pull import pull
 from si_hub.hub.pull.cache import Cache
 from si_hub.hub.pull.fetching import Fetched, fetch_adapter
+from si_hub.words import at_command_line
 from tests.hub.loopback import LoopbackHub, faults
 from tests.hub.pull.world import FILES, GOLDEN, OURS, STYLE, UNSAFE, kohya, peft
 
@@ -184,13 +186,19 @@ def test_the_command_that_is_shown_converts_what_was_asked_for(
     repo = client.repo("user/lora")
     repo.commit({f"{inside}/{name}" if inside else name: kohya() for name in reversed(names)})
     repo.tag("v1")
-    with pytest.raises(NotStyleInject) as caught:
+    with at_command_line(), pytest.raises(NotStyleInject) as caught:
         fetch_adapter("user/lora", revision="v1", subfolder=inside)
-    command = re.search(r"si-hub (convert .*?)\. In Python", str(caught.value.hint))
+    command = re.search(r"si-hub (convert .*?), or load it", str(caught.value.hint))
     assert command is not None
     assert "user/lora@v1" in command[1]
     result = CliRunner().invoke(main, shlex.split(command[1], comments=True))
     assert result.exit_code == 0, result.stderr
+    (tmp_path / "lora.styleinject.safetensors").unlink()
+    with pytest.raises(NotStyleInject) as caught:
+        fetch_adapter("user/lora", revision="v1", subfolder=inside)
+    call = re.search(r"(si_hub\.convert\(.*?\)), or load it", str(caught.value.hint))
+    assert call is not None
+    eval(call[1], {"si_hub": si_hub})
     assert (tmp_path / "lora.styleinject.safetensors").is_file()
 
 
