@@ -8,6 +8,7 @@ from si_hub.adapter import Adapter
 from si_hub.errors import BadMetadata
 from si_hub.format import document as documents
 from si_hub.format.modelspec import derive
+from si_hub.format.places import check_places
 from si_hub.format.reader import read, read_document
 from si_hub.format.versions import FORMAT_VERSION
 from si_hub.storage.header import read_safetensors
@@ -28,6 +29,7 @@ def validate(path: str | Path) -> Adapter:
     adapter = read(path, verify=True)
     if document["format_version"] == FORMAT_VERSION:
         documents.check_schema(document, strict=True, file=file.path)
+    check_places(document, file.path)
     for key, text in {"format": "pt", **derive(document)}.items():
         if file.metadata.get(key) != text:
             raise BadMetadata(

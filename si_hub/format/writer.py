@@ -12,6 +12,7 @@ from si_hub.format import document as documents
 from si_hub.format.hashes import identity
 from si_hub.format.layers import EMBEDDING, join_name, split_name
 from si_hub.format.modelspec import derive
+from si_hub.format.places import check_places
 from si_hub.format.reader import check_adapter
 from si_hub.format.versions import Document, check_version
 from si_hub.storage.header import read_safetensors
@@ -61,7 +62,7 @@ def write(
 
     Raises:
         DocumentError, DocumentTooLarge, MissingTensor, LayerShapeError, LeafDtypeError, BadTensorName, UnknownLeaf:
-            the adapter breaks a rule of docs/FORMAT.md; nothing is written.
+            the adapter breaks a rule of docs/FORMAT.md, or names a path of this machine; nothing is written.
         NotFinite: a tensor has NaN or infinity; nothing is written.
         MissingFile, FileAccessError, TruncatedFile: see `si_hub.storage.write.write_safetensors`.
     """
@@ -76,6 +77,7 @@ def write(
         return {**adapter.metadata, **derive(document), "format": "pt", documents.KEY: text}
 
     check_version(draft, path)
+    check_places(draft, path)
     # Fields of a later version, kept from the file they came in, fit no strict schema that this library has.
     expected = with_digests(draft, Digests("0" * 64, "0" * 64 if hash_source else None))
     documents.check_schema(expected, strict="format_version" not in adapter.about, file=path)

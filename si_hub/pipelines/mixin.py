@@ -161,7 +161,7 @@ class StyleInjectLoaderMixin:
         *,
         weight_name: str = "styleinject.safetensors",
         components: Sequence[str] | None = None,
-        base_model: BaseModel | str | None = None,
+        base_model: BaseModel | str | os.PathLike[str] | None = None,
         overwrite: bool = False,
     ) -> Written:
         """Save one adapter; what is still as it was loaded is saved in the bytes it came in.
@@ -171,7 +171,8 @@ class StyleInjectLoaderMixin:
             adapter_name: which; not needed where only one is loaded.
             weight_name: the file's name.
             components: which of its components, all by default.
-            base_model: what it is for, where it was not loaded from a file.
+            base_model: what it is for, where it was not loaded from a file: a name such as ``sdxl``, a class name, a
+                repository's id, or the folder or file of the base. No path enters the file.
             overwrite: replace an existing file.
 
         Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,19 @@ from si_hub import tuner
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import FileAccessError, UsageError
 from si_hub.pipelines import embeddings, padding, registry
+from si_hub.pipelines.bases import base_named
 from si_hub.storage.tensors import Tensor
 
 
 def collect_adapter(
-    pipeline: Any, name: str, components: Sequence[str] | None, base_model: BaseModel | str | None
+    pipeline: Any, name: str, components: Sequence[str] | None, base_model: BaseModel | str | PathLike[str] | None
 ) -> Adapter:
     """One loaded adapter as an `Adapter`.
 
     Args:
         components: which to take, all by default.
-        base_model: what the adapter is for; needed where it was not loaded from a file but added for training.
+        base_model: what the adapter is for, see `si_hub.pipelines.bases.base_named`; needed where it was not loaded
+            from a file but added for training.
 
     Raises:
         UsageError: no such component, or no base model known.
@@ -39,8 +42,7 @@ def collect_adapter(
     taken = {component: models[component] for component in components or owners}
     known = [registry.sources(model).get(name) for model in taken.values()]
     source = next((adapter for adapter in known if adapter is not None), None)
-    base = BaseModel(base_model) if isinstance(base_model, str) else base_model
-    base = base or (source.base_model if source else None)
+    base = base_named(base_model, pipeline) if base_model is not None else source.base_model if source else None
     if base is None:
         raise UsageError(
             "this adapter was not loaded from a file, so nothing says what it is for",

@@ -16,6 +16,7 @@ from si_hub import format as file_format
 from si_hub.adapter import Adapter
 from si_hub.errors import CardError, FileAccessError, MissingFile, NotStyleInject, SiHubError, UsageError
 from si_hub.format import DEFAULT_NAME
+from si_hub.format.places import check_home
 from si_hub.hub.card import card
 from si_hub.hub.push.memory import NAME as REMEMBERED
 from si_hub.storage.files import open_regular
@@ -115,7 +116,7 @@ def collect_content(path: str | Path) -> Content:
     Raises:
         MissingFile: nothing there, or a folder without an adapter.
         UsageError: several adapters, a pickle, a symbolic link.
-        FormatError, ChecksumError: the adapter is broken.
+        FormatError, ChecksumError: the adapter is broken, or holds a path of this machine.
         CardError: a README.md that is no text.
     """
     given = Path(path)
@@ -212,10 +213,12 @@ def _is_ours(path: Path) -> bool:
 
 def _validate(file: Path) -> Adapter:
     try:
-        return file_format.validate(file)
+        adapter = file_format.validate(file)
     except NotStyleInject as error:
         hint = f"Convert it first: {call('convert', file)}"
         raise NotStyleInject(error.problem, file=file, expected=error.expected, found=error.found, hint=hint) from error
+    check_home(file_format.read_document(read_safetensors(file)), adapter.metadata, file)
+    return adapter
 
 
 def _readme(path: Path) -> str | None:

@@ -1,0 +1,75 @@
+"""What a user says of the base model, as what a file may say of it: an architecture and a repository, never a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from si_hub import architectures
+from si_hub.adapter import BaseModel
+from si_hub.architectures.known import under_known_name
+from si_hub.errors import SiHubError, UsageError
+from si_hub.format.places import names_a_place
+from si_hub.hub import names
+from si_hub.hub.pull.cache import Cache
+
+#: Where huggingface_hub's cache keeps one commit of a repository.
+_SNAPSHOT = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})$")
+
+
+def base_named(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseModel:
+    """The base model that a user names by a shipped name, a class name, a repository's id, or a folder or file.
+
+    A folder gives its architecture, and its repository only where it is a commit of one in the cache.
+
+    Args:
+        told: what the user says; a `BaseModel` stays as it is.
+        pipeline: says by its class what cannot be read.
+
+    Raises:
+        UsageError: a path of nothing.
+    """
+    if isinstance(told, BaseModel):
+        return told
+    text = os.fspath(told)
+    path = Path(text).expanduser()
+    if path.exists():
+        return _of_path(path, pipeline)
+    if text.lower() in {name for known in map(architectures.load, architectures.names()) for name in _spellings(known)}:
+        return BaseModel(architectures.load(text).name)
+    if names.looks_like_ref(text):
+        ref = names.parse_ref(text)
+        cache = Cache(ref.repo_id)
+        commit = cache.commit(ref)
+        folder = cache.path(commit) if commit else None
+        return BaseModel(_architecture(folder, pipeline), ref.repo_id, ref.revision)
+    if names_a_place(text) or "/" in text:
+        raise UsageError(
+            "is neither a base model's name nor a folder that is there", key="base_model", found=text,
+            expected=f"{', '.join(architectures.names())}, a class name, user/name or a folder",
+        )  # fmt: skip
+    return BaseModel(text)
+
+
+def _spellings(known: architectures.Architecture) -> tuple[str, ...]:
+    return known.name, *known.aliases
+
+
+def _of_path(path: Path, pipeline: Any) -> BaseModel:
+    snapshot = _SNAPSHOT.search(path.resolve().as_posix())
+    repo_id = snapshot[1].replace("--", "/") if snapshot else ""
+    if snapshot and names.looks_like_ref(repo_id):
+        return BaseModel(_architecture(path, pipeline), repo_id, snapshot[2])
+    return BaseModel(_architecture(path, pipeline))
+
+
+def _architecture(path: Path | None, pipeline: Any) -> str:
+    """The name of what lies at a path; where that cannot be read, the pipeline's class."""
+    if path is not None and path.exists():
+        try:
+            return under_known_name(architectures.resolve(path)).name
+        except SiHubError:
+            pass
+    return type(pipeline).__name__
