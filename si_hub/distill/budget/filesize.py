@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from si_hub.adapter import Adapter
 from si_hub.format import document as documents
 from si_hub.format.modelspec import derive
-from si_hub.format.writer import table
+from si_hub.format.writer import tensors_by_name
 from si_hub.storage.tensors import DTYPE_SIZES
 from si_hub.storage.write import header_bytes
 
@@ -70,10 +70,10 @@ def adapter_bytes(adapter: Adapter) -> int:
     Raises:
         DocumentError, MissingTensor and others: the adapter breaks a rule of the format.
     """
-    document = documents.build(adapter, "0" * 64)
+    document = documents.build_document(adapter, "0" * 64)
     metadata = {
         **adapter.metadata, **derive(document), "format": "pt", documents.KEY: documents.canonical(document),
     }  # fmt: skip
-    tensors = table(adapter)
+    tensors = tensors_by_name(adapter)
     ordered = dict(sorted(tensors.items(), key=lambda item: (-DTYPE_SIZES[item[1].dtype], item[0])))
     return len(header_bytes(ordered, metadata)) + sum(tensor.nbytes for tensor in ordered.values())
