@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from si_hub.architectures.bases import BASES
+from si_hub.architectures.bases import BASES, find_named
 from si_hub.converters.source import METADATA_CONFIG
 
 #: Metadata stay within the first ranged read of a file together with the document.
@@ -135,7 +135,7 @@ def named_bases(metadata: Mapping[str, str]) -> Named:
     texts: dict[str, str] = {}
     for key in (*_NAMING, *_CALLING):
         text = metadata.get(key, "").strip()
-        found = _named_by(text)
+        found = frozenset(base.name for base in find_named(text))
         if text and (found or key in _NAMING):
             texts[key] = text
             bases = found if bases is None else bases & found
@@ -145,18 +145,3 @@ def named_bases(metadata: Mapping[str, str]) -> Named:
         bases = second if bases is None else bases & second
     excluded = second if metadata.get("ss_v2") == "False" else frozenset[str]()
     return Named(bases or frozenset(), texts, excluded)
-
-
-def _named_by(text: str) -> frozenset[str]:
-    """The base models whose hints are the longest that the text begins with; capitals and marks do not count."""
-    plain = _plain(text)
-    lengths = {
-        base.name: max((len(_plain(hint)) for hint in base.hints if plain.startswith(_plain(hint))), default=0)
-        for base in BASES
-    }
-    longest = max(lengths.values())
-    return frozenset(name for name, length in lengths.items() if length == longest and longest)
-
-
-def _plain(text: str) -> str:
-    return "".join(character for character in text.lower() if character.isalnum())

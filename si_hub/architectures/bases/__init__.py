@@ -8,13 +8,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from si_hub.architectures.bases import flux, sd3, sd15, sd21, sdxl, sdxl_refiner
+from si_hub.architectures.bases import (
+    auraflow,
+    chroma,
+    flux,
+    flux2,
+    hunyuan_video,
+    qwen_image,
+    sd3,
+    sd15,
+    sd21,
+    sd35,
+    sdxl,
+    sdxl_refiner,
+    z_image,
+)
 from si_hub.architectures.bases.contract import Base, Blueprint
 
-__all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find_base"]
+__all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find_base", "find_named"]
 
 #: In the order in which they are tried and listed.
-BASES: tuple[Base, ...] = (sd15.BASE, sd21.BASE, sdxl.BASE, sdxl_refiner.BASE, flux.BASE, sd3.BASE)
+BASES: tuple[Base, ...] = (
+    sd15.BASE, sd21.BASE, sdxl.BASE, sdxl_refiner.BASE,
+    sd3.BASE, sd35.MEDIUM, sd35.LARGE, auraflow.BASE,
+    flux.BASE, chroma.BASE, flux2.DEV, flux2.KLEIN_4B, flux2.KLEIN_9B,
+    qwen_image.BASE, hunyuan_video.BASE, z_image.BASE,
+)  # fmt: skip
 
 #: Names that a hint shows; there are too many for all of them.
 USUAL = ("sd15", "sdxl", "flux", "sd3")
@@ -26,3 +45,26 @@ def find_base(name: str) -> Base | None:
     """A base model by its name or an alias, in any case."""
     name = name.lower()
     return next((base for base in BASES if name == base.name or name in base.aliases), None)
+
+
+def find_named(text: str) -> tuple[Base, ...]:
+    """The base models that a metadata text names: those whose hint is the longest beginning of it.
+
+    Capitals and marks do not count, nor does what follows a slash (``flux-1-dev/lora``). Several where the text leaves
+    open which: OneTrainer's ``Flux.2`` may be any of three.
+    """
+    plain = _plain(text.partition("/")[0])
+    lengths = {base: max((_length_within(hint, plain) for hint in base.hints), default=0) for base in BASES}
+    longest = max(lengths.values())
+    return tuple(base for base, length in lengths.items() if longest and length == longest)
+
+
+def _length_within(hint: str, text: str) -> int:
+    """How much of a text a hint is; 0 where it does not begin so, or is not all of it and has to be."""
+    plain = _plain(hint)
+    fits = text == plain if hint.endswith("$") else text.startswith(plain)
+    return len(plain) if fits else 0
+
+
+def _plain(text: str) -> str:
+    return "".join(character for character in text.lower() if character.isalnum())

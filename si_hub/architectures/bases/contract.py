@@ -40,7 +40,8 @@ class Base:
         prefixes: beginnings of names in adapters → the component they mean, where that is not the general rule
             (``PREFIXES`` of the converters). One that ends in ``_`` is of names with underscores for dots.
         hints: how metadata that name it begin (``ss_base_model_version``, ``modelspec.architecture``, ``baseModel``);
-            capitals and marks do not count, and of several bases the one with the longest hint is meant.
+            capitals and marks do not count, and of several bases the one with the longest hint is meant. One that ends
+            in ``$`` is all of such a text, up to a slash.
         is_v2: whether kohya's ``ss_v2`` is true of it.
         modelspec: its name in ModelSpec; without one it goes by its own.
         modelspec_v: the same for releases that predict v, where it differs.

@@ -23,7 +23,7 @@ BASE = Base(
     prefixes=dict.fromkeys(
         ("lora_te3_", "oft_te3_", "text_encoders.t5xxl.transformer.", "t5xxl.transformer."), "text_encoder_2"
     ),
-    hints=("flux", "flux1"),
+    hints=("flux$", "flux1", "flux-dev", "flux-schnell", "flux-kontext"),
     modelspec="flux-1-dev",
     inferred="flux",
     optional=("time_text_embed.guidance_embedder.",),

@@ -24,7 +24,7 @@ BASE = Base(
     aliases=("sd3-medium", "stable-diffusion-3-medium"),
     repositories=("stabilityai/stable-diffusion-3-medium-diffusers",),
     layouts=(mmdit,),
-    hints=("sd3", "stable-diffusion-3", "stable-diffusion-v3"),
+    hints=("sd3", "sd_3", "medium", "stable-diffusion-3", "stable-diffusion-v3", "SD 3"),
     inferred="sd3",
     inputs=("pos_embed.proj",),
 )

@@ -36,6 +36,12 @@ _BFL: Table = {
     "single_blocks.{}.norm.key_norm": "single_transformer_blocks.{}.attn.norm_k",
     "final_layer.linear": "proj_out",
     "final_layer.adaLN_modulation.1": "~norm_out.linear",
+    # Chroma's, whose one network gives every block's modulation.
+    "distilled_guidance_layer.in_proj": "distilled_guidance_layer.in_proj",
+    "distilled_guidance_layer.layers.{}.in_layer": "distilled_guidance_layer.layers.{}.linear_1",
+    "distilled_guidance_layer.layers.{}.out_layer": "distilled_guidance_layer.layers.{}.linear_2",
+    "distilled_guidance_layer.norms.{}": "distilled_guidance_layer.norms.{}",
+    "distilled_guidance_layer.out_proj": "distilled_guidance_layer.out_proj",
 }
 #: The trainer's attention processors: 1 is the image's side, 2 the text's; single blocks train linear1's q, k and v.
 _XLABS: Table = {
@@ -47,9 +53,7 @@ _XLABS: Table = {
     "single_blocks.{}.processor.proj": _BFL["single_blocks.{}.linear2"],
 }
 
-_CLASSES = ("Flux",)
-
-#: Names of Black Forest Labs' Flux code.
-bfl = from_table("bfl", _BFL, _CLASSES)
+#: Names of Black Forest Labs' Flux code, which Chroma keeps.
+bfl = from_table("bfl", _BFL, ("FluxTransformer", "Chroma"))
 #: Names of XLabs' Flux trainer.
-xlabs = from_table("xlabs", _XLABS, _CLASSES, whole=False)
+xlabs = from_table("xlabs", _XLABS, ("FluxTransformer",), whole=False)

@@ -1,4 +1,4 @@
-"""MMDiT: the names of Stability's Stable Diffusion 3 code."""
+"""MMDiT: the names of Stability's Stable Diffusion 3 code, of 3.5 too."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _MMDIT: Table = {
     "joint_blocks.{}.context_block.attn.proj": "transformer_blocks.{}.attn.to_add_out",
     "joint_blocks.{}.x_block.attn.ln_q": "transformer_blocks.{}.attn.norm_q",
     "joint_blocks.{}.x_block.attn.ln_k": "transformer_blocks.{}.attn.norm_k",
+    "joint_blocks.{}.x_block.attn2.ln_q": "transformer_blocks.{}.attn2.norm_q",
+    "joint_blocks.{}.x_block.attn2.ln_k": "transformer_blocks.{}.attn2.norm_k",
     "joint_blocks.{}.context_block.attn.ln_q": "transformer_blocks.{}.attn.norm_added_q",
     "joint_blocks.{}.context_block.attn.ln_k": "transformer_blocks.{}.attn.norm_added_k",
     "joint_blocks.{}.x_block.mlp.fc1": "transformer_blocks.{}.ff.net.0.proj",
