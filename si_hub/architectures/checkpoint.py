@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.folder import from_folder
@@ -21,8 +22,8 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 _OPTIONAL = tuple({start for base in BASES for start in base.optional})
 #: Modules whose input channels differ between releases.
 _INPUTS = frozenset(path for base in BASES for path in base.inputs)
-#: Attribute names of the model that removes the noise.
-DENOISERS = ("unet", "transformer")
+#: Attribute names of the models that remove the noise.
+DENOISERS = tuple(dict.fromkeys(name for base in BASES for name in base.denoisers()))
 
 
 def from_checkpoint(path: str | Path, known: Iterable[Architecture]) -> Architecture:
@@ -47,13 +48,16 @@ def from_checkpoint(path: str | Path, known: Iterable[Architecture]) -> Architec
 
 
 def recognise(shapes: Mapping[str, tuple[int, ...]], known: Iterable[Architecture]) -> Architecture | None:
-    """The architecture among ``known`` whose denoiser the named shapes are, with these shapes' own sizes."""
+    """The architecture among ``known`` whose denoiser the named shapes are, with these shapes' own sizes.
+
+    Where one holds all of another and more, the one with most modules; then the one whose biases are those of the file.
+    """
     known = tuple(known)
     for prefix in PREFIXES:
         inner = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
-        for architecture in known:
-            if found := _match(architecture, inner):
-                return found
+        found = [match for architecture in known if (match := _match(architecture, inner))]
+        if found:
+            return max(found, key=lambda match: match.likeness).architecture
     return None
 
 
@@ -75,16 +79,30 @@ def whole_tensors(architecture: Architecture, names: Collection[str]) -> dict[st
     return found
 
 
-def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
+class _Match(NamedTuple):
+    architecture: Architecture
+    #: Number of modules, and of modules that have a bias where the file has one.
+    likeness: tuple[int, int]
+
+
+def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> _Match | None:
     for component in DENOISERS:
         model = architecture.components.get(component)
         for layout in WHOLE if model else ():
             assert model is not None
-            modules = _sizes(model, layout(model), shapes)
+            names = layout(model)
+            modules = _sizes(model, names, shapes)
             if modules is not None:
                 held = {**architecture.components, component: Model(model.class_name, modules)}
-                return replace(architecture, components=held)
+                likeness = len(modules), _count_biases(modules, names, shapes)
+                return _Match(replace(architecture, components=held), likeness)
     return None
+
+
+def _count_biases(modules: Mapping[str, Module], names: Names, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Number of modules that have a bias where the file has one, and none where it has none."""
+    held = ((f"{name}.bias" in shapes, modules.get(parts[0].path)) for name, parts in names.items())
+    return sum(module is not None and module.bias == has for has, module in held)
 
 
 def _sizes(model: Model, names: Names, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Module] | None:

@@ -15,7 +15,7 @@ _WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
 #: Component attribute names of a single-component folder, by what its class name says.
 _ATTRIBUTES = ((r"UNet", "unet"), (r"Transformer", "transformer"), (r"CLIPText|T5Encoder", "text_encoder"))
 #: Pipeline attribute names of the models that adapters are for.
-COMPONENT = re.compile(r"unet|prior|(transformer|text_encoder)(_\d+)?")
+COMPONENT = re.compile(r"unet|prior|text_conditioner|(transformer|text_encoder)(_\d+)?")
 
 
 def from_folder(path: str | Path) -> Architecture:

@@ -72,7 +72,8 @@ def test_kohya_flux_equals_diffusers_conversion(tmp_path: Path, make_spots: Make
     state = random_state(chosen, 2, 0, **KOHYA)
     state |= {f"{spot.stem}.alpha": torch.tensor(index % 3 + 0.5) for index, spot in enumerate(chosen)}
     save_file(state, tmp_path / "lora.safetensors")
-    found = converters.convert(tmp_path / "lora.safetensors")
+    # Two blocks could be of another model that is built alike.
+    found = converters.convert(tmp_path / "lora.safetensors", base="flux")
     theirs = _convert_kohya_flux_lora_to_diffusers(dict(state))
     assert len(chosen) == 2 * 10 + 2 * 3
     assert_same_as(theirs, found.adapter.components["transformer"].layers, "transformer.")

@@ -9,11 +9,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from si_hub.architectures.bases import (
+    anima,
     auraflow,
+    cascade,
     chroma,
+    cogvideox,
+    cogview4,
+    cosmos,
     flux,
     flux2,
     hunyuan_video,
+    ltx,
+    mochi,
     qwen_image,
     sd3,
     sd15,
@@ -21,6 +28,7 @@ from si_hub.architectures.bases import (
     sd35,
     sdxl,
     sdxl_refiner,
+    wan,
     z_image,
 )
 from si_hub.architectures.bases.contract import Base, Blueprint
@@ -33,6 +41,10 @@ BASES: tuple[Base, ...] = (
     sd3.BASE, sd35.MEDIUM, sd35.LARGE, auraflow.BASE,
     flux.BASE, chroma.BASE, flux2.DEV, flux2.KLEIN_4B, flux2.KLEIN_9B,
     qwen_image.BASE, hunyuan_video.BASE, z_image.BASE,
+    wan.T2V_1_3B, wan.T2V_14B, wan.I2V_14B, wan.T2V_A14B, wan.I2V_A14B, wan.TI2V_5B, wan.VACE_1_3B, wan.VACE_14B,
+    anima.BASE, cosmos.PREDICT2_2B, cosmos.PREDICT2_14B, cosmos.PREDICT25_2B, cosmos.PREDICT25_14B,
+    cascade.BASE, cascade.LITE, ltx.VIDEO_2B, ltx.VIDEO_13B, ltx.LTX_2, ltx.LTX_2_3, ltx.LTX_2_5, mochi.BASE,
+    cogview4.BASE, cogvideox.TWO, cogvideox.FIVE, cogvideox.FIVE_1_5,
 )  # fmt: skip
 
 #: Names that a hint shows; there are too many for all of them.

@@ -75,4 +75,4 @@ class Base:
 
     def denoisers(self) -> dict[str, Blueprint]:
         """The components that remove the noise; several in models that take turns."""
-        return {name: part for name, part in self.components.items() if not name.startswith("text_encoder")}
+        return {name: part for name, part in self.components.items() if not name.startswith("text_")}

@@ -1,8 +1,9 @@
 """Layouts as tables of name patterns: most projects' names need no code.
 
-A table maps a source's pattern to the base module's, or to a list of them in the order of the source's output rows.
-``{}`` is a number, the same in both. ``~`` marks a final modulation: diffusers stores (scale, shift), the original
-(shift, scale), so the halves of its rows are swapped.
+A table maps a source's pattern to the base module's, or to a list of them in the order of the source's output rows, or
+to a tuple of those that it may be. ``{}`` is a number, the same in both. ``~`` marks a final modulation: diffusers
+stores (scale, shift), the original (shift, scale), so the halves of its rows are swapped; ``^`` marks a gated layer,
+the halves of whose rows are swapped whatever its size.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from functools import partial
 from si_hub.architectures.layouts.contract import Layout, Names, Part
 from si_hub.architectures.model import Model
 
-Table = Mapping[str, str | list[str]]
+Table = Mapping[str, str | list[str] | tuple[str, ...]]
+
+#: Before the path of a base module whose halves are swapped.
+_MARKS = "~^"
 
 
 def from_table(name: str, table: Table, classes: tuple[str, ...], *, whole: bool = True) -> Layout:
@@ -22,18 +26,40 @@ def from_table(name: str, table: Table, classes: tuple[str, ...], *, whole: bool
     return Layout(name, partial(_give, table), classes, whole)
 
 
+def from_words(name: str, words: Mapping[str, str], classes: tuple[str, ...]) -> Layout:
+    """A layout that has other words for some dotted parts of diffusers' names; ``words`` maps these to its own."""
+    return Layout(name, partial(_reword, words), classes, whole=True)
+
+
+def _reword(words: Mapping[str, str], model: Model) -> Names:
+    word = re.compile(rf"(?<![^.])(?:{'|'.join(map(re.escape, words))})(?![^.])")
+    return {word.sub(lambda match: words[match[0]], path): (Part(path),) for path in model.modules}
+
+
 def _give(table: Table, model: Model) -> Names:
     found: Names = {}
     alike = _by_shape_of_name(model)
-    for source, targets in table.items():
-        wanted = [targets] if isinstance(targets, str) else targets
-        for numbers in _numbers(wanted[0].lstrip("~"), alike):
+    for source, wanted in _rows(table):
+        for numbers in _numbers(_bare(wanted[0]), alike):
             paths = [_fill(target, numbers) for target in wanted]
-            shapes = [model.modules[path.lstrip("~")].shape for path in paths if path.lstrip("~") in model.modules]
+            shapes = [model.modules[path].shape for path in map(_bare, paths) if path in model.modules]
             # What was one matrix has one input: parts with different ones are of another model.
             if len(shapes) == len(paths) and all(shapes) and len({shape[1:] for shape in shapes}) == 1:
                 found[_fill(source, numbers)] = tuple(_parts(model, paths))
     return found
+
+
+def _rows(table: Table) -> Iterator[tuple[str, list[str]]]:
+    """The table with a row for each of several that a source may be."""
+    for source, targets in table.items():
+        if isinstance(targets, list):
+            yield source, targets
+        else:
+            yield from ((source, [target]) for target in ((targets,) if isinstance(targets, str) else targets))
+
+
+def _bare(target: str) -> str:
+    return target.lstrip(_MARKS)
 
 
 _NUMBER = re.compile(r"(?<![^.])(?:[0-9]{1,4}|\{\})(?![^.])")
@@ -64,10 +90,10 @@ def _fill(pattern: str, numbers: tuple[str, ...]) -> str:
 def _parts(model: Model, paths: list[str]) -> Iterator[Part]:
     at = 0
     for path in paths:
-        shape = model.modules[path.lstrip("~")].shape
-        if path.startswith("~"):
+        shape = model.modules[_bare(path)].shape
+        if path.startswith(tuple(_MARKS)):
             half = shape[0] // 2
-            swapped = len(shape) > 1 and shape[0] == 2 * shape[1]
+            swapped = path.startswith("^") or (len(shape) > 1 and shape[0] == 2 * shape[1])
             yield Part(path[1:], ((half, shape[0]), (0, half)) if swapped else None)
         else:
             yield Part(path, ((at, at + shape[0]),) if len(paths) > 1 else None)

@@ -73,15 +73,11 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )  # fmt: skip
 #: Classes of transformers that are no shipped base model's, by the beginning of what diffusers infers.
 _OTHERS = (
-    ("wan-vace", "WanVACETransformer3DModel"), ("wan-animate", "WanAnimateTransformer3DModel"),
-    ("wan", "WanTransformer3DModel"), ("lumina2", "Lumina2Transformer2DModel"), ("sana", "SanaTransformer2DModel"),
-    ("auraflow", "AuraFlowTransformer2DModel"), ("chroma", "ChromaTransformer2DModel"),
-    ("hidream", "HiDreamImageTransformer2DModel"), ("ltx2", "LTX2VideoTransformer3DModel"),
-    ("ltx-video", "LTXVideoTransformer3DModel"), ("mochi", "MochiTransformer3DModel"),
-    ("hunyuan-video", "HunyuanVideoTransformer3DModel"), ("cosmos", "CosmosTransformer3DModel"),
-    ("flux-2", "Flux2Transformer2DModel"), ("flux-3", "Flux3Transformer2DModel"),
-    ("qwen-image-2.1", "QwenImage21Transformer2DModel"), ("krea2", "Krea2Transformer2DModel"),
-    ("z-image-turbo", "ZImageTransformer2DModel"),
+    ("wan-animate", "WanAnimateTransformer3DModel"), ("wan", "WanTransformer3DModel"),
+    ("lumina2", "Lumina2Transformer2DModel"), ("sana", "SanaTransformer2DModel"),
+    ("hidream", "HiDreamImageTransformer2DModel"), ("cosmos", "CosmosTransformer3DModel"),
+    ("flux-3", "Flux3Transformer2DModel"), ("qwen-image-2.1", "QwenImage21Transformer2DModel"),
+    ("krea2", "Krea2Transformer2DModel"),
 )  # fmt: skip
 _SHIPPED = tuple(
     (base.inferred, part.class_name) for base in BASES if base.inferred for part in base.denoisers().values()

@@ -13,7 +13,8 @@ from si_hub.architectures.bases import BASES, find_named
         # ss_base_model_version of sd-scripts, musubi-tuner and ai-toolkit.
         ("sd_v1", "sd15"), ("sdxl_base_v1-0", "sdxl"), ("flux1", "flux"), ("chroma", "chroma"), ("medium", "sd3"),
         ("5-medium", "sd35-medium"), ("5-large", "sd35-large"), ("sd_3", "sd3 sd35-medium sd35-large"),
-        ("flux.1", "flux"), ("flux2", "flux2-dev"), ("flux_2_dev", "flux2-dev"),
+        ("flux.1", "flux"), ("flux_2_dev", "flux2-dev"), ("flux3", ""),
+        ("flux2", "flux2-dev flux2-klein-4b flux2-klein-9b"),
         ("flux2_klein_4b", "flux2-klein-4b"), ("flux_2_klein_9b", "flux2-klein-9b"), ("auraflow", "auraflow"),
         ("qwen_image", "qwen-image"), ("qwen_image_edit_plus", "qwen-image"), ("hunyuan_video", "hunyuan-video"),
         ("framepack", "hunyuan-video"), ("zimage", "z-image"), ("z_image", "z-image"),
@@ -30,6 +31,8 @@ from si_hub.architectures.bases import BASES, find_named
         ("Pony", "sdxl"), ("Illustrious", "sdxl"), ("NoobAI", "sdxl"), ("Pony V7", "auraflow"), ("Flux.1 D", "flux"),
         ("Flux.2 D", "flux2-dev"), ("Flux.2 Klein 9B", "flux2-klein-9b"), ("SD 3.5 Large Turbo", "sd35-large"),
         ("SD 3.5", "sd35-medium sd35-large"), ("ZImageTurbo", "z-image"), ("Qwen", "qwen-image"),
+        ("wan_2.2_5b", "wan22-ti2v-5b"), ("Wan Video 2.2 I2V-A14B", "wan22-i2v-a14b"), ("anima", "anima"),
+        ("wan_2.2_14b", "wan22-t2v-a14b wan22-i2v-a14b"), ("ltx-2.3", "ltx-2.3"),
         ("", ""), ("something", ""),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from si_hub.architectures import Model, Module
 from si_hub.architectures.layouts import Part
-from si_hub.architectures.layouts.table import from_table
+from si_hub.architectures.layouts.table import from_table, from_words
 
 
 def linear(rows: int, columns: int = 4) -> Module:
@@ -33,6 +33,28 @@ def test_a_list_is_one_matrix_with_the_rows_of_each() -> None:
 
 def test_a_tilde_swaps_the_halves_of_a_final_modulation() -> None:
     assert from_table("x", {"last": "~out"}, ("DiT",))(MODEL) == {"last": (Part("out", ((4, 8), (0, 4))),)}
+
+
+def test_a_caret_swaps_the_halves_of_a_gated_layer_of_any_size() -> None:
+    names = from_table("x", {"b.{}.q": "^blocks.{}.attn.to_q", "last": "~blocks.0.attn.to_q"}, ("DiT",))(MODEL)
+    assert names["b.11.q"] == (Part("blocks.11.attn.to_q", ((2, 4), (0, 2))),)
+    assert names["last"] == (Part("blocks.0.attn.to_q"),)
+
+
+def test_a_tuple_is_whichever_of_them_the_model_has() -> None:
+    layout = from_table("x", {"b.{}.q": ("blocks.{}.attn.to_q", "refiner.{}.layers.2.proj.0")}, ("DiT",))
+    assert layout(MODEL) == {
+        "b.0.q": (Part("blocks.0.attn.to_q"),), "b.11.q": (Part("blocks.11.attn.to_q"),),
+        "b.1.q": (Part("refiner.1.layers.2.proj.0"),),
+    }  # fmt: skip
+
+
+def test_other_words_stand_for_whole_dotted_parts() -> None:
+    names = from_words("x", {"attn.to_q": "q", "out": "last", "proj": "p"}, ("DiT",))(MODEL)
+    assert {part.path for parts in names.values() for part in parts} == set(MODEL.modules)
+    assert names["last"] == (Part("out"),)
+    assert names["blocks.0.q"] == (Part("blocks.0.attn.to_q"),)
+    assert names["refiner.0.layers.3.p.0"] == (Part("refiner.0.layers.3.proj.0"),)
 
 
 def test_bare_parameters_have_names_too_and_missing_modules_have_none() -> None:
