@@ -38,6 +38,8 @@ def choose_base(
         # Files do write 1x1 convolutions as linear layers, but not where nothing else made them: this comes last.
         reshaped = [_count_reshaped(grouped, families, match) for match in best]
         best = [match for match, count in zip(best, reshaped, strict=True) if count == min(reshaped)]
+    if len(best) > 1:
+        best = [match for match in best if match.is_complete] or best
     return best
 
 

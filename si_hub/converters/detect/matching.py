@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -9,10 +10,12 @@ from si_hub.architectures import Architecture, load, names
 from si_hub.architectures.sketch import knows_all, likely_bases, sketch_name
 from si_hub.converters.detect.grouping import SHOWN, Grouped
 from si_hub.converters.families.contract import Family, SourceModule, Target
-from si_hub.converters.naming.names import Place, locate
+from si_hub.converters.naming.names import Place, count_alike, locate
 from si_hub.converters.source import Source
 from si_hub.errors import BaseMismatch, LayerShapeError, SiHubError
 
+#: The number of modules of one kind from which a model's depth can be told.
+DEEP = 8
 #: Base models that are looked at where none has all modules.
 NEAREST = 8
 #: The share of modules that must fit before leaving the others out is worth a thought.
@@ -44,6 +47,20 @@ class Match:
     def is_whole(self) -> bool:
         """Whether every module fits."""
         return not self.strangers and not self.misfits
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the source has all modules that the base has of each kind of name, of one kind a good number.
+
+        Trainers take kinds of modules in all blocks. Where models are built alike, but not equally deep, those in all
+        blocks of one are not those in all blocks of another.
+        """
+        counts = Counter((place.component, place.layout, sketch_name(place.body)) for place in self.places.values())
+        models = self.architecture.components
+        return max(counts.values(), default=0) >= DEEP and all(
+            count == count_alike(models[component], layout)[sketch]
+            for (component, layout, sketch), count in counts.items()
+        )
 
 
 def fit_shipped(grouped: Grouped, families: Mapping[str, Family]) -> list[Match]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from si_hub.architectures import Architecture, Model
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.layouts import Part
 from si_hub.architectures.layouts.registry import LAYOUTS
+from si_hub.architectures.sketch import sketch_name
 
 _CONTAINER = "base_model.model."
 
@@ -135,6 +137,12 @@ def locate(reading: Reading, architecture: Architecture, bare: tuple[str, ...]) 
             layout, parts = found
             return Place(component, parts, reading.prefix, reading.body, layout)
     return None
+
+
+@cache
+def count_alike(model: Model, layout: str) -> Counter[str]:
+    """How many modules of a model have each sketch (`si_hub.architectures.sketch`) of a name in a layout."""
+    return Counter(map(sketch_name, LAYOUTS[layout](model)))
 
 
 def names_in(architecture: Architecture) -> list[str]:
