@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from si_hub.architectures.titles import LEAF, title_model
 
 #: Names under which a pickle is opened, tensors only, because the user named that very file.
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -41,11 +43,14 @@ def _model(name: str, pattern: str, share: float, hint: str = "") -> FileKind:
     return FileKind(name, re.compile(pattern), hint, share, is_model=True)
 
 
+_FULL_MODEL = "a full model"
 _DISTILL = "`si-hub distill` makes an adapter of a tuned checkpoint."
 
 #: In the order in which they are tried.
 KINDS: tuple[FileKind, ...] = (
     _kind("a ControlNet-LLLite", r"lllite_"),
+    _kind("a LoRA of Stable Cascade in its own trainer's numbered layout", r"weights\.[0-9]+\.lora_(?:down|up)$",
+          "Its layers have numbers, not names; save it anew with a trainer that names them."),
     _kind("a quantised LoRA of nunchaku", r".*\.(?:qweight|wscales|smooth_orig|wtscale)$|.*\.lora_(?:down|up)$",
           "Convert the LoRA it was made from."),
     _kind("an IP-Adapter", r"(?:image_proj|ip_adapter)\."),
@@ -63,11 +68,15 @@ KINDS: tuple[FileKind, ...] = (
            r"|(?:post_)?quant_conv\.", 0.5),
     _kind("an upscaler", r"(?:params_ema|params)\.|model\.\d+\.(?:weight|bias|sub\.)|conv_first\.|body\.\d+\.rdb"
           r"|RRDB_trunk\.", "", 0.3),
-    _model("a text encoder", r"(?:text_model|encoder\.block|shared|transformer\.resblocks)\b.*\.?weight$", 0.3,
-           _DISTILL),
-    _model("a full model", r"(?:down_blocks|up_blocks|mid_block|input_blocks|transformer_blocks|double_blocks"
+    _model("a text encoder", r"(?:text_model|encoder\.block|shared|transformer\.resblocks|(?:model\.)?language_model"
+           r"|(?:model\.)?layers\.[0-9]+\.(?:self_attn|mlp)\.[a-z]+_proj)\b.*\.?weight$", 0.3, _DISTILL),
+    _model(_FULL_MODEL, r"(?:down_blocks|up_blocks|mid_block|input_blocks|transformer_blocks|double_blocks"
            r"|single_blocks|joint_blocks|single_transformer_blocks)\..*\.(?:weight|bias|scale)$", 0.5, _DISTILL),
 )  # fmt: skip
+
+_SOME_MODEL = _model("a model, or a part of one", "", 0, _DISTILL)
+#: The part of all names that must be a known model's, or of a whole model of any kind.
+_NEARLY_ALL = 0.9
 
 #: Whether any kind for which one name is enough matches: one look at a name instead of one for each.
 _TELLING = re.compile("|".join(kind.pattern.pattern for kind in KINDS if not kind.share))
@@ -84,8 +93,19 @@ def recognise_kind(names: Collection[str], plain: Sequence[str]) -> tuple[FileKi
     for kind in KINDS:
         hits = [name for name in (plain if kind.share else telling) if kind.pattern.match(name)]
         if hits and len(hits) >= kind.share * len(names):
-            return kind, hits[0]
-    return None
+            return _by_its_title(kind, plain), hits[0]
+    if not plain or len(plain) < _NEARLY_ALL * len(names):
+        return None
+    if title_model(plain):
+        return _by_its_title(_SOME_MODEL, plain), plain[0]
+    hits = [name for name in plain if LEAF.search(name)]
+    return (_SOME_MODEL, hits[0]) if len(hits) >= _NEARLY_ALL * len(names) else None
+
+
+def _by_its_title(kind: FileKind, names: Sequence[str]) -> FileKind:
+    """A whole model under the name it is known by."""
+    title = title_model(names) if kind.name in {_FULL_MODEL, _SOME_MODEL.name} else None
+    return replace(kind, name=f"a whole model ({title})") if title else kind
 
 
 def may_be_pickle(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from functools import cache
 
 from si_hub.architectures.bases import BASES
@@ -35,15 +35,14 @@ def sketch_table(table: str) -> frozenset[str]:
     )
 
 
-def likely_bases(sketches: Collection[str]) -> list[Base]:
-    """The base models that know most of these sketched names, the most of all first; none that knows not one."""
-    hits = {base.name: len(_sketches(base.name) & set(sketches)) for base in BASES}
-    return sorted((base for base in BASES if hits[base.name]), key=lambda base: -hits[base.name])
+def likely_bases(sketches: Mapping[str, int]) -> list[tuple[Base, int]]:
+    """The base models that know any of these sketched names, the most of all first, and how many they know.
 
-
-def knows_all(base: Base, sketches: Collection[str]) -> bool:
-    """Whether a base model has names like all of these."""
-    return _sketches(base.name).issuperset(sketches)
+    Args:
+        sketches: sketched name → how many names look so.
+    """
+    known = ((base, sum(sketches[name] for name in _sketches(base.name) & sketches.keys())) for base in BASES)
+    return sorted(((base, count) for base, count in known if count), key=lambda entry: -entry[1])
 
 
 @cache

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from si_hub.converters.families.contract import Family, SourceModule
-from si_hub.converters.families.registry import FAMILIES, SUFFIXES, classify, nearest, rejection
+from si_hub.converters.families.registry import FAMILIES, PLAIN, SUFFIXES, classify, nearest, rejection
 from si_hub.converters.naming.names import read_stem
 from si_hub.converters.naming.suffixes import Key
 from si_hub.converters.source import Source
@@ -141,6 +141,7 @@ def unknown_tensors(source: Source, grouped: Grouped) -> UnknownFamily:
 
 
 def _slots_of(names: list[str]) -> set[str]:
-    """Slots of the module that the first explicable name belongs to."""
+    """Slots of the module that the first explicable name belongs to; none where a whole model's names are like that."""
     split = [key for name in names if (key := SUFFIXES.split(name))]
-    return {key.slot for key in split if key.stem == split[0].stem}
+    slots = {key.slot for key in split if key.stem == split[0].stem}
+    return slots if slots - PLAIN else set()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from si_hub.architectures import Architecture, load, names
-from si_hub.architectures.sketch import knows_all, likely_bases, sketch_name
+from si_hub.architectures.sketch import likely_bases, sketch_name
 from si_hub.converters.detect.grouping import SHOWN, Grouped
 from si_hub.converters.families.contract import Family, SourceModule, Target
 from si_hub.converters.naming.names import Place, count_alike, locate
@@ -16,8 +16,6 @@ from si_hub.errors import BaseMismatch, LayerShapeError, SiHubError
 
 #: The number of modules of one kind from which a model's depth can be told.
 DEEP = 8
-#: Base models that are looked at where none has all modules.
-NEAREST = 8
 #: The share of modules that must fit before leaving the others out is worth a thought.
 NEARLY = 0.9
 
@@ -44,11 +42,6 @@ class Match:
         return len(self.places) - len(self.misfits)
 
     @property
-    def is_whole(self) -> bool:
-        """Whether every module fits."""
-        return not self.strangers and not self.misfits
-
-    @property
     def is_complete(self) -> bool:
         """Whether the source has all modules that the base has of each kind of name, of one kind a good number.
 
@@ -66,16 +59,15 @@ class Match:
 def fit_shipped(grouped: Grouped, families: Mapping[str, Family]) -> list[Match]:
     """Matches of the shipped base models that could be meant, in the order of their table.
 
-    A base that lacks one kind of name cannot have all modules, so where another has all, it need not be looked at.
+    No more modules of a source fit a base than have names like its own, so where another has more that do fit, it need
+    not be looked at.
     """
-    sketches = {sketch_name(module.reading.body.rstrip("_")) for module in grouped.modules.values()}
-    likely = likely_bases(sketches)
-    whole = [fit(grouped, families, load(base.name)) for base in likely if knows_all(base, sketches)]
-    if any(match.is_whole for match in whole):
-        return whole
-    tried = {match.architecture.name for match in whole}
-    others = [base.name for base in likely if base.name not in tried][:NEAREST]
-    matches = [*whole, *(fit(grouped, families, load(name)) for name in others)]
+    sketches = Counter(sketch_name(module.reading.body.rstrip("_")) for module in grouped.modules.values())
+    matches: list[Match] = []
+    for base, known in likely_bases(sketches):
+        if known < max((match.fitting for match in matches), default=0):
+            break
+        matches.append(fit(grouped, families, load(base.name)))
     return sorted(matches, key=lambda match: names().index(match.architecture.name))
 
 

@@ -57,12 +57,12 @@ def nearest(slots: Collection[str]) -> tuple[Family, str]:
 
 
 #: Slots whose suffix a whole model has as well.
-_PLAIN = {"ia3_weight", "set_weight"}
+PLAIN = {"ia3_weight", "set_weight"}
 
 
 def plain_names(names: Iterable[str]) -> list[str]:
     """Names that do not end as an adapter's do, so that they may be a whole model's."""
-    return [name for name in names if (key := SUFFIXES.split(name)) is None or key.slot in _PLAIN]
+    return [name for name in names if (key := SUFFIXES.split(name)) is None or key.slot in PLAIN]
 
 
 def rejection(names: Iterable[str]) -> tuple[FileKind, str] | None:
