@@ -60,7 +60,8 @@ def test_what_can_be_tuned_as_a_model_is_one() -> None:
         (["diffusion_model.double_blocks.0.txt_attn.qkv.weight", "diffusion_model.vector_in.in_layer.weight_scale",
           "diffusion_model.double_blocks.0.txt_attn.qkv.comfy_quant", "diffusion_model.time_in.in_layer.input_scale"],
          "FLUX.1 or HunyuanVideo"),
-        (["cap_embedder.0.weight", "context_refiner.0.attention.qkv.weight", "x_pad_token"], "Z-Image and Z-Image-Turbo"),
+        (["cap_embedder.0.weight", "context_refiner.0.attention.qkv.weight", "x_pad_token"],
+         "Z-Image and Z-Image-Turbo"),
     ],
 )  # fmt: skip
 def test_a_whole_model_is_called_what_it_is(names: list[str], title: str) -> None:
