@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from si_hub.architectures import load
-from si_hub.architectures.bases import USUAL
 from si_hub.converters import metadata
 from si_hub.converters.detect.grouping import Grouped
-from si_hub.converters.detect.matching import Match, fit, target
+from si_hub.converters.detect.matching import ANOTHER, ANY, Match, fit, target
 from si_hub.converters.families.contract import Family
 from si_hub.converters.naming.names import names_in
 from si_hub.converters.source import Source
@@ -97,7 +96,7 @@ def _no_base(source: Source, grouped: Grouped, matches: list[Match], *, given: b
         near = "" if given else f"; nearest is {match.architecture.name}"
         return BaseMismatch(
             f"none of its modules fits {what}{near}: {error.problem}", file=source.path, key=error.key,
-            expected=error.expected, found=error.found, hint=_hint(given=given),
+            expected=error.expected, found=error.found, hint=ANOTHER if given else ANY,
         )  # fmt: skip
     first = next(iter(grouped.modules))
     near_names = (
@@ -107,11 +106,5 @@ def _no_base(source: Source, grouped: Grouped, matches: list[Match], *, given: b
     )
     return BaseMismatch(
         f"none of its {len(grouped.modules)} modules is in {what}", file=source.path, key=first,
-        expected=f"a module of {what}, such as {near_names[0]}" if near_names else None, hint=_hint(given=given),
+        expected=f"a module of {what}, such as {near_names[0]}" if near_names else None, hint=ANOTHER if given else ANY,
     )  # fmt: skip
-
-
-def _hint(*, given: bool) -> str:
-    if given:
-        return "It is for another base model, or under names of a trainer that is not known."
-    return f"Name its base model with --base: a diffusers folder, a checkpoint, or a name such as {', '.join(USUAL)}."

@@ -96,9 +96,9 @@ def examine(source: Source, base: Architecture | None = None) -> Detection:
         found.matches = choose_base(source, grouped, found.families, matches, given=base is not None)
     except BaseMismatch as error:
         found.objections.append(Objection(error, partial=False))
-    if len(found.matches) > 1:
-        found.objections.append(Objection(ambiguous_base(source, found.matches), partial=False))
     for match in found.matches[:1]:
+        if len(found.matches) > 1 and match.fits_nearly:
+            found.objections.append(Objection(ambiguous_base(source, found.matches), partial=False))
         whole = whole_match(source, match, given=base is not None)
         found.objections.extend(Objection(error, partial) for error, partial in whole)
     return found

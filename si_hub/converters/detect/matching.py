@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from si_hub.architectures import Architecture, load, names
+from si_hub.architectures.bases import USUAL
 from si_hub.architectures.sketch import likely_bases, sketch_name
 from si_hub.converters.detect.grouping import SHOWN, Grouped
 from si_hub.converters.families.contract import Family, SourceModule, Target
@@ -18,6 +19,9 @@ from si_hub.errors import BaseMismatch, LayerShapeError, SiHubError
 DEEP = 8
 #: The share of modules that must fit before leaving the others out is worth a thought.
 NEARLY = 0.9
+#: What to do where a base was named, and where it was not.
+ANOTHER = "It is for another base model, or under names of a trainer that is not known."
+ANY = f"Name its base model with --base: a diffusers folder, a checkpoint, or a name such as {', '.join(USUAL)}."
 
 
 @dataclass(slots=True)
@@ -40,6 +44,11 @@ class Match:
     def fitting(self) -> int:
         """Number of modules that fit by name and shape."""
         return len(self.places) - len(self.misfits)
+
+    @property
+    def fits_nearly(self) -> bool:
+        """Whether nearly all of the source fits, so that leaving out the rest is worth a thought."""
+        return self.fitting >= NEARLY * (len(self.places) + len(self.strangers))
 
     @property
     def is_complete(self) -> bool:
@@ -144,8 +153,9 @@ def whole_match(source: Source, match: Match, *, given: bool) -> Iterator[tuple[
             all of the source fits it.
     """
     name, total = match.architecture.name, len(match.strangers) + len(match.places)
-    nearly = match.fitting >= NEARLY * total
-    hint = "Convert what fits with --allow-partial." if nearly else "Say which base model it is for with --base."
+    nearly = match.fits_nearly
+    hint = "Convert what fits with --allow-partial." if nearly else ANOTHER if given else ANY
+    name = name if given or nearly else f"{name}, the nearest base model"
     if match.strangers:
         yield BaseMismatch(
             f"{len(match.strangers)} of {total} modules are not in {name}",

@@ -180,7 +180,7 @@ def test_part_of_a_file_is_converted_only_when_asked(tmp_path: Path, write_zeros
     }  # fmt: skip
     file = write_zeros(tmp_path / "lora.safetensors", entries)
     refuse(file, UnsupportedFamily, r"\(IA\)³ of PEFT \(1 of 4 modules\)")
-    refuse(file, BaseMismatch, r"1 of 4 modules are not in sd15.*which base model it is", allow_partial=True)
+    refuse(file, BaseMismatch, r"1 of 4 modules are not in sd15, the nearest.*Name its base model", allow_partial=True)
     found = converters.convert(file, base="sd15", allow_partial=True)
     assert set(found.report.uses) == set(entries)
     assert "exact" not in found.adapter.about["provenance"]

@@ -1,0 +1,241 @@
+"""What is said of a file is true: which base model it is for, what of it was converted, and what keeps it from that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from si_hub import format as file_format
+from si_hub.conversion import Converted, convert
+from si_hub.errors import AmbiguousFamily, BaseMismatch, NotAnAdapter, SiHubError, UnsupportedFamily
+from si_hub.inspection import Inspection, inspect
+
+Arrays = dict[str, Any]
+Write = Callable[..., Path]
+FLUX_DOUBLE, FLUX_SINGLE = "lora_unet_double_blocks_0_img_attn_proj", "lora_unet_single_blocks_0_linear2"
+SDXL = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_{}_attn{}_to_{}"
+
+
+def numbers(*shape: int) -> Any:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float16)
+
+
+def pair(stem: str, out: int, in_: int, *, alpha: float | None = None, peft: bool = False, rank: int = 4) -> Arrays:
+    """The two or three tensors of a LoRA's module."""
+    down, up = (".lora_A.weight", ".lora_B.weight") if peft else (".lora_down.weight", ".lora_up.weight")
+    held = {stem + down: numbers(rank, in_), stem + up: numbers(out, rank)}
+    return held | ({} if alpha is None else {f"{stem}.alpha": np.array(alpha, np.float32)})
+
+
+@pytest.fixture
+def write(tmp_path: Path, write_arrays: Write) -> Write:
+    """``write(arrays, metadata)``: an adapter's file."""
+
+    def write_adapter(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> Path:
+        return write_arrays(tmp_path / "lora.safetensors", arrays, dict(metadata or {}) or None)
+
+    return write_adapter
+
+
+def refuse(file: Path, error: type[SiHubError], match: str, **options: Any) -> SiHubError:
+    with pytest.raises(error, match=match) as caught:
+        convert(file, **options)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    return caught.value
+
+
+def look(file: Path) -> Inspection:
+    found = inspect(file)
+    assert isinstance(found, Inspection)
+    return found
+
+
+def document_says_exact(result: Converted) -> bool:
+    provenance = file_format.read(result.path).about["provenance"]
+    assert ("left_out" in provenance) != ("exact" in provenance)
+    assert result.exact == provenance.get("exact", False)
+    exact: bool = result.exact
+    return exact
+
+
+# Each is a small part of an adapter of another model, whose modules Flux.1 or Stable Diffusion 3 have as well.
+OF_OTHERS: dict[str, Arrays] = {
+    "chroma": pair(FLUX_DOUBLE, 3072, 3072) | pair(FLUX_SINGLE, 3072, 15360),
+    "auraflow": pair("transformer.single_transformer_blocks.0.attn.to_q", 3072, 3072, peft=True),
+    "flux2-klein-4b": pair("diffusion_model.double_blocks.0.img_attn.qkv", 9216, 3072, peft=True),
+    "qwen-image": (
+        pair("transformer_blocks.0.attn.to_k", 3072, 3072) | pair("transformer_blocks.1.attn.to_q", 3072, 3072)
+    ),
+    "sd35-medium": pair("transformer.transformer_blocks.0.attn.to_q", 1536, 1536, peft=True),
+    "hunyuan-video": pair("diffusion_model.double_blocks.0.img_attn.proj", 3072, 3072),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("base", OF_OTHERS)
+def test_a_part_that_several_models_have_is_ambiguous_until_something_says_which(base: str, write: Write) -> None:
+    error = refuse(write(OF_OTHERS[base]), AmbiguousFamily, "more than one base model fits")
+    assert base in str(error.found).split(", ")
+    assert "base" in str(error.hint)
+    assert look(write(OF_OTHERS[base])).base is None
+    assert base in look(write(OF_OTHERS[base])).candidates
+    result = convert(write(OF_OTHERS[base]), base=base)
+    assert result.base == base
+    assert document_says_exact(result)
+
+
+@pytest.mark.parametrize(
+    ("base", "metadata"),
+    [
+        ("chroma", {"ss_base_model_version": "chroma", "modelspec.architecture": "chroma/lora"}),
+        ("chroma", {"modelspec.architecture": "Chroma1/lora"}),
+        ("auraflow", {"baseModel": "Pony V7"}),
+        ("flux2-klein-4b", {"modelspec.architecture": "Flux.2-klein-4b/lora"}),
+        ("qwen-image", {"ss_base_model_version": "qwen_image"}),
+        ("sd35-medium", {"modelspec.architecture": "stable-diffusion-3.5-medium/lora"}),
+        ("hunyuan-video", {"modelspec.architecture": "hunyuan-video/lora"}),
+    ],
+)
+def test_metadata_say_which(base: str, metadata: dict[str, str], write: Write) -> None:
+    result = convert(write(OF_OTHERS[base], metadata))
+    assert result.base == base
+    assert document_says_exact(result)
+
+
+@pytest.mark.parametrize("base", OF_OTHERS)
+def test_metadata_that_name_another_model_or_an_unknown_one_are_an_error(base: str, write: Write) -> None:
+    for key, text in (("ss_base_model_version", "sdxl_base_v1-0"), ("modelspec.architecture", "new-model-7/lora")):
+        error = refuse(write(OF_OTHERS[base], {key: text}), BaseMismatch, "its metadata name another base model")
+        assert text in str(error.found)
+        assert base in str(error.expected)
+
+
+def test_depth_tells_a_video_model_from_flux(write: Write) -> None:
+    deep = OF_OTHERS["hunyuan-video"] | pair("diffusion_model.double_blocks.19.img_attn.proj", 3072, 3072)
+    assert convert(write(deep)).base == "hunyuan-video"
+
+
+def test_leaving_out_is_not_advised_where_much_does_not_fit(write: Write) -> None:
+    held = {
+        name: value for block in range(12) for name, value in pair(f"diffusion_model.blocks.{block}.q", 8, 8).items()
+    }
+    held |= pair("diffusion_model.double_blocks.0.img_attn.proj", 3072, 3072)
+    for options, said in (({}, "flux, the nearest base model"), ({"base": "flux"}, "flux")):
+        error = refuse(write(held), BaseMismatch, rf"12 of 13 modules are not in {said} \(", **options)
+        assert "partial" not in str(error)
+    # Who says it himself gets the part, which is never called the whole.
+    result = convert(write(held), base="flux", allow_partial=True)
+    assert not document_says_exact(result)
+    assert len(result.report.lost) == 24
+
+
+def test_leaving_out_is_advised_where_nearly_all_fits(write: Write) -> None:
+    held = {
+        name: value
+        for block in range(19)
+        for name, value in pair(f"lora_unet_double_blocks_{block}_img_mod_lin", 18432, 3072, rank=1).items()
+    }
+    held |= pair("lora_unet_stranger", 8, 8)
+    error = refuse(write(held), BaseMismatch, "1 of 20 modules are not in flux")
+    assert "partial" in str(error.hint)
+    assert not document_says_exact(convert(write(held), allow_partial=True))
+
+
+def test_the_numbered_lora_of_stable_cascade_is_called_that(write: Write) -> None:
+    held = {"weights.0.lora_down": numbers(4, 2048), "weights.0.lora_up": numbers(2048, 4)}
+    refuse(write(held), NotAnAdapter, "is a LoRA of Stable Cascade")
+
+
+@pytest.mark.parametrize(
+    ("held", "name"),
+    [
+        (["blocks.0.self_attn.q.weight", "blocks.0.self_attn.q.bias", "blocks.0.modulation"], r"a whole model \(Wan\)"),
+        (["stages.0.mixer.weight", "stages.0.mixer.comfy_quant", "stages.0.norm.scale"], "a model, or a part of one"),
+        (["encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"], "a VAE"),
+        (["model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight"], "a text encoder"),
+    ],
+)
+def test_a_model_is_called_a_model_and_no_adapter_is_near_it(held: list[str], name: str, write: Write) -> None:
+    error = refuse(write({key: numbers(4, 4) for key in held}), NotAnAdapter, f"is {name}")
+    assert "nearest" not in str(error)
+
+
+@pytest.mark.parametrize(("says", "base"), [("False", "sd15"), ("True", "sd21")])
+def test_kohyas_flag_tells_the_first_stable_diffusion_from_the_second(says: str, base: str, write: Write) -> None:
+    held = pair("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", 320, 320)
+    metadata = {"ss_v2": says, "ss_network_module": "networks.lora"}
+    assert look(write(held, metadata)).base == base
+    assert convert(write(held, metadata)).base == base
+
+
+def test_a_family_that_is_not_converted_is_known_with_its_base(write: Write) -> None:
+    stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    held = {f"{stem}.lokr_w1": numbers(8, 8), f"{stem}.lokr_w2": numbers(80, 256)}
+    found = look(write(held))
+    assert (found.kind, found.family, found.base) == ("adapter", "lokr", "sdxl")
+    refuse(write(held), UnsupportedFamily, "is LoKr")
+
+
+def test_two_names_of_one_module_are_one_where_they_say_the_same(write: Write) -> None:
+    diffusers = pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3072)
+    kohya = {f"lora_transformer_{name[12:].replace('.', '_', 3)}": value for name, value in diffusers.items()}
+    assert kohya.keys() == pair("lora_transformer_transformer_blocks_0_attn_to_q", 1, 1).keys()
+    result = convert(write(diffusers | kohya), base="flux")
+    assert result.modules == {"transformer": 1}
+    assert document_says_exact(result)
+    other = {name: value + 1 for name, value in kohya.items()}
+    refuse_both = write(diffusers | other)
+    result.path.unlink()
+    error = refuse(refuse_both, AmbiguousFamily, "differ", base="flux")
+    assert "to_q" in str(error.key)
+
+
+def test_a_dora_is_never_converted_without_its_magnitudes(write: Write) -> None:
+    first, second = SDXL.format(1, 0, 1, "q"), SDXL.format(2, 9, 2, "k")
+    dotted = first.replace("_to_q", ".to_q")
+    held = pair(first, 640, 640) | {f"{dotted}.lora_magnitude_vector": numbers(640)} | pair(second, 1280, 2048)
+    refuse(write(held), UnsupportedFamily, "is DoRA .1 of 2 modules")
+    result = convert(write(held), allow_partial=True)
+    assert not document_says_exact(result)
+    assert result.modules == {"unet": 1}
+    assert {name for name in held if name.startswith((first, dotted))} == set(result.report.lost)
+
+
+def test_after_a_base_was_named_the_hint_says_what_of_it_does_not_fit(write: Write) -> None:
+    error = refuse(write(pair("lora_unet_proj_out_", 64, 3072)), BaseMismatch, "none of its", base="sdxl")
+    assert "sdxl" in str(error)
+    assert "lora_unet_proj_out_" in str(error.key)
+    assert "Name its base" not in str(error.hint)
+
+
+def test_each_family_of_a_file_is_refused_for_its_own_reason(write: Write) -> None:
+    held = {f"diffusion_model.blocks.0.{name}.lokr_w{side}": numbers(8, 8) for name in "qk" for side in "12"}
+    held["diffusion_model.blocks.0.q.dora_scale"] = numbers(64)
+    problem = refuse(write(held), UnsupportedFamily, "is DoRA").problem
+    reasons = dict(part.split(" (1 of 2 modules): ") for part in problem.split("; "))
+    assert reasons.keys() == {"is DoRA", "is LoKr"}
+    assert "base model's own weights" in reasons["is DoRA"]
+    assert "base model's own weights" not in reasons["is LoKr"]
+
+
+@pytest.mark.parametrize(("alphas", "counted"), [((1.0, 0.0), 0), ((4.0, 1.0), 0), ((0.0, 0.0), 1)])
+def test_a_note_counts_what_was_converted(alphas: tuple[float, float], counted: int, write: Write) -> None:
+    """The second of the two modules is in no base model."""
+    held = pair(FLUX_DOUBLE, 3072, 3072, alpha=alphas[0]) | pair("lora_unet_time_in", 3072, 256, alpha=alphas[1])
+    result = convert(write(held), base="flux", allow_partial=True)
+    notes = [note for note in result.report.notes if "alpha" in note]
+    assert notes == ([f"alpha is 0 in {counted} modules, which kohya's trainer reads as the rank"] if counted else [])
+
+
+def test_an_alpha_beside_a_difference_is_no_alpha_of_a_lora(write: Write) -> None:
+    held = {
+        "lora_unet_conv_in.diff": numbers(320, 4, 3, 3), "lora_unet_conv_in.alpha": np.array(0, np.float32),
+        "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.diff": numbers(320, 768),
+    }  # fmt: skip
+    result = convert(write(held))
+    assert result.base == "sd15"
+    assert result.report.notes == []
+    assert document_says_exact(result)
