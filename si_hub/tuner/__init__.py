@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from si_hub.tuner.config import StyleInjectConfig as StyleInjectConfig
-from si_hub.tuner.fuse import fuse as fuse
-from si_hub.tuner.fuse import unfuse as unfuse
 from si_hub.tuner.injection import InjectReport as InjectReport
 from si_hub.tuner.injection import extract as extract
 from si_hub.tuner.injection import inject as inject
@@ -13,7 +11,9 @@ from si_hub.tuner.leaves import Mismatch as Mismatch
 from si_hub.tuner.model import StyleInjectModel as StyleInjectModel
 from si_hub.tuner.steering import AdapterState as AdapterState
 from si_hub.tuner.steering import adapters as adapters
+from si_hub.tuner.steering import fuse as fuse
 from si_hub.tuner.steering import set_active as set_active
 from si_hub.tuner.steering import set_enabled as set_enabled
 from si_hub.tuner.steering import set_styles as set_styles
 from si_hub.tuner.steering import to_device as to_device
+from si_hub.tuner.steering import unfuse as unfuse

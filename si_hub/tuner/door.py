@@ -7,17 +7,17 @@ meant for us. Adapters loaded by our pipelines are *managed*: nothing but the ca
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from si_hub.tuner.fuse import fuse_adapters, unfuse_adapters
 from si_hub.tuner.kinds import working_device, working_dtype
-from si_hub.tuner.layer import CHILD, Control, StyleInjectLayer
+from si_hub.tuner.layer import CHILD
+from si_hub.tuner.ledger import Ledger
 
 #: Name of the door under the model.
 DOOR = "styleinject_door"
@@ -25,103 +25,16 @@ DOOR = "styleinject_door"
 _UNDO = "styleinject call"
 
 
-@dataclass(slots=True)
-class Record:
-    """What the model knows of one adapter.
-
-    Attributes:
-        managed: loaded by our functions; PEFT does not know it.
-        active: chosen by set_active or, if PEFT knows it, by set_adapter.
-        branches: branch names, empty where they have none.
-        styles: branch weights by name that override the router.
-        fused: the factor it is fused with, None where it is not.
-        trainable: whether PEFT may turn its gradients on.
-    """
-
-    managed: bool
-    active: bool = True
-    branches: tuple[str, ...] = ()
-    styles: dict[str, float] | None = None
-    fused: float | None = None
-    trainable: bool = False
-
-
-@dataclass(slots=True)
-class Site:
-    """A base object that carries our child: a module, or the parent of bare parameters."""
-
-    base: nn.Module
-    layer: Any = field(repr=False)
-
-
-class Door(nn.Module, BaseTunerLayer):
-    """State of all adapters of one model; see the module's text for why it is a ``BaseTunerLayer``.
-
-    Attributes:
-        control: shared with every layer.
-        records: by adapter name.
-        sites: by logical module path (as the model names it, without ``.base_layer``).
-        originals: what `si_hub.tuner.fuse` keeps, by site.
-        known_enabled: PEFT's own switch (``disable_adapters``), for the adapters that PEFT knows.
-    """
+class Door(nn.Module, BaseTunerLayer, Ledger):
+    """The ledger of one model's adapters as PEFT and diffusers see it; see the module's text."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.control = Control(enabled=True, scales=[])
-        self.records: dict[str, Record] = {}
-        self.sites: dict[str, Site] = {}
-        self.originals: dict[str, Any] = {}
-        self.known_enabled = True
-        self._hooks_changed = False
+        Ledger.__init__(self)
 
     def forward(self, x: Any) -> Any:
         """The identity: a model that is an nn.Sequential calls every child."""
         return x
-
-    # State of our own.
-
-    def layers(self) -> Iterator[tuple[nn.Module, StyleInjectLayer]]:
-        for site in self.sites.values():
-            yield site.base, site.layer
-
-    def acts(self, name: str) -> bool:
-        record = self.records[name]
-        switch = self.control.enabled and (record.managed or self.known_enabled)
-        return switch and record.active and record.fused is None
-
-    def refresh(self) -> None:
-        """Tell every layer which of its adapters act."""
-        acting = {name for name in self.records if self.acts(name)}
-        for _, layer in self.layers():
-            layer.active = tuple(sorted(acting.intersection(layer.adapters.keys())))
-        if self._hooks_changed:
-            self._hooks_changed = False
-            _forget_compiled()
-
-    def layer_at(self, path: str, base: nn.Module, create: Callable[[Control], Any] = StyleInjectLayer) -> Any:
-        """The child at ``base``, attached now if there is none."""
-        if path not in self.sites:
-            layer = create(self.control).train(base.training)
-            layer.attach(base)
-            self.sites[path] = Site(base, layer)
-            self._hooks_changed = True
-        return self.sites[path].layer
-
-    def drop(self, name: str) -> None:
-        """Take one adapter out of every layer, and every layer that is left empty out of the model."""
-        for path, site in list(self.sites.items()):
-            if name in site.layer.adapters:
-                del site.layer.adapters[name]
-            if not site.layer.adapters:
-                site.layer.detach(site.base)
-                del self.sites[path]
-                self._hooks_changed = True
-        self.records.pop(name, None)
-        self.refresh()
-
-    def peft_names(self) -> list[str]:
-        """Adapters that PEFT knows of."""
-        return [name for name, record in self.records.items() if not record.managed]
 
     # What PEFT and diffusers call or read.
 
@@ -191,11 +104,6 @@ class Door(nn.Module, BaseTunerLayer):
         elif adapter in self.peft_names() and 0.0 not in self.control.scales:
             self.set_weight(adapter, scale)
 
-    def set_weight(self, name: str, weight: float | Callable[[str], float]) -> None:
-        for _, layer in self.layers():
-            if name in layer.adapters:
-                layer[name].weight = float(weight(layer[name].path) if callable(weight) else weight)
-
     def scale_layer(self, scale: float) -> None:
         self.control.scales.append(float(scale))
 
@@ -222,30 +130,20 @@ class Door(nn.Module, BaseTunerLayer):
 
         diffusers announces ``lora_scale`` by `scale_layer` and never takes it back, so it ends here.
         """
-        from si_hub.tuner.fuse import fuse_door
-
         scale = self.control.scale
         self.control.scales.clear()
         names = [name for name in adapter_names or () if name in self.peft_names()]
         if names:
-            fuse_door(self, names, scale, safe=safe_merge)
+            fuse_adapters(self, names, scale, safe=safe_merge)
 
     def unmerge(self) -> None:
-        from si_hub.tuner.fuse import unfuse_door
-
         if self.merged_adapters:
-            unfuse_door(self, self.merged_adapters)
+            unfuse_adapters(self, self.merged_adapters)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
         for base, layer in self.layers():
             if adapter_name in layer.adapters:
                 layer[adapter_name].to(device or working_device(base), working_dtype(base, base))
-
-
-def _forget_compiled() -> None:
-    # torch.compile takes the hooks of a module for constants, without a guard: new ones would silently not run.
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
 
 
 def _casts(fn: Callable[[Tensor], Tensor]) -> bool:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.errors import ConversionRefused, NotFinite, UsageError
-from si_hub.tuner.door import Door, Site, find_door
 from si_hub.tuner.kinds import is_readable
 from si_hub.tuner.layer import FixedRouter, LayerAdapter
+from si_hub.tuner.ledger import Ledger, Site
 from si_hub.tuner.operator import mix, route, wide
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 
@@ -34,63 +34,33 @@ class Originals:
     weights: dict[str, float]
 
 
-def fuse(model: nn.Module, names: Iterable[str] | str | None = None, scale: float = 1.0, safe: bool = False) -> None:
-    """Compute the base weights with adapters in them; the adapters stop acting on their own.
-
-    Exact where T is ``add`` and s does not depend on the input: one branch, a fixed router, or styles set. Fusing an
-    adapter again replaces its factor.
-
-    Args:
-        names: adapters, by default the active ones.
-        scale: factor on top of the user's weights.
-        safe: check that the fused weights are finite before any is changed.
+def fuse_adapters(ledger: Ledger, names: list[str], scale: float, *, safe: bool = False) -> None:
+    """Compute the base weights with these adapters in them, on top of those that are there.
 
     Raises:
-        ConversionRefused: where it would not be exact, with the way out.
-        UsageError: for an unknown name.
-        NotFinite: by ``safe``.
+        ConversionRefused, UsageError, NotFinite: as `si_hub.tuner.steering.fuse`.
     """
-    door = find_door(model)
-    if door is None:
-        raise UsageError("the model has no adapters", hint="Load one first")
-    chosen = [names] if isinstance(names, str) else names
-    fuse_door(door, [n for n in door.records if door.acts(n)] if chosen is None else list(chosen), scale, safe=safe)
-
-
-def unfuse(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
-    """Put the base weights back, bit for bit; the adapters act on their own again.
-
-    Where something else (a LoRA) was fused or unfused in between, that is kept, with a warning and to rounding.
-    """
-    door = find_door(model)
-    if door is not None:
-        chosen = [names] if isinstance(names, str) else names
-        unfuse_door(door, list(door.records if chosen is None else chosen))
-
-
-def fuse_door(door: Door, names: list[str], scale: float, *, safe: bool = False) -> None:
-    """`fuse` on the door's own records."""
-    unknown = sorted(set(names) - door.records.keys())
+    unknown = sorted(set(names) - ledger.records.keys())
     if unknown:
-        raise UsageError("no adapter of that name in the model", key=", ".join(unknown), found=sorted(door.records))
-    for path, site in door.sites.items():
+        raise UsageError("no adapter of that name in the model", key=", ".join(unknown), found=sorted(ledger.records))
+    for path, site in ledger.sites.items():
         for name in names:
             if name in site.layer.adapters:
                 _check_exact(path, site.base, site.layer[name])
-    factors = _factors(door) | dict.fromkeys(names, scale)
-    _settle(door, factors, fresh=set(names), safe=safe)
+    factors = _factors(ledger) | dict.fromkeys(names, scale)
+    _settle(ledger, factors, fresh=set(names), safe=safe)
 
 
-def unfuse_door(door: Door, names: Iterable[str]) -> None:
-    """`unfuse` on the door's own records."""
+def unfuse_adapters(ledger: Ledger, names: Iterable[str]) -> None:
+    """Put back the base weights without these adapters in them, bit for bit."""
     leaving = set(names)
-    factors = _factors(door)
+    factors = _factors(ledger)
     if leaving & factors.keys():
-        _settle(door, {name: factor for name, factor in factors.items() if name not in leaving}, fresh=set())
+        _settle(ledger, {name: factor for name, factor in factors.items() if name not in leaving}, fresh=set())
 
 
-def _factors(door: Door) -> dict[str, float]:
-    return {name: record.fused for name, record in door.records.items() if record.fused is not None}
+def _factors(ledger: Ledger) -> dict[str, float]:
+    return {name: record.fused for name, record in ledger.records.items() if record.fused is not None}
 
 
 def _check_exact(path: str, base: nn.Module, adapter: Adapter) -> None:
@@ -118,14 +88,14 @@ def _check_exact(path: str, base: nn.Module, adapter: Adapter) -> None:
         )
 
 
-def _settle(door: Door, factors: dict[str, float], *, fresh: set[str], safe: bool = False) -> None:
+def _settle(ledger: Ledger, factors: dict[str, float], *, fresh: set[str], safe: bool = False) -> None:
     """Make the base weights those of the given fused adapters."""
     prepared: dict[str, tuple[Originals, dict[str, Tensor]]] = {}
-    for path, site in door.sites.items():
+    for path, site in ledger.sites.items():
         fused = sorted(factors.keys() & set(site.layer.adapters.keys()))
-        if not fused and path not in door.originals:
+        if not fused and path not in ledger.originals:
             continue
-        kept = door.originals.get(path)
+        kept = ledger.originals.get(path)
         kept = _originals(site.base, site.layer) if kept is None else _up_to_date(path, site, kept)
         frozen = {name: kept.weights[name] for name in fused if name in kept.weights and name not in fresh}
         weights = {name: factors[name] * site.layer[name].weight for name in fused} | frozen
@@ -135,14 +105,14 @@ def _settle(door: Door, factors: dict[str, float], *, fresh: set[str], safe: boo
             _check_finite(path, tensors)
         prepared[path] = (Originals(kept.tensors, {}, weights), tensors)
     for path, (kept, tensors) in prepared.items():
-        _write(door.sites[path].base, kept, tensors)
+        _write(ledger.sites[path].base, kept, tensors)
         if kept.weights:
-            door.originals[path] = kept
+            ledger.originals[path] = kept
         else:
-            door.originals.pop(path, None)
-    for name, record in door.records.items():
+            ledger.originals.pop(path, None)
+    for name, record in ledger.records.items():
         record.fused = factors.get(name)
-    door.refresh()
+    ledger.refresh()
 
 
 def _up_to_date(path: str, site: Site, kept: Originals) -> Originals:

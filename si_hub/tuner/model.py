@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from si_hub.errors import BaseMismatch, UsageError
 from si_hub.tuner.config import NAME, StyleInjectConfig, extend_peft_type
-from si_hub.tuner.door import Door, Record, close_door, find_door, logical, open_door
-from si_hub.tuner.fuse import fuse_door, unfuse_door
+from si_hub.tuner.door import Door, close_door, find_door, logical, open_door
+from si_hub.tuner.fuse import fuse_adapters, unfuse_adapters
 from si_hub.tuner.injection import check_name
 from si_hub.tuner.kinds import FLOAT8, Kind, bias_shape, channels, kind_of, weight_shape, working_device, working_dtype
 from si_hub.tuner.layer import CHILD, FixedRouter, LayerAdapter, Value
 from si_hub.tuner.leaves import pair, router
+from si_hub.tuner.ledger import Record
 
 _OURS = f".{CHILD}.adapters."
 
@@ -131,12 +132,12 @@ class StyleInjectModel(BaseTuner):
             ConversionRefused: where it is not.
         """
         door = _door(self.model)
-        fuse_door(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
+        fuse_adapters(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
 
     def unmerge_adapter(self) -> None:
         """Put the base weights back, bit for bit."""
         door = _door(self.model)
-        unfuse_door(door, door.merged_adapters)
+        unfuse_adapters(door, door.merged_adapters)
 
     def _choose(self, door: Door, names: list[str] | None) -> list[str]:
         return [name for name in door.peft_names() if door.acts(name)] if names is None else names
@@ -152,13 +153,13 @@ class StyleInjectModel(BaseTuner):
         door = _door(model)
         merged = door.merged_adapters
         if merge:
-            fuse_door(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
+            fuse_adapters(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
             # What is kept of the originals is let go: the fused weights are the model's weights from now on.
             for path, kept in list(door.originals.items()):
                 if kept.weights.keys() <= set(door.peft_names()):
                     del door.originals[path]
         else:
-            unfuse_door(door, merged)
+            unfuse_adapters(door, merged)
         for name in door.peft_names():
             self.peft_config.pop(name, None)
             door.drop(name)

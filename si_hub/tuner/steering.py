@@ -13,6 +13,7 @@ from torch import nn
 
 from si_hub.errors import UsageError
 from si_hub.tuner.door import Door, find_door
+from si_hub.tuner.fuse import fuse_adapters, unfuse_adapters
 
 Weight = float | Callable[[str], float]
 
@@ -155,3 +156,37 @@ def to_device(model: nn.Module, names: Iterable[str] | str, device: torch.device
         for name in names:
             if name in layer.adapters:
                 layer[name].to(device)
+
+
+def fuse(model: nn.Module, names: Iterable[str] | str | None = None, scale: float = 1.0, safe: bool = False) -> None:
+    """Compute the base weights with adapters in them; the adapters stop acting on their own.
+
+    Exact where T is ``add`` and s does not depend on the input: one branch, a fixed router, or styles set. Fusing an
+    adapter again replaces its factor.
+
+    Args:
+        names: adapters, by default the active ones.
+        scale: factor on top of the user's weights.
+        safe: check that the fused weights are finite before any is changed.
+
+    Raises:
+        ConversionRefused: where it would not be exact, with the way out.
+        UsageError: for an unknown name.
+        NotFinite: by ``safe``.
+    """
+    door = find_door(model)
+    if door is None:
+        raise UsageError("the model has no adapters", hint="Load one first")
+    chosen = [names] if isinstance(names, str) else names
+    fuse_adapters(door, [n for n in door.records if door.acts(n)] if chosen is None else list(chosen), scale, safe=safe)
+
+
+def unfuse(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
+    """Put the base weights back, bit for bit; the adapters act on their own again.
+
+    Where something else (a LoRA) was fused or unfused in between, that is kept, with a warning and to rounding.
+    """
+    door = find_door(model)
+    if door is not None:
+        chosen = [names] if isinstance(names, str) else names
+        unfuse_adapters(door, list(door.records if chosen is None else chosen))

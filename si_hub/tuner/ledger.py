@@ -1,0 +1,116 @@
+"""What a model knows of its adapters: a record of each, the places that carry them, and what fusing put aside."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from si_hub.tuner.layer import Control, StyleInjectLayer
+
+
+@dataclass(slots=True)
+class Record:
+    """What the model knows of one adapter.
+
+    Attributes:
+        managed: loaded by our functions; PEFT does not know it.
+        active: chosen by set_active or, if PEFT knows it, by set_adapter.
+        branches: branch names, empty where they have none.
+        styles: branch weights by name that override the router.
+        fused: the factor it is fused with, None where it is not.
+        trainable: whether PEFT may turn its gradients on.
+    """
+
+    managed: bool
+    active: bool = True
+    branches: tuple[str, ...] = ()
+    styles: dict[str, float] | None = None
+    fused: float | None = None
+    trainable: bool = False
+
+
+@dataclass(slots=True)
+class Site:
+    """A base object that carries our child: a module, or the parent of bare parameters."""
+
+    base: nn.Module
+    layer: Any = field(repr=False)
+
+
+class Ledger:
+    """State of all adapters of one model.
+
+    Attributes:
+        control: shared with every layer.
+        records: by adapter name.
+        sites: by logical module path (as the model names it, without ``.base_layer``).
+        originals: what `si_hub.tuner.fuse` keeps, by site.
+        known_enabled: PEFT's own switch (``disable_adapters``), for the adapters that PEFT knows.
+    """
+
+    def __init__(self) -> None:
+        self.control = Control(enabled=True, scales=[])
+        self.records: dict[str, Record] = {}
+        self.sites: dict[str, Site] = {}
+        self.originals: dict[str, Any] = {}
+        self.known_enabled = True
+        self._hooks_changed = False
+
+    def layers(self) -> Iterator[tuple[nn.Module, StyleInjectLayer]]:
+        for site in self.sites.values():
+            yield site.base, site.layer
+
+    def acts(self, name: str) -> bool:
+        record = self.records[name]
+        switch = self.control.enabled and (record.managed or self.known_enabled)
+        return switch and record.active and record.fused is None
+
+    def refresh(self) -> None:
+        """Tell every layer which of its adapters act."""
+        acting = {name for name in self.records if self.acts(name)}
+        for _, layer in self.layers():
+            layer.active = tuple(sorted(acting.intersection(layer.adapters.keys())))
+        if self._hooks_changed:
+            self._hooks_changed = False
+            _forget_compiled()
+
+    def layer_at(self, path: str, base: nn.Module, create: Callable[[Control], Any] = StyleInjectLayer) -> Any:
+        """The child at ``base``, attached now if there is none."""
+        if path not in self.sites:
+            layer = create(self.control).train(base.training)
+            layer.attach(base)
+            self.sites[path] = Site(base, layer)
+            self._hooks_changed = True
+        return self.sites[path].layer
+
+    def drop(self, name: str) -> None:
+        """Take one adapter out of every layer, and every layer that is left empty out of the model."""
+        for path, site in list(self.sites.items()):
+            if name in site.layer.adapters:
+                del site.layer.adapters[name]
+            if not site.layer.adapters:
+                site.layer.detach(site.base)
+                del self.sites[path]
+                self._hooks_changed = True
+        self.records.pop(name, None)
+        self.refresh()
+
+    def peft_names(self) -> list[str]:
+        """Adapters that PEFT knows of."""
+        return [name for name, record in self.records.items() if not record.managed]
+
+    def set_weight(self, name: str, weight: float | Callable[[str], float]) -> None:
+        for _, layer in self.layers():
+            if name in layer.adapters:
+                layer[name].weight = float(weight(layer[name].path) if callable(weight) else weight)
+
+
+def _forget_compiled() -> None:
+    # torch.compile takes the hooks of a module for constants, without a guard: new ones would silently not run.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
