@@ -11,8 +11,8 @@ from typing import NamedTuple
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.folder import from_folder
 from si_hub.architectures.layouts import Names
-from si_hub.architectures.layouts.registry import WHOLE
 from si_hub.architectures.model import Architecture, Model, Module
+from si_hub.architectures.namings import WHOLE
 from si_hub.errors import BaseMismatch
 from si_hub.storage.header import read_safetensors
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from si_hub.architectures import Architecture, load, names
 from si_hub.architectures.checkpoint import DENOISERS
+from si_hub.architectures.model import Architecture
+from si_hub.architectures.shipped import load, names
 
 
 def under_known_name(found: Architecture) -> Architecture:

@@ -8,8 +8,8 @@ from functools import cache
 
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.bases.contract import Base
-from si_hub.architectures.layouts.registry import LAYOUTS
 from si_hub.architectures.model import Model, load_modules
+from si_hub.architectures.namings import LAYOUTS
 from si_hub.architectures.shipped import load_model, read_table
 
 _NUMBER = re.compile(r"(?<![^_])[0-9]+(?![^_])")

@@ -16,8 +16,9 @@ from si_hub.distill.work.folder import Work
 from si_hub.distill.work.processes import is_main
 from si_hub.errors import UsageError
 from si_hub.report.curve import curve_text
-from si_hub.report.distillation import CurvePoint, Distillation, write_report
+from si_hub.report.distillation import CurvePoint, Distillation
 from si_hub.report.progress import Progress
+from si_hub.report.writing import write_report
 
 if TYPE_CHECKING:
     from si_hub.distill.budget.overlap import Sharing

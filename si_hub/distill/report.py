@@ -11,8 +11,9 @@ from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.errors import UsageError
-from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend, check, write_report
+from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend
 from si_hub.report.text import size_text
+from si_hub.report.writing import check, write_report
 
 if TYPE_CHECKING:
     from si_hub.distill.result import Distilled
@@ -37,7 +38,7 @@ class Wish:
         return cls(tuple(map(Path, several)), pictures)
 
     def check(self, *, overwrite: bool) -> None:
-        """Raise what can be known to go wrong, before any work; see `si_hub.report.distillation.check`."""
+        """Raise what can be known to go wrong, before any work; see `si_hub.report.writing.check`."""
         for file in self.files:
             check(file, overwrite=overwrite)
         if self.pictures < 0:

@@ -8,7 +8,7 @@ import pytest
 
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.bases.contract import Base
-from si_hub.architectures.layouts.registry import LAYOUTS
+from si_hub.architectures.namings import LAYOUTS
 from si_hub.architectures.shipped import load_model, names
 from si_hub.architectures.sketch import likely_bases, sketch_name, sketch_table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from si_hub.architectures.bases import BASES, Base
-from si_hub.architectures.layouts.registry import LAYOUTS
+from si_hub.architectures.namings import LAYOUTS
 from si_hub.architectures.shipped import load_model
 from si_hub.architectures.titles import title_model
 

@@ -17,8 +17,8 @@ import pytest
 from si_hub import architectures
 from si_hub.architectures import Architecture, Model
 from si_hub.architectures.generate import shapes_on_meta
-from si_hub.architectures.layouts.registry import LAYOUTS
 from si_hub.architectures.model import modules_from_shapes
+from si_hub.architectures.namings import LAYOUTS
 
 Shape = tuple[int, ...]
 Entry = tuple[str, Shape]

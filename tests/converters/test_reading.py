@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from si_hub import converters
 from si_hub.adapter import Layer
 from si_hub.architectures import Architecture
-from si_hub.architectures.layouts.registry import LAYOUTS
+from si_hub.architectures.namings import LAYOUTS
 from si_hub.converters import Conversion
 from si_hub.errors import BaseMismatch, ConversionRefused
 

@@ -11,8 +11,8 @@ import pytest
 from si_hub import converters
 from si_hub.adapter import Adapter
 from si_hub.architectures import Architecture
-from si_hub.architectures.layouts.registry import LAYOUTS
 from si_hub.architectures.model import unfold
+from si_hub.architectures.namings import LAYOUTS
 from si_hub.converters.wayback import LIMIT
 
 Entries = dict[str, tuple[str, tuple[int, ...]]]

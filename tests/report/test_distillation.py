@@ -15,8 +15,9 @@ from PIL import Image
 from si_hub.errors import FileAccessError, MissingFile, UsageError
 from si_hub.report.charts import charts_of, in_flow
 from si_hub.report.curve import curve_text
-from si_hub.report.distillation import Bucket, CurvePoint, Distillation, ImageRow, LayerSpend, check, write_report
+from si_hub.report.distillation import Bucket, CurvePoint, Distillation, ImageRow, LayerSpend
 from si_hub.report.pictures import fit_size
+from si_hub.report.writing import check, write_report
 
 HOSTILE = '<script>alert(1)</script>" onload="x $\\frac{$ 赤い円 \x1b[2J'
 

@@ -1,4 +1,4 @@
-"""The same modules under other projects' names; every layout by name is in `si_hub.architectures.layouts.registry`."""
+"""The same modules under other projects' names; every layout by name is in `si_hub.architectures.namings`."""
 
 from si_hub.architectures.layouts.contract import Layout, Names, Part
 from si_hub.architectures.layouts.flux import bfl, xlabs

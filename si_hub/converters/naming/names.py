@@ -11,7 +11,7 @@ from typing import NamedTuple
 from si_hub.architectures import Architecture, Model
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.layouts import Part
-from si_hub.architectures.layouts.registry import LAYOUTS
+from si_hub.architectures.namings import LAYOUTS
 from si_hub.architectures.sketch import sketch_name
 
 _CONTAINER = "base_model.model."

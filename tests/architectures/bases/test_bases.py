@@ -15,7 +15,7 @@ import si_hub
 from si_hub import architectures
 from si_hub.architectures.bases import BASES, BY_NAME, Base, find_base
 from si_hub.architectures.folder import COMPONENT
-from si_hub.architectures.layouts.registry import LAYOUTS, WHOLE
+from si_hub.architectures.namings import LAYOUTS, WHOLE
 
 PACKAGE = Path(si_hub.__file__).parent
 ROOM, LAYOUT_ROOM = PACKAGE / "architectures" / "bases", PACKAGE / "architectures" / "layouts"

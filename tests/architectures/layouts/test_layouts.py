@@ -11,8 +11,8 @@ import pytest
 from si_hub import architectures
 from si_hub.architectures import Model, from_folder
 from si_hub.architectures.layouts import Names, Part, attention_processor, bare_clip, bfl, mmdit, sgm, xlabs
-from si_hub.architectures.layouts.registry import LAYOUTS
 from si_hub.architectures.model import Module
+from si_hub.architectures.namings import LAYOUTS
 
 KEYLISTS = Path(__file__).parents[4] / "shared" / "keylists" / "base_modules"
 

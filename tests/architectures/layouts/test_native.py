@@ -14,7 +14,7 @@ import pytest
 from si_hub import architectures
 from si_hub.architectures import Model
 from si_hub.architectures.layouts import Names
-from si_hub.architectures.layouts.registry import LAYOUTS
+from si_hub.architectures.namings import LAYOUTS
 
 
 @dataclass(frozen=True)
