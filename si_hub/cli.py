@@ -259,8 +259,9 @@ def distill(
       si-hub distill base/ community.safetensors --size 40MB --method trained --steps 1000
       si-hub distill base/ ink.safetensors neon.safetensors --sharing
     """
-    own_names = ("guidance", "resolution", "steps", "images", "precision", "branches", "router")
-    told = {name: options.pop(name) for name in own_names}
+    from si_hub.distill.request import WITH_FLAG
+
+    told = {name: options.pop(name) for name in WITH_FLAG}
     if curve and sharing:
         raise UsageError("--curve and --sharing are two questions", hint="Ask one at a time.")
     for name in settings:

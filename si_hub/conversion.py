@@ -20,6 +20,7 @@ from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.tensors import Span, Tensor
+from si_hub.words import label, option, renamed, switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ def repository_output(source: Path) -> Path:
     return Path(f"{parse_ref(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
 
 
+@renamed(overwrite="force")
 def convert(
     source: str | Path,
     output: str | Path | None = None,
@@ -135,7 +137,11 @@ def convert(
     if output is not None and path.is_dir():
         path /= usual.name
     if path.exists() and not force:
-        raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
+        raise FileAccessError(
+            "already exists",
+            file=path,
+            hint=f"Overwrite it with {switch('force')}, or name another with {option('output')}.",
+        )
     if remote:
         from si_hub.hub.pull.fetching import fetch_adapter
 
@@ -144,13 +150,13 @@ def convert(
         )  # fmt: skip
         source, opened = Path(fetched.lock, fetched.name), fetched.path
     elif weight_name is not None:
-        raise UsageError("names a file of a repository", key="weight_name", hint="Name the file itself.")
+        raise UsageError("names a file of a repository", key=label("weight_name"), hint="Name the file itself.")
     else:
         opened = source
     found = converters.convert(converters.open_source(opened), base=base, allow_partial=allow_partial)
     parts = found.source.parts
     if path.exists() and any(path.samefile(part.path) for part in parts or (found.source,)):
-        raise FileAccessError("is the source itself", file=path, hint="Name another file with -o.")
+        raise FileAccessError("is the source itself", file=path, hint=f"Name another file with {option('output')}.")
     for entry, part in zip(found.adapter.about["provenance"].get("sources", ()), parts, strict=True):
         entry["sha256"] = _sha256(part)
     hashed = None if parts else found.source.path

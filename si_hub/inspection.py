@@ -19,6 +19,7 @@ from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, short, size_text, tally
 from si_hub.storage.header import SafetensorsFile, read_safetensors
+from si_hub.words import label
 
 if TYPE_CHECKING:
     from si_hub.hub.pull.headers import RemoteHeader
@@ -325,7 +326,7 @@ def _part_text(part: Part) -> str:
 def _metadata_rows(metadata: dict[str, str]) -> list[tuple[str, str]]:
     lines = [f"{short(key)} = {short(metadata[key])}" for key in sorted(metadata)[:METADATA_SHOWN]]
     if len(metadata) > METADATA_SHOWN:
-        lines.append(f"... and {len(metadata) - METADATA_SHOWN} more, shown by --json")
+        lines.append(f"... and {len(metadata) - METADATA_SHOWN} more, shown by {label('json', python='as_dict()')}")
     return [("" if index else "metadata", line) for index, line in enumerate(lines)]
 
 

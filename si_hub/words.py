@@ -7,8 +7,10 @@ the command line is what is running.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 #: Options that the command line writes otherwise than ``--`` and their Python keyword.
 _SHORT = {"output": "-o"}
@@ -16,6 +18,8 @@ _SHORT = {"output": "-o"}
 _FUNCTIONS = {"distill": "si_hub.distill.distill"}
 
 _command_line = False
+#: Keywords that whoever called has under other names.
+_names: ContextVar[Mapping[str, str]] = ContextVar("_names", default=MappingProxyType({}))
 
 
 @contextmanager
@@ -29,6 +33,19 @@ def at_command_line() -> Iterator[None]:
         _command_line = before
 
 
+@contextmanager
+def renamed(**keywords: str) -> Iterator[None]:
+    """While the body runs, Python's texts say other keywords: those of a function that hands its own on under others.
+
+    Also a decorator of such a function.
+    """
+    token = _names.set({**_names.get(), **keywords})
+    try:
+        yield
+    finally:
+        _names.reset(token)
+
+
 def option(keyword: str, value: str = "") -> str:
     """An option that takes a value: ``--base``, ``base=``; with a value ``--method svd``, ``method='svd'``.
 
@@ -36,7 +53,7 @@ def option(keyword: str, value: str = "") -> str:
     """
     if _command_line:
         return f"{_flag(keyword)} {value}".rstrip()
-    return f"{keyword}={_python(value) if value else ''}"
+    return f"{_named(keyword)}={_python(value) if value else ''}"
 
 
 def switch(keyword: str, *, python: str | None = None) -> str:
@@ -46,7 +63,7 @@ def switch(keyword: str, *, python: str | None = None) -> str:
         keyword: the command line's, with ``_`` for ``-``.
         python: the function's, where that is another.
     """
-    return _flag(keyword) if _command_line else f"{python or keyword}=True"
+    return _flag(keyword) if _command_line else f"{_named(python or keyword)}=True"
 
 
 def setting(keyword: str, value: str) -> str:
@@ -56,7 +73,7 @@ def setting(keyword: str, value: str) -> str:
 
 def label(keyword: str, *, python: str | None = None) -> str:
     """An option's name alone, as errors name what they are about: ``--size``, ``size``."""
-    return _flag(keyword) if _command_line else python or keyword
+    return _flag(keyword) if _command_line else _named(python or keyword)
 
 
 def call(command: str, *arguments: object, **options: str | None) -> str:
@@ -71,6 +88,10 @@ def call(command: str, *arguments: object, **options: str | None) -> str:
     written = [_python(str(argument)) for argument in arguments]
     written += [f"{name}={_python(value)}" for name, value in given.items()]
     return f"{_FUNCTIONS.get(command, f'si_hub.{command}')}({', '.join(written)})"
+
+
+def _named(keyword: str) -> str:
+    return _names.get().get(keyword, keyword)
 
 
 def _flag(keyword: str) -> str:

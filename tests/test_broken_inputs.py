@@ -170,7 +170,9 @@ BROKEN: dict[str, Broken] = {
         ),
         MISMATCH, ("lora_unet_down_blocks_9_attn",),
     ),
-    "nothing a converter knows": Broken(lambda: only("encoder.weight", "decoder.weight"), FORMAT, ("encoder.weight",)),
+    "nothing a converter knows": Broken(
+        lambda: only("encoder.strange", "decoder.strange"), FORMAT, ("encoder.strange",),
+    ),
     "a full checkpoint": Broken(checkpoint, REFUSED, ("checkpoint",)),
     "a ControlNet": Broken(
         lambda: only("control_model.input_blocks.0.0.weight", "control_model.zero_convs.0.0.weight"),

@@ -91,7 +91,7 @@ def test_dropped_tensors_are_told_by_reason(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten_without_force(lora: Path) -> None:
     first = convert(lora)
-    with pytest.raises(FileAccessError, match=r"lora\.styleinject\.safetensors: already exists.*--force"):
+    with pytest.raises(FileAccessError, match=r"lora\.styleinject\.safetensors: already exists.*force=True"):
         convert(lora)
     assert convert(lora, force=True).identity == first.identity
     with pytest.raises(FileAccessError, match="is the source itself"):

@@ -6,11 +6,12 @@ Which base model a whole model is, is told by its shapes: `si_hub.architectures.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from si_hub.architectures.titles import LEAF, title_model
+from si_hub.words import call
 
 #: Names under which a pickle is opened, tensors only, because the user named that very file.
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -23,28 +24,32 @@ class FileKind:
     Attributes:
         name: what it is, with its article.
         pattern: a regular expression that any one of its tensor names matches from the start.
-        hint: what to do instead.
+        hint: what to do instead, written when it is asked for.
         share: the part of all names that must match; where it is 0, one name is enough, whatever its end.
         is_model: whether it is a whole model, or a component of one, that can be tuned as such.
     """
 
     name: str
     pattern: re.Pattern[str]
-    hint: str = ""
+    hint: Callable[[], str] = str
     share: float = 0.0
     is_model: bool = False
 
 
 def _kind(name: str, pattern: str, hint: str = "", share: float = 0.0) -> FileKind:
-    return FileKind(name, re.compile(pattern), hint, share)
+    return FileKind(name, re.compile(pattern), lambda: hint, share)
 
 
-def _model(name: str, pattern: str, share: float, hint: str = "") -> FileKind:
+def _model(name: str, pattern: str, share: float, hint: Callable[[], str] = str) -> FileKind:
     return FileKind(name, re.compile(pattern), hint, share, is_model=True)
 
 
 _FULL_MODEL = "a full model"
-_DISTILL = "`si-hub distill` makes an adapter of a tuned checkpoint."
+
+
+def _distill_it() -> str:
+    return f"{call('distill', 'BASE', 'TUNED')} makes an adapter of a tuned checkpoint."
+
 
 #: In the order in which they are tried.
 KINDS: tuple[FileKind, ...] = (
@@ -63,18 +68,18 @@ KINDS: tuple[FileKind, ...] = (
           "Load it with load_textual_inversion.", 0.5),
     _kind("a motion module", r".*motion_modules\."),
     _model("a full checkpoint", r"model\.diffusion_model\..+\.(?:weight|bias)$|first_stage_model\.|cond_stage_model\.",
-           0.5, _DISTILL),
+           0.5, _distill_it),
     _model("a VAE", r"(?:encoder|decoder)\.(?:down|up|mid|conv_|norm_out|mid_block|down_blocks|up_blocks)"
            r"|(?:post_)?quant_conv\.", 0.5),
     _kind("an upscaler", r"(?:params_ema|params)\.|model\.\d+\.(?:weight|bias|sub\.)|conv_first\.|body\.\d+\.rdb"
           r"|RRDB_trunk\.", "", 0.3),
     _model("a text encoder", r"(?:text_model|encoder\.block|shared|transformer\.resblocks|(?:model\.)?language_model"
-           r"|(?:model\.)?layers\.[0-9]+\.(?:self_attn|mlp)\.[a-z]+_proj)\b.*\.?weight$", 0.3, _DISTILL),
+           r"|(?:model\.)?layers\.[0-9]+\.(?:self_attn|mlp)\.[a-z]+_proj)\b.*\.?weight$", 0.3, _distill_it),
     _model(_FULL_MODEL, r"(?:down_blocks|up_blocks|mid_block|input_blocks|transformer_blocks|double_blocks"
-           r"|single_blocks|joint_blocks|single_transformer_blocks)\..*\.(?:weight|bias|scale)$", 0.5, _DISTILL),
+           r"|single_blocks|joint_blocks|single_transformer_blocks)\..*\.(?:weight|bias|scale)$", 0.5, _distill_it),
 )  # fmt: skip
 
-_SOME_MODEL = _model("a model, or a part of one", "", 0, _DISTILL)
+_SOME_MODEL = _model("a model, or a part of one", "", 0, _distill_it)
 #: The part of all names that must be a known model's, or of a whole model of any kind.
 _NEARLY_ALL = 0.9
 

@@ -23,6 +23,7 @@ from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
 from si_hub.storage.header import read_safetensors
+from si_hub.words import label, option, renamed, switch
 
 _SUFFIX = ".styleinject.safetensors"
 
@@ -42,6 +43,7 @@ class Destination:
     force: bool
 
 
+@renamed(overwrite="force")
 def distill(
     base: str | Path,
     *tuned: str | Path,
@@ -98,7 +100,11 @@ def distill(
     )  # fmt: skip
     path = output_of(Path(tuned[0]), Path(output) if output else None)
     if path.exists() and not force:
-        raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another with -o.")
+        raise FileAccessError(
+            "already exists",
+            file=path,
+            hint=f"Overwrite it with {switch('force')}, or name another with {option('output')}.",
+        )
     if not path.absolute().parent.is_dir():
         raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
     check_apart(path, (base, *tuned))
@@ -112,8 +118,8 @@ def distill(
         request.check_for(name)
     if embeddings and name != "svd":
         raise UsageError(
-            f"the method {name} weighs embeddings against all else that the size could hold", key="--embeddings",
-            hint="Leave it out, or add --method svd.",
+            f"the method {name} weighs embeddings against all else that the size could hold", key=label("embeddings"),
+            hint=f"Leave it out, or add {option('method', 'svd')}.",
         )  # fmt: skip
     if len(pairs) > 1 and name == "svd" and not method:
         raise CannotRun(reason, hint="Several tuned models take a base whose pipeline can be run: name its folder.")
@@ -137,7 +143,9 @@ def check_apart(path: Path, models: Sequence[str | Path]) -> None:
     """Raise FileAccessError where the output would replace a model or a file of its folder, forced or not."""
     for model in (Path(one) for one in models if path.exists() and Path(one).exists()):
         if path.samefile(model) or path.resolve().is_relative_to(model.resolve()):
-            raise FileAccessError("is one of the models, or a file of one", file=path, hint="Name another with -o.")
+            raise FileAccessError(
+                "is one of the models, or a file of one", file=path, hint=f"Name another with {option('output')}."
+            )
 
 
 def _make(pairs: list[Pair], request: Request, goal: Destination, name: str, reason: str) -> Distilled:

@@ -19,6 +19,7 @@ from si_hub.report.curve import curve_text
 from si_hub.report.distillation import CurvePoint, Distillation
 from si_hub.report.progress import Progress
 from si_hub.report.writing import write_report
+from si_hub.words import label, renamed
 
 if TYPE_CHECKING:
     from si_hub.distill.budget.overlap import Sharing
@@ -54,6 +55,7 @@ class Curve:
         return f"{head}\n{curve_text(self.points, self.size)}"
 
 
+@renamed(overwrite="force")
 def curve(
     base: str | Path,
     *tuned: str | Path,
@@ -86,9 +88,9 @@ def curve(
     """
     for name in NO_CURVE:
         if options.pop(name, None):
-            raise UsageError("a curve is drawn before an adapter is made", key=f"--{name}", hint="Leave it out.")
+            raise UsageError("a curve is drawn before an adapter is made", key=label(name), hint="Leave it out.")
     if options.pop("method", None) not in {None, "calibrated"}:
-        raise UsageError("only the method calibrated has a curve", key="--method", hint="Leave it out.")
+        raise UsageError("only the method calibrated has a curve", key=label("method"), hint="Leave it out.")
     request = Request.of(
         "calibrated", tuned, size=size, dtype=dtype, seed=seed, prompts=prompts, progress=progress, options=options
     )
@@ -139,7 +141,7 @@ def compare(
     """
     for name in NO_SHARING:
         if options.pop(name, None):
-            raise UsageError("what is shared is told before an adapter is made", key=f"--{name}", hint="Leave it out.")
+            raise UsageError("what is shared is told before an adapter is made", key=label(name), hint="Leave it out.")
     if len(tuned) < 2:
         raise UsageError("sharing takes two tuned models or more", found=len(tuned))
     request = Request.of(

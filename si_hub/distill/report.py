@@ -14,6 +14,7 @@ from si_hub.errors import UsageError
 from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend
 from si_hub.report.text import size_text
 from si_hub.report.writing import check, write_report
+from si_hub.words import label
 
 if TYPE_CHECKING:
     from si_hub.distill.result import Distilled
@@ -42,7 +43,7 @@ class Wish:
         for file in self.files:
             check(file, overwrite=overwrite)
         if self.pictures < 0:
-            raise UsageError("a number of pictures is 0 or more", key="--pictures", found=self.pictures)
+            raise UsageError("a number of pictures is 0 or more", key=label("pictures"), found=self.pictures)
 
     def fulfil(self, result: Distilled, pairs: Sequence[Pair], request: Request, *, overwrite: bool) -> None:
         """Draw, and write every file."""

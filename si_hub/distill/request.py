@@ -13,6 +13,7 @@ from typing import Any
 
 from si_hub.errors import UsageError
 from si_hub.report.progress import Progress
+from si_hub.words import label, option
 
 #: What an adapter's numbers may be stored as: the option's value → safetensors' name.
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -24,6 +25,8 @@ PRECISIONS = ("no", "fp16", "bf16")
 ROUTERS = ("fixed", "learned")
 #: Options that only an adapter of several tuned models has.
 SEVERAL = ("branches", "router")
+#: Options of one method alone that the command line has a flag for; the others go by ``--set``.
+WITH_FLAG = ("guidance", "resolution", "steps", "images", "precision", *SEVERAL)
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
@@ -114,10 +117,10 @@ class TrainingOptions:
         found = cls(**values)
         if found.precision not in PRECISIONS:
             raise UsageError(
-                "no such precision", key="precision", expected=", ".join(PRECISIONS), found=found.precision
+                "no such precision", key=key_of("precision"), expected=", ".join(PRECISIONS), found=found.precision
             )
         if found.average >= 1:
-            raise UsageError("is a decay, below 1", key="average", found=found.average)
+            raise UsageError("is a decay, below 1", key=key_of("average"), found=found.average)
         return found
 
 
@@ -194,7 +197,7 @@ class Request:
         several = len(tuned) > 1
         for name in SEVERAL:
             if not several and name in options:
-                raise UsageError("is for several tuned models", key=f"--{name}", hint="Leave it out.")
+                raise UsageError("is for several tuned models", key=label(name), hint="Leave it out.")
         if method:
             check_known(method, options, several=several)
         call = CallOptions(**{name: options[name] for name in names_of(CallOptions) if name in options})
@@ -213,7 +216,7 @@ class Request:
             if method == "trained":
                 _check_several(training)
             if router not in ROUTERS:
-                raise UsageError("no such router", key="router", expected=", ".join(ROUTERS), found=router)
+                raise UsageError("no such router", key=key_of("router"), expected=", ".join(ROUTERS), found=router)
             branches = branch_names(str(options.get("branches", "")), [stem_of(Path(one)) for one in tuned])
         cache = options.get("cache")
         return cls(
@@ -239,13 +242,16 @@ def check_budget(
     if not tuned:
         raise UsageError("name at least one tuned model")
     if sum(value is not None for value in (rank, size, fidelity)) > 1:
-        raise UsageError("--rank, --size and --fidelity are three ways to say one thing", hint="Give one of them.")
+        raise UsageError(
+            f"{label('rank')}, {label('size')} and {label('fidelity')} are three ways to say one thing",
+            hint="Give one of them.",
+        )
     if rank is not None and rank < 1:
-        raise UsageError("a rank is at least 1", key="--rank", found=rank)
+        raise UsageError("a rank is at least 1", key=label("rank"), found=rank)
     if fidelity is not None and not 0 < fidelity < 1:
-        raise UsageError("a fidelity lies between 0 and 1", key="--fidelity", found=fidelity)
+        raise UsageError("a fidelity lies between 0 and 1", key=label("fidelity"), found=fidelity)
     if dtype not in DTYPES:
-        raise UsageError("no such dtype", key="--dtype", expected=", ".join(DTYPES), found=dtype)
+        raise UsageError("no such dtype", key=label("dtype"), expected=", ".join(DTYPES), found=dtype)
 
 
 def check_known(method: str, said: Collection[str], *, several: bool) -> None:
@@ -254,7 +260,9 @@ def check_known(method: str, said: Collection[str], *, several: bool) -> None:
     if method == "svd":
         if unknown := [name for name in said if name not in known]:
             raise UsageError(
-                "the method svd has no such option", key=unknown[0], hint="Leave it out, or name a --method."
+                "the method svd has no such option",
+                key=key_of(unknown[0]),
+                hint=f"Leave it out, or name another {label('method')}.",
             )
         return
     known |= {*names_of(SurveyOptions), "cache"}
@@ -263,15 +271,20 @@ def check_known(method: str, said: Collection[str], *, several: bool) -> None:
     for name in said:
         if name not in known | also:
             raise UsageError(
-                "the method calibrated has no such option", key=name, expected=", ".join(sorted(known)),
+                "the method calibrated has no such option", key=key_of(name), expected=", ".join(sorted(known)),
                 hint="The method trained has it." if name in training else None,
             )  # fmt: skip
+
+
+def key_of(name: str) -> str:
+    """What an error calls an option of one method alone: its flag at the command line, where it has one."""
+    return label(name) if name in WITH_FLAG else name
 
 
 def check_number(name: str, value: Any, *, zero: bool = False) -> None:
     """Raise UsageError for what is no number above 0, or no less than it where ``zero`` is one too."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or not (value or zero):
-        raise UsageError("is a positive number", key=name, found=value)
+        raise UsageError("is a positive number", key=key_of(name), found=value)
 
 
 def branch_names(given: str, stems: Sequence[str]) -> tuple[str, ...]:
@@ -283,8 +296,9 @@ def branch_names(given: str, stems: Sequence[str]) -> tuple[str, ...]:
     names = tuple(name.strip() for name in given.split(",")) if given else tuple(stems)
     if len(names) != len(stems) or len(set(names)) != len(stems) or not all(names):
         raise UsageError(
-            "every tuned model needs a name of its own", key="--branches", expected=f"{len(stems)} different names",
-            found=", ".join(names), hint="Say them in the order of the models: --branches ink,neon",
+            "every tuned model needs a name of its own", key=label("branches"),
+            expected=f"{len(stems)} different names", found=", ".join(names),
+            hint=f"Say them in the order of the models: {option('branches', 'ink,neon')}",
         )  # fmt: skip
     return names
 
@@ -298,14 +312,14 @@ def stem_of(path: Path) -> str:
 def _check_several(training: TrainingOptions) -> None:
     for name in ("images", "features"):
         if getattr(training, name):
-            raise UsageError("is for one tuned model", key=name, hint="Leave it out.")
+            raise UsageError("is for one tuned model", key=key_of(name), hint="Leave it out.")
 
 
 def _value(name: str, value: Any, kind: type) -> Any:
     """A value as its option's kind has it."""
     if kind is bool:
         if str(value).lower() not in _BOOLEANS:
-            raise UsageError("is yes or no", key=name, expected=", ".join(_BOOLEANS), found=value)
+            raise UsageError("is yes or no", key=key_of(name), expected=", ".join(_BOOLEANS), found=value)
         return _BOOLEANS[str(value).lower()]
     if kind is int:
         return _whole(name, value, zero=True)
@@ -318,5 +332,5 @@ def _whole(name: str, value: Any, *, zero: bool = False) -> int:
     """A whole number above 0; of a 0, ``zero`` says whether that is its only fault, or that it is not positive."""
     check_number(name, value, zero=zero)
     if not float(value).is_integer() or value < 1:
-        raise UsageError("is a whole number, 1 or more", key=name, found=value)
+        raise UsageError("is a whole number, 1 or more", key=key_of(name), found=value)
     return int(value)

@@ -22,7 +22,7 @@ from si_hub.hub.pull.selection import convert_command
 from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
-from si_hub.words import call
+from si_hub.words import call, renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ def adapter_from(
 
 
 def _convert_in_memory(path: Path, base: str | None) -> Loaded:
-    found = converters.convert(converters.open_source(path), base=base)
+    with renamed(base="convert", allow_partial="si_hub.convert's allow_partial"):
+        found = converters.convert(converters.open_source(path), base=base)
     note = f"converted in memory, exactly: {found.family} for {found.base.name} ({found.naming})"
     return Loaded(found.adapter, str(path), (note, *found.report.notes))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from si_hub.errors import FileAccessError, MissingFile, UsageError
 from si_hub.report.distillation import Distillation
 from si_hub.storage.files import atomic_file
+from si_hub.words import switch
 
 
 def _html(report: Distillation) -> bytes:
@@ -45,7 +46,11 @@ def check(path: Path, *, overwrite: bool = False) -> None:
     if path.is_dir():
         raise FileAccessError("is a folder", file=path, hint="Name a file in it, such as report.html.")
     if path.exists() and not overwrite:
-        raise FileAccessError("already exists", file=path, hint="Overwrite it with --force, or name another.")
+        raise FileAccessError(
+            "already exists",
+            file=path,
+            hint=f"Overwrite it with {switch('force', python='overwrite')}, or name another.",
+        )
     if not path.absolute().parent.is_dir():
         raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
     missing = [name for module, name in _NEEDED.items() if find_spec(module) is None]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from si_hub import words
 from si_hub.architectures.recognise import KINDS, PICKLES, may_be_pickle, recognise_kind
 
 NOT_ADAPTERS: dict[str, list[str]] = {
@@ -69,7 +70,9 @@ def test_a_whole_model_is_called_what_it_is(names: list[str], title: str) -> Non
     assert found is not None
     assert found[0].name == f"a whole model ({title})"
     assert found[0].is_model
-    assert "si-hub distill" in found[0].hint
+    assert "si_hub.distill.distill(BASE, TUNED)" in found[0].hint()
+    with words.at_command_line():
+        assert "si-hub distill BASE TUNED" in found[0].hint()
 
 
 def test_a_model_that_is_not_known_is_a_model_all_the_same() -> None:

@@ -77,6 +77,6 @@ def test_a_value_keeps_what_was_said_of_it() -> None:
 
 
 def test_only_several_models_have_branches_and_a_router() -> None:
-    with pytest.raises(UsageError, match="--router: is for several tuned models"):
+    with pytest.raises(UsageError, match=r"^router: is for several tuned models"):
         Request.of("trained", TUNED[:1], options={"router": "learned"})
     assert Request.of("trained", TUNED, options={"router": "learned"}).branches == tuple(TUNED)

@@ -143,7 +143,7 @@ def test_the_curve_says_every_size_once_the_smallest_first_with_bars_as_long_as_
         ("report.pdf", UsageError, r"expected .html or .png, found .pdf"),
         ("report", UsageError, "found no suffix"),
         ("folder.html", FileAccessError, "is a folder"),
-        ("there.html", FileAccessError, "already exists.*--force"),
+        ("there.html", FileAccessError, "already exists.*overwrite=True"),
         ("nowhere/report.html", MissingFile, "folder does not exist"),
     ],
 )

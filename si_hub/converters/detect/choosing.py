@@ -8,11 +8,12 @@ from difflib import get_close_matches
 from si_hub.architectures import load
 from si_hub.converters import metadata
 from si_hub.converters.detect.grouping import Grouped
-from si_hub.converters.detect.matching import ANOTHER, ANY, Match, fit, target
+from si_hub.converters.detect.matching import Match, fit, hint_at_base, target
 from si_hub.converters.families.contract import Family
 from si_hub.converters.naming.names import names_in
 from si_hub.converters.source import Source
 from si_hub.errors import AmbiguousFamily, BaseMismatch
+from si_hub.words import option
 
 
 def choose_base(
@@ -46,7 +47,8 @@ def ambiguous_base(source: Source, best: list[Match]) -> AmbiguousFamily:
     """The error for a source that several base models fit equally well."""
     return AmbiguousFamily(
         "more than one base model fits by names and shapes", file=source.path,
-        found=", ".join(match.architecture.name for match in best), hint="Say which one it is for with --base.",
+        found=", ".join(match.architecture.name for match in best),
+        hint=f"Say which one it is for with {option('base')}.",
     )  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def _agreeing(source: Source, grouped: Grouped, families: Mapping[str, Family], 
     raise BaseMismatch(
         f"its metadata name another base model than its modules{why}", file=source.path,
         key=lacking or (error.key if error else None), expected=f"{fitting}, by names and shapes", found=said.quote(),
-        hint="Say which one it is for with --base.",
+        hint=f"Say which one it is for with {option('base')}.",
     )  # fmt: skip
 
 
@@ -96,7 +98,7 @@ def _no_base(source: Source, grouped: Grouped, matches: list[Match], *, given: b
         near = "" if given else f"; nearest is {match.architecture.name}"
         return BaseMismatch(
             f"none of its modules fits {what}{near}: {error.problem}", file=source.path, key=error.key,
-            expected=error.expected, found=error.found, hint=ANOTHER if given else ANY,
+            expected=error.expected, found=error.found, hint=hint_at_base(given=given),
         )  # fmt: skip
     first = next(iter(grouped.modules))
     near_names = (
@@ -106,5 +108,5 @@ def _no_base(source: Source, grouped: Grouped, matches: list[Match], *, given: b
     )
     return BaseMismatch(
         f"none of its {len(grouped.modules)} modules is in {what}", file=source.path, key=first,
-        expected=f"a module of {what}, such as {near_names[0]}" if near_names else None, hint=ANOTHER if given else ANY,
+        expected=f"a module of {what}, such as {near_names[0]}" if near_names else None, hint=hint_at_base(given=given),
     )  # fmt: skip

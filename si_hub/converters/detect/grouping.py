@@ -46,7 +46,7 @@ def group(source: Source) -> Grouped:
     """Put the tensors that belong together in one module each, by the longest known suffix of their names."""
     if found := rejection(source.tensors):
         reject, first = found
-        raise NotAnAdapter(reject.name, file=source.path, key=first, hint=reject.hint or None)
+        raise NotAnAdapter(reject.name, file=source.path, key=first, hint=reject.hint() or None)
     split = {name: SUFFIXES.split(name) for name in source.tensors}
     _check_one_adapter(source, split)
     grouped = Grouped()

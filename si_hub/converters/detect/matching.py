@@ -14,14 +14,12 @@ from si_hub.converters.families.contract import Family, SourceModule, Target
 from si_hub.converters.naming.names import Place, count_alike, locate
 from si_hub.converters.source import Source
 from si_hub.errors import BaseMismatch, LayerShapeError, SiHubError
+from si_hub.words import option, switch
 
 #: The number of modules of one kind from which a model's depth can be told.
 DEEP = 8
 #: The share of modules that must fit before leaving the others out is worth a thought.
 NEARLY = 0.9
-#: What to do where a base was named, and where it was not.
-ANOTHER = "It is for another base model, or under names of a trainer that is not known."
-ANY = f"Name its base model with --base: a diffusers folder, a checkpoint, or a name such as {', '.join(USUAL)}."
 
 
 @dataclass(slots=True)
@@ -154,7 +152,7 @@ def whole_match(source: Source, match: Match, *, given: bool) -> Iterator[tuple[
     """
     name, total = match.architecture.name, len(match.strangers) + len(match.places)
     nearly = match.fits_nearly
-    hint = "Convert what fits with --allow-partial." if nearly else ANOTHER if given else ANY
+    hint = f"Convert what fits with {switch('allow_partial')}." if nearly else hint_at_base(given=given)
     name = name if given or nearly else f"{name}, the nearest base model"
     if match.strangers:
         yield BaseMismatch(
@@ -167,6 +165,14 @@ def whole_match(source: Source, match: Match, *, given: bool) -> Iterator[tuple[
             f"{len(match.misfits)} of {len(match.places)} modules do not fit {name}: {error.problem}",
             file=source.path, key=error.key, expected=error.expected, found=error.found, hint=hint,
         ), given or nearly  # fmt: skip
+
+
+def hint_at_base(*, given: bool) -> str:
+    """What to do where no base model fits: where the user named one, and where he did not."""
+    if given:
+        return "It is for another base model, or under names of a trainer that is not known."
+    named = f"a diffusers folder, a checkpoint, or a name such as {', '.join(USUAL)}"
+    return f"Name its base model with {option('base')}: {named}."
 
 
 def targets(match: Match) -> Iterator[tuple[str, tuple[str, str]]]:

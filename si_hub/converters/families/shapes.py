@@ -7,18 +7,22 @@ import math
 from si_hub.converters.families.contract import SourceModule, Target
 from si_hub.errors import BaseMismatch, LayerShapeError
 from si_hub.storage.tensors import Tensor
-
-_HINT = "Say which base model it is for with --base."
+from si_hub.words import option
 
 #: A slot, and the size that its shape says.
 Size = tuple[str, int]
+
+
+def name_the_base() -> str:
+    """What to do where a tensor does not fit the base model."""
+    return f"Say which base model it is for with {option('base')}."
 
 
 def misfit(module: SourceModule, slot: str, axis: str, expected: object, found: object, target: Target) -> BaseMismatch:
     """The error for a tensor that does not fit the base module."""
     return BaseMismatch(
         f"the {axis} size differs from the base model's {target.kind} {list(target.shape)}",
-        file=module.file, key=module.names[slot], expected=expected, found=found, hint=_HINT,
+        file=module.file, key=module.names[slot], expected=expected, found=found, hint=name_the_base(),
     )  # fmt: skip
 
 
@@ -124,7 +128,7 @@ def check_bias(module: SourceModule, slot: str, target: Target) -> None:
     if not target.bias:
         raise BaseMismatch(
             f"the base model's {target.kind} has no bias to change", file=module.file, key=module.names[slot],
-            hint=_HINT,
+            hint=name_the_base(),
         )  # fmt: skip
     tensor, out = module.tensors[slot], math.prod(target.shape[:1])
     if tensor.count != out:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from si_hub.errors import UsageError
+from si_hub.words import label, setting
 
 Found = TypeVar("Found")
 
@@ -161,8 +162,8 @@ def smallest(top: int, make: Callable[[int], Found], error: Callable[[Found], fl
     best, allowed = make(top), 1.0 - fidelity
     if (least := error(best)) > allowed:
         raise UsageError(
-            "no adapter of this method comes that close", key="--fidelity", expected=f"{1 - least:.4f} or less",
-            found=fidelity, hint="Look at more pieces of each layer with --set pieces=N, or train.",
+            "no adapter of this method comes that close", key=label("fidelity"), expected=f"{1 - least:.4f} or less",
+            found=fidelity, hint=f"Look at more pieces of each layer with {setting('pieces', 'N')}, or train.",
         )  # fmt: skip
     low, high, at = 0.0, float(top), top / 4
     for _ in range(TRIES - 1):

@@ -30,6 +30,7 @@ from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
+from si_hub.words import label
 
 #: Points of a curve.
 HALVES = 8
@@ -76,7 +77,9 @@ def curve_points(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] =
 
 def _one(pairs: Sequence[Pair]) -> Pair:
     if len(pairs) != 1:
-        raise UsageError("the method calibrated takes one tuned model", found=len(pairs), hint="Leave --method out.")
+        raise UsageError(
+            "the method calibrated takes one tuned model", found=len(pairs), hint=f"Leave {label('method')} out."
+        )
     return pairs[0]
 
 
@@ -163,7 +166,7 @@ class Calibration:
             if not choice.components:
                 break
         least = min((group.cost + group.opening for group in self.groups(in_bytes=True)), default=0) + DOCUMENT
-        raise UsageError("no part of the difference is that small", key="--size",
+        raise UsageError("no part of the difference is that small", key=label("size"),
                          expected=f"about {size_text(least)} or more", found=size_text(size))  # fmt: skip
 
     def halves(self) -> list[int]:

@@ -42,6 +42,7 @@ from si_hub.distill.work.seeds import seed_of
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
+from si_hub.words import label
 
 #: What a layer's router has in the file.
 _ROUTER = {"fixed": ("router.bias",), "learned": ("router.weight", "router.bias")}
@@ -225,7 +226,7 @@ class Teachers:
             if found := self.choose(commons, findings, self.budget()):
                 return found
             least = min(group.cost + group.opening for group in groups) + DOCUMENT_OF_SEVERAL
-            raise UsageError("no part of the differences is that small", key="--size",
+            raise UsageError("no part of the differences is that small", key=label("size"),
                              expected=f"about {size_text(least)} or more", found=self.request.size)  # fmt: skip
 
         def make(budget: int) -> dict[str, Component]:

@@ -27,6 +27,7 @@ from si_hub.distill.work.processes import Processes, processes
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
+from si_hub.words import label
 
 #: The rank of every layer where no budget is given.
 DEFAULT_RANK = 32
@@ -76,11 +77,11 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
         UsageError: several tuned models, or a fidelity, which only running the pipeline can measure.
     """
     if len(pairs) != 1:
-        raise UsageError("the method svd takes one tuned model", found=len(pairs), hint="Leave --method out.")
+        raise UsageError("the method svd takes one tuned model", found=len(pairs), hint=f"Leave {label('method')} out.")
     if request.fidelity is not None:
         raise UsageError(
-            "fidelity is measured by running the pipeline, which the method svd does not", key="--fidelity",
-            hint="Give --rank or --size, or another --method.",
+            "fidelity is measured by running the pipeline, which the method svd does not", key=label("fidelity"),
+            hint=f"Give {label('rank')} or {label('size')}, or another {label('method')}.",
         )  # fmt: skip
     [pair] = pairs
     crew = processes()
@@ -127,7 +128,7 @@ def _rank_for(pair: Pair, request: Request) -> int:
         low, high = (middle, high) if size(middle) <= request.size else (low, middle - 1)
     if not low:
         raise UsageError(
-            "no adapter of rank 1 is that small", key="--size", expected=f"{size_text(size(1))} or more",
+            "no adapter of rank 1 is that small", key=label("size"), expected=f"{size_text(size(1))} or more",
             found=size_text(request.size),
         )  # fmt: skip
     return low

@@ -20,6 +20,7 @@ from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import FormatError, NotAModel, NotSafetensors, TruncatedFile, WrongPair
 from si_hub.storage.header import read_safetensors
+from si_hub.words import call
 
 #: Classes whose original names are known, so that a misfit is found without torch.
 _KNOWN_NAMES = frozenset(part.class_name for base in BASES if base.layouts for part in base.denoisers().values())
@@ -136,7 +137,7 @@ def refuse_others(path: Path, held: Collection[str]) -> None:
         first = next(name for name in held if name not in plain)
         raise NotAModel(
             "is an adapter such as a LoRA, not a checkpoint", file=path, key=first,
-            hint=f"Convert it: si-hub convert {path.name}",
+            hint=f"Convert it: {call('convert', path.name)}",
         )  # fmt: skip
     if (found := rejection(held)) and not found[0].is_model:
         raise NotAModel(f"is {found[0].name}, not a checkpoint", file=path, key=found[1])

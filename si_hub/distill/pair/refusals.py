@@ -12,6 +12,7 @@ from si_hub.distill.pair.model import OPTIONAL, ModelOnDisk
 from si_hub.distill.pair.weights import Weight, same_numbers, widen
 from si_hub.errors import WrongPair
 from si_hub.report.text import reasons
+from si_hub.words import call, switch
 
 #: Metadata that trainers and merging tools leave in what they make, and releases of base models do not have.
 _TRACES = ("ss_base_model_version", "ss_training_started_at", "ss_sd_model_name", "sd_merge_models", "sd_merge_recipe",
@@ -55,7 +56,8 @@ def wrong_order(sign: str, path: Path) -> WrongPair:
     """The error for a pair in the wrong order, and what shows it."""
     return WrongPair(
         f"base and tuned model look swapped: {sign}", file=path,
-        hint="The base comes first: si-hub distill BASE TUNED. If the order is right, say --trust-order.",
+        hint=f"The base comes first: {call('distill', 'BASE', 'TUNED')}. "
+        f"If the order is right, say {switch('trust_order')}.",
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
 from si_hub.errors import UsageError
 from si_hub.pipelines import loading
+from si_hub.words import option
 
 #: Equal parts of the noise schedule that errors are given for.
 BUCKETS = 5
@@ -90,7 +91,7 @@ def unfelt(tuned: Path) -> UsageError:
     """The error for a difference that no prompt of the run brings out, such as a new token's."""
     return UsageError(
         "predicts with these prompts what the base predicts", file=tuned,
-        hint="Give prompts that bring out what was tuned, with --prompts, or use --method svd.",
+        hint=f"Give prompts that bring out what was tuned, with {option('prompts')}, or use {option('method', 'svd')}.",
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from si_hub.distill.running.states import States
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
 from si_hub.tuner.injection import live_path
 from si_hub.tuner.kinds import kind_of
+from si_hub.words import option
 
 #: What ``encode_prompt`` returns, by how many things it returns: place of the states and of the pooled vector.
 TEXT: dict[int, tuple[int, int | None]] = {2: (0, None), 3: (0, 1), 4: (0, 2)}
@@ -66,7 +67,7 @@ class Runner:
         self.denoiser: nn.Module = getattr(self.pipeline, pair.base.denoiser)
         if not hasattr(self.pipeline, "encode_prompt"):
             raise CannotRun("the pipeline has no encode_prompt", file=pair.base.path,
-                            found=type(self.pipeline).__name__, hint="Use --method svd.")  # fmt: skip
+                            found=type(self.pipeline).__name__, hint=f"Use {option('method', 'svd')}.")  # fmt: skip
         self._paths = {name: dict(model.named_modules()) for name, model in self._models().items()}
         for model in self._models().values():
             model.requires_grad_(False).eval()
@@ -160,7 +161,7 @@ class Runner:
         found = self.pipeline.encode_prompt(**{name: value for name, value in known.items() if name in names})
         if not isinstance(found, tuple) or len(found) not in TEXT:
             raise CannotRun("the pipeline's encode_prompt returns something unknown", file=self.pair.base.path,
-                            found=type(self.pipeline).__name__, hint="Use --method svd.")  # fmt: skip
+                            found=type(self.pipeline).__name__, hint=f"Use {option('method', 'svd')}.")  # fmt: skip
         place, pooled = TEXT[len(found)]
         text = {"encoder_hidden_states": found[place]} | ({} if pooled is None else {"pooled": found[pooled]})
         if getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False):
@@ -213,7 +214,9 @@ def load_pipeline(model: ModelOnDisk, dtype: torch.dtype = torch.float32) -> Any
     from diffusers import DiffusionPipeline
 
     if reason := why_not(model):
-        raise CannotRun(reason, file=model.path, hint="Name a pipeline folder as the base, or use --method svd.")
+        raise CannotRun(
+            reason, file=model.path, hint=f"Name a pipeline folder as the base, or use {option('method', 'svd')}."
+        )
     checker = {"safety_checker": None} if "safety_checker" in read_object(model.path / "model_index.json") else {}
     with _quiet():
         return DiffusionPipeline.from_pretrained(

@@ -18,6 +18,7 @@ from si_hub.distill.training.lessons import Lessons, teach
 from si_hub.distill.work.seeds import seed_of
 from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
 from si_hub.storage.files import open_regular
+from si_hub.words import label
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 #: Lessons of one walk.
@@ -61,7 +62,7 @@ class Pictures:
         if name is None or steps[0].inputs[name].ndim != 4:
             raise CannotRun(
                 "packs its latents, which pictures are not encoded for", file=runner.pair.base.path,
-                found=type(runner.pipeline).__name__, hint="Leave --images out: none are needed.",
+                found=type(runner.pipeline).__name__, hint=f"Leave {label('images')} out: none are needed.",
             )  # fmt: skip
         height, width = (side * runner.pipeline.vae_scale_factor for side in steps[0].inputs[name].shape[2:])
         latents = torch.cat([encode_picture(runner, file, height, width) for file in files])

@@ -24,6 +24,7 @@ from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 from si_hub.storage.header import read_safetensors
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor
 from si_hub.storage.write import header_bytes
+from si_hub.words import option, setting
 
 _PLAN = "plan.json"
 _FACTS, _DIGEST, _NAME = "facts", "sha256", "name"
@@ -66,7 +67,9 @@ class Work:
         except BlockingIOError as error:
             os.close(descriptor)
             raise FileAccessError(
-                "another run is at work in it", file=self.folder, hint="Wait for its end, or name another with --work."
+                "another run is at work in it",
+                file=self.folder,
+                hint=f"Wait for its end, or name another with {option('work')}.",
             ) from error
         except OSError:
             pass  # Some network file systems lock no folders: nobody is kept away there, and nothing is swept.
@@ -109,7 +112,9 @@ class Work:
         marker = self.folder / _PLAN
         if self.folder.exists() and set(self.folder.iterdir()) - self._temporaries() and not marker.is_file():
             raise FileAccessError(
-                "is a folder with other things in it", file=self.folder, hint="Name an empty one with --work."
+                "is a folder with other things in it",
+                file=self.folder,
+                hint=f"Name an empty one with {option('work')}.",
             )
         if marker.is_file() and marker.read_text(encoding="utf-8") != text:
             self._empty()
@@ -172,7 +177,8 @@ class Work:
         except OSError as error:
             raise FileAccessError(
                 f"cannot be made: {error.strerror}", file=self.folder,
-                hint="Name a folder for unfinished work with --work, for surveys with --set cache=FOLDER.",
+                hint=f"Name a folder for unfinished work with {option('work')}, "
+                f"for surveys with {setting('cache', 'FOLDER')}.",
             ) from error  # fmt: skip
 
     def _empty(self) -> None:

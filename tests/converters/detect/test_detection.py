@@ -52,7 +52,7 @@ def test_attention_to_text_tells_sd15_from_sd21(tmp_path: Path, write_zeros: Wri
 def test_what_fits_two_bases_asks_for_one_or_for_metadata(tmp_path: Path, write_zeros: WriteZeros) -> None:
     entries = pair(f"{ATTN}_attn1_to_k", 320, 320)
     file = write_zeros(tmp_path / "lora.safetensors", entries)
-    refuse(file, AmbiguousFamily, r"more than one base model fits.*sd15, sd21.*--base")
+    refuse(file, AmbiguousFamily, r"more than one base model fits.*sd15, sd21.*base=")
     assert converters.convert(file, base="sd21").base.name == "sd21"
     file = write_zeros(tmp_path / "hint.safetensors", entries, {"ss_base_model_version": "sd_v2_v"})
     found = converters.convert(file)
@@ -86,7 +86,7 @@ def test_shapes_of_no_shipped_base_are_held_against_the_nearest(tmp_path: Path, 
     refuse(
         write_zeros(tmp_path / "a.safetensors", entries), BaseMismatch,
         r"proj_in\.lora_up\.weight: none of its modules fits any shipped base model; nearest is sd15: the output size "
-        r"differs.*\(expected 1280, found 32\)\. Name its base model with --base",
+        r"differs.*\(expected 1280, found 32\)\. Name its base model with base=",
     )  # fmt: skip
 
 

@@ -239,7 +239,7 @@ def test_unknown_options_are_refused(ink: Distil) -> None:
 
 def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl_folder: Path) -> None:
     tuned = families.tuned(sdxl_folder / "unet", tmp_path / "unet", ("",))
-    with pytest.raises(CannotRun, match="--method svd"):
+    with pytest.raises(CannotRun, match="method='svd'"):
         distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
 
 
@@ -302,11 +302,11 @@ def test_a_difference_that_no_prompt_brings_out_is_said(tmp_path: Path, cache: P
 
     tuned = families.edited(BASE, tmp_path / "tuned", "text_encoder", edit)
     for more in ({"size": 100_000}, {"rank": 4}, {"fidelity": 0.9}, {"method": "trained", "steps": 5}):
-        with pytest.raises(UsageError, match=r"what the base predicts.*--prompts"):
+        with pytest.raises(UsageError, match=r"what the base predicts.*prompts="):
             distill(
                 BASE, tuned, output=tmp_path / "x.safetensors", prompts=PROMPTS, **{**SHORT, "cache": cache, **more}
             )
-    with pytest.raises(UsageError, match=r"what the base predicts.*--prompts"):
+    with pytest.raises(UsageError, match=r"what the base predicts.*prompts="):
         distill(
             BASE, tuned, INK, output=tmp_path / "x.safetensors", prompts=PROMPTS, **{**SHORT, "cache": cache}
         )  # fmt: skip

@@ -229,7 +229,7 @@ def test_sharing_is_told_before_anything_is_made(told: dict[str, Any], tmp_path:
         ({"router": "clever"}, r"router: no such router \(expected fixed, learned, found clever\)"),
         ({"steps": 5}, "steps: the method calibrated has no such option"),
         ({"method": "trained", "features": 0.5}, "features: is for one tuned model"),
-        ({"branches": "one"}, "--branches: every tuned model needs a name of its own"),
+        ({"branches": "one"}, "branches: every tuned model needs a name of its own"),
     ],
 )
 def test_what_several_models_cannot_have_is_refused_first(

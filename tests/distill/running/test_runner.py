@@ -203,5 +203,5 @@ def test_why_a_base_cannot_run(tmp_path: Path) -> None:
     assert why_not(open_model(BASE)) is None
     part = ModelOnDisk(BASE / "unet", "folder", file.architecture, None, {})
     assert why_not(part)
-    with pytest.raises(CannotRun, match="--method svd"):
+    with pytest.raises(CannotRun, match="method='svd'"):
         Runner(Pair(file, file, []))

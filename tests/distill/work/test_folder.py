@@ -74,7 +74,9 @@ def test_a_folder_that_cannot_be_made_is_said_with_the_way_out(tmp_path: Path) -
     work = Work(tmp_path / "file" / "work")
     uses: list[Callable[[], object]] = [partial(work.open, PLAN), work.keep, work.hold().__enter__]
     for use in uses:
-        with pytest.raises(FileAccessError, match=r"cannot be made: Not a directory.*--work.*--set cache="):
+        with pytest.raises(
+            FileAccessError, match=r"cannot be made: Not a directory.*work=, for surveys with cache=FOLDER"
+        ):
             use()
 
 
