@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from si_hub.architectures.bases import BASES, find_base
+from si_hub.architectures.bases import BASES, find_base, find_begun
 from si_hub.architectures.model import Architecture, Model, load_modules
 from si_hub.errors import UsageError
 
@@ -25,11 +25,14 @@ def load(name: str) -> Architecture:
     """A shipped base model by name or alias.
 
     Raises:
-        UsageError: no such name.
+        UsageError: no such name, or one that several begin with.
     """
     if base := find_base(name):
         components = {attribute: load_model(part.table) for attribute, part in base.components.items()}
         return Architecture(base.name, components, base.prediction_type, base.aliases)
+    if len(several := find_begun(name)) > 1:
+        meant = " or ".join(base.name for base in several)
+        raise UsageError(f"several base models are called {name!r}", expected=meant, hint="Say which one.")
     known = {alias: base.name for base in BASES for alias in (base.name, *base.aliases)}
     near = dict.fromkeys(known[alias] for alias in get_close_matches(name.lower(), known, 5))
     raise UsageError(

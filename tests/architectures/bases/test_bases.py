@@ -13,7 +13,7 @@ import pytest
 
 import si_hub
 from si_hub import architectures
-from si_hub.architectures.bases import BASES, BY_NAME, Base, find_base
+from si_hub.architectures.bases import BASES, BY_NAME, Base, find_base, find_begun
 from si_hub.architectures.folder import COMPONENT
 from si_hub.architectures.namings import LAYOUTS, WHOLE
 
@@ -65,6 +65,45 @@ def test_a_base_is_found_by_every_name_of_it_in_any_case() -> None:
         assert all(find_base(name.upper()) is base for name in (base.name, *base.aliases))
     assert BY_NAME.keys() == set(architectures.names())
     assert find_base("sdxxl") is None
+
+
+#: What people call base models at prompts, in forums and in file names.
+TYPED = {
+    "sd15": ["sd1", "SD1.5", "SD 1.5", "sd_1.5", "stable-diffusion-v1-5"],
+    "sd21": ["sd2", "SD2.1", "SD 2.1", "stable-diffusion-2-1"],
+    "sdxl": ["SDXL 1.0", "Pony", "Illustrious", "NoobAI", "illustrious_xl"],
+    "auraflow": ["Pony V7"],
+    "sd3": ["sd3-medium"],
+    "sd35-large": ["sd3.5-large", "SD 3.5 Large"],
+    "flux": [
+        "flux1",
+        "flux.1",
+        "flux1-dev",
+        "flux-dev",
+        "FLUX.1-dev",
+        "flux-schnell",
+        "flux1-schnell",
+        "FLUX.1 Kontext",
+    ],
+    "flux2-dev": ["flux2", "FLUX.2-dev"],
+    "flux2-klein-4b": ["klein-4b", "FLUX.2-klein-4B"],
+    "qwen-image": ["qwen", "qwen_image", "Qwen-Image"],
+    "z-image": ["z_image", "z-image-turbo", "Z-Image-Turbo"],
+    "hunyuan-video": ["HunyuanVideo", "hunyuan_video"],
+    "wan21-t2v-14b": ["wan2.1-t2v-14b", "wan2.1-14b"],
+    "wan22-ti2v-5b": ["Wan2.2-TI2V-5B"],
+}
+
+
+@pytest.mark.parametrize(("name", "typed"), [(name, typed) for name, several in TYPED.items() for typed in several])
+def test_a_base_is_found_by_what_people_call_it(name: str, typed: str) -> None:
+    assert find_base(typed) is BY_NAME[name]
+
+
+@pytest.mark.parametrize("typed", ["klein", "wan", "wan2.1", "sd35", "sd3.5", "ltx", "cosmos", ""])
+def test_a_name_of_several_bases_is_none(typed: str) -> None:
+    assert find_base(typed) is None
+    assert len(find_begun(typed)) > 1 or not typed
 
 
 def test_equal_tables_are_of_equal_blueprints() -> None:
