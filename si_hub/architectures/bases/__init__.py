@@ -19,6 +19,7 @@ from si_hub.architectures.bases import (
     flux,
     flux2,
     hunyuan_video,
+    krea2,
     ltx,
     mochi,
     qwen_image,
@@ -28,6 +29,7 @@ from si_hub.architectures.bases import (
     sd35,
     sdxl,
     sdxl_refiner,
+    segmind,
     wan,
     z_image,
 )
@@ -37,10 +39,10 @@ __all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find_base", "find_begun", "
 
 #: In the order in which they are tried and listed.
 BASES: tuple[Base, ...] = (
-    sd15.BASE, sd21.BASE, sdxl.BASE, sdxl_refiner.BASE,
+    sd15.BASE, sd21.BASE, sdxl.BASE, sdxl_refiner.BASE, segmind.SSD_1B, segmind.VEGA,
     sd3.BASE, sd35.MEDIUM, sd35.LARGE, auraflow.BASE,
     flux.BASE, chroma.BASE, flux2.DEV, flux2.KLEIN_4B, flux2.KLEIN_9B,
-    qwen_image.BASE, hunyuan_video.BASE, z_image.BASE,
+    qwen_image.BASE, hunyuan_video.BASE, z_image.BASE, krea2.BASE,
     wan.T2V_1_3B, wan.T2V_14B, wan.I2V_14B, wan.T2V_A14B, wan.I2V_A14B, wan.TI2V_5B, wan.VACE_1_3B, wan.VACE_14B,
     anima.BASE, cosmos.PREDICT2_2B, cosmos.PREDICT2_14B, cosmos.PREDICT25_2B, cosmos.PREDICT25_14B,
     cascade.BASE, cascade.LITE, ltx.VIDEO_2B, ltx.VIDEO_13B, ltx.LTX_2, ltx.LTX_2_3, ltx.LTX_2_5, mochi.BASE,

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from si_hub.architectures.bases.contract import Base
 from si_hub.architectures.bases.encoders import CLIP_L, OPENCLIP_BIGG
 from si_hub.architectures.bases.unets import CROSS, INPUTS, PLAIN, UP_CROSS, UP_PLAIN, unet
 from si_hub.architectures.layouts.unet import sgm
 
-_UNET = unet(
-    "unet_sdxl",
-    block_out_channels=[320, 640, 1280],
-    cross_attention_dim=2048,
-    attention_head_dim=[5, 10, 20],
-    down_block_types=[PLAIN, CROSS, CROSS],
-    up_block_types=[UP_CROSS, UP_CROSS, UP_PLAIN],
-    transformer_layers_per_block=[1, 2, 10],
-    use_linear_projection=True,
-    addition_time_embed_dim=256,
-    addition_embed_type="text_time",
-    projection_class_embeddings_input_dim=2816,
-)
+#: Models cut from it have fewer layers.
+SDXL_CONFIG: dict[str, Any] = {
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "attention_head_dim": [5, 10, 20],
+    "down_block_types": [PLAIN, CROSS, CROSS],
+    "up_block_types": [UP_CROSS, UP_CROSS, UP_PLAIN],
+    "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True,
+    "addition_time_embed_dim": 256,
+    "addition_embed_type": "text_time",
+    "projection_class_embeddings_input_dim": 2816,
+}
 
 BASE = Base(
     name="sdxl",
     title="Stable Diffusion XL",
-    components={"unet": _UNET, "text_encoder": CLIP_L, "text_encoder_2": OPENCLIP_BIGG},
+    components={"unet": unet("unet_sdxl", **SDXL_CONFIG), "text_encoder": CLIP_L, "text_encoder_2": OPENCLIP_BIGG},
     # Those it was tuned into that people name instead; Pony V7 is another base.
     aliases=(
         "sdxl-base",

@@ -77,7 +77,6 @@ _OTHERS = (
     ("lumina2", "Lumina2Transformer2DModel"), ("sana", "SanaTransformer2DModel"),
     ("hidream", "HiDreamImageTransformer2DModel"), ("cosmos", "CosmosTransformer3DModel"),
     ("flux-3", "Flux3Transformer2DModel"), ("qwen-image-2.1", "QwenImage21Transformer2DModel"),
-    ("krea2", "Krea2Transformer2DModel"),
 )  # fmt: skip
 _SHIPPED = tuple(
     (base.inferred, part.class_name) for base in BASES if base.inferred for part in base.denoisers().values()

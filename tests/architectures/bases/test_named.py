@@ -18,6 +18,7 @@ from si_hub.architectures.bases import BASES, find_named
         ("flux2_klein_4b", "flux2-klein-4b"), ("flux_2_klein_9b", "flux2-klein-9b"), ("auraflow", "auraflow"),
         ("qwen_image", "qwen-image"), ("qwen_image_edit_plus", "qwen-image"), ("hunyuan_video", "hunyuan-video"),
         ("framepack", "hunyuan-video"), ("zimage", "z-image"), ("z_image", "z-image"),
+        ("krea2", "krea2"),
         # modelspec.architecture of sd-scripts, musubi-tuner and OneTrainer.
         ("stable-diffusion-v1/lora", "sd15"), ("stable-diffusion-xl-v1-base/lora", "sdxl"),
         ("stable-diffusion-xl-v1-refiner", "sdxl-refiner"), ("stable-diffusion-3-medium", "sd3"),
@@ -27,10 +28,12 @@ from si_hub.architectures.bases import BASES, find_named
         ("Flux.2-dev/lora", "flux2-dev"), ("Flux.2-klein-4b/lora", "flux2-klein-4b"),
         ("Flux.2/lora", "flux2-dev flux2-klein-4b flux2-klein-9b"), ("Qwen-Image-Edit-Plus/lora", "qwen-image"),
         ("hunyuan-video/lora", "hunyuan-video"), ("Z-Image/lora", "z-image"),
+        ("Krea-2/lora", "krea2"),
         # baseModel of Civitai.
         ("Pony", "sdxl"), ("Illustrious", "sdxl"), ("NoobAI", "sdxl"), ("Pony V7", "auraflow"), ("Flux.1 D", "flux"),
         ("Flux.2 D", "flux2-dev"), ("Flux.2 Klein 9B", "flux2-klein-9b"), ("SD 3.5 Large Turbo", "sd35-large"),
         ("SD 3.5", "sd35-medium sd35-large"), ("ZImageTurbo", "z-image"), ("Qwen", "qwen-image"),
+        ("Krea 2", "krea2"), ("Flux.1 Krea", "flux"), ("SSD-1B", "ssd-1b"), ("Segmind-Vega", "segmind-vega"),
         ("wan_2.2_5b", "wan22-ti2v-5b"), ("Wan Video 2.2 I2V-A14B", "wan22-i2v-a14b"), ("anima", "anima"),
         ("wan_2.2_14b", "wan22-t2v-a14b wan22-i2v-a14b"), ("ltx-2.3", "ltx-2.3"),
         ("", ""), ("something", ""),

@@ -49,6 +49,8 @@ def assert_diffusers_agrees(model: Model, config: dict[str, Any]) -> None:
         ("sd21", {"layers_per_block": 2}),
         ("sdxl", {"layers_per_block": 2, "addition_embed_type": "text_time"}),
         ("sdxl-refiner", {"layers_per_block": 2, "addition_embed_type": "text_time"}),
+        ("ssd-1b", {"layers_per_block": 2, "addition_embed_type": "text_time"}),
+        ("segmind-vega", {"layers_per_block": 2, "addition_embed_type": "text_time"}),
     ],
 )
 def test_sgm_names_are_those_that_diffusers_converts(name: str, config: dict[str, Any]) -> None:

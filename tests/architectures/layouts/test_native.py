@@ -37,6 +37,9 @@ class Case:
 
 
 _BFL_SCALES = ("query_norm", "key_norm")
+_KREA2_SCALES = ("prenorm", "postnorm", "qnorm", "knorm", "txtmlp.0", "last.norm")
+#: Diffusers' table of six rows is one row there.
+_KREA2_TABLES = tuple(f"transformer_blocks.{number}.scale_shift_table" for number in range(28))
 _CHROMA_SCALES = (*_BFL_SCALES, *(f"distilled_guidance_layer.norms.{number}" for number in range(5)))
 CASES = (
     Case("chroma", "bfl", "convert_chroma_transformer_checkpoint_to_diffusers", _CHROMA_SCALES),
@@ -54,6 +57,7 @@ CASES = (
         besides=("pos_embed",),
     ),
     Case("z-image", "z-image", "convert_z_image_transformer_checkpoint_to_diffusers", besides=("norm_final.weight",)),
+    Case("krea2", "krea2", "convert_krea2_transformer_checkpoint_to_diffusers", _KREA2_SCALES, _KREA2_TABLES),
 )  # fmt: skip
 
 

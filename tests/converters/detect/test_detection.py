@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from si_hub import converters
+from si_hub import architectures, converters
 from si_hub.architectures import Architecture
 from si_hub.converters.families.registry import SUFFIXES
 from si_hub.converters.naming.names import PREFIXES
@@ -63,6 +63,20 @@ def test_what_fits_two_bases_asks_for_one_or_for_metadata(tmp_path: Path, write_
 def test_depth_tells_sdxl_where_widths_do_not(tmp_path: Path, write_zeros: WriteZeros) -> None:
     stem = "lora_unet_down_blocks_2_attentions_0_transformer_blocks_9_attn1_to_k"
     assert converters.convert(write_zeros(tmp_path / "a.safetensors", pair(stem, 1280, 1280))).base.name == "sdxl"
+
+
+def test_what_sdxl_shares_with_models_cut_from_it_is_ambiguous_unless_it_is_all_of_one(
+    tmp_path: Path, write_zeros: WriteZeros
+) -> None:
+    stem = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    few = write_zeros(tmp_path / "a.safetensors", pair(stem, 640, 2048))
+    refuse(few, AmbiguousFamily, r"more than one base model fits.*sdxl, ssd-1b, segmind-vega")
+    for name in ("sdxl", "ssd-1b", "segmind-vega"):
+        modules = architectures.load(name).components["unet"].modules
+        entries: Entries = {}
+        for path in (path for path in modules if path.endswith("attn2.to_k")):
+            entries |= pair(f"lora_unet_{path.replace('.', '_')}", *modules[path].shape)
+        assert converters.convert(write_zeros(tmp_path / f"{name}.safetensors", entries)).base.name == name
 
 
 @pytest.mark.parametrize(("axes", "base"), [((1, 1), "sd15"), ((), "sd21")])
