@@ -174,9 +174,10 @@ def test_kohyas_flag_tells_the_first_stable_diffusion_from_the_second(says: str,
 def test_a_family_that_is_not_converted_is_known_with_its_base(write: Write) -> None:
     stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
     held = {f"{stem}.lokr_w1": numbers(8, 8), f"{stem}.lokr_w2": numbers(80, 256)}
-    found = look(write(held))
+    metadata = {"ss_base_model_version": "sdxl_base_v1-0"}
+    found = look(write(held, metadata))
     assert (found.kind, found.family, found.base) == ("adapter", "lokr", "sdxl")
-    refuse(write(held), UnsupportedFamily, "is LoKr")
+    refuse(write(held, metadata), UnsupportedFamily, "is LoKr")
 
 
 def test_two_names_of_one_module_are_one_where_they_say_the_same(write: Write) -> None:
