@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from si_hub.architectures import Architecture, from_folder, load, names
-from si_hub.architectures.checkpoint import DENOISERS
+from si_hub.architectures import from_folder
 from si_hub.architectures.folder import frozen_path, weight_files
+from si_hub.architectures.known import under_known_name
 from si_hub.architectures.model import BUFFERS
 from si_hub.distill.pair.checkpoint import sight_of
 from si_hub.distill.pair.kinship import glance
@@ -74,7 +73,7 @@ def _open_folder(path: Path) -> ModelOnDisk:
         name: folder_weights(component_folder(path, name), model.class_name) for name, model in found.components.items()
     }
     vae = folder_weights(path / "vae", "") if (path / "vae" / "config.json").is_file() else {}
-    return ModelOnDisk(path, "folder", name_architecture(found), found.prediction_type, components, vae)
+    return ModelOnDisk(path, "folder", under_known_name(found), found.prediction_type, components, vae)
 
 
 def folder_weights(folder: Path, class_name: str) -> dict[str, Weight]:
@@ -84,16 +83,6 @@ def folder_weights(folder: Path, class_name: str) -> dict[str, Weight]:
         for name, tensor in read_safetensors(file).tensors.items():
             if not name.endswith(BUFFERS):
                 found[frozen_path(name, class_name)] = Weight.in_file(tensor, name)
-    return found
-
-
-def name_architecture(found: Architecture) -> Architecture:
-    """The architecture under its shipped name where its denoiser is a shipped one's, module by module."""
-    for known in map(load, names()):
-        for part in DENOISERS:
-            held, expected = found.components.get(part), known.components.get(part)
-            if held and expected and held.modules == expected.modules:
-                return replace(found, name=known.name, aliases=known.aliases)
     return found
 
 

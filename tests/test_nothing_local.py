@@ -1,0 +1,102 @@
+"""Nothing that is written to be shared, or sent, says on what machine, in what folder or by what user it was made."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import si_hub
+from si_hub import distill
+
+ROOT = Path(__file__).parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))
+
+from tests.hub.loopback import LoopbackHub  # noqa: E402
+
+MINIATURE = ROOT / "examples" / "miniature"
+USER = "karlotta"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where karlotta works: a base model, a checkpoint tuned from it and a LoRA, in folders of her own."""
+    place = tmp_path / USER
+    shutil.copytree(MINIATURE / "base", place / "treasury" / "base")
+    shutil.copy(MINIATURE / "checkpoints" / "ink.safetensors", place / "treasury" / "ink.safetensors")
+    shutil.copy(MINIATURE / "peers" / "kohya_lora.safetensors", place / "neon.safetensors")
+    for name in ("USER", "LOGNAME", "USERNAME"):
+        monkeypatch.setenv(name, USER)
+    monkeypatch.setenv("HOME", str(place))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / ".cache"))
+    monkeypatch.chdir(place)
+    return place
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    from huggingface_hub import close_session
+
+    from tests.hub.loopback.environment import turn_to
+
+    with LoopbackHub(tmp_path / "hub") as hub:
+        turn_to(hub.url, tmp_path / USER / "hf", monkeypatch)
+        close_session()
+        yield hub
+        close_session()
+
+
+def traces(data: bytes, home: Path) -> list[str]:
+    """Which of what is known of this machine alone is in some bytes."""
+    known = (str(home.parent), str(home), USER, "treasury", str(ROOT))
+    return [text for text in known if text.encode() in data]
+
+
+def convert(home: Path) -> Path:
+    done = si_hub.convert(home / "neon.safetensors", base=home / "treasury" / "base")
+    # The result is for karlotta, who knows where she is: what is looked for can be found.
+    assert traces(done.as_text().encode(), home)
+    return done.path
+
+
+def distil(home: Path) -> Path:
+    tuned = home / "treasury" / "ink.safetensors"
+    done = distill.distill(home / "treasury" / "base", tuned, method="svd", rank=2)
+    assert traces(done.as_text().encode(), home)
+    return done.path
+
+
+def save(home: Path) -> Path:
+    from diffusers import StableDiffusionPipeline
+
+    si_hub.enable()
+    pipe = StableDiffusionPipeline.from_pretrained(home / "treasury" / "base", safety_checker=None)
+    pipe.load_styleinject_weights(home / "neon.safetensors", "neon", convert=str(home / "treasury" / "base"))
+    return Path(pipe.save_styleinject_weights(home / "saved", "neon", base_model=home / "treasury" / "base").path)
+
+
+@pytest.mark.parametrize("make", [convert, distil, save])
+def test_what_is_made_and_pushed_says_nothing_of_the_machine(
+    make: object, home: Path, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    assert callable(make)
+    file = make(home)
+    assert traces(file.read_bytes(), home) == []
+    pushed = si_hub.push(file, "user/style", token=hub.token("writer"), tag="v1", bars=False)
+    repository = hub.repo("user/style")
+    sent = repository.files()
+    assert {"README.md", "config.json", "styleinject.safetensors"} <= sent.keys()
+    assert sent["styleinject.safetensors"] == file.read_bytes()
+    for name, data in sent.items():
+        assert traces(data, home) == [], name
+    assert traces("\n".join([pushed.url, *repository.messages(), *repository.tags]).encode(), home) == []
+    assert len(hub.log.matching(r"POST .*/commit/")) == 1
+    for one in hub.log:
+        said = "\n".join([one.target, *(f"{name}: {value}" for name, value in one.headers.items())]).encode()
+        assert traces(said + b"\n" + one.body, home) == [], one.target
+    remembered = file.parent / ".si-hub.json"
+    assert traces(remembered.read_bytes(), home) == []
