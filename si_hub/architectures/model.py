@@ -12,7 +12,8 @@ Kind = Literal["linear", "conv", "norm", "embedding", "parameter"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 #: A two-axis weight says linear or embedding only by its module's name; these are the embeddings of the field.
-_EMBEDDINGS = {"token_embedding", "position_embedding", "embed_tokens", "embed", "shared", "relative_attention_bias"}
+_EMBEDDINGS = {"token_embedding", "position_embedding", "embed_tokens", "embed", "shared", "relative_attention_bias",
+               "cond_type_embed"}  # fmt: skip
 #: Integer buffers that older transformers saved; no module of their own.
 BUFFERS = ("position_ids",)
 

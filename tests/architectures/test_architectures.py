@@ -28,7 +28,8 @@ def live_kinds(model: Any, class_name: str) -> dict[str, str]:
     for path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if "weight" in own:
-            kind = classes.get(type(module), "norm" if "Norm" in type(module).__name__ else "?")
+            norm = "norm" if "Norm" in type(module).__name__ else "?"
+            kind = next((kind for kind_of, kind in classes.items() if isinstance(module, kind_of)), norm)
             found[frozen_path(f"{path}.weight", class_name).removesuffix(".weight")] = kind
     return found
 

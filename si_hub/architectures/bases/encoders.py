@@ -19,3 +19,9 @@ T5_XXL = Blueprint(
     {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128,
      "feed_forward_proj": "gated-gelu"},
 )  # fmt: skip
+#: Its class's defaults.
+GEMMA2_2B = Blueprint("gemma2_2b", "transformers", "Gemma2Model", {})
+#: Where ComfyUI keeps it.
+GEMMA2_PREFIXES = dict.fromkeys(
+    ("text_encoders.gemma2_2b.transformer.model.", "gemma2_2b.transformer.model."), "text_encoder"
+)

@@ -58,6 +58,9 @@ CASES = (
     ),
     Case("z-image", "z-image", "convert_z_image_transformer_checkpoint_to_diffusers", besides=("norm_final.weight",)),
     Case("krea2", "krea2", "convert_krea2_transformer_checkpoint_to_diffusers", _KREA2_SCALES, _KREA2_TABLES),
+    Case("lumina2", "lumina2", "convert_lumina2_to_diffusers", besides=("norm_final.weight",)),
+    Case("sana-1.6b", "sana", "convert_sana_transformer_to_diffusers", besides=("pos_embed", "y_embedder.y_embedding")),
+    Case("sana-0.6b", "sana", "convert_sana_transformer_to_diffusers", besides=("pos_embed", "y_embedder.y_embedding")),
 )  # fmt: skip
 
 
