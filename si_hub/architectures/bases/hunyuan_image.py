@@ -19,7 +19,8 @@ BASE = Base(
     },
     aliases=("hunyuan-image", "hunyuanimage", "hunyuanimage-2.1", "hunyuan-image-2.1-distilled"),
     repositories=(
-        "hunyuanvideo-community/HunyuanImage-2.1-Diffusers", "hunyuanvideo-community/HunyuanImage-2.1-Distilled-Diffusers",
+        "hunyuanvideo-community/HunyuanImage-2.1-Diffusers",
+        "hunyuanvideo-community/HunyuanImage-2.1-Distilled-Diffusers",
     ),
     layouts=(tencent, tencent_comfy),
     hints=("hunyuan-image", "hunyuan-image-2.1", "HunyuanImage"),

@@ -1,4 +1,4 @@
-"""The names of Tencent's HunyuanVideo, 1.5 and HunyuanImage 2.1 code, and ComfyUI's, which are those in Flux's words."""
+"""The names of Tencent's HunyuanVideo, 1.5 and HunyuanImage 2.1 code, and ComfyUI's: those in Flux's words."""
 
 from __future__ import annotations
 
