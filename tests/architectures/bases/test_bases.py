@@ -55,13 +55,6 @@ def test_what_a_base_says_of_its_modules_is_true_of_them(base: Base) -> None:
     assert all(layout(model) for layout in base.layouts for model in models)
 
 
-@pytest.mark.parametrize("base", [base for base in BASES if base.cut_from], ids=lambda base: base.name)
-def test_what_was_cut_from_a_base_has_some_of_its_modules(base: Base) -> None:
-    part, whole = architectures.load(base.name).components, architectures.load(base.cut_from).components
-    assert part.keys() == whole.keys()
-    assert all(part[name].modules.items() <= whole[name].modules.items() for name in part)
-
-
 def test_no_name_means_two_bases() -> None:
     for one, other in combinations(BASES, 2):
         assert not {one.name, *one.aliases} & {other.name, *other.aliases}

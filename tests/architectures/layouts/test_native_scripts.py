@@ -15,7 +15,7 @@ import pytest
 
 from si_hub import architectures
 from si_hub.architectures.layouts import Part
-from si_hub.architectures.layouts.registry import LAYOUTS
+from si_hub.architectures.namings import LAYOUTS
 
 SCRIPTS: dict[str, Any] = json.loads(Path(__file__).with_name("scripts.json").read_text(encoding="utf-8"))
 BLOCK = re.compile(r"blocks\.[0-9]+\.")
