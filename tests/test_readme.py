@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parent.parent
@@ -22,12 +25,79 @@ from tests.hub.loopback import LoopbackHub  # noqa: E402
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 #: What the make targets do; the demo is run below by its own command.
 ELSEWHERE = ("make ", "pip install")
+#: Run first by an interpreter, which then finds none of these modules, as if they were not installed.
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Fewer(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {modules!r} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Fewer
+"""
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def test_readme_names_both_commands_of_a_newcomer() -> None:
     first = next(text for language, text in BLOCKS if language == "sh")
     assert first.split("\n")[:2] == ["make demo", "make test"]
+
+
+def named_extras() -> set[str]:
+    """The extras that README's own install line has."""
+    lines = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
+    [install] = [line for line in lines if line.startswith("pip install")]
+    found = re.fullmatch(r'pip install (?:\.|"\.\[([a-z,]+)\]")', install)
+    assert found is not None
+    return set((found[1] or "").split(",")) - {""}
+
+
+def installed_by(extras: set[str]) -> set[str]:
+    """The distributions that come with si-hub and some extras of it, and with what these need."""
+    wanted, found = [("si-hub", frozenset(extras))], set[tuple[str, frozenset[str]]]()
+    while wanted:
+        name, asked = one = wanted.pop()
+        if one in found:
+            continue
+        try:
+            needed = [Requirement(text) for text in metadata.requires(name) or ()]
+        except metadata.PackageNotFoundError:
+            continue  # For another system, or left out here.
+        found.add(one)
+        wanted += [
+            (canonicalize_name(need.name), frozenset(need.extras))
+            for need in needed
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in asked | {""})
+        ]
+    return {name for name, _ in found}
+
+
+@pytest.fixture(scope="session")
+def fewer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of an interpreter that has what README's install line installs, and nothing else."""
+    kept = installed_by(named_extras()) | {"setuptools", "pip"}
+    owners = metadata.packages_distributions().items()
+    hidden = sorted(name for name, by in owners if not kept & {canonicalize_name(one) for one in by})
+    assert {"pytest", "lycoris", "hypothesis"} <= set(hidden)
+    folder = tmp_path_factory.mktemp("fewer")
+    (folder / "sitecustomize.py").write_text(WITHOUT.replace("{modules!r}", repr(set(hidden))))
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_report_without_its_extra_says_how_to_install_it(workplace: Path, fewer: dict[str, str]) -> None:
+    """The extra is needed; and where something is not installed, the interpreter of these tests is without it."""
+    file = Path(fewer["PYTHONPATH"].split(os.pathsep)[0]) / "sitecustomize.py"
+    bare = workplace / "bare"
+    bare.mkdir()
+    (bare / "sitecustomize.py").write_text(file.read_text().replace("in {", "in {'matplotlib', "))
+    miniature = "examples/miniature"
+    command = [
+        "si-hub", "distill", f"{miniature}/base", f"{miniature}/checkpoints/ink.safetensors", "--report", "ink.html",
+    ]  # fmt: skip
+    with pytest.raises(AssertionError, match=r'a report needs matplotlib\. Install it: pip install "si-hub\[report\]"'):
+        run(command, workplace, OFFLINE | {"PYTHONPATH": fewer["PYTHONPATH"].replace(str(file.parent), str(bare))})
 
 
 @pytest.fixture
@@ -70,10 +140,12 @@ def test_the_demo_converts_loads_and_unloads_without_a_trace(workplace: Path) ->
     assert (workplace / "demo" / "neon.safetensors").exists()
 
 
-def test_every_block_of_the_readme_runs(workplace: Path, online: dict[str, str]) -> None:
+def test_every_block_of_the_readme_runs_with_what_its_install_line_installs(
+    workplace: Path, online: dict[str, str], fewer: dict[str, str]
+) -> None:
     shell = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines()]
     for line in shell:
         if not line.startswith(ELSEWHERE):
-            run(["sh", "-c", line], workplace, online)
+            run(["sh", "-c", line], workplace, online | fewer)
     python = "".join(text for language, text in BLOCKS if language == "python")
-    run([sys.executable, "-c", python + "\nassert trainable\n"], workplace, online)
+    run([sys.executable, "-c", python + "\nassert trainable\n"], workplace, online | fewer)

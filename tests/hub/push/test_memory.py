@@ -9,6 +9,7 @@ import pytest
 from si_hub.errors import UsageError
 from si_hub.hub.push.memory import NAME, Memory, key_of, read_memory
 
+ROOT = Path(__file__).parents[3]
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -18,6 +19,11 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     memory.write(tmp_path)
     assert read_memory(tmp_path) == memory
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
+def test_this_repository_s_own_git_ignores_it() -> None:
+    """README's commands are run in a checkout, and leave it there."""
+    assert NAME in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_no_file_is_an_empty_memory(tmp_path: Path) -> None:
