@@ -20,9 +20,10 @@ KEYLISTS = Path(__file__).parents[3] / "shared" / "keylists" / "base_modules"
 
 def live_kinds(model: Any, class_name: str) -> dict[str, str]:
     """Module path → kind, by the class of the live module."""
+    from diffusers.models.transformers.transformer_hidream_image import MoEGate
     from torch import nn
 
-    classes: dict[type, str] = {nn.Linear: "linear", nn.Embedding: "embedding"}
+    classes: dict[type, str] = {nn.Linear: "linear", nn.Embedding: "embedding", MoEGate: "linear"}
     classes |= {nn.Conv1d: "conv", nn.Conv2d: "conv", nn.Conv3d: "conv"}
     found: dict[str, str] = {}
     for path, module in model.named_modules():

@@ -74,7 +74,7 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 #: Classes of transformers that are no shipped base model's, by the beginning of what diffusers infers.
 _OTHERS = (
     ("wan-animate", "WanAnimateTransformer3DModel"), ("wan", "WanTransformer3DModel"),
-    ("hidream", "HiDreamImageTransformer2DModel"), ("cosmos", "CosmosTransformer3DModel"),
+    ("cosmos", "CosmosTransformer3DModel"),
     ("flux-3", "Flux3Transformer2DModel"), ("qwen-image-2.1", "QwenImage21Transformer2DModel"),
 )  # fmt: skip
 _SHIPPED = tuple(

@@ -19,6 +19,8 @@ from si_hub.architectures.bases import BASES, find_named
         ("qwen_image", "qwen-image"), ("qwen_image_edit_plus", "qwen-image"), ("hunyuan_video", "hunyuan-video"),
         ("hunyuan_video_1_5", "hunyuan-video-1.5"), ("hunyuan-image-2.1", "hunyuan-image-2.1"),
         ("framepack", "hunyuan-video"), ("zimage", "z-image"), ("z_image", "z-image"),
+        ("hidream_i1", "hidream-i1"), ("hidream_o1_image", ""), ("ernie_image", "ernie-image"),
+        ("kandinsky5", "kandinsky5-image-lite kandinsky5-video-lite kandinsky5-video-pro"),
         ("krea2", "krea2"), ("lumina2", "lumina2"), ("pixart", "pixart-alpha pixart-sigma"),
         # modelspec.architecture of sd-scripts, musubi-tuner and OneTrainer.
         ("stable-diffusion-v1/lora", "sd15"), ("stable-diffusion-xl-v1-base/lora", "sdxl"),
@@ -30,6 +32,7 @@ from si_hub.architectures.bases import BASES, find_named
         ("Flux.2/lora", "flux2-dev flux2-klein-4b flux2-klein-9b"), ("Qwen-Image-Edit-Plus/lora", "qwen-image"),
         ("hunyuan-video/lora", "hunyuan-video"), ("hunyuan-video-1.5/lora", "hunyuan-video-1.5"),
         ("Z-Image/lora", "z-image"),
+        ("hidream-i1/lora", "hidream-i1"), ("Ernie/lora", "ernie-image"),
         ("Krea-2/lora", "krea2"), ("lumina-2/lora", "lumina2"), ("sana/lora", "sana-1.6b sana-0.6b"),
         ("pixart-alpha/lora", "pixart-alpha"), ("pixart-sigma/lora", "pixart-sigma"),
         # baseModel of Civitai.
@@ -37,6 +40,7 @@ from si_hub.architectures.bases import BASES, find_named
         ("Flux.2 D", "flux2-dev"), ("Flux.2 Klein 9B", "flux2-klein-9b"), ("SD 3.5 Large Turbo", "sd35-large"),
         ("SD 3.5", "sd35-medium sd35-large"), ("ZImageTurbo", "z-image"), ("Qwen", "qwen-image"),
         ("Krea 2", "krea2"), ("Flux.1 Krea", "flux"), ("SSD-1B", "ssd-1b"), ("Segmind-Vega", "segmind-vega"),
+        ("HiDream", "hidream-i1"), ("HiDream-O1", ""), ("Ernie", "ernie-image"),
         ("Lumina", "lumina2"), ("PixArt a", "pixart-alpha"), ("PixArt E", "pixart-sigma"),
         ("wan_2.2_5b", "wan22-ti2v-5b"), ("Wan Video 2.2 I2V-A14B", "wan22-i2v-a14b"), ("anima", "anima"),
         ("wan_2.2_14b", "wan22-t2v-a14b wan22-i2v-a14b"), ("ltx-2.3", "ltx-2.3"),
