@@ -14,6 +14,8 @@ from typing import Any
 from si_hub.architectures.bases import BASES, Blueprint
 from si_hub.architectures.folder import frozen_path
 from si_hub.architectures.model import dump_modules, modules_from_shapes
+from si_hub.architectures.shipped import load_model
+from si_hub.architectures.sketch import SKETCHES, sketch_model
 
 TABLES = Path(__file__).parent / "tables"
 
@@ -32,7 +34,7 @@ def shapes_on_meta(library: str, class_name: str, config: Mapping[str, Any]) -> 
 
 
 def main() -> None:
-    """Write the table of every component, and delete those of none."""
+    """Write the table of every component, delete those of none, and write the sketches of all."""
     TABLES.mkdir(exist_ok=True)
     for file in TABLES.glob("*.json"):
         if file.stem not in MODELS:
@@ -41,6 +43,13 @@ def main() -> None:
         shapes = shapes_on_meta(part.library, part.class_name, part.config)
         table = {"class_name": part.class_name, "modules": dump_modules(modules_from_shapes(shapes))}
         (TABLES / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    write_sketches()
+
+
+def write_sketches() -> None:
+    """Write what the names of every table look like; the tables are there."""
+    sketches = {name: sorted(sketch_model(load_model(name))) for name in sorted(MODELS)}
+    SKETCHES.write_text(json.dumps(sketches, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

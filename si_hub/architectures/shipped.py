@@ -6,7 +6,6 @@ import json
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from si_hub.architectures.bases import BASES, find_base, find_begun
 from si_hub.architectures.model import Architecture, Model, load_modules
@@ -44,12 +43,5 @@ def load(name: str) -> Architecture:
 @cache
 def load_model(table: str) -> Model:
     """One component of a shipped base model, by the name of its table."""
-    data = read_table(table)
+    data = json.loads((_TABLES / f"{table}.json").read_text(encoding="utf-8"))
     return Model(data["class_name"], load_modules(data["modules"]))
-
-
-@cache
-def read_table(table: str) -> dict[str, Any]:
-    """A shipped table as it lies there: ``class_name``, and path patterns by kind and shape."""
-    value: dict[str, Any] = json.loads((_TABLES / f"{table}.json").read_text(encoding="utf-8"))
-    return value

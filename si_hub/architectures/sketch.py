@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.bases.contract import Base
-from si_hub.architectures.model import Model, load_modules
+from si_hub.architectures.model import Model
 from si_hub.architectures.namings import LAYOUTS
-from si_hub.architectures.shipped import load_model, read_table
 
 _NUMBER = re.compile(r"(?<![^_])[0-9]+(?![^_])")
-_BRACES = re.compile(r"\{([0-9]+)[0-9,-]*\}")
+#: Sketches by table, written by `si_hub.architectures.generate`.
+SKETCHES = Path(__file__).with_name("sketches.json")
 
 
 def sketch_name(name: str) -> str:
@@ -21,18 +23,20 @@ def sketch_name(name: str) -> str:
     return _NUMBER.sub("#", name.replace(".", "_"))
 
 
-@cache
+def sketch_model(model: Model) -> set[str]:
+    """Sketches of all the names that any layout gives a model's modules."""
+    return {sketch_name(name) for layout in LAYOUTS.values() for name in layout(model)}
+
+
 def sketch_table(table: str) -> frozenset[str]:
-    """Sketches of all the names that any layout gives the modules of a shipped table."""
-    data = read_table(table)
-    # One module for each pattern is enough for layouts that keep the numbers of a name as they are.
-    few = {key: [_BRACES.sub(r"\1", pattern) for pattern in patterns] for key, patterns in data["modules"].items()}
-    model = Model(data["class_name"], load_modules(few))
-    return frozenset(
-        sketch_name(name)
-        for layout in LAYOUTS.values()
-        for name in layout(load_model(table) if layout.renumbers else model)
-    )
+    """The same for a shipped table, by its name."""
+    return _shipped()[table]
+
+
+@cache
+def _shipped() -> Mapping[str, frozenset[str]]:
+    held: dict[str, list[str]] = json.loads(SKETCHES.read_text(encoding="utf-8"))
+    return {table: frozenset(sketches) for table, sketches in held.items()}
 
 
 def likely_bases(sketches: Mapping[str, int]) -> list[tuple[Base, int]]:

@@ -39,14 +39,12 @@ class Layout:
         give: the names of a model's modules; those that it does not know are left out.
         classes: how the class names of the models begin that it is for; all by default.
         whole: whether checkpoints are written in it, and not adapters alone.
-        renumbers: whether blocks have other numbers in it than in the model.
     """
 
     name: str
     give: Callable[[Model], Names]
     classes: tuple[str, ...] = ("",)
     whole: bool = False
-    renumbers: bool = False
 
     def __call__(self, model: Model) -> Names:
         """The names of a model's modules; none where the layout is not for its class."""

@@ -81,4 +81,4 @@ def _resnets(blocks: set[Block], side: str, number: int) -> list[int]:
 
 
 #: Names of CompVis and Stability's UNets.
-sgm = Layout("sgm", _give, whole=True, renumbers=True)
+sgm = Layout("sgm", _give, whole=True)
