@@ -33,9 +33,9 @@ from benchmarks.extractors import EXTRACTORS, put_in
 from examples.miniature.checkpoints import HERE, unfold
 from examples.miniature.drawing import draw_prompts, unseen_scenes
 from examples.miniature.judges import Judges, judge, load_judges
-from examples.miniature.measures import BUCKETS, Noised, distance_left, errors_left, noised
+from examples.miniature.measures import BUCKETS, Noised, add_noise, distance_left, errors_left
 from examples.miniature.progress import hush
-from examples.miniature.report import load, rendered
+from examples.miniature.report import load, render_scenes
 from examples.miniature.scenes import STYLES, Scene, scenes
 from examples.miniature.styles import ALL, TAUGHT
 
@@ -105,14 +105,14 @@ class Asked:
 
     def states(self, base: Any) -> list[Noised]:
         """Noised pictures of the style, `REPEATS` times in other orders and of other seeds."""
-        pictures = torch.cat([rendered([s], w) for s, w in zip(self.wanted, self.words, strict=True)])
+        pictures = torch.cat([render_scenes([s], w) for s, w in zip(self.wanted, self.words, strict=True)])
         with torch.no_grad():
             latents = base.vae.encode(pictures).latent_dist.mean * base.vae.config.scaling_factor
         found = []
         for seed in range(REPEATS):
             order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))
             prompts = [self.prompts[k] for k in order]
-            found.append(noised(base.scheduler, latents[order], prompts, seed=1000 + seed))
+            found.append(add_noise(base.scheduler, latents[order], prompts, seed=1000 + seed))
         return found
 
     def style_score(self, judges: Judges, pictures: torch.Tensor) -> float:
@@ -156,7 +156,7 @@ class Yardstick:
             return [prompt if word is None else f"{prompt}, {word}" for prompt in prompts]
 
         states = [replace(one, prompts=told(one.prompts)) for one in self.states]
-        noise = torch.cat([one.predicted_by(pipe) for one in states])
+        noise = torch.cat([one.predict_by(pipe) for one in states])
         return {"noise": noise, "pictures": draw_prompts(pipe, told(self.asked.prompts), negative=word)}
 
     def row(self, dim: int, method: str, outputs: dict[str, torch.Tensor]) -> Row:

@@ -138,7 +138,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command("convert")
 @click.argument("source", type=GivenPath())
 @click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the source]")
 @click.option("--base", metavar="NAME|PATH", help="Base model: sd15, sd21, sdxl, flux ..., or a diffusers folder.")
@@ -147,7 +147,7 @@ def main() -> None:
 @click.option("--weight-name", metavar="FILE", help="Which file of a repository.")
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
-def convert(source: Path, output: Path | None, json_: bool, **options: Any) -> None:
+def convert_command(source: Path, output: Path | None, json_: bool, **options: Any) -> None:
     """Convert the adapter file, folder or repository SOURCE to the StyleInject format, exactly.
 
     \b
@@ -165,12 +165,12 @@ def convert(source: Path, output: Path | None, json_: bool, **options: Any) -> N
     show(result, json_)
 
 
-@main.command()
+@main.command("inspect")
 @click.argument("path", type=GivenPath())
 @click.option("--base", metavar="NAME|PATH", help="Base model to match a foreign file against.")
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
-def inspect(path: Path, base: str | None, token: str | None, json_: bool) -> None:
+def inspect_command(path: Path, base: str | None, token: str | None, json_: bool) -> None:
     """Say what PATH is, read from its header alone: an adapter or checkpoint file, a folder or a repository of them.
 
     \b
@@ -185,11 +185,11 @@ def inspect(path: Path, base: str | None, token: str | None, json_: bool) -> Non
     show(inspect_path(path, base=base, token=token), json_)
 
 
-@main.command()
+@main.command("validate")
 @click.argument("paths", type=GivenPath(), nargs=-1, required=True)
 @as_json
 @click.pass_context
-def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
+def validate_command(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
     """Check StyleInject files whole: header, document, shapes, hash of the data, NaN and infinity.
 
     \b
@@ -208,7 +208,7 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
         ctx.exit(errors[0].exit_code)
 
 
-@main.command()
+@main.command("distill")
 @click.argument("base", type=GivenModel())
 @click.argument("tuned", type=GivenModel(), nargs=-1, required=True)
 @click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the first TUNED]")
@@ -236,7 +236,7 @@ def validate(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -> None:
 @click.option("--curve", is_flag=True, help="Only say what each size would leave of the error; --report plots it.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output and report files.")
 @as_json
-def distill(
+def distill_command(
     base: str,
     tuned: tuple[str, ...],
     curve: bool,
@@ -288,7 +288,7 @@ def distill(
             click.echo(f"si-hub: warning: {warning}", err=True)
 
 
-@main.command()
+@main.command("pull")
 @click.argument("repo_id")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit; REPO_ID@REV says the same.")
 @click.option("--local-dir", type=GivenPath(), help="Folder for the files.  [default: the cache of huggingface_hub]")
@@ -301,7 +301,7 @@ def distill(
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the lock line only.")
 @as_json
-def pull(repo_id: str, force: bool, quiet: bool, json_: bool, **options: Any) -> None:
+def pull_command(repo_id: str, force: bool, quiet: bool, json_: bool, **options: Any) -> None:
     """Fetch the repository REPO_ID, user/name or user/name@revision: one commit, only what is safe, verified.
 
     Safe are safetensors, JSON, Markdown and images; what else there is, is named and left. The lock line at the end,
@@ -324,7 +324,7 @@ def pull(repo_id: str, force: bool, quiet: bool, json_: bool, **options: Any) ->
         show(result, json_)
 
 
-@main.command()
+@main.command("push")
 @click.argument("path", required=False)
 @click.argument("repo_id", required=False)
 @click.option("--revision", metavar="BRANCH", help="Branch to push to; made from main where it is missing.")
@@ -337,7 +337,7 @@ def pull(repo_id: str, force: bool, quiet: bool, json_: bool, **options: Any) ->
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the commit's address only.")
 @as_json
-def push(path: str | None, repo_id: str | None, quiet: bool, json_: bool, **options: Any) -> None:
+def push_command(path: str | None, repo_id: str | None, quiet: bool, json_: bool, **options: Any) -> None:
     """Share the adapter PATH, a file or a folder with one, as the repository REPO_ID, in one commit.
 
     README.md becomes its card: a generated part is renewed, your own words stay. Pictures in samples/ go along; nothing

@@ -20,7 +20,7 @@ from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.tensors import Span, Tensor
-from si_hub.words import label, option, renamed, switch
+from si_hub.words import label, option, say_instead, switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def repository_output(source: Path) -> Path:
     return Path(f"{parse_ref(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
 
 
-@renamed(overwrite="force")
+@say_instead(overwrite="force")
 def convert(
     source: str | Path,
     output: str | Path | None = None,
@@ -128,7 +128,7 @@ def convert(
 
     Raises:
         FileAccessError: the output exists, or is the source.
-        SiHubError: everything of `si_hub.converters.convert`, `si_hub.format.write` and `si_hub.hub.pull.pull`.
+        SiHubError: everything of `si_hub.converters.convert_source`, `si_hub.format.write` and `si_hub.hub.pull.pull`.
     """
     remote, token = is_repository(source), conceal(token)
     source = Path(source)
@@ -153,7 +153,7 @@ def convert(
         raise UsageError("names a file of a repository", key=label("weight_name"), hint="Name the file itself.")
     else:
         opened = source
-    found = converters.convert(converters.open_source(opened), base=base, allow_partial=allow_partial)
+    found = converters.convert_source(converters.open_source(opened), base=base, allow_partial=allow_partial)
     parts = found.source.parts
     if path.exists() and any(path.samefile(part.path) for part in parts or (found.source,)):
         raise FileAccessError("is the source itself", file=path, hint=f"Name another file with {option('output')}.")

@@ -33,7 +33,7 @@ UNREAD = "not read"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class InspectedPart:
     """One component of an adapter: layers by rank and by alpha, and what else it carries."""
 
     modules: int
@@ -80,7 +80,7 @@ class Inspection:
     naming: str | None = None
     base: str | None = None
     candidates: tuple[str, ...] = ()
-    parts: dict[str, Part] = field(default_factory=dict)
+    parts: dict[str, InspectedPart] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
     document: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
@@ -168,7 +168,7 @@ def inspect(
     if is_repository(path):
         from si_hub.hub.pull.headers import read_headers as look_at
 
-        looks = [_looked_at(look, base) for look in look_at(str(path), token=token)]
+        looks = [_describe_look(look, base) for look in look_at(str(path), token=token)]
         return looks if len(looks) > 1 else looks[0]
     path = Path(path)
     if not path.is_dir():
@@ -176,13 +176,13 @@ def inspect(
     files = sorted(path.rglob("*.safetensors"))
     if not files:
         raise MissingFile("the folder holds no .safetensors file", file=path, hint="Name a file.")
-    joined = _joined(path)
+    joined = _join_folders(path)
     held = {part.path for source in joined for part in source.parts}
     singles = (_inspect_kindly(file, base) for file in files if file not in held)
     return [*(_foreign(source, base) for source in joined), *singles]
 
 
-def _joined(path: Path) -> list[Source]:
+def _join_folders(path: Path) -> list[Source]:
     """The adapter that a folder of components' PEFT folders is; none where one of them is broken, as its file says."""
     try:
         return [converters.open_source(path)] if component_folders(path) else []
@@ -190,7 +190,7 @@ def _joined(path: Path) -> list[Source]:
         return []
 
 
-def validate(path: str | Path) -> Validation:
+def validate_file(path: str | Path) -> Validation:
     """Check one StyleInject file whole: header, document, layers, hash of the data, NaN and infinity.
 
     Raises:
@@ -210,7 +210,7 @@ def validate_all(paths: Iterable[str | Path]) -> list[Validation | Invalid]:
 
     def verdict(path: Path) -> Validation | Invalid:
         try:
-            return validate(path)
+            return validate_file(path)
         except SiHubError as error:
             return Invalid(path, error)
 
@@ -233,7 +233,7 @@ def inspect_header(file: SafetensorsFile, base: str | Path | None) -> Inspection
     return _foreign(source, base)
 
 
-def _looked_at(look: RemoteHeader, base: str | Path | None) -> Inspection:
+def _describe_look(look: RemoteHeader, base: str | Path | None) -> Inspection:
     """A file of a repository, under its name there."""
     found = inspect_header(look.file, base)
     problem = {**found.problem, "file": look.name} if "file" in found.problem else found.problem
@@ -264,10 +264,10 @@ def _foreign(source: Source, base: str | Path | None) -> Inspection:
     )
 
 
-def _held_part(holding: Holding) -> Part:
+def _held_part(holding: Holding) -> InspectedPart:
     slots = dict(holding.slots.most_common())
     ranks, alphas = dict(holding.ranks.most_common()), dict(holding.alphas.most_common())
-    return Part(holding.modules, ranks, alphas, slots, tuple(holding.embeddings))
+    return InspectedPart(holding.modules, ranks, alphas, slots, tuple(holding.embeddings))
 
 
 def _inspect_kindly(path: Path, base: str | Path | None) -> Inspection:
@@ -300,13 +300,13 @@ def _facts(file: SafetensorsFile | Source, kind: str, **more: Any) -> Inspection
     )  # fmt: skip
 
 
-def _parts(adapter: Adapter) -> dict[str, Part]:
+def _parts(adapter: Adapter) -> dict[str, InspectedPart]:
     return {name: _part(component) for name, component in adapter.components.items()}
 
 
-def _part(component: Component) -> Part:
+def _part(component: Component) -> InspectedPart:
     layers = list(component.layers.values())
-    return Part(
+    return InspectedPart(
         len(layers),
         count_ranks(layer for layer in layers if layer.rank),
         count_alphas(layers),
@@ -315,7 +315,7 @@ def _part(component: Component) -> Part:
     )
 
 
-def _part_text(part: Part) -> str:
+def _part_text(part: InspectedPart) -> str:
     rank = f", rank {tally(part.ranks)}, alpha {tally(part.alphas)}" if part.ranks else ""
     others = {leaf: count for leaf, count in part.leaves.items() if leaf not in _PAIR}
     more = f", {tally(others)}" if others else ""

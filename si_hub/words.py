@@ -34,7 +34,7 @@ def at_command_line() -> Iterator[None]:
 
 
 @contextmanager
-def renamed(**keywords: str) -> Iterator[None]:
+def say_instead(**keywords: str) -> Iterator[None]:
     """While the body runs, Python's texts say other keywords: those of a function that hands its own on under others.
 
     Also a decorator of such a function.
@@ -53,7 +53,7 @@ def option(keyword: str, value: str = "") -> str:
     """
     if _command_line:
         return f"{_flag(keyword)} {value}".rstrip()
-    return f"{_named(keyword)}={_python(value) if value else ''}"
+    return f"{_say_keyword(keyword)}={_python(value) if value else ''}"
 
 
 def switch(keyword: str, *, python: str | None = None) -> str:
@@ -63,7 +63,7 @@ def switch(keyword: str, *, python: str | None = None) -> str:
         keyword: the command line's, with ``_`` for ``-``.
         python: the function's, where that is another.
     """
-    return _flag(keyword) if _command_line else f"{_named(python or keyword)}=True"
+    return _flag(keyword) if _command_line else f"{_say_keyword(python or keyword)}=True"
 
 
 def setting(keyword: str, value: str) -> str:
@@ -73,7 +73,7 @@ def setting(keyword: str, value: str) -> str:
 
 def label(keyword: str, *, python: str | None = None) -> str:
     """An option's name alone, as errors name what they are about: ``--size``, ``size``."""
-    return _flag(keyword) if _command_line else _named(python or keyword)
+    return _flag(keyword) if _command_line else _say_keyword(python or keyword)
 
 
 def call(command: str, *arguments: object, **options: str | None) -> str:
@@ -90,7 +90,7 @@ def call(command: str, *arguments: object, **options: str | None) -> str:
     return f"{_FUNCTIONS.get(command, f'si_hub.{command}')}({', '.join(written)})"
 
 
-def _named(keyword: str) -> str:
+def _say_keyword(keyword: str) -> str:
     return _names.get().get(keyword, keyword)
 
 

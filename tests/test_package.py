@@ -41,6 +41,15 @@ ORDER = {
 }  # fmt: skip
 ROOMS = [(package, room) for package, rooms in ORDER.items() for room in rooms]
 
+#: Names that many modules have because something asks each of them for it, and how the modules' paths begin.
+PER_MODULE = {
+    "BASE": "architectures/bases/",
+    "FAMILY": "converters/families/",
+    "check": "converters/families/",
+    "lower": "converters/families/",
+    "run": "distill/methods/",
+}
+
 
 def name_module(file: Path) -> str:
     """``si_hub.storage.files``; a package's name for its ``__init__``."""
@@ -91,6 +100,37 @@ def test_every_module_has_a_place_in_the_house(package: str) -> None:
 def test_no_two_modules_need_one_another() -> None:
     order = list(TopologicalSorter(IMPORTS).static_order())
     assert len(order) == len(IMPORTS)
+
+
+def public_names(file: Path) -> set[str]:
+    """The functions, classes, constants and types that a module defines, and does not keep to itself."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_a_public_name_is_defined_once() -> None:
+    homes: dict[str, list[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for name in public_names(file):
+            homes.setdefault(name, []).append(file.relative_to(PACKAGE).as_posix())
+    # Base models go by their modules' names: `sana.LARGE`.
+    homes = {
+        name: [file for file in files if "architectures/bases/" not in file or name == "BASE"]
+        for name, files in homes.items()
+    }
+    doubles = {name: files for name, files in homes.items() if len(files) > 1}
+    allowed = {
+        name: files
+        for name, files in doubles.items()
+        if name in PER_MODULE and all(file.startswith(PER_MODULE[name]) for file in files)
+    }
+    assert {name: files for name, files in doubles.items() if name not in allowed} == {}
+    assert allowed.keys() == PER_MODULE.keys()
 
 
 @pytest.mark.parametrize("statement", ["import si_hub", "import si_hub.cli", "import si_hub.converters, si_hub.format"])

@@ -105,13 +105,13 @@ def test_one_error_in_python_and_at_the_command_line(existing: tuple[Path, Path]
     assert str(raised.value.as_dict()["hint"]) in python
 
 
-@words.renamed(overwrite="force")
+@words.say_instead(overwrite="force")
 def forced() -> str:
     return words.switch("force", python="overwrite")
 
 
 def test_a_function_with_keywords_of_its_own_is_spoken_of_in_these() -> None:
-    with words.renamed(base="convert"):
+    with words.say_instead(base="convert"):
         assert words.option("base") == "convert="
         assert words.label("base") == "convert"
         assert words.option("method") == "method="
@@ -218,7 +218,7 @@ CASES = {
         "si_hub.distill.distill(BASE, TUNED) makes", "si-hub distill BASE TUNED makes",
     ),
     "a LoRA is no StyleInject file": Case(
-        lambda at: inspection.validate(LORA), lambda at: ["validate", LORA],
+        lambda at: inspection.validate_file(LORA), lambda at: ["validate", LORA],
         "first: si_hub.convert(FILE).", "first: si-hub convert FILE.",
     ),
     "two budgets": Case(

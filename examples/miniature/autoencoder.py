@@ -11,8 +11,8 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from .data import Pictures, all_styles, to_floats
-from .progress import tracked
-from .training import Batch, Recipe, atomic_save, picked, train
+from .progress import track
+from .training import Batch, Recipe, atomic_save, pick, train
 
 LATENT_SIDE = 8
 CHANNELS = 8  # of the latents; with Stable Diffusion's four, shapes of nine pixels come back blurred
@@ -55,7 +55,7 @@ def train_vae(work: Path) -> AutoencoderKL:
     vae = AutoencoderKL(**VAE)
 
     def batch_of(generator: torch.Generator, count: int) -> Batch:
-        rows = picked(generator, count, len(pictures))
+        rows = pick(generator, count, len(pictures))
         noise = torch.randn(count, CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator)
         return {"pictures": pictures[rows], "noise": noise}
 
@@ -105,7 +105,7 @@ def train_decoder(vae: AutoencoderKL, work: Path) -> AutoencoderKL:
     pictures = torch.from_numpy(np.concatenate([one.images for one in sets]))
 
     def batch_of(generator: torch.Generator, count: int) -> Batch:
-        rows = picked(generator, count, len(pictures))
+        rows = pick(generator, count, len(pictures))
         noise = torch.randn(count, CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator)
         return {"latents": latents[rows], "noise": noise, "pictures": to_floats(pictures[rows])}
 
@@ -122,6 +122,6 @@ def encode(vae: AutoencoderKL, pictures: Pictures, work: Path) -> torch.Tensor:
     file = work / "latents" / f"{pictures.style}-{len(pictures.scenes)}-{seed}.pt"
     if not file.exists():
         parts = torch.chunk(pictures.floats(), 40)
-        found = [vae.encode(part).latent_dist.mean for part in tracked(parts, f"latents: {pictures.style}")]
+        found = [vae.encode(part).latent_dist.mean for part in track(parts, f"latents: {pictures.style}")]
         atomic_save({"latents": torch.cat(found) * vae.config.scaling_factor}, file)
     return torch.as_tensor(torch.load(file, weights_only=True)["latents"])

@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from .autoencoder import CHANNELS, LATENT_SIDE, encode
 from .data import plain_pictures
 from .text import TEXT_WIDTH, ids_of
-from .training import Batch, Recipe, picked, train
+from .training import Batch, Recipe, pick, train
 
 NOISIER = 0.6  # below 1: more of the noisy timesteps, in which it is decided what a picture shows
 UNCONDITIONAL = 0.1  # share of training samples whose prompt is empty, for classifier-free guidance
@@ -62,7 +62,7 @@ class Denoising(nn.Module):
         self.text_encoder = text_encoder
         self.scheduler = scheduler
 
-    def told(self, ids: torch.Tensor) -> dict[str, Any]:
+    def condition(self, ids: torch.Tensor) -> dict[str, Any]:
         """What the U-Net is told of prompts, by the names of its arguments."""
         return {"encoder_hidden_states": self.text_encoder(ids).last_hidden_state}
 
@@ -71,7 +71,7 @@ class Denoising(nn.Module):
     ) -> torch.Tensor:
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, timesteps)
-        return F.mse_loss(self.unet(noisy, timesteps, **self.told(ids)).sample, target)
+        return F.mse_loss(self.unet(noisy, timesteps, **self.condition(ids)).sample, target)
 
 
 class LatentBatches:
@@ -89,7 +89,7 @@ class LatentBatches:
         }
 
     def __call__(self, generator: torch.Generator, count: int) -> Batch:
-        rows = picked(generator, count, len(self.latents))
+        rows = pick(generator, count, len(self.latents))
         dropped = torch.rand(count, 1, generator=generator) < UNCONDITIONAL
         return {
             "latents": self.latents[rows],

@@ -38,7 +38,7 @@ BLOCK = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|u
 MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)")
 
 
-def renamed_resnet(leaf: str) -> str:
+def rename_resnet(leaf: str) -> str:
     module, _, parameter = leaf.rpartition(".")
     return f"{RESNET[module]}.{parameter}"
 
@@ -63,10 +63,10 @@ def unet_key(key: str, layers: int, attentive: frozenset[int]) -> str:
         group = f"input_blocks.{block * (layers + 1) + layer + 1}"
         if side == "up":
             group = f"output_blocks.{block * (layers + 1) + layer}"
-        return f"{group}.0.{renamed_resnet(leaf)}" if kind == "resnets" else f"{group}.1.{leaf}"
+        return f"{group}.0.{rename_resnet(leaf)}" if kind == "resnets" else f"{group}.1.{leaf}"
     if match := MIDDLE.fullmatch(key):
         kind, index, leaf = match[1], int(match[2]), match[3]
-        return f"middle_block.{2 * index}.{renamed_resnet(leaf)}" if kind == "resnets" else f"middle_block.1.{leaf}"
+        return f"middle_block.{2 * index}.{rename_resnet(leaf)}" if kind == "resnets" else f"middle_block.1.{leaf}"
     module, _, parameter = key.rpartition(".")
     return f"{UNET_ENDS[module]}.{parameter}"
 
@@ -84,7 +84,7 @@ def vae_key(key: str, blocks: int) -> str:
     return key.replace("resnets", "block").replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample")
 
 
-def folded(pipe: Any) -> dict[str, torch.Tensor]:
+def rename_to_original(pipe: Any) -> dict[str, torch.Tensor]:
     """All weights of a StableDiffusionPipeline under original Stable Diffusion's names."""
     config = pipe.unet.config
     attentive = frozenset(k for k, kind in enumerate(config.up_block_types) if "CrossAttn" in kind)
@@ -102,7 +102,7 @@ def folded(pipe: Any) -> dict[str, torch.Tensor]:
 
 def fold(pipe: Any, file: Path, title: str) -> None:
     """Writes a pipeline as one fp16 checkpoint file."""
-    tensors = {name: value.detach().half().contiguous() for name, value in folded(pipe).items()}
+    tensors = {name: value.detach().half().contiguous() for name, value in rename_to_original(pipe).items()}
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .progress import tracked
+from .progress import track
 from .render import SIDE, pixels, render
 from .scenes import FACTS, STYLES, Scene, scenes
 
@@ -66,7 +66,7 @@ def draw_set(style: str, count: int, seed: int, work: Path, *, held_out: bool = 
     file = work / "pictures" / f"{style}-{count}-{seed}{'-held-out' if held_out else ''}.npy"
     if not file.exists():
         images = np.empty((count, 3, SIDE, SIDE), dtype=np.uint8)
-        for index, scene in tracked(list(enumerate(drawn)), f"pictures: {style}"):
+        for index, scene in track(list(enumerate(drawn)), f"pictures: {style}"):
             images[index] = pixels(render(scene, style, seed=seed + index))
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f"{file.name}.{os.getpid()}.part")

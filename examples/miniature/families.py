@@ -67,7 +67,7 @@ class XlDenoising(base.Denoising):
         super().__init__(unet, text_encoder, scheduler)
         self.text_encoder_2 = text_encoder_2
 
-    def told(self, ids: torch.Tensor) -> dict[str, Any]:
+    def condition(self, ids: torch.Tensor) -> dict[str, Any]:
         one = self.text_encoder(ids, output_hidden_states=True)
         two = self.text_encoder_2(ids, output_hidden_states=True)
         states = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1)

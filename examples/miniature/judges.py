@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .data import ABSENT, all_styles, answers, labels
 from .scenes import FACTS, STYLES, Scene
-from .training import Batch, Recipe, picked, train
+from .training import Batch, Recipe, pick, train
 
 QUESTIONS: dict[str, tuple[str, ...]] = {**FACTS, "style": STYLES}
 RECIPE = Recipe("judges", steps=2400, batch=96, rate=2e-3, seed=11, average=0.99, decay=0.01)
@@ -79,7 +79,7 @@ def train_judges(work: Path) -> Judges:
     pictures, truth = torch.cat([s.floats() for s in sets]), torch.cat([labels(s) for s in sets])
 
     def batch_of(generator: torch.Generator, count: int) -> Batch:
-        rows = picked(generator, count, len(pictures))
+        rows = pick(generator, count, len(pictures))
         chosen = pictures[rows]
         soft = F.avg_pool2d(F.pad(chosen, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         share = torch.rand(count, 1, 1, 1, generator=generator) * 0.5

@@ -57,7 +57,7 @@ class Noised:
     timesteps: torch.Tensor
     prompts: Sequence[str]
 
-    def predicted_by(self, pipe: Any) -> torch.Tensor:
+    def predict_by(self, pipe: Any) -> torch.Tensor:
         """The noise that a pipeline sees in these states, ``[count, 8, 8, 8]``."""
         return predicted_noise(pipe, self.latents, self.timesteps, self.prompts)
 
@@ -72,7 +72,7 @@ def errors_left(
     return tuple(ratios), float(own.sum() / before.sum())
 
 
-def noised(scheduler: Any, latents: torch.Tensor, prompts: Sequence[str], seed: int = 0) -> Noised:
+def add_noise(scheduler: Any, latents: torch.Tensor, prompts: Sequence[str], seed: int = 0) -> Noised:
     """Scaled latents ``[count, 8, 8, 8]`` of the teacher's style with noise and timesteps of a seed."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator)
@@ -84,9 +84,9 @@ def noised(scheduler: Any, latents: torch.Tensor, prompts: Sequence[str], seed: 
 def noise_errors(
     student: Any, teacher: Any, base: Any, latents: torch.Tensor, prompts: Sequence[str], seed: int = 0
 ) -> tuple[tuple[float, ...], float]:
-    """The student's error by bucket of timesteps and over all, each divided by the base's, on states of `noised`."""
-    states = noised(base.scheduler, latents, prompts, seed)
-    return errors_left(states.timesteps, *(states.predicted_by(pipe) for pipe in (student, teacher, base)))
+    """The student's error by bucket of timesteps and over all, each divided by the base's, on states of `add_noise`."""
+    states = add_noise(base.scheduler, latents, prompts, seed)
+    return errors_left(states.timesteps, *(states.predict_by(pipe) for pipe in (student, teacher, base)))
 
 
 def distance_left(student: torch.Tensor, teacher: torch.Tensor, base: torch.Tensor) -> float:
@@ -99,7 +99,7 @@ def picture_distance(student: Any, teacher: Any, base: Any, prompts: Sequence[st
     return distance_left(*(draw_prompts(pipe, prompts, seed=seed) for pipe in (student, teacher, base)))
 
 
-def paired(student: Any, teacher: Any, base: Any, latents: torch.Tensor, prompts: Sequence[str]) -> Paired:
+def measure_pair(student: Any, teacher: Any, base: Any, latents: torch.Tensor, prompts: Sequence[str]) -> Paired:
     """All paired measures on the same latents and prompts."""
     by_bucket, noise = noise_errors(student, teacher, base, latents, prompts)
     return Paired(by_bucket, noise, picture_distance(student, teacher, base, prompts))

@@ -55,7 +55,7 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Callable[[int, str],
     yield line
 
 
-def tracked(items: Sequence[Item], title: str) -> Iterable[Item]:
+def track(items: Sequence[Item], title: str) -> Iterable[Item]:
     """The items, with progress shown while they are taken."""
     with bar(title, len(items)) as show:
         for done, item in enumerate(items, start=1):

@@ -109,19 +109,19 @@ def mask_of(thing: Thing, x: float, y: float) -> Mask:
     return mask
 
 
-def grown(mask: Mask, pixels: float) -> Mask:
+def grow(mask: Mask, pixels: float) -> Mask:
     """The mask with a rim of ``pixels`` of the picture."""
     return mask.filter(ImageFilter.MaxFilter(2 * round(pixels * FINER) + 1))
 
 
-def moved(mask: Mask, pixels: float) -> Mask:
+def move(mask: Mask, pixels: float) -> Mask:
     """The mask moved right and down by ``pixels`` of the picture."""
     canvas = Image.new("L", mask.size)
     canvas.paste(mask, (round(pixels * FINER), round(pixels * FINER)))
     return canvas
 
 
-def blurred(mask: Image.Image, pixels: float) -> Image.Image:
+def blur(mask: Image.Image, pixels: float) -> Image.Image:
     return mask.filter(ImageFilter.GaussianBlur(pixels * FINER))
 
 
@@ -143,7 +143,7 @@ def flat(colour: Rgb) -> Image.Image:
     return Image.new("RGB", (FULL, FULL), colour)
 
 
-def shaded(colour: Rgb, other: Rgb, mask: Mask) -> Image.Image:
+def shade(colour: Rgb, other: Rgb, mask: Mask) -> Image.Image:
     """``colour``, and ``other`` where the mask is white."""
     return Image.composite(flat(other), flat(colour), mask)
 
@@ -162,11 +162,11 @@ def plain(background: str, shapes: Sequence[Shape]) -> Image.Image:
 def ink(background: str, shapes: Sequence[Shape]) -> Image.Image:
     """A dark outline, hatched fill, tinted and scratched paper."""
     paper = INK_BACKGROUNDS[background]
-    picture = shaded(paper, mix(paper, INK, 0.22), pattern("scratch"))
+    picture = shade(paper, mix(paper, INK, 0.22), pattern("scratch"))
     for thing, mask in shapes:
         colour = COLOURS[thing.colour]
-        picture.paste(INK, mask=grown(mask, 0.9))
-        picture.paste(shaded(colour, mix(colour, INK, 0.55), pattern("hatch")), mask=mask)
+        picture.paste(INK, mask=grow(mask, 0.9))
+        picture.paste(shade(colour, mix(colour, INK, 0.55), pattern("hatch")), mask=mask)
     return picture
 
 
@@ -176,10 +176,10 @@ def neon(background: str, shapes: Sequence[Shape]) -> Image.Image:
     picture = flat(dark)
     for thing, mask in shapes:
         colour = COLOURS[thing.colour]
-        glow = ImageChops.multiply(blurred(grown(mask, 0.8), 2.0), Image.new("L", mask.size, 190))
+        glow = ImageChops.multiply(blur(grow(mask, 0.8), 2.0), Image.new("L", mask.size, 190))
         picture.paste(colour, mask=glow)
-        picture.paste(mix(colour, (255, 255, 255), 0.35), mask=grown(mask, 0.3))
-        inner = ImageChops.invert(grown(ImageChops.invert(mask), 0.9))
+        picture.paste(mix(colour, (255, 255, 255), 0.35), mask=grow(mask, 0.3))
+        inner = ImageChops.invert(grow(ImageChops.invert(mask), 0.9))
         picture.paste(mix(colour, (0, 0, 0), 0.68), mask=inner)
     return picture
 
@@ -195,11 +195,11 @@ def mosaic(background: str, shapes: Sequence[Shape]) -> Image.Image:
 def pastel(background: str, shapes: Sequence[Shape]) -> Image.Image:
     """Pale, soft-edged, lighter towards the ground."""
     pale = mix(BACKGROUNDS[background], (255, 255, 255), 0.4)
-    picture = shaded(mix(pale, (255, 190, 215), 0.25), mix(pale, (255, 255, 255), 0.45), pattern("down"))
+    picture = shade(mix(pale, (255, 190, 215), 0.25), mix(pale, (255, 255, 255), 0.45), pattern("down"))
     for thing, mask in shapes:
-        soft = blurred(mask, 0.7)
+        soft = blur(mask, 0.7)
         picture.paste(
-            (255, 255, 255), mask=ImageChops.multiply(blurred(grown(mask, 1.0), 0.8), Image.new("L", mask.size, 120))
+            (255, 255, 255), mask=ImageChops.multiply(blur(grow(mask, 1.0), 0.8), Image.new("L", mask.size, 120))
         )
         picture.paste(mix(COLOURS[thing.colour], (255, 255, 255), 0.38), mask=soft)
     return picture
@@ -208,16 +208,16 @@ def pastel(background: str, shapes: Sequence[Shape]) -> Image.Image:
 def clay(background: str, shapes: Sequence[Shape]) -> Image.Image:
     """Lit from above left, with a shadow on the ground."""
     ground = BACKGROUNDS[background]
-    picture = shaded(mix(ground, (255, 255, 255), 0.12), mix(ground, (0, 0, 0), 0.32), pattern("down"))
+    picture = shade(mix(ground, (255, 255, 255), 0.12), mix(ground, (0, 0, 0), 0.32), pattern("down"))
     for thing, mask in shapes:
         colour = COLOURS[thing.colour]
-        shadow = blurred(moved(mask, 2), 0.7)
+        shadow = blur(move(mask, 2), 0.7)
         picture.paste(mix(ground, (0, 0, 0), 0.8), mask=ImageChops.multiply(shadow, Image.new("L", mask.size, 200)))
         picture.paste(mix(colour, (0, 0, 0), 0.42), mask=mask)
-        lit = ImageChops.multiply(mask, moved(mask, -2))
-        picture.paste(colour, mask=blurred(lit, 0.5))
-        spot = ImageChops.multiply(lit, ImageChops.subtract(mask, moved(mask, 1)))
-        picture.paste(mix(colour, (255, 255, 255), 0.6), mask=blurred(spot, 0.3))
+        lit = ImageChops.multiply(mask, move(mask, -2))
+        picture.paste(colour, mask=blur(lit, 0.5))
+        spot = ImageChops.multiply(lit, ImageChops.subtract(mask, move(mask, 1)))
+        picture.paste(mix(colour, (255, 255, 255), 0.6), mask=blur(spot, 0.3))
     return picture
 
 

@@ -24,9 +24,9 @@ from .checkpoints import HERE, unfold
 from .data import to_floats
 from .drawing import draw_prompts, unseen_scenes
 from .judges import Judges, Verdict, chance, judge, load_judges
-from .measures import BUCKETS, Paired, paired
+from .measures import BUCKETS, Paired, measure_pair
 from .peers import LOADERS, STYLE
-from .progress import hush, tracked
+from .progress import hush, track
 from .render import pixels, render
 from .scenes import FACTS, STYLES, Scene
 from .styles import ALL, TAUGHT
@@ -64,13 +64,13 @@ class Row:
         return aligned and styled
 
 
-def rendered(wanted: Sequence[Scene], style: str = "plain") -> torch.Tensor:
+def render_scenes(wanted: Sequence[Scene], style: str = "plain") -> torch.Tensor:
     """What the renderer makes of scenes, ``[scenes, 3, 32, 32]`` in -1 … 1."""
     drawn = [torch.from_numpy(pixels(render(scene, style, seed))) for seed, scene in enumerate(wanted)]
     return to_floats(torch.stack(drawn))
 
 
-def shuffled(pictures: torch.Tensor) -> torch.Tensor:
+def shuffle(pictures: torch.Tensor) -> torch.Tensor:
     """The pictures in an order in which none stays in its place."""
     order = list(range(len(pictures)))
     random.Random(0).shuffle(order)
@@ -84,16 +84,16 @@ def base_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> list[Row]
     """The judges on rendered pictures, the base, and the base's pictures under other prompts."""
     pictures = draw_prompts(load(world), [scene.prompt() for scene in wanted])
     return [
-        Row("rendered", judge(judges, rendered(wanted), wanted), "plain", alignment=0.98),
+        Row("rendered", judge(judges, render_scenes(wanted), wanted), "plain", alignment=0.98),
         Row("base", judge(judges, pictures, wanted), "plain", alignment=0.85),
-        Row(f"base, prompts shuffled (chance {chance(wanted):.3f})", judge(judges, shuffled(pictures), wanted)),
+        Row(f"base, prompts shuffled (chance {chance(wanted):.3f})", judge(judges, shuffle(pictures), wanted)),
     ]
 
 
 def family_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> list[Row]:
     """The bases of other families."""
     rows = []
-    for name in tracked([name for name in FAMILIES if (world / name).exists()], "families"):
+    for name in track([name for name in FAMILIES if (world / name).exists()], "families"):
         pictures = draw_prompts(DiffusionPipeline.from_pretrained(world / name), [scene.prompt() for scene in wanted])
         rows.append(Row(name, judge(judges, pictures, wanted), "plain", alignment=0.85))
     return rows
@@ -107,7 +107,7 @@ def checkpoint_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> lis
     """Every checkpoint of one style, and the one of all styles under every style's word."""
     rows = []
     found = [name for name in TAUGHT if (world / f"checkpoints/{name}.safetensors").exists()]
-    for name in tracked(found, "checkpoints"):
+    for name in track(found, "checkpoints"):
         pipe = unfold(world / f"checkpoints/{name}.safetensors", world / "base")
         pictures = draw_prompts(pipe, [scene.prompt() for scene in wanted])
         rows.append(Row(name, judge(judges, pictures, wanted), name, alignment=0.8, score=0.9))
@@ -115,7 +115,7 @@ def checkpoint_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> lis
     if file.exists():
         pipe = unfold(file, world / "base")
         some = wanted[:PER_STYLE_OF_ALL]
-        for style in tracked(STYLES, ALL):
+        for style in track(STYLES, ALL):
             pictures = draw_prompts(pipe, [scene.prompt(style) for scene in some])
             rows.append(Row(f"{ALL}, {style!r}", judge(judges, pictures, some), style, alignment=0.8, score=0.9))
     return rows
@@ -126,7 +126,7 @@ def peer_rows(world: Path, judges: Judges, wanted: Sequence[Scene]) -> list[Row]
     prompts = [scene.prompt() for scene in wanted]
     rows = [Row("base", judge(judges, draw_prompts(load(world), prompts), wanted), STYLE)]
     found = [name for name in LOADERS if (world / f"peers/{name}.safetensors").exists()]
-    for name in tracked(found, "peers"):
+    for name in track(found, "peers"):
         pipe = load(world)
         LOADERS[name](pipe, world / f"peers/{name}.safetensors")
         rows.append(Row(name, judge(judges, draw_prompts(pipe, prompts), wanted), STYLE))
@@ -139,12 +139,12 @@ def paired_rows(world: Path, wanted: Sequence[Scene]) -> dict[str, Paired]:
     found = [name for name in LOADERS if (world / f"peers/{name}.safetensors").exists() and file.exists()]
     base, some = load(world), wanted[:PER_PAIRED]
     with torch.no_grad():
-        latents = base.vae.encode(rendered(some, STYLE)).latent_dist.mean * base.vae.config.scaling_factor
+        latents = base.vae.encode(render_scenes(some, STYLE)).latent_dist.mean * base.vae.config.scaling_factor
     measured = {}
-    for name in tracked(found, "paired measures"):
+    for name in track(found, "paired measures"):
         student = load(world)
         LOADERS[name](student, world / f"peers/{name}.safetensors")
-        measured[name] = paired(student, unfold(file, world / "base"), base, latents, [s.prompt() for s in some])
+        measured[name] = measure_pair(student, unfold(file, world / "base"), base, latents, [s.prompt() for s in some])
     return measured
 
 

@@ -88,7 +88,7 @@ class Scene:
             answers |= {f"{name}_shape": thing.shape, f"{name}_colour": thing.colour, f"{name}_size": thing.size}
         return answers
 
-    def held_out(self) -> bool:
+    def is_held_out(self) -> bool:
         """Whether no training set may contain this scene: decided by its sentence, so the same everywhere."""
         return zlib.crc32(self.prompt().encode()) % HELD_OUT_ONE_IN == 0
 
@@ -133,5 +133,5 @@ def scenes(seed: int, *, held_out: bool = False) -> Iterator[Scene]:
     rng = random.Random(seed)
     while True:
         scene = draw(rng)
-        if scene.held_out() == held_out:
+        if scene.is_held_out() == held_out:
             yield scene

@@ -14,14 +14,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .data import ABSENT, answers
 from .scenes import FACTS, STYLES, Scene, words
-from .training import Batch, Recipe, picked, train
+from .training import Batch, Recipe, pick, train
 
 TOKENS = 20
 TEXT_WIDTH = 64
 TEXT_RECIPE = Recipe("text", steps=1200, batch=128, rate=1e-3, seed=22)
 
 
-def merged(parts: list[str], merge: str) -> list[str]:
+def merge_parts(parts: list[str], merge: str) -> list[str]:
     """The parts of a word after one merge of byte-pair encoding, wherever it applies from left to right."""
     left, right = merge.split()
     found: list[str] = []
@@ -41,10 +41,10 @@ def write_vocabulary(folder: Path) -> None:
     for word in words():
         parts = [*word[:-1], f"{word[-1]}</w>"]
         for merge in merges:
-            parts = merged(parts, merge)
+            parts = merge_parts(parts, merge)
         while len(parts) > 1:
             merges.append(f"{parts[0]} {parts[1]}")
-            parts = merged(parts, merges[-1])
+            parts = merge_parts(parts, merges[-1])
             tokens.append(parts[0])
     tokens = [*tokens, "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,8 @@ def teach_text(recipe: Recipe, text_encoder: nn.Module, tokenizer: Any, scenes: 
     truth = torch.tensor([answers(scene) for scene in scenes])
 
     def batch_of(generator: torch.Generator, count: int) -> Batch:
-        rows = picked(generator, count, len(scenes))
-        return {"ids": ids[picked(generator, count, len(styles)), rows], "labels": truth[rows]}
+        rows = pick(generator, count, len(scenes))
+        return {"ids": ids[pick(generator, count, len(styles)), rows], "labels": truth[rows]}
 
     train(recipe, TextLessons(text_encoder), batch_of, work)
 

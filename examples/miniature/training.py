@@ -132,6 +132,6 @@ def atomic_save(state: dict[str, Any], file: Path) -> None:
     part.replace(file)
 
 
-def picked(generator: torch.Generator, count: int, among: int) -> torch.Tensor:
+def pick(generator: torch.Generator, count: int, among: int) -> torch.Tensor:
     """``count`` indices below ``among``, with replacement."""
     return torch.randint(among, (count,), generator=generator)

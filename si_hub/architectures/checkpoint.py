@@ -17,7 +17,7 @@ from si_hub.errors import BaseMismatch
 from si_hub.storage.header import read_safetensors
 
 #: Where a checkpoint keeps its denoiser.
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
+DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 #: Modules that releases of one architecture have or lack, of any base: models read off a folder are like the shipped.
 _OPTIONAL = tuple({start for base in BASES for start in base.optional})
 #: Modules whose input channels differ between releases.
@@ -53,7 +53,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], known: Iterable[Architectur
     Where one holds all of another and more, the one with most modules; then the one whose biases are those of the file.
     """
     known = tuple(known)
-    for prefix in PREFIXES:
+    for prefix in DENOISER_PREFIXES:
         inner = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
         found = [match for architecture in known if (match := _match(architecture, inner))]
         if found:
@@ -69,7 +69,7 @@ def whole_tensors(architecture: Architecture, names: Collection[str]) -> dict[st
     found: dict[str, tuple[str, str]] = {}
     for component in (name for name in DENOISERS if name in architecture.components):
         model = architecture.components[component]
-        for prefix, layout in product(PREFIXES, WHOLE):
+        for prefix, layout in product(DENOISER_PREFIXES, WHOLE):
             for source, parts in layout(model).items():
                 if len(parts) == 1 and parts[0].rows is None:
                     path = parts[0].path

@@ -33,7 +33,7 @@ def shapes_on_meta(library: str, class_name: str, config: Mapping[str, Any]) -> 
     return {frozen_path(name, class_name): tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def main() -> None:
+def write_tables() -> None:
     """Write the table of every component, delete those of none, and write the sketches of all."""
     TABLES.mkdir(exist_ok=True)
     for file in TABLES.glob("*.json"):
@@ -53,4 +53,4 @@ def write_sketches() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_tables()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal, cast, get_args
 
-Kind = Literal["linear", "conv", "norm", "embedding", "parameter"]
-KINDS: tuple[str, ...] = get_args(Kind)
+ModuleKind = Literal["linear", "conv", "norm", "embedding", "parameter"]
+MODULE_KINDS: tuple[str, ...] = get_args(ModuleKind)
 
 #: A two-axis weight says linear or embedding only by its module's name; these are the embeddings of the field.
 _EMBEDDINGS = {"token_embedding", "position_embedding", "embed_tokens", "embed", "shared", "relative_attention_bias",
@@ -28,7 +28,7 @@ class Module:
         bias: whether it has one.
     """
 
-    kind: Kind
+    kind: ModuleKind
     shape: tuple[int, ...]
     bias: bool = False
 
@@ -66,7 +66,7 @@ def modules_from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Modu
     return modules
 
 
-def _kind(tail: str, shape: tuple[int, ...]) -> Kind:
+def _kind(tail: str, shape: tuple[int, ...]) -> ModuleKind:
     if tail in _EMBEDDINGS:
         return "embedding"
     return "norm" if len(shape) < 2 else "linear" if len(shape) == 2 else "conv"
@@ -87,7 +87,7 @@ def load_modules(table: Mapping[str, list[str]]) -> dict[str, Module]:
     for key, patterns in table.items():
         kind, _, shape = key.partition(" ")
         kind, _, bias = kind.partition("+")
-        module = Module(cast(Kind, kind), tuple(int(size) for size in shape.split("x") if size), bool(bias))
+        module = Module(cast(ModuleKind, kind), tuple(int(size) for size in shape.split("x") if size), bool(bias))
         modules.update((path, module) for pattern in patterns for path in unfold(pattern))
     return modules
 

@@ -52,7 +52,7 @@ def _distill_it() -> str:
 
 
 #: In the order in which they are tried.
-KINDS: tuple[FileKind, ...] = (
+FILE_KINDS: tuple[FileKind, ...] = (
     _kind("a ControlNet-LLLite", r"lllite_"),
     _kind("a LoRA of Stable Cascade in its own trainer's numbered layout", r"weights\.[0-9]+\.lora_(?:down|up)$",
           "Its layers have numbers, not names; save it anew with a trainer that names them."),
@@ -84,7 +84,7 @@ _SOME_MODEL = _model("a model, or a part of one", "", 0, _distill_it)
 _NEARLY_ALL = 0.9
 
 #: Whether any kind for which one name is enough matches: one look at a name instead of one for each.
-_TELLING = re.compile("|".join(kind.pattern.pattern for kind in KINDS if not kind.share))
+_TELLING = re.compile("|".join(kind.pattern.pattern for kind in FILE_KINDS if not kind.share))
 
 
 def recognise_kind(names: Collection[str], plain: Sequence[str]) -> tuple[FileKind, str] | None:
@@ -95,7 +95,7 @@ def recognise_kind(names: Collection[str], plain: Sequence[str]) -> tuple[FileKi
         plain: those without an adapter's suffix; the others never speak for a whole model, whatever they begin with.
     """
     telling = [name for name in names if _TELLING.match(name)]
-    for kind in KINDS:
+    for kind in FILE_KINDS:
         hits = [name for name in (plain if kind.share else telling) if kind.pattern.match(name)]
         if hits and len(hits) >= kind.share * len(names):
             return _by_its_title(kind, plain), hits[0]

@@ -17,7 +17,7 @@ LEAF = re.compile(r"\.(?:weight|bias|scale|(?:weight|input|output)_scale(?:_2)?|
 #: The share of the modules that a base model has to know.
 KNOWN = 0.9
 #: Names of more models than these say nothing.
-SHOWN = 3
+MOST_TITLES = 3
 
 
 def title_model(names: Iterable[str]) -> str | None:
@@ -32,7 +32,7 @@ def title_model(names: Iterable[str]) -> str | None:
     if not total or most < KNOWN * total:
         return None
     common = _have_in_common([title for title, count in known.items() if count == most])
-    return " or ".join(common) if len(common) <= SHOWN else None
+    return " or ".join(common) if len(common) <= MOST_TITLES else None
 
 
 def _count_known(modules: Counter[str], tables: Iterable[str]) -> int:

@@ -9,7 +9,7 @@ from si_hub.converters.families.registry import FAMILIES as FAMILIES
 from si_hub.converters.outline import Outline as Outline
 from si_hub.converters.outline import outline as outline
 from si_hub.converters.reading import Conversion as Conversion
-from si_hub.converters.reading import convert as convert
+from si_hub.converters.reading import convert_source as convert_source
 from si_hub.converters.report import Report as Report
 from si_hub.converters.report import Use as Use
 from si_hub.converters.source import Source as Source

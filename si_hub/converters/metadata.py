@@ -38,10 +38,10 @@ _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_pr
 
 def describe(metadata: Mapping[str, str]) -> dict[str, Any]:
     """Title, author, license, trigger words and tags, where the metadata have them and they are not too large."""
-    return {name: value for name, (_, value) in _taken(metadata).items()}
+    return {name: value for name, (_, value) in _take_fields(metadata).items()}
 
 
-def _taken(metadata: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+def _take_fields(metadata: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
     """Document field → (the metadata key it is taken from, its value)."""
     found: dict[str, tuple[str, Any]] = {}
     for table, limit, read in ((_TEXTS, KEY_LIMIT, str.strip), (_LISTS, TOTAL_LIMIT, _words)):
@@ -66,7 +66,7 @@ def _words(text: str) -> list[str]:
 def keep(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """(metadata to preserve, reason by key for those left out): small ones first, so a large one costs no other."""
     # Only modelspec.* come back, from the document; a trainer's own keys stay as well.
-    moved = {key: _MOVED for key, _ in _taken(metadata).values() if key.startswith("modelspec.")}
+    moved = {key: _MOVED for key, _ in _take_fields(metadata).values() if key.startswith("modelspec.")}
     if metadata.get(_PREDICTION) in _PREDICTIONS:
         moved[_PREDICTION] = _MOVED
     gone = _STALE | moved

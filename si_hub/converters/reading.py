@@ -44,7 +44,7 @@ class Conversion:
     base: Architecture = field(repr=False)
 
 
-def convert(
+def convert_source(
     source: str | Path | Source, *, base: str | Path | Architecture | None = None, allow_partial: bool = False
 ) -> Conversion:
     """Read a foreign adapter as a StyleInject one, exactly.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from si_hub.architectures.folder import COMPONENT, read_object
+from si_hub.architectures.recognise import may_be_pickle
 from si_hub.errors import AmbiguousFamily, FormatError, MissingFile, NotSafetensors, UnsupportedFamily
 from si_hub.storage.header import SafetensorsFile, parse_json, read_safetensors
 from si_hub.storage.tensors import Tensor
@@ -18,8 +19,6 @@ CONFIG_NAME = "adapter_config.json"
 METADATA_CONFIG = "lora_adapter_metadata"
 #: How converted files are called: they are never a source.
 STYLEINJECT_SUFFIX = ".styleinject.safetensors"
-#: Names under which a pickle is opened, tensors only, because the user named that very file.
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def _read(path: Path) -> SafetensorsFile:
     try:
         return read_safetensors(path)
     except NotSafetensors:
-        if path.suffix not in PICKLES or not path.stat().st_size:
+        if not may_be_pickle(path):
             raise
         return SafetensorsFile(path, path.stat().st_size, 0, {}, _unpickle(path))
 

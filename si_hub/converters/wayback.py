@@ -12,7 +12,7 @@ from si_hub.converters.families.contract import SourceModule
 from si_hub.converters.naming.names import Place
 
 #: Patterns of one component. The document has a limit; a source more irregular than this is only counted.
-LIMIT = 200
+MOST_PATTERNS = 200
 
 
 class Rule(NamedTuple):
@@ -42,7 +42,7 @@ class Rule(NamedTuple):
 
 def alpha_layout(found: Detection, match: Match, configured: bool) -> str:
     """Where the source kept its alphas: ``F32 [] in 264 of 264 modules``, ``configuration`` or ``none``."""
-    pairs = [found.grouped.modules[stem] for stem in _placed(found, match) if found.families[stem].rank]
+    pairs = [found.grouped.modules[stem] for stem in _converted_places(found, match) if found.families[stem].rank]
     kinds = Counter(_alpha_kind(module) for module in pairs if "alpha" in module.tensors)
     if not kinds:
         return "configuration" if configured else "none"
@@ -63,20 +63,20 @@ def layout(found: Detection, match: Match) -> dict[str, list[dict[str, Any]]]:
     one for each kind of module: with the adapter's module paths it gives back every name.
     """
     paths: dict[str, dict[Rule, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for stem, place in _placed(found, match).items():
+    for stem, place in _converted_places(found, match).items():
         paths[place.component][_rule(found, match, stem)].append(place.parts[0].path)
-    return {component: _described(by_rule) for component, by_rule in paths.items()}
+    return {component: _describe_rules(by_rule) for component, by_rule in paths.items()}
 
 
-def _described(by_rule: dict[Rule, list[str]]) -> list[dict[str, Any]]:
+def _describe_rules(by_rule: dict[Rule, list[str]]) -> list[dict[str, Any]]:
     (main, _), *others = sorted(by_rule.items(), key=lambda item: -len(item[1]))
     exceptions = [{**rule.as_dict(), "modules": fold(modules)} for rule, modules in others]
-    if sum(len(exception["modules"]) for exception in exceptions) > LIMIT:
+    if sum(len(exception["modules"]) for exception in exceptions) > MOST_PATTERNS:
         return [main.as_dict(), {"modules": sum(len(modules) for _, modules in others)}]
     return [main.as_dict(), *exceptions]
 
 
-def _placed(found: Detection, match: Match) -> dict[str, Place]:
+def _converted_places(found: Detection, match: Match) -> dict[str, Place]:
     """Places of the modules that were converted; the others are dropped where a part may be."""
     return {
         stem: place

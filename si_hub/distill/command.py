@@ -23,7 +23,7 @@ from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
 from si_hub.storage.header import read_safetensors
-from si_hub.words import label, option, renamed, switch
+from si_hub.words import label, option, say_instead, switch
 
 _SUFFIX = ".styleinject.safetensors"
 
@@ -43,7 +43,7 @@ class Destination:
     force: bool
 
 
-@renamed(overwrite="force")
+@say_instead(overwrite="force")
 def distill(
     base: str | Path,
     *tuned: str | Path,

@@ -13,7 +13,7 @@ from si_hub.distill.request import Request
 from si_hub.errors import UsageError
 from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend
 from si_hub.report.text import size_text
-from si_hub.report.writing import check, write_report
+from si_hub.report.writing import check_report_file, write_report
 from si_hub.words import label
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Wish:
         return cls(tuple(map(Path, several)), pictures)
 
     def check(self, *, overwrite: bool) -> None:
-        """Raise what can be known to go wrong, before any work; see `si_hub.report.writing.check`."""
+        """Raise what can be known to go wrong, before any work; see `si_hub.report.writing.check_report_file`."""
         for file in self.files:
-            check(file, overwrite=overwrite)
+            check_report_file(file, overwrite=overwrite)
         if self.pictures < 0:
             raise UsageError("a number of pictures is 0 or more", key=label("pictures"), found=self.pictures)
 

@@ -22,7 +22,7 @@ STEPS = 20
 #: Precisions of arithmetic; the base's weights stay float32, and so do the adapter's.
 PRECISIONS = ("no", "fp16", "bf16")
 #: What finds the branch of an adapter of several tuned models.
-ROUTERS = ("fixed", "learned")
+BRANCH_ROUTERS = ("fixed", "learned")
 #: Options that only an adapter of several tuned models has.
 SEVERAL = ("branches", "router")
 #: Options of one method alone that the command line has a flag for; the others go by ``--set``.
@@ -117,10 +117,10 @@ class TrainingOptions:
         found = cls(**values)
         if found.precision not in PRECISIONS:
             raise UsageError(
-                "no such precision", key=key_of("precision"), expected=", ".join(PRECISIONS), found=found.precision
+                "no such precision", key=name_option("precision"), expected=", ".join(PRECISIONS), found=found.precision
             )
         if found.average >= 1:
-            raise UsageError("is a decay, below 1", key=key_of("average"), found=found.average)
+            raise UsageError("is a decay, below 1", key=name_option("average"), found=found.average)
         return found
 
 
@@ -142,7 +142,7 @@ class Request:
         embeddings: whether large embeddings are carried whole.
         prompts: a file of prompts, one a line; ``None`` for the built-in list.
         branches: names of the tuned models, where there are several.
-        router: one of `ROUTERS`, where there are several.
+        router: one of `BRANCH_ROUTERS`, where there are several.
         call, survey, training: how the pipeline is called, looked at, and trained in.
         cache: folder of the surveys; ``None`` for the user's own.
         said: the loose options as they were said, which unfinished work is known by.
@@ -157,7 +157,7 @@ class Request:
     embeddings: bool = False
     prompts: Path | None = None
     branches: tuple[str, ...] = ()
-    router: str = ROUTERS[0]
+    router: str = BRANCH_ROUTERS[0]
     call: CallOptions = CallOptions()
     survey: SurveyOptions = SurveyOptions()
     training: TrainingOptions = TrainingOptions()
@@ -210,13 +210,15 @@ class Request:
         if rank is not None:
             survey = replace(survey, pieces=max(survey.pieces, 2 * rank))
         training = TrainingOptions.of(options)
-        router = str(options.get("router", ROUTERS[0]))
+        router = str(options.get("router", BRANCH_ROUTERS[0]))
         branches: tuple[str, ...] = ()
         if several and method != "svd":
             if method == "trained":
                 _check_several(training)
-            if router not in ROUTERS:
-                raise UsageError("no such router", key=key_of("router"), expected=", ".join(ROUTERS), found=router)
+            if router not in BRANCH_ROUTERS:
+                raise UsageError(
+                    "no such router", key=name_option("router"), expected=", ".join(BRANCH_ROUTERS), found=router
+                )
             branches = branch_names(str(options.get("branches", "")), [stem_of(Path(one)) for one in tuned])
         cache = options.get("cache")
         return cls(
@@ -261,7 +263,7 @@ def check_known(method: str, said: Collection[str], *, several: bool) -> None:
         if unknown := [name for name in said if name not in known]:
             raise UsageError(
                 "the method svd has no such option",
-                key=key_of(unknown[0]),
+                key=name_option(unknown[0]),
                 hint=f"Leave it out, or name another {label('method')}.",
             )
         return
@@ -271,12 +273,12 @@ def check_known(method: str, said: Collection[str], *, several: bool) -> None:
     for name in said:
         if name not in known | also:
             raise UsageError(
-                "the method calibrated has no such option", key=key_of(name), expected=", ".join(sorted(known)),
+                "the method calibrated has no such option", key=name_option(name), expected=", ".join(sorted(known)),
                 hint="The method trained has it." if name in training else None,
             )  # fmt: skip
 
 
-def key_of(name: str) -> str:
+def name_option(name: str) -> str:
     """What an error calls an option of one method alone: its flag at the command line, where it has one."""
     return label(name) if name in WITH_FLAG else name
 
@@ -284,7 +286,7 @@ def key_of(name: str) -> str:
 def check_number(name: str, value: Any, *, zero: bool = False) -> None:
     """Raise UsageError for what is no number above 0, or no less than it where ``zero`` is one too."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0 or not (value or zero):
-        raise UsageError("is a positive number", key=key_of(name), found=value)
+        raise UsageError("is a positive number", key=name_option(name), found=value)
 
 
 def branch_names(given: str, stems: Sequence[str]) -> tuple[str, ...]:
@@ -312,14 +314,14 @@ def stem_of(path: Path) -> str:
 def _check_several(training: TrainingOptions) -> None:
     for name in ("images", "features"):
         if getattr(training, name):
-            raise UsageError("is for one tuned model", key=key_of(name), hint="Leave it out.")
+            raise UsageError("is for one tuned model", key=name_option(name), hint="Leave it out.")
 
 
 def _value(name: str, value: Any, kind: type) -> Any:
     """A value as its option's kind has it."""
     if kind is bool:
         if str(value).lower() not in _BOOLEANS:
-            raise UsageError("is yes or no", key=key_of(name), expected=", ".join(_BOOLEANS), found=value)
+            raise UsageError("is yes or no", key=name_option(name), expected=", ".join(_BOOLEANS), found=value)
         return _BOOLEANS[str(value).lower()]
     if kind is int:
         return _whole(name, value, zero=True)
@@ -332,5 +334,5 @@ def _whole(name: str, value: Any, *, zero: bool = False) -> int:
     """A whole number above 0; of a 0, ``zero`` says whether that is its only fault, or that it is not positive."""
     check_number(name, value, zero=zero)
     if not float(value).is_integer() or value < 1:
-        raise UsageError("is a whole number, 1 or more", key=key_of(name), found=value)
+        raise UsageError("is a whole number, 1 or more", key=name_option(name), found=value)
     return int(value)

@@ -20,7 +20,7 @@ from si_hub.hub.pull.cache import Cache
 _SNAPSHOT = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})$")
 
 
-def base_named(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseModel:
+def name_base(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseModel:
     """The base model that a user names by a shipped name, a class name, a repository's id, or a folder or file.
 
     A folder gives its architecture, and its repository only where it is a commit of one in the cache.

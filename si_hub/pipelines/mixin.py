@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from si_hub.format import Written
 
-Source = str | os.PathLike[str] | Mapping[str, "torch.Tensor"] | Adapter
-Names = str | Sequence[str]
+AdapterSource = str | os.PathLike[str] | Mapping[str, "torch.Tensor"] | Adapter
+AdapterNames = str | Sequence[str]
 
 
 class StyleInjectLoaderMixin:
@@ -39,7 +39,7 @@ class StyleInjectLoaderMixin:
 
     def load_styleinject_weights(
         self,
-        pretrained_model_name_or_path_or_dict: Source,
+        pretrained_model_name_or_path_or_dict: AdapterSource,
         adapter_name: str | None = None,
         *,
         weight_name: str | None = None,
@@ -54,7 +54,7 @@ class StyleInjectLoaderMixin:
         hotswap: bool = False,
         low_cpu_mem_usage: bool = True,
         strict: bool = True,
-        weight: weights.Weight = None,
+        weight: weights.AdapterWeight = None,
     ) -> LoadReport:
         """Load an adapter and make it the only active one; on any error the pipeline is as it was.
 
@@ -144,7 +144,7 @@ class StyleInjectLoaderMixin:
         with offload.pause(self):
             loading.unload_adapters(self, list(registry.by_name(self)))
 
-    def delete_styleinject_adapters(self, adapter_names: Names) -> None:
+    def delete_styleinject_adapters(self, adapter_names: AdapterNames) -> None:
         """Take the named adapters out; fused ones are unfused first.
 
         Raises:
@@ -184,7 +184,9 @@ class StyleInjectLoaderMixin:
             adapter = saving.collect_adapter(self, name, components, base_model)
         return saving.write_adapter(adapter, Path(save_directory), weight_name, overwrite)
 
-    def set_styleinject_adapters(self, adapter_names: Names, adapter_weights: weights.Weight = None) -> None:
+    def set_styleinject_adapters(
+        self, adapter_names: AdapterNames, adapter_weights: weights.AdapterWeight = None
+    ) -> None:
         """Choose which adapters act, and how strongly; all others are inactive.
 
         Args:
@@ -227,7 +229,7 @@ class StyleInjectLoaderMixin:
         """
         registry.switch_adapters(self, False)
 
-    def set_styleinject_device(self, adapter_names: Names, device: torch.device | str | int) -> None:
+    def set_styleinject_device(self, adapter_names: AdapterNames, device: torch.device | str | int) -> None:
         """Move adapters to a device, to make room; they have to be back beside the base to act.
 
         Raises:
@@ -235,7 +237,7 @@ class StyleInjectLoaderMixin:
         """
         registry.move_adapters(self, registry.list_names(adapter_names, self), device)
 
-    def set_styles(self, styles: Mapping[str, float] | None, adapter_names: Names | None = None) -> None:
+    def set_styles(self, styles: Mapping[str, float] | None, adapter_names: AdapterNames | None = None) -> None:
         """Mix the branches by name, in every layer, in place of the router: ``set_styles({"ink": 0.7, "neon": 0.3})``.
 
         Args:
@@ -252,7 +254,7 @@ class StyleInjectLoaderMixin:
         components: Sequence[str] | None = None,
         scale: float = 1.0,
         safe_fusing: bool = False,
-        adapter_names: Names | None = None,
+        adapter_names: AdapterNames | None = None,
     ) -> None:
         """Compute the base weights with adapters in them: exact, or refused.
 

@@ -15,7 +15,7 @@ from si_hub import tuner
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import FileAccessError, UsageError
 from si_hub.pipelines import embeddings, padding, registry
-from si_hub.pipelines.bases import base_named
+from si_hub.pipelines.bases import name_base
 from si_hub.storage.tensors import Tensor
 
 
@@ -26,7 +26,7 @@ def collect_adapter(
 
     Args:
         components: which to take, all by default.
-        base_model: what the adapter is for, see `si_hub.pipelines.bases.base_named`; needed where it was not loaded
+        base_model: what the adapter is for, see `si_hub.pipelines.bases.name_base`; needed where it was not loaded
             from a file but added for training.
 
     Raises:
@@ -42,7 +42,7 @@ def collect_adapter(
     taken = {component: models[component] for component in components or owners}
     known = [registry.sources(model).get(name) for model in taken.values()]
     source = next((adapter for adapter in known if adapter is not None), None)
-    base = base_named(base_model, pipeline) if base_model is not None else source.base_model if source else None
+    base = name_base(base_model, pipeline) if base_model is not None else source.base_model if source else None
     if base is None:
         raise UsageError(
             "this adapter was not loaded from a file, so nothing says what it is for",

@@ -18,11 +18,11 @@ from si_hub.errors import FormatError, MissingFile, NotStyleInject, UsageError
 from si_hub.format.hashes import check_data
 from si_hub.hub import names
 from si_hub.hub.pull.fetching import fetch_adapter
-from si_hub.hub.pull.selection import convert_command
+from si_hub.hub.pull.selection import conversion_call
 from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
-from si_hub.words import call, renamed
+from si_hub.words import call, say_instead
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def adapter_from(
     Raises:
         UsageError: an argument of another kind, metadata for something that has its own.
         MissingFile, FormatError, FileAccessError: see `locate_adapter` and `si_hub.format.read`.
-        ConversionRefused, BaseMismatch: see `si_hub.converters.convert`.
+        ConversionRefused, BaseMismatch: see `si_hub.converters.convert_source`.
     """
     if metadata is not None and not isinstance(source, Mapping):
         raise UsageError("metadata goes with a table of tensors, files have their own", key="metadata")
@@ -115,8 +115,8 @@ def adapter_from(
 
 
 def _convert_in_memory(path: Path, base: str | None) -> Loaded:
-    with renamed(base="convert", allow_partial="si_hub.convert's allow_partial"):
-        found = converters.convert(converters.open_source(path), base=base)
+    with say_instead(base="convert", allow_partial="si_hub.convert's allow_partial"):
+        found = converters.convert_source(converters.open_source(path), base=base)
     note = f"converted in memory, exactly: {found.family} for {found.base.name} ({found.naming})"
     return Loaded(found.adapter, str(path), (note, *found.report.notes))
 
@@ -198,7 +198,7 @@ def find_adapter(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool 
             token=fetch.token,
             progress=_bar(stack),
         )
-    command = convert_command(str(names.parse_ref(source, fetch.revision)), found.name)
+    command = conversion_call(str(names.parse_ref(source, fetch.revision)), found.name)
     return FoundAdapter(found.path, f"Convert it: {command}, or convert=True", True)
 
 

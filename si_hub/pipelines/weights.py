@@ -14,14 +14,14 @@ from si_hub.errors import UsageError
 from si_hub.tuner.injection import live_path
 
 #: A number, ``None`` (one), one number per layer of a block, or a table of these by block or module path.
-Weight = float | Sequence[Any] | Mapping[str, Any] | None
+AdapterWeight = float | Sequence[Any] | Mapping[str, Any] | None
 
 _UNET_BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 
 
 def share_out(
-    names: Sequence[str], weights: Weight, owners: Mapping[str, Collection[str]], components: Collection[str]
-) -> dict[str, dict[str, Weight]]:
+    names: Sequence[str], weights: AdapterWeight, owners: Mapping[str, Collection[str]], components: Collection[str]
+) -> dict[str, dict[str, AdapterWeight]]:
     """Split the weights of several adapters by component.
 
     Args:
@@ -61,7 +61,7 @@ def share_out(
     }
 
 
-def per_module(model: nn.Module, weight: Weight, component: str = "model") -> float | Callable[[str], float]:
+def per_module(model: nn.Module, weight: AdapterWeight, component: str = "model") -> float | Callable[[str], float]:
     """One component's weight as a number, or as a function of the module path.
 
     A table's keys are module paths (``"time_embedding"``, ``"transformer_blocks.1.attn"``; they match whole path
@@ -90,7 +90,7 @@ def per_module(model: nn.Module, weight: Weight, component: str = "model") -> fl
     return of_module
 
 
-def _expand(model: nn.Module, path: str, weight: Weight, where: str) -> Iterator[tuple[str, float]]:
+def _expand(model: nn.Module, path: str, weight: AdapterWeight, where: str) -> Iterator[tuple[str, float]]:
     """Pairs of module path and number, outer paths before inner ones."""
     if weight is None or isinstance(weight, Real):
         yield path, _number(weight, where)
@@ -206,7 +206,7 @@ def _check_length(weights: Sequence[Any], expected: int, where: str) -> None:
         raise UsageError("the list has another length", key=where, expected=f"1 or {expected}", found=len(weights))
 
 
-def _check_components(name: str, weight: Weight, reach: Collection[str], components: Collection[str]) -> None:
+def _check_components(name: str, weight: AdapterWeight, reach: Collection[str], components: Collection[str]) -> None:
     if not isinstance(weight, Mapping):
         return
     for component in weight:

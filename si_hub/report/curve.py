@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from si_hub.report.distillation import CurvePoint
 from si_hub.report.text import size_text
 
-WIDTH = 40
+BAR_WIDTH = 40
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
@@ -28,6 +28,6 @@ def curve_text(points: Sequence[CurvePoint], chosen: int | None = None) -> str:
 
 
 def bar_of(share: float) -> str:
-    """A bar of up to `WIDTH` characters, in eighths of one; never nothing."""
-    whole, eighths = divmod(max(1, round(8 * WIDTH * min(share, 1.0))), 8)
+    """A bar of up to `BAR_WIDTH` characters, in eighths of one; never nothing."""
+    whole, eighths = divmod(max(1, round(8 * BAR_WIDTH * min(share, 1.0))), 8)
     return ("█" * whole + EIGHTHS[eighths]).rstrip()

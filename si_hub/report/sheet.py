@@ -14,7 +14,7 @@ from si_hub.report.distillation import Distillation, ImageRow
 from si_hub.report.pictures import fit_size
 from si_hub.report.text import reasons, short
 
-WIDTH = 11.0
+SHEET_WIDTH = 11.0
 LINE = 0.2
 CHART = 3.0
 #: Charts side by side, at least: a lone one is not drawn out over the whole width.
@@ -34,7 +34,7 @@ class Band:
 def sheet(report: Distillation) -> bytes:
     """The PNG's bytes."""
     parts = [_head(report), *_charts(report), *_pictures(report)]
-    figure = new_figure(WIDTH, sum(part.height for part in parts))
+    figure = new_figure(SHEET_WIDTH, sum(part.height for part in parts))
     bands = figure.subfigures(len(parts), 1, height_ratios=[part.height for part in parts], squeeze=False)
     for part, band in zip(parts, bands[:, 0], strict=True):
         part.draw(band)
@@ -79,7 +79,7 @@ def _charts_in_a_row(report: Distillation, charts: list[Chart]) -> Band:
 def _pictures(report: Distillation) -> list[Band]:
     """A band for every prompt with a picture from each model."""
     titles = list(dict.fromkeys(title for row in report.rows for title in row.images))
-    side = min(PICTURE, WIDTH / (len(titles) + 1))
+    side = min(PICTURE, SHEET_WIDTH / (len(titles) + 1))
     return [Band(side + 2.2 * LINE, partial(_draw_row, row, titles)) for row in report.rows]
 
 

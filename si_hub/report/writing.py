@@ -32,7 +32,7 @@ WRITERS: dict[str, Callable[[Distillation], bytes]] = {".html": _html, ".png": _
 _NEEDED = {"matplotlib": "matplotlib", "PIL": "pillow"}
 
 
-def check(path: Path, *, overwrite: bool = False) -> None:
+def check_report_file(path: Path, *, overwrite: bool = False) -> None:
     """Everything that can be known to go wrong with a report's file before any work is done for it.
 
     Raises:
@@ -64,9 +64,9 @@ def write_report(report: Distillation, path: Path, *, overwrite: bool = False) -
     """Write a report whole or not at all.
 
     Raises:
-        SiHubError: as `check`, or the file cannot be written.
+        SiHubError: as `check_report_file`, or the file cannot be written.
     """
-    check(path, overwrite=overwrite)
+    check_report_file(path, overwrite=overwrite)
     content = WRITERS[path.suffix.lower()](report)
     with atomic_file(path, overwrite) as file:
         file.write(content)

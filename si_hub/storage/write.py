@@ -21,7 +21,6 @@ from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Tensor
 
 _BUFFERS = 8
 _WINDOW = 128 << 20
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def write_safetensors(
     overwrite: bool = False,
     check_finite: bool = True,
     hash_source: Path | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Stored:
     """Write a safetensors file; the same tensors and metadata give the same bytes on every machine.
 
@@ -153,7 +152,7 @@ class _Stream:
     start: int
     check_finite: bool
     path: Path
-    progress: Progress | None
+    progress: Callable[[int, int], None] | None
 
     def write_all(self, ordered: Mapping[str, Tensor]) -> str:
         """Write the data of ``ordered`` from byte ``start`` on; returns the SHA-256 in hexadecimal."""

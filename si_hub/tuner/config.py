@@ -12,7 +12,7 @@ from peft import PeftConfig
 from si_hub.adapter import POOLS, TRANSFORMS
 from si_hub.errors import DocumentError, UsageError
 
-NAME = "styleinject"
+TUNER_NAME = "styleinject"
 ROUTERS = ("learned", "fixed")
 
 
@@ -21,7 +21,7 @@ def extend_peft_type() -> peft_types.PeftType:
 
     PEFT looks types up by value, by name and by iterating, so the member goes into all three tables.
     """
-    value = NAME.upper()
+    value = TUNER_NAME.upper()
     members = peft_types.PeftType._member_map_
     if value not in members:
         member = str.__new__(peft_types.PeftType, value)

@@ -14,7 +14,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from si_hub.tuner.fuse import fuse_adapters, unfuse_adapters
+from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
 from si_hub.tuner.kinds import working_device, working_dtype
 from si_hub.tuner.layer import CHILD
 from si_hub.tuner.ledger import Ledger
@@ -134,11 +134,11 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
         self.control.scales.clear()
         names = [name for name in adapter_names or () if name in self.peft_names()]
         if names:
-            fuse_adapters(self, names, scale, safe=safe_merge)
+            fuse_into_base(self, names, scale, safe=safe_merge)
 
     def unmerge(self) -> None:
         if self.merged_adapters:
-            unfuse_adapters(self, self.merged_adapters)
+            unfuse_from_base(self, self.merged_adapters)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
         for base, layer in self.layers():

@@ -21,7 +21,7 @@ from si_hub.tuner.ledger import Ledger, Site
 from si_hub.tuner.operator import mix, route, wide
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 
-Adapter = LayerAdapter | ParameterAdapter
+ModuleAdapter = LayerAdapter | ParameterAdapter
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Originals:
     weights: dict[str, float]
 
 
-def fuse_adapters(ledger: Ledger, names: list[str], scale: float, *, safe: bool = False) -> None:
+def fuse_into_base(ledger: Ledger, names: list[str], scale: float, *, safe: bool = False) -> None:
     """Compute the base weights with these adapters in them, on top of those that are there.
 
     Raises:
@@ -51,7 +51,7 @@ def fuse_adapters(ledger: Ledger, names: list[str], scale: float, *, safe: bool 
     _settle(ledger, factors, fresh=set(names), safe=safe)
 
 
-def unfuse_adapters(ledger: Ledger, names: Iterable[str]) -> None:
+def unfuse_from_base(ledger: Ledger, names: Iterable[str]) -> None:
     """Put back the base weights without these adapters in them, bit for bit."""
     leaving = set(names)
     factors = _factors(ledger)
@@ -63,7 +63,7 @@ def _factors(ledger: Ledger) -> dict[str, float]:
     return {name: record.fused for name, record in ledger.records.items() if record.fused is not None}
 
 
-def _check_exact(path: str, base: nn.Module, adapter: Adapter) -> None:
+def _check_exact(path: str, base: nn.Module, adapter: ModuleAdapter) -> None:
     if adapter.transform != "add":
         raise ConversionRefused(
             "the injection depends on the features, so no weight can hold it",
@@ -162,7 +162,7 @@ def _add(kept: Originals, name: str, total: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def deltas(adapter: Adapter, base: dict[str, Tensor | None]) -> dict[str, Tensor]:
+def deltas(adapter: ModuleAdapter, base: dict[str, Tensor | None]) -> dict[str, Tensor]:
     """What an adapter of constant s and T = ``add`` adds to ``weight`` and ``bias`` at w = 1, float32 or wider.
 
     r = (gain − 1)(W0 x + b) + W0 diag(gain_in − 1) x + weight_delta x + bias_delta, and Δh, are all linear in x.

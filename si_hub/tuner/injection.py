@@ -16,7 +16,7 @@ from si_hub.adapter import Component, Layer
 from si_hub.errors import BaseMismatch, UsageError
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.door import close_door, find_door, modules_by_path, open_door, root_of
-from si_hub.tuner.fuse import unfuse_adapters
+from si_hub.tuner.fuse import unfuse_from_base
 from si_hub.tuner.kinds import check_called, kind_of, working_device, working_dtype
 from si_hub.tuner.layer import LayerAdapter, StyleInjectLayer
 from si_hub.tuner.leaves import Mismatch, Placement, build_layer, mismatches
@@ -204,7 +204,7 @@ def remove(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
         return
     door = door_with(model, names or ())
     chosen = list(door.records) if names is None else list(names)
-    unfuse_adapters(door, [name for name in chosen if door.records[name].fused is not None])
+    unfuse_from_base(door, [name for name in chosen if door.records[name].fused is not None])
     known = [name for name in chosen if not door.records[name].managed]
     for name in chosen:
         door.drop(name)

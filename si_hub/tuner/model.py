@@ -20,9 +20,9 @@ from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 
 from si_hub.errors import BaseMismatch, UsageError
-from si_hub.tuner.config import NAME, StyleInjectConfig, extend_peft_type
+from si_hub.tuner.config import TUNER_NAME, StyleInjectConfig, extend_peft_type
 from si_hub.tuner.door import Door, close_door, find_door, logical, open_door
-from si_hub.tuner.fuse import fuse_adapters, unfuse_adapters
+from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
 from si_hub.tuner.injection import check_name
 from si_hub.tuner.kinds import FLOAT8, Kind, bias_shape, channels, kind_of, weight_shape, working_device, working_dtype
 from si_hub.tuner.layer import CHILD, FixedRouter, LayerAdapter, Value
@@ -35,7 +35,7 @@ _OURS = f".{CHILD}.adapters."
 class StyleInjectModel(BaseTuner):
     """The tuner: adapters beside the modules that ``target_modules`` names, steered through the model's door."""
 
-    prefix = NAME + "_"
+    prefix = TUNER_NAME + "_"
     tuner_layer_cls = Door
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
 
@@ -132,12 +132,12 @@ class StyleInjectModel(BaseTuner):
             ConversionRefused: where it is not.
         """
         door = _door(self.model)
-        fuse_adapters(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
+        fuse_into_base(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
 
     def unmerge_adapter(self) -> None:
         """Put the base weights back, bit for bit."""
         door = _door(self.model)
-        unfuse_adapters(door, door.merged_adapters)
+        unfuse_from_base(door, door.merged_adapters)
 
     def _choose(self, door: Door, names: list[str] | None) -> list[str]:
         return [name for name in door.peft_names() if door.acts(name)] if names is None else names
@@ -153,13 +153,13 @@ class StyleInjectModel(BaseTuner):
         door = _door(model)
         merged = door.merged_adapters
         if merge:
-            fuse_adapters(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
+            fuse_into_base(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
             # What is kept of the originals is let go: the fused weights are the model's weights from now on.
             for path, kept in list(door.originals.items()):
                 if kept.weights.keys() <= set(door.peft_names()):
                     del door.originals[path]
         else:
-            unfuse_adapters(door, merged)
+            unfuse_from_base(door, merged)
         for name in door.peft_names():
             self.peft_config.pop(name, None)
             door.drop(name)
@@ -278,7 +278,7 @@ def register() -> None:
     kind = extend_peft_type()
     if kind not in PEFT_TYPE_TO_TUNER_MAPPING:
         register_peft_method(
-            name=NAME, config_cls=StyleInjectConfig, model_cls=StyleInjectModel, prefix=StyleInjectModel.prefix
+            name=TUNER_NAME, config_cls=StyleInjectConfig, model_cls=StyleInjectModel, prefix=StyleInjectModel.prefix
         )
 
 

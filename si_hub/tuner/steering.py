@@ -13,9 +13,9 @@ from torch import nn
 
 from si_hub.errors import UsageError
 from si_hub.tuner.door import Door, find_door
-from si_hub.tuner.fuse import fuse_adapters, unfuse_adapters
+from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
 
-Weight = float | Callable[[str], float]
+ModuleWeight = float | Callable[[str], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def adapters(model: nn.Module) -> dict[str, AdapterState]:
     }
 
 
-def set_active(model: nn.Module, weights: Mapping[str, Weight]) -> None:
+def set_active(model: nn.Module, weights: Mapping[str, ModuleWeight]) -> None:
     """Choose which adapters act, and how strongly; those not named become inactive.
 
     Args:
@@ -178,7 +178,9 @@ def fuse(model: nn.Module, names: Iterable[str] | str | None = None, scale: floa
     if door is None:
         raise UsageError("the model has no adapters", hint="Load one first")
     chosen = [names] if isinstance(names, str) else names
-    fuse_adapters(door, [n for n in door.records if door.acts(n)] if chosen is None else list(chosen), scale, safe=safe)
+    fuse_into_base(
+        door, [n for n in door.records if door.acts(n)] if chosen is None else list(chosen), scale, safe=safe
+    )
 
 
 def unfuse(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
@@ -189,4 +191,4 @@ def unfuse(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
     door = find_door(model)
     if door is not None:
         chosen = [names] if isinstance(names, str) else names
-        unfuse_adapters(door, list(door.records if chosen is None else chosen))
+        unfuse_from_base(door, list(door.records if chosen is None else chosen))

@@ -13,7 +13,7 @@ import pytest
 from si_hub import architectures
 from si_hub.architectures.folder import frozen_path
 from si_hub.architectures.generate import MODELS, TABLES
-from si_hub.architectures.model import KINDS, load_modules, modules_from_shapes
+from si_hub.architectures.model import MODULE_KINDS, load_modules, modules_from_shapes
 
 KEYLISTS = Path(__file__).parents[3] / "shared" / "keylists" / "base_modules"
 
@@ -55,7 +55,7 @@ def test_a_table_holds_the_modules_kinds_and_shapes_of_a_fresh_model(table: str)
     assert modules == modules_from_shapes(expected)
     kinds = {path: module.kind for path, module in modules.items() if module.kind != "parameter"}
     assert kinds == live_kinds(model, class_name)
-    assert {module.kind for module in modules.values()} <= set(KINDS)
+    assert {module.kind for module in modules.values()} <= set(MODULE_KINDS)
 
 
 @pytest.mark.parametrize(

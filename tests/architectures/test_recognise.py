@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from si_hub import words
-from si_hub.architectures.recognise import KINDS, PICKLES, may_be_pickle, recognise_kind
+from si_hub.architectures.recognise import FILE_KINDS, PICKLES, may_be_pickle, recognise_kind
 
 NOT_ADAPTERS: dict[str, list[str]] = {
     "a ControlNet-LLLite": ["lllite_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.down.0.weight"],
@@ -29,7 +29,7 @@ NOT_ADAPTERS: dict[str, list[str]] = {
 
 
 def test_every_kind_has_an_example() -> None:
-    assert set(NOT_ADAPTERS) == {kind.name for kind in KINDS}
+    assert set(NOT_ADAPTERS) == {kind.name for kind in FILE_KINDS}
 
 
 @pytest.mark.parametrize("kind", NOT_ADAPTERS)
@@ -47,7 +47,7 @@ def test_names_that_are_not_plain_never_speak_for_a_whole_model_but_for_a_contro
 
 
 def test_what_can_be_tuned_as_a_model_is_one() -> None:
-    assert {kind.name for kind in KINDS if kind.is_model} == {
+    assert {kind.name for kind in FILE_KINDS if kind.is_model} == {
         "a full checkpoint", "a full model", "a text encoder", "a VAE"
     }  # fmt: skip
 

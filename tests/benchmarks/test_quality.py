@@ -61,6 +61,6 @@ def test_what_a_method_is_given_and_what_it_is_measured_with_have_no_prompt_in_c
     for style in ("ink", ALL):
         asked = Asked(style, 20)
         assert not set(asked.prompts) & set(asked.taught())
-        assert not any(parse(prompt)[0].held_out() for prompt in asked.taught())
-        assert all(scene.held_out() for scene in asked.wanted)
+        assert not any(parse(prompt)[0].is_held_out() for prompt in asked.taught())
+        assert all(scene.is_held_out() for scene in asked.wanted)
     assert {parse(prompt)[1] for prompt in Asked(ALL, 20).prompts} == set(Asked(ALL, 20).words)

@@ -119,7 +119,7 @@ def test_a_full_size_file_resolves_whole(
     entries: Entries = {}
     for component, layout, prefix, flat, within in trained:
         entries |= make_lora(make_spots(base, component, layout, prefix, flat=flat, within=within), 2)
-    found = converters.convert(write_zeros(tmp_path / "lora.safetensors", entries))
+    found = converters.convert_source(write_zeros(tmp_path / "lora.safetensors", entries))
     assert found.base.name == name
     assert {part: len(component.layers) for part, component in found.adapter.components.items()} == expected
     assert {layer.rank for part in found.adapter.components.values() for layer in part.layers.values()} == {2}
@@ -175,7 +175,7 @@ def test_a_listed_file_of_a_real_trainer_resolves_whole(
 ) -> None:
     tensors = json.loads((KEYLISTS / f"{listed}.json").read_text())["tensors"]
     entries = {name: (_DTYPES[dtype], tuple(shape)) for name, (dtype, shape) in tensors.items()}
-    found = converters.convert(write_zeros(tmp_path / "lora.safetensors", entries))
+    found = converters.convert_source(write_zeros(tmp_path / "lora.safetensors", entries))
     base, layers = CONVERTED[listed]
     assert found.base.name == base
     assert sum(len(component.layers) for component in found.adapter.components.values()) == layers

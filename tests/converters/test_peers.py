@@ -73,7 +73,7 @@ def test_kohya_flux_equals_diffusers_conversion(tmp_path: Path, make_spots: Make
     state |= {f"{spot.stem}.alpha": torch.tensor(index % 3 + 0.5) for index, spot in enumerate(chosen)}
     save_file(state, tmp_path / "lora.safetensors")
     # Two blocks could be of another model that is built alike.
-    found = converters.convert(tmp_path / "lora.safetensors", base="flux")
+    found = converters.convert_source(tmp_path / "lora.safetensors", base="flux")
     theirs = _convert_kohya_flux_lora_to_diffusers(dict(state))
     assert len(chosen) == 2 * 10 + 2 * 3
     assert_same_as(theirs, found.adapter.components["transformer"].layers, "transformer.")
@@ -92,7 +92,7 @@ def test_xlabs_flux_equals_diffusers_conversion(tmp_path: Path, make_spots: Make
         pair = random_state([spot], 2, len(state), down=f"{tail}.down.weight", up=f"{tail}.up.weight")
         state |= pair
     save_file(state, tmp_path / "lora.safetensors")
-    found = converters.convert(tmp_path / "lora.safetensors")
+    found = converters.convert_source(tmp_path / "lora.safetensors")
     theirs = _convert_xlabs_flux_lora_to_diffusers(dict(state))
     assert_same_as(theirs, found.adapter.components["transformer"].layers, "transformer.")
 
@@ -111,7 +111,7 @@ def test_sdxl_under_sgm_names_reaches_the_modules_that_diffusers_loads(tmp_path:
         spots = make_spots(base, component, "diffusers", prefix, within=(".encoder.layers.",))
         state |= random_state(spots, 1, 1, **KOHYA)
     save_file(state, tmp_path / "lora.safetensors")
-    found = converters.convert(tmp_path / "lora.safetensors")
+    found = converters.convert_source(tmp_path / "lora.safetensors")
     config = SimpleNamespace(layers_per_block=2)
     theirs, _ = StableDiffusionXLLoraLoaderMixin.lora_state_dict(dict(state), unet_config=config)
     unet = {name.removeprefix("unet."): value for name, value in theirs.items() if name.startswith("unet.")}
@@ -132,7 +132,7 @@ def test_old_attention_processors_reach_the_modules_that_diffusers_loads(
     spots += make_spots(sd15, "text_encoder", "clip-processor", "text_encoder.", flat=False)
     state = random_state(spots, 1, 0, down="_lora.down.weight", up="_lora.up.weight")
     save_file(state, tmp_path / "pytorch_lora_weights.safetensors")
-    components = converters.convert(tmp_path).adapter.components
+    components = converters.convert_source(tmp_path).adapter.components
     unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
     assert_same_as(convert_unet_state_dict_to_peft(unet), components["unet"].layers, "")
     text = {name: value for name, value in state.items() if name.startswith("text_encoder.")}
@@ -166,7 +166,7 @@ def test_a_peft_folder_is_worth_what_peft_merges(rslora: bool, tmp_path: Path, t
     )  # fmt: skip
     model = get_peft_model(tiny_unet(), config)
     model.save_pretrained(tmp_path)
-    found = converters.convert(tmp_path, base=tiny_sd)
+    found = converters.convert_source(tmp_path, base=tiny_sd)
     before = {name: value.clone() for name, value in tiny_unet().state_dict().items()}
     after = model.merge_and_unload().state_dict()
     changed = {name.removesuffix(".weight") for name in after if not torch.equal(before[name], after[name])}
@@ -193,7 +193,7 @@ def test_a_peft_bias_is_worth_what_peft_merges(alpha: float, tmp_path: Path, tin
                 value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(1)).float())
     with pytest.warns(match="invalid shape.*lora_B.bias"):
         model.save_pretrained(tmp_path)
-    found = converters.convert(tmp_path, base=tiny_sd)
+    found = converters.convert_source(tmp_path, base=tiny_sd)
     before = {name: value.clone() for name, value in tiny_unet().state_dict().items()}
     after = model.merge_and_unload().state_dict()
     for path, layer in found.adapter.components["unet"].layers.items():
@@ -219,7 +219,7 @@ def test_diffusers_metadata_give_each_component_its_own_alpha(tmp_path: Path, ti
     }  # fmt: skip
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
     save_file(state, tmp_path / "lora.safetensors", metadata)
-    found = converters.convert(tmp_path / "lora.safetensors", base=tiny_sdxl).adapter.components
+    found = converters.convert_source(tmp_path / "lora.safetensors", base=tiny_sdxl).adapter.components
     assert [layer.alpha for layer in found["unet"].layers.values()] == [6]
     assert [layer.alpha for layer in found["text_encoder"].layers.values()] == [1]
 
@@ -239,7 +239,7 @@ def test_lycoris_files_are_worth_what_lycoris_merges(algo: str, tmp_path: Path, 
             value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(3)) * 0.1)
     before = {name: value.clone() for name, value in tiny_unet().float().state_dict().items()}
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, tmp_path / "l.safetensors")
-    found = converters.convert(tmp_path / "l.safetensors", base=tiny_sd)
+    found = converters.convert_source(tmp_path / "l.safetensors", base=tiny_sd)
     network.restore()
     network.merge_to(1.0)
     after = unet.state_dict()
@@ -260,7 +260,7 @@ def test_a_folder_that_diffusers_saved_is_worth_what_diffusers_fuses(tmp_path: P
     )
     model.add_adapter(config)
     model.save_lora_adapter(tmp_path)
-    found = converters.convert(tmp_path, base=tiny_sd)
+    found = converters.convert_source(tmp_path, base=tiny_sd)
     model.fuse_lora()
     model.unload_lora()
     before, after = tiny_unet().state_dict(), model.state_dict()

@@ -103,7 +103,7 @@ def test_every_module_is_worth_what_kohyas_formula_says(
     base = request.getfixturevalue(fixture)
     spots = make_spots(base, component, layout, prefix)
     arrays = random_lora(spots, 1)
-    found = converters.convert(write_arrays(tmp_path / "lora.safetensors", arrays), base=base)
+    found = converters.convert_source(write_arrays(tmp_path / "lora.safetensors", arrays), base=base)
     assert_equal_deltas(found, expected_deltas(base, spots, layout, arrays))
     assert set(found.report.uses) == set(arrays)
 
@@ -122,7 +122,7 @@ def test_any_subset_in_any_order_gives_the_same_layers(
     shuffled = dict(data.draw(st.permutations(list(arrays.items()))))
     path = tmp_path_factory.mktemp("lora") / "lora.safetensors"
     path.write_bytes(save(shuffled))
-    found = converters.convert(path, base=tiny_flux)
+    found = converters.convert_source(path, base=tiny_flux)
     assert_equal_deltas(found, expected_deltas(tiny_flux, spots, "bfl", arrays))
 
 
@@ -133,7 +133,7 @@ def test_the_bytes_of_a_plain_lora_are_spans_of_its_file(
 
     spots = make_spots(tiny_flux, "transformer", "bfl", "lora_unet_")
     file = write_arrays(tmp_path / "lora.safetensors", random_lora(spots, 0))
-    for layer in converters.convert(file, base=tiny_flux).adapter.components["transformer"].layers.values():
+    for layer in converters.convert_source(file, base=tiny_flux).adapter.components["transformer"].layers.values():
         for tensor in layer.tensors.values():
             assert all(isinstance(piece, Span) and piece.path == file for piece in tensor.pieces)
 
@@ -152,7 +152,7 @@ def test_pointwise_convolutions_and_linear_layers_stand_for_each_other(
         f"lora_unet_{path.replace('.', '_')}.lora_down.weight": random.standard_normal((2, 16, *ones)),
         f"lora_unet_{path.replace('.', '_')}.lora_up.weight": random.standard_normal((16, 2, *ones)),
     }
-    layer = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=base)
+    layer = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base=base)
     found = layer.adapter.components["unet"].layers[path]
     assert found.tensors["down.weight"].shape == (2, *module.shape[1:])
     assert found.tensors["up.weight"].shape == (16, 2)
@@ -174,7 +174,7 @@ def test_full_and_norm_differences_are_copied_as_deltas(
         "lora_unet_conv_out.lora_up.weight": random.standard_normal((4, 2, 1, 1)),
         "lora_unet_conv_out.diff_b": random.standard_normal(4),
     }
-    found = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_sd)
+    found = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_sd)
     layers = found.adapter.components["unet"].layers
     assert found.family == "full+norm+lora"
     for path, leaf, name in [
@@ -199,7 +199,7 @@ def test_a_fused_difference_is_cut_into_its_rows(
         "lora_unet_double_blocks_0_img_attn_qkv.diff_b": random.standard_normal(24),
         "lora_unet_final_layer_adaLN_modulation_1.diff": random.standard_normal((16, 8)),
     }
-    layers = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_flux)
+    layers = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_flux)
     found = layers.adapter.components["transformer"].layers
     whole, bias, swapped = arrays.values()
     for index, name in enumerate(("to_q", "to_k", "to_v")):
@@ -221,7 +221,7 @@ def test_a_textual_inversion_rides_along_to_the_encoder_of_its_width(
         "bundle_emb.other.clip_l": np.full((1, 24), 4.0),
         "_aux.weight": np.zeros(3),
     }
-    found = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_sdxl)
+    found = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_sdxl)
     components = found.adapter.components
     assert components["text_encoder_2"].embeddings["my style"].numpy().tolist() == [[3.0] * 32] * 2
     assert components["text_encoder"].embeddings["other"].numpy().tolist() == [[4.0] * 24]
@@ -236,12 +236,12 @@ def test_layers_of_rank_zero_are_dropped_by_name(
         f"{stem}.lora_down.weight": np.ones((1, 64)), f"{stem}.lora_up.weight": np.ones((32, 1)),
         f"{empty}.lora_down.weight": np.ones((0, 64)), f"{empty}.lora_up.weight": np.ones((64, 0)),
     }  # fmt: skip
-    found = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_sd)
+    found = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_sd)
     assert set(found.adapter.components["unet"].layers) == {"mid_block.resnets.0.time_emb_proj"}
     assert set(found.report.dropped) == {f"{empty}.lora_down.weight", f"{empty}.lora_up.weight"}
     only_empty = {name: array for name, array in arrays.items() if name.startswith(empty)}
     with pytest.raises(ConversionRefused, match=r"nothing of it has an effect.*rank 0"):
-        converters.convert(write_arrays(tmp_path / "b.safetensors", only_empty), base=tiny_sd)
+        converters.convert_source(write_arrays(tmp_path / "b.safetensors", only_empty), base=tiny_sd)
 
 
 def test_a_grouped_convolution_keeps_pefts_shapes(tmp_path: Path, write_arrays: WriteArrays) -> None:
@@ -252,7 +252,7 @@ def test_a_grouped_convolution_keeps_pefts_shapes(tmp_path: Path, write_arrays: 
         "transformer.conv.lora_A.weight": np.ones((4, 8, 3, 3)),
         "transformer.conv.lora_B.weight": np.ones((8, 1, 1, 1)),
     }
-    layer = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=base)
+    layer = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base=base)
     found = layer.adapter.components["transformer"].layers["conv"]
     assert (found.groups, found.rank, found.branches) == (4, 4, 1)
 
@@ -263,7 +263,7 @@ def test_a_lora_of_an_embedding_or_norm_is_refused(
     stem = "lora_te_text_model_embeddings_token_embedding"
     arrays = {f"{stem}.lora_down.weight": np.ones((1, 24)), f"{stem}.lora_up.weight": np.ones((40, 1))}
     with pytest.raises(BaseMismatch, match="cannot change a base module of kind embedding"):
-        converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_sd)
+        converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base=tiny_sd)
 
 
 def test_numbers_of_every_dtype_widen_exactly() -> None:
@@ -291,7 +291,7 @@ def test_a_textual_inversion_goes_to_the_encoder_that_its_name_says(
         f"{stem}.lora_down.weight": np.ones((1, 32)), f"{stem}.lora_up.weight": np.ones((32, 1)),
         "bundle_emb.ink.clip_g": np.ones((2, 24)), "bundle_emb.wash.clip_l": np.ones((2, 24)),
     }  # fmt: skip
-    adapter = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base=base).adapter
+    adapter = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base=base).adapter
     assert set(adapter.components["text_encoder_2"].embeddings) == {"ink"}
     assert set(adapter.components["text_encoder"].embeddings) == {"wash"}
 
@@ -306,6 +306,8 @@ def test_a_peft_configuration_beside_a_file_of_another_trainer_is_not_its_own(
             f"{stem}.{side}.weight": array
             for side, array in zip(sides, (np.ones((1, 32)), np.ones((32, 1))), strict=True)
         }
-        adapter = converters.convert(write_arrays(tmp_path / f"{name}.safetensors", arrays), base=tiny_sd).adapter
+        adapter = converters.convert_source(
+            write_arrays(tmp_path / f"{name}.safetensors", arrays), base=tiny_sd
+        ).adapter
         [layer] = adapter.components["unet"].layers.values()
         assert layer.scale == scale

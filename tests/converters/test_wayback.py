@@ -13,7 +13,7 @@ from si_hub.adapter import Adapter
 from si_hub.architectures import Architecture
 from si_hub.architectures.model import unfold
 from si_hub.architectures.namings import LAYOUTS
-from si_hub.converters.wayback import LIMIT
+from si_hub.converters.wayback import MOST_PATTERNS
 
 Entries = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -50,7 +50,7 @@ def test_a_regular_sources_names_follow_from_the_document(
     entries: Entries = {}
     for component, layout, prefix in trained:
         entries |= make_lora(make_spots(base, component, layout, prefix), 2, ("I64", ()))
-    adapter = converters.convert(write_zeros(tmp_path / "lora.safetensors", entries), base=base).adapter
+    adapter = converters.convert_source(write_zeros(tmp_path / "lora.safetensors", entries), base=base).adapter
     assert rebuilt_names(adapter, base) == set(entries)
     provenance = adapter.about["provenance"]
     count = len(entries) // 3
@@ -74,7 +74,7 @@ def test_the_spelling_of_every_suffix_comes_back(
         for side, text in sides.items()
         if f".lora_{side}." in name
     }
-    adapter = converters.convert(write_zeros(tmp_path / "lora.safetensors", entries), base=tiny_sd).adapter
+    adapter = converters.convert_source(write_zeros(tmp_path / "lora.safetensors", entries), base=tiny_sd).adapter
     assert rebuilt_names(adapter, tiny_sd) == set(entries)
 
 
@@ -86,7 +86,7 @@ def test_a_source_half_in_one_naming_and_half_in_another_comes_back_whole(
     sgm = make_spots(tiny_sdxl, "unet", "sgm", "diffusion_model.", within=("up_blocks",), flat=False)
     entries = make_lora(own, 1) | make_lora(sgm, 1, ("F16", (1,)))
     del entries[f"{own[1].stem}.alpha"]
-    found = converters.convert(write_zeros(tmp_path / "lora.safetensors", entries), base=tiny_sdxl)
+    found = converters.convert_source(write_zeros(tmp_path / "lora.safetensors", entries), base=tiny_sdxl)
     assert rebuilt_names(found.adapter, tiny_sdxl) == set(entries)
     rules = found.adapter.about["provenance"]["layout"]["unet"]
     assert sorted(rule.get("alpha", "") for rule in rules) == ["", "F16 [1]", "F32 []"]
@@ -100,7 +100,7 @@ def test_modules_that_were_left_out_are_no_part_of_it(
     spots = make_spots(tiny_sd, "unet", "diffusers", "lora_unet_", within=("mid_block",))
     entries = make_lora(spots, 1) | {f"{spots[0].stem}.lora_up.weight": ("F16", (99, 1))}
     source = write_zeros(tmp_path / "lora.safetensors", entries)
-    about = converters.convert(source, base=tiny_sd, allow_partial=True).adapter.about["provenance"]
+    about = converters.convert_source(source, base=tiny_sd, allow_partial=True).adapter.about["provenance"]
     assert len(about["layout"]["unet"]) == 1
     assert about["alpha_layout"] == f"F32 [] in {len(spots) - 1} of {len(spots) - 1} modules"
 
@@ -115,7 +115,7 @@ def test_axes_of_another_kind_of_module_are_noted(
         name: (dtype, shape[:2]) if "proj_in" in name and shape else (dtype, shape)
         for name, (dtype, shape) in entries.items()
     }
-    found = converters.convert(write_zeros(tmp_path / "lora.safetensors", flat))
+    found = converters.convert_source(write_zeros(tmp_path / "lora.safetensors", flat))
     main, other = found.adapter.about["provenance"]["layout"]["unet"]
     assert "axes" not in main
     assert (other["axes"], other["modules"]) == ([2, 2], ["mid_block.attentions.0.proj_in"])
@@ -129,7 +129,7 @@ def test_what_is_too_irregular_for_the_document_is_counted_not_listed(
     entries: Entries = {}
     for index, spot in enumerate(spots):
         entries |= make_lora([spot], 1, ("F32", (1,) * (index * 7919 % 64)))
-    found = converters.convert(write_zeros(tmp_path / "lora.safetensors", entries))
+    found = converters.convert_source(write_zeros(tmp_path / "lora.safetensors", entries))
     rules = found.adapter.about["provenance"]["layout"]["unet"]
-    assert len(spots) > LIMIT
+    assert len(spots) > MOST_PATTERNS
     assert rules[1:] == [{"modules": len(spots) - sum(index * 7919 % 64 == 0 for index in range(len(spots)))}]

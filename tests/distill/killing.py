@@ -24,7 +24,7 @@ from si_hub import format as file_format
 from si_hub.cli import main
 from si_hub.distill.methods.calibrated import Calibration
 from si_hub.distill.survey.stages import Survey
-from si_hub.distill.training.lessons import Pool
+from si_hub.distill.training.lessons import LessonPool
 from si_hub.distill.training.loop import _Run
 from si_hub.distill.work.folder import Work
 
@@ -32,7 +32,7 @@ from si_hub.distill.work.folder import Work
 PHASES: dict[str, list[Callable[..., Any]]] = {
     "survey": [Survey.findings, Survey.measure],
     "choosing": [Calibration.for_budget],
-    "walking": [Pool._need],
+    "walking": [LessonPool._need],
     "training": [_Run._backward],
     "measuring": [_Run.measure],
     "saving": [_Run.save],

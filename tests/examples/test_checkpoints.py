@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import CLIPTextModel
 
 from examples.miniature import autoencoder, base, text
-from examples.miniature.checkpoints import fold, folded, unet_key, unfold, vae_key
+from examples.miniature.checkpoints import fold, rename_to_original, unet_key, unfold, vae_key
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_every_name_is_one_of_original_stable_diffusion(pipe: StableDiffusionPip
 
 def test_no_two_parameters_get_one_name(pipe: StableDiffusionPipeline) -> None:
     parts = (pipe.unet, pipe.vae, pipe.text_encoder)
-    assert len(folded(pipe)) == sum(len(part.state_dict()) for part in parts)
+    assert len(rename_to_original(pipe)) == sum(len(part.state_dict()) for part in parts)
 
 
 # Taken from the published v1-5-pruned-emaonly.safetensors: two layers a block, attention in up blocks 1, 2 and 3.

@@ -9,7 +9,7 @@ from transformers import CLIPTextModel
 
 from examples.miniature import autoencoder, base, measures, text
 from examples.miniature.judges import QUESTIONS, Judges, chance, judge
-from examples.miniature.report import shuffled
+from examples.miniature.report import shuffle
 from examples.miniature.scenes import FACTS, STYLES, Scene, Thing
 
 STAR = Scene((Thing("small", "red", "star"),), "at the top", "sand")
@@ -48,7 +48,7 @@ def test_chance_counts_the_facts_that_another_scene_happens_to_share() -> None:
 
 def test_shuffling_leaves_no_picture_in_its_place() -> None:
     pictures = torch.arange(9.0).view(9, 1, 1, 1)
-    moved = shuffled(pictures)
+    moved = shuffle(pictures)
     assert sorted(moved.flatten().tolist()) == pictures.flatten().tolist()
     assert not moved.eq(pictures).any()
 

@@ -29,7 +29,7 @@ from examples.miniature.checkpoints import HERE
 from examples.miniature.drawing import draw_prompts, unseen_scenes
 from examples.miniature.judges import chance, judge, load_judges
 from examples.miniature.peers import LOADERS
-from examples.miniature.report import load, rendered
+from examples.miniature.report import load, render_scenes
 from examples.miniature.scenes import STYLES
 from examples.miniature.training import Recipe
 
@@ -83,7 +83,7 @@ def test_a_world_over_the_limit_gets_no_manifest(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("style", STYLES)
 def test_the_shipped_judges_see_what_the_renderer_drew(style: str) -> None:
     wanted = unseen_scenes(100)
-    verdict = judge(load_judges(HERE / "judges.safetensors"), rendered(wanted, style), wanted)
+    verdict = judge(load_judges(HERE / "judges.safetensors"), render_scenes(wanted, style), wanted)
     assert verdict.alignment >= 0.98
     assert verdict.styles[style] >= 0.98
 

@@ -14,7 +14,7 @@ from si_hub import format as file_format
 from si_hub.adapter import BaseModel
 from si_hub.errors import DocumentError, UsageError
 from si_hub.hub.push.content import collect_content
-from si_hub.pipelines.bases import base_named
+from si_hub.pipelines.bases import name_base
 
 Make = Callable[..., Any]
 MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
@@ -54,22 +54,22 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_base_is_named_by_what_it_is(told: Any, expected: BaseModel) -> None:
-    assert base_named(told, SomePipeline()) == expected
+    assert name_base(told, SomePipeline()) == expected
 
 
 def test_a_repository_is_named_only_where_the_folder_is_a_commit_of_one(snapshot: Path) -> None:
     expected = BaseModel("StableDiffusionPipeline", "user/base", COMMIT)
-    assert base_named(snapshot, SomePipeline()) == expected
-    assert base_named("user/base", SomePipeline()) == BaseModel("StableDiffusionPipeline", "user/base")
+    assert name_base(snapshot, SomePipeline()) == expected
+    assert name_base("user/base", SomePipeline()) == BaseModel("StableDiffusionPipeline", "user/base")
     copied = snapshot.parent / "copy"
     snapshot.rename(copied)
-    assert base_named(copied, SomePipeline()) == BaseModel("StableDiffusionPipeline")
+    assert name_base(copied, SomePipeline()) == BaseModel("StableDiffusionPipeline")
 
 
 @pytest.mark.parametrize("told", ["/nowhere/base", "~/nowhere", "../nowhere", "C:\\base", "a/b/c"])
 def test_a_path_of_nothing_is_no_name(told: str) -> None:
     with pytest.raises(UsageError, match="base_model: is neither a base model's name nor a folder that is there"):
-        base_named(told, SomePipeline())
+        name_base(told, SomePipeline())
 
 
 @pytest.fixture

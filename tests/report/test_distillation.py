@@ -17,7 +17,7 @@ from si_hub.report.charts import charts_of, in_flow
 from si_hub.report.curve import curve_text
 from si_hub.report.distillation import Bucket, CurvePoint, Distillation, ImageRow, LayerSpend
 from si_hub.report.pictures import fit_size
-from si_hub.report.writing import check, write_report
+from si_hub.report.writing import check_report_file, write_report
 
 HOSTILE = '<script>alert(1)</script>" onload="x $\\frac{$ 赤い円 \x1b[2J'
 
@@ -153,7 +153,7 @@ def test_what_cannot_be_written_is_said_before_any_work(
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "there.html").write_text("mine")
     with pytest.raises(error, match=said):
-        check(tmp_path / name)
+        check_report_file(tmp_path / name)
     with pytest.raises(error, match=said):
         write_report(Distillation("title"), tmp_path / name)
     assert (tmp_path / "there.html").read_text() == "mine"

@@ -33,7 +33,7 @@ def choose_base(
         raise _no_base(source, grouped, matches, given=given)
     if given:
         return matches
-    best = _agreeing(source, grouped, families, [match for match in matches if match.fitting == most])
+    best = _keep_agreeing(source, grouped, families, [match for match in matches if match.fitting == most])
     if len(best) > 1:
         # Files do write 1x1 convolutions as linear layers, but not where nothing else made them: this comes last.
         reshaped = [_count_reshaped(grouped, families, match) for match in best]
@@ -52,7 +52,7 @@ def ambiguous_base(source: Source, best: list[Match]) -> AmbiguousFamily:
     )  # fmt: skip
 
 
-def _agreeing(source: Source, grouped: Grouped, families: Mapping[str, Family], best: list[Match]) -> list[Match]:
+def _keep_agreeing(source: Source, grouped: Grouped, families: Mapping[str, Family], best: list[Match]) -> list[Match]:
     """Those of the best matches that the metadata do not contradict.
 
     Raises:

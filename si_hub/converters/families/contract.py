@@ -92,7 +92,7 @@ class Slots:
 
 Fits = Callable[[SourceModule, Target], None]
 Rank = Callable[[SourceModule], int]
-Axes = Callable[[SourceModule], tuple[int, ...]]
+AxesOf = Callable[[SourceModule], tuple[int, ...]]
 Lower = Callable[[SourceModule, Target], Lowered]
 
 
@@ -121,7 +121,7 @@ class Family:
     fits: Fits
     suffixes: Mapping[str, Suffix] = field(default_factory=dict)
     rank: Rank | None = None
-    axes: Axes | None = None
+    axes: AxesOf | None = None
     lower: Lower | None = None
     needs_base: bool = False
     reason: str = ""

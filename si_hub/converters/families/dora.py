@@ -25,9 +25,9 @@ def check(module: SourceModule, target: Target) -> None:
 
 def _matrix(module: SourceModule) -> tuple[Size | None, Size | None]:
     if any(slot.startswith("lokr") for slot in module.tensors):
-        return lokr.matrix(module)
+        return lokr.lokr_size(module)
     if any(slot.startswith("hada") for slot in module.tensors):
-        return loha.matrix(module)
+        return loha.loha_size(module)
     width, core = size_of(module, "down", 1), module.tensors.get("mid")
     columns = width and ("down", width[1] * math.prod(core.shape[2:] if core else ()))
     return size_of(module, "up", 0), columns
@@ -37,7 +37,7 @@ FAMILY = Family(
     "dora", "DoRA",
     Slots.of(
         "magnitude",
-        may=f"down up mid alpha {loha.FACTORS} {loha.CORES} {lokr.FACTORS} diff diff_b w_norm b_norm",
+        may=f"down up mid alpha {loha.LOHA_FACTORS} {loha.CORES} {lokr.LOKR_FACTORS} diff diff_b w_norm b_norm",
     ),
     check,
     spell("kohya", magnitude=".dora_scale")

@@ -8,7 +8,7 @@ from si_hub.converters.families.contract import NOT_YET, Family, Slots, SourceMo
 from si_hub.converters.families.shapes import Size, check_matrix, size_of
 from si_hub.converters.naming.suffixes import spell
 
-FACTORS = "hada_w1_a hada_w1_b hada_w2_a hada_w2_b"
+LOHA_FACTORS = "hada_w1_a hada_w1_b hada_w2_a hada_w2_b"
 CORES = "hada_t1 hada_t2"
 
 
@@ -17,10 +17,10 @@ def check(module: SourceModule, target: Target) -> None:
 
     Plain: ``w_a`` [out, r], ``w_b`` [r, in · kernel]. With a core [r, r, *kernel]: ``w_a`` [r, out], ``w_b`` [r, in].
     """
-    check_matrix(module, target, *matrix(module))
+    check_matrix(module, target, *loha_size(module))
 
 
-def matrix(module: SourceModule) -> tuple[Size | None, Size | None]:
+def loha_size(module: SourceModule) -> tuple[Size | None, Size | None]:
     """Rows and columns of the product, as far as shapes say them."""
     core = module.tensors.get("hada_t1")
     rows, columns = size_of(module, "hada_w1_a", 0 if core is None else 1), size_of(module, "hada_w1_b", 1)
@@ -30,6 +30,6 @@ def matrix(module: SourceModule) -> tuple[Size | None, Size | None]:
 
 
 FAMILY = Family(
-    "loha", "LoHa", Slots.of(FACTORS, may=f"{CORES} alpha diff_b"), check,
-    spell("lycoris", named=True, **{slot: f".{slot}" for slot in f"{FACTORS} {CORES}".split()}), reason=NOT_YET,
+    "loha", "LoHa", Slots.of(LOHA_FACTORS, may=f"{CORES} alpha diff_b"), check,
+    spell("lycoris", named=True, **{slot: f".{slot}" for slot in f"{LOHA_FACTORS} {CORES}".split()}), reason=NOT_YET,
 )  # fmt: skip

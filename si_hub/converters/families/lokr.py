@@ -8,15 +8,15 @@ from si_hub.converters.families.contract import NOT_YET, Family, Slots, SourceMo
 from si_hub.converters.families.shapes import Size, check_matrix
 from si_hub.converters.naming.suffixes import spell
 
-FACTORS = "lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2"
+LOKR_FACTORS = "lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2"
 
 
 def check(module: SourceModule, target: Target) -> None:
     """Raise BaseMismatch where the Kronecker product is not for the base module."""
-    check_matrix(module, target, *matrix(module))
+    check_matrix(module, target, *lokr_size(module))
 
 
-def matrix(module: SourceModule) -> tuple[Size | None, Size | None]:
+def lokr_size(module: SourceModule) -> tuple[Size | None, Size | None]:
     """Rows and columns of the Kronecker product, as far as shapes say them."""
     left, right = _factor(module, "lokr_w1"), _factor(module, "lokr_w2")
     if left is None or right is None:
@@ -41,6 +41,6 @@ def _factor(module: SourceModule, name: str) -> tuple[int, int] | None:
 
 
 FAMILY = Family(
-    "lokr", "LoKr", Slots.of(has_any=FACTORS, may="alpha diff_b"), check,
-    spell("lycoris", named=True, **{slot: f".{slot}" for slot in FACTORS.split()}), reason=NOT_YET,
+    "lokr", "LoKr", Slots.of(has_any=LOKR_FACTORS, may="alpha diff_b"), check,
+    spell("lycoris", named=True, **{slot: f".{slot}" for slot in LOKR_FACTORS.split()}), reason=NOT_YET,
 )  # fmt: skip

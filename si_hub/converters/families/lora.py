@@ -14,7 +14,7 @@ from si_hub.converters.families.shapes import (
 )
 from si_hub.converters.naming.suffixes import spell
 
-SUFFIXES = (
+LORA_SUFFIXES = (
     spell("kohya", down=".lora_down.weight", up=".lora_up.weight", alpha=".alpha")
     | spell("peft", named=True, down=".lora_A.weight .lora_A", up=".lora_B.weight .lora_B")
     | spell("diffusers", down=".lora.down.weight .lora_linear_layer.down.weight",
@@ -47,6 +47,6 @@ def lower(module: SourceModule, target: Target) -> Lowered:
 
 
 FAMILY = Family(
-    "lora", "LoRA or LoCon", Slots.of("down up", may="alpha diff_b"), check, SUFFIXES,
+    "lora", "LoRA or LoCon", Slots.of("down up", may="alpha diff_b"), check, LORA_SUFFIXES,
     rank=pair_rank, axes=pair_axes, lower=lower,
 )  # fmt: skip

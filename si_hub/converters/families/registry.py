@@ -49,10 +49,10 @@ def classify(slots: Collection[str]) -> Family | None:
 def nearest(slots: Collection[str]) -> tuple[Family, str]:
     """The family that shares most slots with an unclaimed module, and its objection."""
 
-    def shared(family: Family) -> int:
+    def count_shared(family: Family) -> int:
         return len((family.when.has_all | family.when.has_any) & set(slots))
 
-    family = max(FAMILIES, key=shared)
+    family = max(FAMILIES, key=count_shared)
     return family, family.when.objection(slots) or "claims it"
 
 

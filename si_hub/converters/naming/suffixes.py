@@ -71,12 +71,12 @@ class Suffixes(Mapping[str, Suffix]):
             rest = name[at:]
             if suffix := self._table.get(rest):
                 return Key(name[:at], suffix.slot, suffix.spelling, "")
-            if found := self._named(rest):
+            if found := self._read_named(rest):
                 suffix, adapter = found
                 return Key(name[:at], suffix.slot, suffix.spelling, adapter)
         return None
 
-    def _named(self, rest: str) -> tuple[Suffix, str] | None:
+    def _read_named(self, rest: str) -> tuple[Suffix, str] | None:
         """The suffix that ``rest`` is with an adapter's name inside, and that name."""
         for tail in _TAILS:
             head, dot, adapter = rest.removesuffix(tail).rpartition(".")

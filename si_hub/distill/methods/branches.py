@@ -15,7 +15,7 @@ from si_hub.distill.request import Request
 from si_hub.distill.running.fidelity import Fidelity, Measure
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.stages import Survey
-from si_hub.distill.training.lessons import Lessons, Pool, Walks, turn
+from si_hub.distill.training.lessons import LessonPool, Lessons, Walks, turn
 from si_hub.distill.training.loop import train
 from si_hub.distill.training.options import (
     accelerator_of,
@@ -114,7 +114,7 @@ class Imitations:
 
     student: Student
     branches: Sequence[Branch]
-    pools: Sequence[Pool]
+    pools: Sequence[LessonPool]
     seed: int
     routed: bool
     units: list[float] = field(init=False)
@@ -169,7 +169,7 @@ def train_branches(
         walks = Walks(survey.runner, survey.prompts, options.walks, survey.batch, request.seed, name)
         share = -(-options.samples // len(branches))
         teaching = partial(student.away, survey.runner)
-        pools.append(Pool(walks, teaching, work, survey.crew, turn(options.walks, share), name))
+        pools.append(LessonPool(walks, teaching, work, survey.crew, turn(options.walks, share), name))
     task = Imitations(student, branches, pools, request.seed, request.router == "learned")
     accelerator = accelerator_of(options.precision)
     file = work.folder / "training.pt"

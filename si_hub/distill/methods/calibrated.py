@@ -18,7 +18,7 @@ from si_hub.adapter import Component, Layer
 from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, Price, adapter_bytes
 from si_hub.distill.budget.spend import Group, predicted_error, refit, scores, smallest, spend
 from si_hub.distill.methods.svd import DEFAULT_RANK
-from si_hub.distill.pair.change import Change, Key
+from si_hub.distill.pair.change import Change, ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome, distilled_adapter
@@ -124,7 +124,7 @@ class Calibration:
         self.scores = scores(self.findings.effects)
         if not self.findings.target.any():
             raise fidelity.unfelt(pair.tuned.path)
-        self.changes: dict[Key, Change] = {change.key: change for change in pair.changes}
+        self.changes: dict[ModuleKey, Change] = {change.key: change for change in pair.changes}
         self._last: tuple[Choice, fidelity.Fidelity] | None = None
 
     @cached_property
@@ -194,7 +194,7 @@ class Calibration:
     def groups(self, *, in_bytes: bool) -> list[Group]:
         """What can be carried, with its cost in bytes of the file or in numbers."""
         price = Price(self.request.dtype if in_bytes else None)
-        by_entry: dict[tuple[Key, str], list[int]] = {}
+        by_entry: dict[tuple[ModuleKey, str], list[int]] = {}
         for column, (key, name) in enumerate(self.findings.columns):
             by_entry.setdefault((key, "pieces" if name.isdecimal() else name), []).append(column)
         found = []
@@ -237,7 +237,7 @@ class Calibration:
     def _components(
         self, columns: Sequence[int], coefficients: torch.Tensor, always: Sequence[Change]
     ) -> dict[str, Component]:
-        taken: dict[Key, dict[str, float]] = {}
+        taken: dict[ModuleKey, dict[str, float]] = {}
         for column, coefficient in zip(columns, coefficients.tolist(), strict=True):
             key, name = self.findings.columns[column]
             taken.setdefault(key, {})[name] = coefficient
@@ -254,7 +254,7 @@ class Calibration:
                 component.layers[change.module] = Layer(stored)
         return components
 
-    def _leaves(self, key: Key, taken: Mapping[str, float]) -> dict[str, torch.Tensor]:
+    def _leaves(self, key: ModuleKey, taken: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """The leaves of one layer: its pieces times their coefficients, and what else was chosen of it."""
         parts = self.findings.parts[key]
         leaves: dict[str, torch.Tensor] = {}
@@ -273,7 +273,7 @@ class Calibration:
         dtype = {name: kind for kind, name in torch_names().items()}[self.request.dtype]
         return Tensor.from_torch(tensor.to(dtype))
 
-    def _pieces(self, key: Key) -> bool:
+    def _pieces(self, key: ModuleKey) -> bool:
         return key in self.findings.parts and self.findings.parts[key].down is not None
 
     def size(self, choice: Choice) -> int:
@@ -327,7 +327,7 @@ class Calibration:
 
     def _left_out(self, choice: Choice) -> dict[str, str]:
         """Every changed module of which nothing is carried, and why."""
-        felt: Counter[Key] = Counter()
+        felt: Counter[ModuleKey] = Counter()
         for column, (key, _) in enumerate(self.findings.columns):
             felt[key] += float(self.scores[column])  # type: ignore[assignment]
         reasons = {}

@@ -26,7 +26,7 @@ from si_hub.distill.budget.spend import Group, refit, scores, smallest, spend
 from si_hub.distill.methods.branches import Branch, standing_of, train_branches
 from si_hub.distill.methods.routing import fit_routers
 from si_hub.distill.methods.svd import DEFAULT_RANK
-from si_hub.distill.pair.change import Change, Key
+from si_hub.distill.pair.change import Change, ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
@@ -65,7 +65,7 @@ class Teacher:
     name: str
     survey: Survey
     curvature: WorkEntry
-    changes: dict[Key, Change]
+    changes: dict[ModuleKey, Change]
     weight: float
 
 
@@ -109,14 +109,14 @@ class Teachers:
             self.teachers.append(Teacher(name, survey, curvature, changes, 1.0 / float(measure.base.mean())))
         self.crew = self.teachers[0].survey.crew
         self.limit = limit
-        self.changes: dict[Key, Change] = {}
+        self.changes: dict[ModuleKey, Change] = {}
         for teacher in self.teachers:
             self.changes |= {key: change for key, change in teacher.changes.items() if key not in self.changes}
         self.count = 2 * request.rank if request.rank else self.teachers[0].survey.settings.pieces
 
     # What the layers have in common.
 
-    def commons(self) -> dict[Key, Common]:
+    def commons(self) -> dict[ModuleKey, Common]:
         """The closed form of every layer; kept, and shared between processes."""
         keys = list(self.changes)
         work = self._work("common", {"count": self.count})
@@ -126,14 +126,14 @@ class Teachers:
                 fields = {name: getattr(found, name) for name in Common.__slots__}
                 work.save(f"layer {k}", {name: Tensor.from_torch(value) for name, value in fields.items()}, {})
         self.crew.wait()
-        commons: dict[Key, Common] = {}
+        commons: dict[ModuleKey, Common] = {}
         for k, key in enumerate(keys):
             entry = work.load(f"layer {k}")
             assert entry is not None, key
             commons[key] = Common(**{name: tensor.torch() for name, tensor in entry.tensors.items()})
         return commons
 
-    def _common(self, key: Key) -> Common:
+    def _common(self, key: ModuleKey) -> Common:
         device = self.crew.device
         deltas: list[torch.Tensor | None] = []
         inputs: list[Root | None] = []
@@ -153,7 +153,7 @@ class Teachers:
         weights = [teacher.weight for teacher in self.teachers]
         return common(deltas, inputs, total.moments[key].outputs.root(), weights, self.count, generator)
 
-    def sharing(self, commons: Mapping[Key, Common]) -> Sharing:
+    def sharing(self, commons: Mapping[ModuleKey, Common]) -> Sharing:
         """What one shared adapter and separate ones would cost."""
         layers = [SharedLayer(*self.changes[key].matrix, found) for key, found in commons.items()]
         return sharing_report(self.names, layers, Price(self.request.dtype))
@@ -170,7 +170,7 @@ class Teachers:
 
     # Which of it is carried.
 
-    def findings(self, commons: Mapping[Key, Common]) -> list[Findings]:
+    def findings(self, commons: Mapping[ModuleKey, Common]) -> list[Findings]:
         """The effects of every rank in each tuned model's states."""
         found = []
         for k, teacher in enumerate(self.teachers):
@@ -209,7 +209,7 @@ class Teachers:
             numbers += min(rank, out, width) * (out + len(self.names) * width)
         return numbers
 
-    def wanted_layers(self, commons: Mapping[Key, Common], branches: Sequence[Branch]) -> dict[str, Component]:
+    def wanted_layers(self, commons: Mapping[ModuleKey, Common], branches: Sequence[Branch]) -> dict[str, Component]:
         """The layers of the adapter within the budget, or of the smallest whose every branch is as close as wanted.
 
         Raises:
@@ -244,7 +244,9 @@ class Teachers:
         top = sum(group.opening + group.cost * len(group.columns) for group in groups)
         return smallest(top, make, error, self.request.fidelity)
 
-    def choose(self, commons: Mapping[Key, Common], findings: Sequence[Findings], budget: int) -> dict[str, Component]:
+    def choose(
+        self, commons: Mapping[ModuleKey, Common], findings: Sequence[Findings], budget: int
+    ) -> dict[str, Component]:
         """The layers that are worth it within a budget, each branch's ranks refitted to its tuned model."""
         value = sum(scores(one.effects) / one.target.double().square().mean() for one in findings)
         assert isinstance(value, torch.Tensor)
@@ -343,7 +345,9 @@ class Teachers:
             fidelity.document_field(mean, steps, **facts), training, notes, self.names,
         )  # fmt: skip
 
-    def _carried_shares(self, commons: Mapping[Key, Common], components: Mapping[str, Component]) -> dict[str, float]:
+    def _carried_shares(
+        self, commons: Mapping[ModuleKey, Common], components: Mapping[str, Component]
+    ) -> dict[str, float]:
         """Of each component, the share of what is felt of its weights that the carried ranks hold."""
         held: dict[str, float] = {}
         whole: dict[str, float] = {}

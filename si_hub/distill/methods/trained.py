@@ -23,7 +23,7 @@ from si_hub.distill.result import Outcome
 from si_hub.distill.running.features import Features
 from si_hub.distill.running.fidelity import Measure
 from si_hub.distill.running.student import Student
-from si_hub.distill.training.lessons import Lessons, Pool, Walks, turn
+from si_hub.distill.training.lessons import LessonPool, Lessons, Walks, turn
 from si_hub.distill.training.loop import train
 from si_hub.distill.training.options import (
     accelerator_of,
@@ -52,7 +52,7 @@ class Imitation:
     """
 
     student: Student
-    pool: Pool
+    pool: LessonPool
     measure: Measure
     seed: int
     features: Features | None = None
@@ -111,7 +111,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
         make: Any = Pictures.of(runner, options.images, survey.batch, request.seed)
     else:
         make = Walks(runner, calibration.prompts, options.walks, survey.batch, request.seed)
-    pool = Pool(make, teaching, work, calibration.crew, turn(options.walks, options.samples))
+    pool = LessonPool(make, teaching, work, calibration.crew, turn(options.walks, options.samples))
     features = Features(calibration.pair, runner, options.features) if options.features else None
     task = Imitation(student, pool, calibration.measure, request.seed, features)
     file = work.folder / "training.pt"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from si_hub.architectures.model import Kind
+from si_hub.architectures.model import ModuleKind
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.weights import Weight, widen
 from si_hub.errors import NotFinite
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 #: A module of a pipeline: component and frozen path.
-Key = tuple[str, str]
+ModuleKey = tuple[str, str]
 #: A parameter of base and tuned model.
 BaseAndTuned = tuple[Weight, Weight]
 
@@ -35,13 +35,13 @@ class Change:
 
     component: str
     module: str
-    kind: Kind
+    kind: ModuleKind
     shape: tuple[int, ...]
     weight: BaseAndTuned | None
     bias: BaseAndTuned | None
 
     @property
-    def key(self) -> Key:
+    def key(self) -> ModuleKey:
         """Where, to look it up by."""
         return self.component, self.module
 

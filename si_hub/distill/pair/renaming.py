@@ -14,7 +14,7 @@ from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
 from si_hub.architectures import Architecture
 from si_hub.architectures.bases import BASES, BY_NAME
-from si_hub.architectures.checkpoint import DENOISERS, PREFIXES
+from si_hub.architectures.checkpoint import DENOISER_PREFIXES, DENOISERS
 from si_hub.architectures.folder import COMPONENT, frozen_path
 from si_hub.architectures.model import BUFFERS, modules_from_shapes
 from si_hub.architectures.model import Model as Modules
@@ -24,7 +24,7 @@ from si_hub.distill.pair.model import OPTIONAL, ModelOnDisk, vae_class
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import BaseMismatch, WrongPair
 
-Table = dict[str, Weight]
+WeightTable = dict[str, Weight]
 Convert = Callable[[dict[str, Deferred], str], Mapping[str, Any]]
 
 
@@ -89,13 +89,13 @@ class MappedCheckpoint:
     """A checkpoint under diffusers' names, and what it holds besides."""
 
     architecture: Architecture
-    components: dict[str, Table] = field(default_factory=dict)
-    vae: Table = field(default_factory=dict)
+    components: dict[str, WeightTable] = field(default_factory=dict)
+    vae: WeightTable = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
 
 
 def map_checkpoint(
-    path: Path, held: Table, architecture: Architecture | None, base: ModelOnDisk | None
+    path: Path, held: WeightTable, architecture: Architecture | None, base: ModelOnDisk | None
 ) -> MappedCheckpoint:
     """Map every tensor of a checkpoint, or say why it is left out.
 
@@ -181,7 +181,7 @@ def _denoiser(
     component: str,
 ) -> Mapping[str, Any]:
     """The denoiser's tensors under diffusers' names."""
-    prefix = next(prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in tensors))
+    prefix = next(prefix for prefix in DENOISER_PREFIXES if any(name.startswith(prefix) for name in tensors))
     elsewhere = tuple(prefix for prefix, _ in _TEXT_ENCODERS) + _VAE + ("model_ema.",)
     inner = {
         name.removeprefix(prefix): tensor
@@ -217,13 +217,13 @@ def _parameters(model: Modules) -> frozenset[str]:
 
 def _text_encoders(
     path: Path, tensors: Mapping[str, Deferred], expected: Architecture | None, base: ModelOnDisk | None
-) -> list[tuple[str, Modules, Table]]:
+) -> list[tuple[str, Modules, WeightTable]]:
     """Text encoders of a checkpoint that the base has, by component name.
 
     Raises:
         WrongPair: the base has text encoders, and none is of these sizes.
     """
-    found: list[tuple[str, Modules, Table]] = []
+    found: list[tuple[str, Modules, WeightTable]] = []
     places = {
         name: model for name, model in (expected.components if expected else {}).items()
         if COMPONENT.fullmatch(name) and name not in DENOISERS
@@ -244,7 +244,9 @@ def _text_encoders(
     return found
 
 
-def _place(table: Table, places: Mapping[str, Modules], taken: set[str]) -> tuple[str, Modules, Table] | None:
+def _place(
+    table: WeightTable, places: Mapping[str, Modules], taken: set[str]
+) -> tuple[str, Modules, WeightTable] | None:
     """The component whose modules a text encoder's are, but for those that one of the two may lack."""
     for name, model in places.items():
         named = {frozen_path(key, model.class_name): weight for key, weight in table.items()}
@@ -257,11 +259,11 @@ def _place(table: Table, places: Mapping[str, Modules], taken: set[str]) -> tupl
     return None
 
 
-def _token_shape(table: Table) -> str:
+def _token_shape(table: WeightTable) -> str:
     return next((f"{name} {list(w.shape)}" for name, w in table.items() if "embed" in name or "shared" in name), "")
 
 
-def _vae(tensors: Mapping[str, Deferred], base: ModelOnDisk | None) -> Table:
+def _vae(tensors: Mapping[str, Deferred], base: ModelOnDisk | None) -> WeightTable:
     """The autoencoder under diffusers' names; empty where the file has none or diffusers cannot map it."""
     held = {name: tensor for name, tensor in tensors.items() if name.startswith(_VAE)}
     entry = SINGLE_FILE_LOADABLE_CLASSES.get((vae_class(base.path) if base else "") or "AutoencoderKL")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.architectures.folder import read_object
-from si_hub.distill.pair.change import Change, Key, not_finite
+from si_hub.distill.pair.change import Change, ModuleKey, not_finite
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.weights import widen
@@ -89,9 +89,9 @@ class Runner:
         height, width = (self.options.get(name, 0) // pipe.vae_scale_factor for name in ("height", "width"))
         return int((height or side) * (width or side) * pipe.vae.config.latent_channels)
 
-    def modules(self, changes: Iterable[Change]) -> dict[Key, nn.Module]:
+    def modules(self, changes: Iterable[Change]) -> dict[ModuleKey, nn.Module]:
         """The live module of each change that adapters can reach; bare parameters have none."""
-        found: dict[Key, nn.Module] = {}
+        found: dict[ModuleKey, nn.Module] = {}
         for change in changes:
             path = live_path(self._paths[change.component], change.module)
             if path is None or change.kind == "parameter":

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from si_hub.distill.pair.change import Key
+from si_hub.distill.pair.change import ModuleKey
 
 #: Called with the key, the module, its input and the gradient at its output, once for every call and backward pass.
-Observer = Callable[[Key, nn.Module, Tensor, Tensor], None]
+Observer = Callable[[ModuleKey, nn.Module, Tensor, Tensor], None]
 
 
 @contextmanager
-def trace(modules: Mapping[Key, nn.Module], batch: int, observe: Observer) -> Iterator[None]:
+def trace(modules: Mapping[ModuleKey, nn.Module], batch: int, observe: Observer) -> Iterator[None]:
     """Call ``observe`` for each of ``modules`` in every backward pass inside the block.
 
     No parameter needs a gradient: the graph begins at the first outputs. What a module makes once for the whole batch
@@ -27,7 +27,7 @@ def trace(modules: Mapping[Key, nn.Module], batch: int, observe: Observer) -> It
         observe: see `Observer`.
     """
 
-    def hook_of(key: Key) -> Callable[..., Tensor]:
+    def hook_of(key: ModuleKey) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             given = (args[0] if args else next(iter(kwargs.values()))).detach()
             if isinstance(module, nn.Embedding) and output.shape[0] == 1:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from si_hub.distill.pair.change import Change, Key
+from si_hub.distill.pair.change import Change, ModuleKey
 from si_hub.distill.survey.lowrank import balance, singular
 from si_hub.distill.survey.moments import Moment, dense_limit, moment
 from si_hub.tuner.kinds import kind_of
@@ -51,7 +51,7 @@ class Curvature:
     changes: Sequence[Change]
     limit: int
     device: torch.device
-    moments: dict[Key, LayerMoments] = field(init=False)
+    moments: dict[ModuleKey, LayerMoments] = field(init=False)
 
     def __post_init__(self) -> None:
         self.moments = {}
@@ -59,7 +59,7 @@ class Curvature:
             outputs, inputs = (moment(width, self.limit, self.device) for width in change.matrix)
             self.moments[change.key] = LayerMoments(inputs, outputs)
 
-    def observe(self, key: Key, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
+    def observe(self, key: ModuleKey, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
         """Count one call of a layer in; an `si_hub.distill.running.tracing.Observer`."""
         inputs, outputs = self.moments[key]
         inputs.add(_thin(unfold_inputs(module, given)).flatten(0, 1).float())
@@ -87,7 +87,7 @@ class Curvature:
 _ENDS = ("input", "output")
 
 
-def _name(key: Key, side: str, leaf: str) -> str:
+def _name(key: ModuleKey, side: str, leaf: str) -> str:
     return "|".join((*key, side, leaf))
 
 

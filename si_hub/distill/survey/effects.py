@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from si_hub.distill.pair.change import Key
+from si_hub.distill.pair.change import ModuleKey
 from si_hub.tuner.kinds import evaluate, kind_of
 
 
@@ -84,8 +84,8 @@ class Effects:
         values: the rows of the batch that is under way, ``[batch, width]``.
     """
 
-    parts: dict[Key, ChangeParts]
-    starts: dict[Key, int] = field(init=False)
+    parts: dict[ModuleKey, ChangeParts]
+    starts: dict[ModuleKey, int] = field(init=False)
     width: int = field(init=False)
     values: Tensor = field(init=False)
 
@@ -105,7 +105,7 @@ class Effects:
         values, self.values = self.values, torch.zeros_like(self.values)
         return values
 
-    def observe(self, key: Key, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
+    def observe(self, key: ModuleKey, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
         """Count one call of a module in; an `si_hub.distill.running.tracing.Observer`.
 
         Gradients that belong to the whole batch at once cannot be told apart by sample: such a module stays without
@@ -118,6 +118,6 @@ class Effects:
         self.values[:, start : start + effects.shape[1]] += effects.float().cpu()
 
     @property
-    def columns(self) -> list[tuple[Key, str]]:
+    def columns(self) -> list[tuple[ModuleKey, str]]:
         """Module and name of every part, in the order of the columns."""
         return [(key, name) for key, parts in self.parts.items() for name in parts.names]

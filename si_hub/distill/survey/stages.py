@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from si_hub.distill.pair.change import Change, Key
+from si_hub.distill.pair.change import Change, ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import SurveyOptions
 from si_hub.distill.running import trajectory
@@ -66,8 +66,8 @@ class Findings:
         samples: ``[rows]``: which state a row is of.
     """
 
-    parts: dict[Key, ChangeParts]
-    columns: list[tuple[Key, str]]
+    parts: dict[ModuleKey, ChangeParts]
+    columns: list[tuple[ModuleKey, str]]
     effects: torch.Tensor
     target: torch.Tensor
     samples: torch.Tensor
@@ -111,7 +111,7 @@ class Survey:
         """The effects of all parts; from what is kept where it is."""
         return self.effects_of(self._parts())
 
-    def effects_of(self, parts: dict[Key, ChangeParts]) -> Findings:
+    def effects_of(self, parts: dict[ModuleKey, ChangeParts]) -> Findings:
         """The effects of these parts; what is kept must be of the same ones."""
         shares = self._chunks()
         entries = self._keep("effects", len(shares), lambda k: self._effects(shares[k], parts, k))
@@ -195,7 +195,7 @@ class Survey:
             if kind_of(module, change.module).low_rank and getattr(module, "groups", 1) == 1
         ]
 
-    def _parts(self) -> dict[Key, ChangeParts]:
+    def _parts(self) -> dict[ModuleKey, ChangeParts]:
         """The parts of every change whose module can be called."""
         layered = self.low_rank_changes()
         names = [f"pieces {k}" for k in range(len(layered))]
@@ -227,7 +227,7 @@ class Survey:
         down, up = pieces(delta.to(self.crew.device), inputs, outputs, self.settings.pieces, generator)
         return {"down": down, "up": up}, {}
 
-    def _effects(self, states: States, parts: dict[Key, ChangeParts], chunk: int) -> Made:
+    def _effects(self, states: States, parts: dict[ModuleKey, ChangeParts], chunk: int) -> Made:
         """Effects in one chunk of states, and what all of the change does there.
 
         That is the slope of the predictions at the midpoint, and not the difference of their ends: what of it is no
@@ -264,7 +264,7 @@ class Survey:
     def _backward(
         self,
         batch: States,
-        modules: Mapping[Key, torch.nn.Module],
+        modules: Mapping[ModuleKey, torch.nn.Module],
         observe: Observer,
         probes: int,
         seed: int,

@@ -69,7 +69,7 @@ class Lessons:
 
 
 @dataclass(slots=True)
-class Pool:
+class LessonPool:
     """The window of walks, moving with the steps.
 
     Attributes:

@@ -20,7 +20,7 @@ from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
 from si_hub.storage.files import open_regular
 from si_hub.words import label
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 #: Lessons of one walk.
 _COUNT = 160
 #: Where a denoiser takes the noisy latents.
@@ -92,7 +92,7 @@ class Pictures:
 
 def pictures(folder: Path) -> list[Path]:
     """The pictures of a folder, in the order of their names."""
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def check_pictures(folder: str | Path) -> None:
@@ -116,7 +116,7 @@ def some_pictures(folder: str | Path) -> list[Path]:
     """
     files = pictures(Path(folder))
     if not files:
-        raise MissingFile("no folder with pictures", file=folder, expected=", ".join(sorted(SUFFIXES)))
+        raise MissingFile("no folder with pictures", file=folder, expected=", ".join(sorted(PICTURE_SUFFIXES)))
     return files
 
 

@@ -18,10 +18,10 @@ from si_hub.hub.names import is_repo_id
 from si_hub.report.layers import count_ranks
 from si_hub.report.text import short, size_text, tally
 
-BEGIN = "<!-- si-hub: generated, renewed by every push; write outside of it -->"
-END = "<!-- si-hub: end -->"
+TEXT_BEGIN = "<!-- si-hub: generated, renewed by every push; write outside of it -->"
+TEXT_END = "<!-- si-hub: end -->"
 #: A longer card is nobody's reading.
-LIMIT = 2_000_000
+CARD_LIMIT = 2_000_000
 TAGS = ("styleinject", "text-to-image")
 #: What a card of ours never says: it would be listed, and loaded, as what it is not.
 NEVER = frozenset({"lora", "template:sd-lora"})
@@ -54,8 +54,8 @@ def decode(raw: bytes, file: str = "README.md") -> str:
     Raises:
         CardError: too long, or not UTF-8.
     """
-    if len(raw) > LIMIT:
-        raise CardError("is too long for a card", file=file, expected=f"at most {LIMIT} bytes", found=len(raw))
+    if len(raw) > CARD_LIMIT:
+        raise CardError("is too long for a card", file=file, expected=f"at most {CARD_LIMIT} bytes", found=len(raw))
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -64,7 +64,7 @@ def decode(raw: bytes, file: str = "README.md") -> str:
 
 def is_card(text: str) -> bool:
     """Whether a README.md is a model card: it begins with a front matter, or has a generated part."""
-    return text.removeprefix("\ufeff").lstrip().startswith("---") or BEGIN in text
+    return text.removeprefix("\ufeff").lstrip().startswith("---") or TEXT_BEGIN in text
 
 
 def render(existing: str, adapter: Adapter, repo_id: str, samples: Sequence[str] = (), size: int = 0) -> Card:
@@ -185,21 +185,22 @@ def _styles(adapter: Adapter) -> list[str]:
 
 def _renew(tail: str, adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, newline: str) -> str:
     """What stands behind the front matter, with the generated part in its place, or at the end."""
-    begins, ends = tail.count(BEGIN), tail.count(END)
-    start, stop = tail.find(BEGIN), tail.find(END)
+    begins, ends = tail.count(TEXT_BEGIN), tail.count(TEXT_END)
+    start, stop = tail.find(TEXT_BEGIN), tail.find(TEXT_END)
     if begins == ends == 0:
         trailing = re.search(r"[\r\n]*\Z", tail)
         breaks = len(re.findall(r"\r\n|\r|\n", trailing[0] if trailing else ""))
         before, after = tail + newline * (2 - min(breaks, 2)), newline
     elif begins == ends == 1 and start < stop:
-        before, after = tail[:start], tail[stop + len(END) :]
+        before, after = tail[:start], tail[stop + len(TEXT_END) :]
     else:
         raise CardError(
-            "the marks of the generated part are not one pair", file="README.md", expected=f"{BEGIN} ... {END}",
+            "the marks of the generated part are not one pair", file="README.md",
+            expected=f"{TEXT_BEGIN} ... {TEXT_END}",
             found=f"{begins} begins, {ends} ends", hint="Delete the stray mark, or all of them for a new part.",
         )  # fmt: skip
     pieces = sections(adapter, repo_id, samples, size, title=not _HEADING.search(before + after))
-    return before + "\n\n".join([BEGIN, *pieces, END]).replace("\n", newline) + after
+    return before + "\n\n".join([TEXT_BEGIN, *pieces, TEXT_END]).replace("\n", newline) + after
 
 
 def _notes(kept: Mapping[str, object], keys: Mapping[str, Any], adapter: Adapter) -> tuple[str, ...]:

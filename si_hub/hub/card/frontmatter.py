@@ -12,16 +12,16 @@ from si_hub.errors import CardError
 if TYPE_CHECKING:
     import yaml
 
-BEGIN = "# si-hub: generated, renewed by every push; the same key outside these lines wins"
-END = "# si-hub: end"
+YAML_BEGIN = "# si-hub: generated, renewed by every push; the same key outside these lines wins"
+YAML_END = "# si-hub: end"
 #: More than any real card has; the parser is slow and its input may be a stranger's.
-LIMIT = 200_000
+YAML_LIMIT = 200_000
 
 #: What the Hub takes for a block (its own expression, as huggingface_hub has it), and an empty one.
 _BLOCK = re.compile(r"\A(\ufeff?\s*---(\r\n|\r|\n))((?:[\S\s]*?(?:\r\n|\r|\n))?)(---[ \t]*(?:\r\n|\n|\Z))")
 _OPENED = re.compile(r"\A\ufeff?\s*---[ \t]*(\r\n|\r|\n|\Z)")
 _LINE = r"(?:\A|(?<=[\r\n]))"
-_GENERATED = re.compile(rf"{_LINE}{re.escape(BEGIN)}(\r\n|\r|\n)[\S\s]*?{_LINE}{re.escape(END)}(\r\n|\r|\n)")
+_GENERATED = re.compile(rf"{_LINE}{re.escape(YAML_BEGIN)}(\r\n|\r|\n)[\S\s]*?{_LINE}{re.escape(YAML_END)}(\r\n|\r|\n)")
 #: Text that every YAML reader takes for that text without quotes.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*( [A-Za-z0-9_./-]+)*")
 _WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n"))
@@ -89,7 +89,7 @@ def merge(block: str, keys: Mapping[str, Any], newline: str = "\n") -> Merged:
     before, after = _outside(block)
     own = _pairs(before + after)
     text = dump({key: value for key, value in keys.items() if key not in own})
-    generated = newline.join([BEGIN, *text.splitlines(), END, ""])
+    generated = newline.join([YAML_BEGIN, *text.splitlines(), YAML_END, ""])
     merged = before + (newline if before and not before.endswith(("\n", "\r")) else "") + generated + after
     _check(merged, own, set(keys) - own.keys())
     return Merged(merged, {key: _simple(own[key]) for key in keys if key in own})
@@ -126,8 +126,10 @@ def _pairs(text: str) -> dict[str, yaml.Node]:
     """Top-level keys of a block → their values."""
     import yaml
 
-    if len(text) > LIMIT:
-        raise CardError("is too long", file="README.md", key="front matter", expected=f"at most {LIMIT} characters")
+    if len(text) > YAML_LIMIT:
+        raise CardError(
+            "is too long", file="README.md", key="front matter", expected=f"at most {YAML_LIMIT} characters"
+        )
     pairs: dict[str, yaml.Node] = {}
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)

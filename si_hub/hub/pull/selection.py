@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from si_hub.converters.source import CONFIG_NAME, FOLDER_NAMES, PICKLES
+from si_hub.architectures.recognise import PICKLES
+from si_hub.converters.source import CONFIG_NAME, FOLDER_NAMES
 from si_hub.errors import MissingEntry, NotStyleInject, UnsupportedFamily, UsageError
 from si_hub.format import DEFAULT_NAME
 from si_hub.hub.listing import ListedFile, Listing
@@ -157,7 +158,7 @@ def join(folder: str | None, name: str) -> str:
     return f"{folder.strip('/')}/{name}" if folder and folder.strip("/") else name
 
 
-def convert_command(asked: str, name: str | None = None) -> str:
+def conversion_call(asked: str, name: str | None = None) -> str:
     """What converts a repository's adapter. A file's name is a stranger's: it is quoted, and no command of its own."""
     return call("convert", asked, weight_name=short(name, PATH_LIMIT) if name else None)
 
@@ -167,7 +168,7 @@ def not_ours(
 ) -> NotStyleInject:
     """Somebody else's adapter, and the command for it: with a file's name where the repository's would not do."""
     by_itself = not subfolder and (len(foreign) == 1 or any(entry.name in FOLDER_NAMES for entry in foreign))
-    command = convert_command(asked or listing.repo_id, None if by_itself else foreign[0].path)
+    command = conversion_call(asked or listing.repo_id, None if by_itself else foreign[0].path)
     return NotStyleInject(
         "the repository holds no StyleInject file", file=listing.repo_id, found=_names(foreign),
         hint=f"Convert it: {command}, or load it with convert=True.",

@@ -18,7 +18,7 @@ from si_hub.errors import CardError, FileAccessError, MissingFile, NotStyleInjec
 from si_hub.format import DEFAULT_NAME
 from si_hub.format.places import check_home
 from si_hub.hub.card import card
-from si_hub.hub.push.memory import NAME as REMEMBERED
+from si_hub.hub.push.memory import MEMORY_NAME as REMEMBERED
 from si_hub.storage.files import open_regular
 from si_hub.storage.header import read_safetensors
 from si_hub.words import call
@@ -226,10 +226,10 @@ def _readme(path: Path) -> str | None:
         raise UsageError("is a symbolic link", file=path, hint="Put the file itself there, or take it away.")
     if not path.exists():
         return None
-    if path.is_file() and path.stat().st_size > card.LIMIT:
-        raise CardError("is too long for a card", file=path, expected=f"at most {card.LIMIT} bytes")
+    if path.is_file() and path.stat().st_size > card.CARD_LIMIT:
+        raise CardError("is too long for a card", file=path, expected=f"at most {card.CARD_LIMIT} bytes")
     with os.fdopen(open_regular(path), "rb") as file:
-        return card.decode(file.read(card.LIMIT + 1), str(path))
+        return card.decode(file.read(card.CARD_LIMIT + 1), str(path))
 
 
 def _samples(folder: Path, left_out: dict[str, str]) -> Iterable[Outgoing]:

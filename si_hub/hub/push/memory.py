@@ -12,7 +12,7 @@ from si_hub.errors import UsageError
 from si_hub.hub.names import is_commit, is_repo_id
 from si_hub.storage.files import atomic_file
 
-NAME = ".si-hub.json"
+MEMORY_NAME = ".si-hub.json"
 #: A larger file is none of ours.
 _LIMIT = 1_000_000
 
@@ -48,7 +48,7 @@ class Memory:
             FileAccessError: the folder cannot be written to.
         """
         text = json.dumps({key: value for key, value in asdict(self).items() if value}, indent=2, sort_keys=True)
-        with atomic_file(folder / NAME, overwrite=True) as file:
+        with atomic_file(folder / MEMORY_NAME, overwrite=True) as file:
             file.write((text + "\n").encode())
 
 
@@ -58,7 +58,7 @@ def read_memory(folder: Path) -> Memory:
     Raises:
         UsageError: the file is not what `Remembered.write` writes.
     """
-    path = folder / NAME
+    path = folder / MEMORY_NAME
     if not path.is_file():
         return Memory()
     try:

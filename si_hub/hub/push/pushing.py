@@ -157,7 +157,7 @@ class _Push:
     def files(self) -> tuple[list[Outgoing], str]:
         """What goes, the card rendered; and the card as the repository has it."""
         content, target = self.content, self.target
-        raw = small_file(self.client, target, README, card.LIMIT)
+        raw = small_file(self.client, target, README, card.CARD_LIMIT)
         if raw is None and README in target.files:
             raise UsageError("the repository's card is too long to be renewed", file=target.repo_id, key=README)
         there = card.decode(raw or b"", f"{target.repo_id}: {README}")

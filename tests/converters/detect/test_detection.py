@@ -37,7 +37,7 @@ def pair(stem: str, out: int, in_: int, rank: int = 4) -> Entries:
 def refuse(path: Path, error: type[SiHubError], match: str, **options: Any) -> SiHubError:
     """Converting ``path`` raises ``error``, whose line names the file."""
     with pytest.raises(error, match=match) as caught:
-        converters.convert(path, **options)
+        converters.convert_source(path, **options)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     return caught.value
@@ -46,23 +46,25 @@ def refuse(path: Path, error: type[SiHubError], match: str, **options: Any) -> S
 def test_attention_to_text_tells_sd15_from_sd21(tmp_path: Path, write_zeros: WriteZeros) -> None:
     for width, base in ((768, "sd15"), (1024, "sd21")):
         file = write_zeros(tmp_path / f"{base}.safetensors", pair(f"{ATTN}_attn2_to_k", 320, width))
-        assert converters.convert(file).base.name == base
+        assert converters.convert_source(file).base.name == base
 
 
 def test_what_fits_two_bases_asks_for_one_or_for_metadata(tmp_path: Path, write_zeros: WriteZeros) -> None:
     entries = pair(f"{ATTN}_attn1_to_k", 320, 320)
     file = write_zeros(tmp_path / "lora.safetensors", entries)
     refuse(file, AmbiguousFamily, r"more than one base model fits.*sd15, sd21.*base=")
-    assert converters.convert(file, base="sd21").base.name == "sd21"
+    assert converters.convert_source(file, base="sd21").base.name == "sd21"
     file = write_zeros(tmp_path / "hint.safetensors", entries, {"ss_base_model_version": "sd_v2_v"})
-    found = converters.convert(file)
+    found = converters.convert_source(file)
     assert found.base.name == "sd21"
     assert found.adapter.base_model.prediction_type == "v_prediction"
 
 
 def test_depth_tells_sdxl_where_widths_do_not(tmp_path: Path, write_zeros: WriteZeros) -> None:
     stem = "lora_unet_down_blocks_2_attentions_0_transformer_blocks_9_attn1_to_k"
-    assert converters.convert(write_zeros(tmp_path / "a.safetensors", pair(stem, 1280, 1280))).base.name == "sdxl"
+    assert (
+        converters.convert_source(write_zeros(tmp_path / "a.safetensors", pair(stem, 1280, 1280))).base.name == "sdxl"
+    )
 
 
 def test_what_sdxl_shares_with_models_cut_from_it_is_ambiguous_unless_it_is_all_of_one(
@@ -76,7 +78,7 @@ def test_what_sdxl_shares_with_models_cut_from_it_is_ambiguous_unless_it_is_all_
         entries: Entries = {}
         for path in (path for path in modules if path.endswith("attn2.to_k")):
             entries |= pair(f"lora_unet_{path.replace('.', '_')}", *modules[path].shape)
-        assert converters.convert(write_zeros(tmp_path / f"{name}.safetensors", entries)).base.name == name
+        assert converters.convert_source(write_zeros(tmp_path / f"{name}.safetensors", entries)).base.name == name
 
 
 @pytest.mark.parametrize(("axes", "base"), [((1, 1), "sd15"), ((), "sd21")])
@@ -89,9 +91,9 @@ def test_a_pointwise_convolution_tells_sd15_from_sd21_where_widths_do_not(
         "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": ("F16", (320, 4, *axes)),
     }
     file = write_zeros(tmp_path / "a.safetensors", entries)
-    assert converters.convert(file).base.name == base
+    assert converters.convert_source(file).base.name == base
     named = write_zeros(tmp_path / "b.safetensors", entries, {"ss_base_model_version": "sd_v2"})
-    assert converters.convert(named).base.name == "sd21"
+    assert converters.convert_source(named).base.name == "sd21"
     refuse(write_zeros(file, pair(f"{ATTN}_attn1_to_q", 320, 320)), AmbiguousFamily, "found sd15, sd21")
 
 
@@ -120,7 +122,7 @@ def test_two_names_of_one_module_that_say_the_same_are_one(tmp_path: Path, write
     arrays = {
         own + DOWN: down, own + UP: up[:3072], f"{own}.alpha": np.float32(4), fused + DOWN: down, fused + UP: up,
     }  # fmt: skip
-    found = converters.convert(write_arrays(tmp_path / "a.safetensors", arrays), base="flux")
+    found = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base="flux")
     layers = found.adapter.components["transformer"].layers
     assert set(layers) == {f"transformer_blocks.0.attn.to_{part}" for part in "qkv"}
     assert set(found.report.uses) == set(arrays)
@@ -140,7 +142,7 @@ def test_two_spellings_of_one_tensor_are_an_error_that_names_both(tmp_path: Path
     match = "lora_A.*mean the same and differ.*lora_down"
     refuse(write_zeros(tmp_path / "a.safetensors", entries), AmbiguousFamily, match)
     entries[f"{ATTN}_attn2_to_k.lora_A.weight"] = ("F32", (4, 768))
-    found = converters.convert(write_zeros(tmp_path / "b.safetensors", entries))
+    found = converters.convert_source(write_zeros(tmp_path / "b.safetensors", entries))
     assert set(found.report.uses) == set(entries)
     assert not found.report.dropped
 
@@ -195,7 +197,7 @@ def test_part_of_a_file_is_converted_only_when_asked(tmp_path: Path, write_zeros
     file = write_zeros(tmp_path / "lora.safetensors", entries)
     refuse(file, UnsupportedFamily, r"\(IA\)³ of PEFT \(1 of 4 modules\)")
     refuse(file, BaseMismatch, r"1 of 4 modules are not in sd15, the nearest.*Name its base model", allow_partial=True)
-    found = converters.convert(file, base="sd15", allow_partial=True)
+    found = converters.convert_source(file, base="sd15", allow_partial=True)
     assert set(found.report.uses) == set(entries)
     assert "exact" not in found.adapter.about["provenance"]
     assert found.adapter.about["provenance"]["left_out"] == len(found.report.dropped)
@@ -222,7 +224,7 @@ def test_a_bare_text_encoder_lora_goes_to_the_encoder_whose_sizes_fit(
             f"{stem}.lora_A.weight": ("F32", (2, width)), f"{stem}.lora_B.weight": ("F32", (width, 2)),
         }  # fmt: skip
         file = write_zeros(tmp_path / f"{width}.safetensors", entries)
-        assert set(converters.convert(file, base=tiny_sdxl).adapter.components) == {component}
+        assert set(converters.convert_source(file, base=tiny_sdxl).adapter.components) == {component}
 
 
 stem_parts = st.sampled_from(
@@ -248,7 +250,7 @@ def test_any_header_is_converted_whole_or_a_typed_error(
 ) -> None:  # fmt: skip
     file = write_zeros(tmp_path_factory.getbasetemp() / "garbage.safetensors", entries, metadata)
     try:
-        found = converters.convert(file, allow_partial=partial)
+        found = converters.convert_source(file, allow_partial=partial)
     except SiHubError as error:
         named = str(file) in str(error)
     else:

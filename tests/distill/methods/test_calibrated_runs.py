@@ -17,7 +17,7 @@ from benchmarks.extractors import EXTRACTORS, put_in
 from examples.miniature.checkpoints import unfold
 from examples.miniature.drawing import unseen_scenes
 from examples.miniature.measures import noise_errors
-from examples.miniature.report import rendered
+from examples.miniature.report import render_scenes
 from si_hub.distill import distill
 
 pytestmark = pytest.mark.slow
@@ -122,7 +122,7 @@ def test_at_the_size_of_lycoris_s_extraction_it_leaves_a_fraction_of_its_error(
     ours.load_styleinject_weights(made.path)
     scenes = unseen_scenes(60)
     with torch.no_grad():
-        latents = base.vae.encode(rendered(scenes, style)).latent_dist.mean * base.vae.config.scaling_factor
+        latents = base.vae.encode(render_scenes(scenes, style)).latent_dist.mean * base.vae.config.scaling_factor
     prompts = [scene.prompt() for scene in scenes]
     errors = [noise_errors(pipe, teacher, base, latents, prompts)[1] for pipe in (ours, peer)]
     assert errors[0] <= bar * errors[1]

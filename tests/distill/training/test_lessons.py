@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from si_hub.distill.running.states import States
-from si_hub.distill.training.lessons import WINDOW, Lessons, Pool, turn
+from si_hub.distill.training.lessons import WINDOW, LessonPool, Lessons, turn
 from si_hub.distill.work.folder import Work, WorkEntry
 from si_hub.distill.work.processes import Processes
 from si_hub.storage.tensors import Tensor
@@ -46,10 +46,10 @@ class Made:
         self.teaching = False
 
 
-def pool(folder: Path, made: Made, crew: Processes | None = None, steps: int = 2) -> Pool:
+def pool(folder: Path, made: Made, crew: Processes | None = None, steps: int = 2) -> LessonPool:
     work = Work(folder)
     work.open({"test": True})
-    return Pool(made, made.taught, work, crew or Processes(0, 1, torch.device("cpu")), steps)
+    return LessonPool(made, made.taught, work, crew or Processes(0, 1, torch.device("cpu")), steps)
 
 
 def walks_of(lessons: Lessons) -> set[int]:

@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import CardError
 from si_hub.hub.card import card
-from si_hub.hub.card.card import BEGIN, END, render
+from si_hub.hub.card.card import TEXT_BEGIN, TEXT_END, render
 from si_hub.storage.tensors import Tensor
 
 PARSER = MarkdownIt("commonmark").enable("table")
@@ -25,7 +25,8 @@ HUB = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(\r\
 SAMPLES = ["samples/1.png", "samples/2.png"]
 HOSTILE = st.text("ab <>&`*_[]()#|\\-!~:/'\"{}%@$=+.,\n\r\t0é🎨\u202e\u2028\x1b", max_size=40) | st.sampled_from(
     [
-        BEGIN, END, "---", "</script><script>", "# si-hub: end", "a: b\nlicense: evil", "${{x}}", "lora", "```",
+        TEXT_BEGIN, TEXT_END, "---", "</script><script>", "# si-hub: end", "a: b\nlicense: evil", "${{x}}", "lora",
+        "```",
         "[x](javascript:1)",
     ]
 )  # fmt: skip
@@ -87,8 +88,8 @@ def test_rendering_keeps_every_word_of_the_user_and_twice_is_once(
     found = HUB.match(text)
     assert found
     behind = text[found.end() :]
-    assert behind.count(BEGIN) == behind.count(END) == 1
-    assert body in behind[: behind.index(BEGIN)]
+    assert behind.count(TEXT_BEGIN) == behind.count(TEXT_END) == 1
+    assert body in behind[: behind.index(TEXT_BEGIN)]
     own = block.replace("\r", "").removeprefix("---\n").removesuffix("---\n")
     assert found[2].replace("\r", "").startswith(own)
     assert (yaml.safe_load(own) or {}).items() <= yaml.safe_load(found[2]).items()
@@ -118,7 +119,7 @@ def test_no_text_of_an_adapter_becomes_markup_metadata_or_a_mark(hostile: Adapte
         for child in token.children or ():
             assert child.type in ("text", "text_special", "softbreak", "link_open", "link_close"), child
             links += [child.attrs["href"]] if child.type == "link_open" else []
-    assert blocks == [BEGIN, "<Gallery />", END]
+    assert blocks == [TEXT_BEGIN, "<Gallery />", TEXT_END]
     assert links[0] == "https://arxiv.org/abs/2401.13942"
     assert all(str(link).startswith("https://huggingface.co/") for link in links[1:])
 
@@ -147,7 +148,7 @@ def test_people_read_how_to_load_it_how_close_it_is_and_where_it_comes_from() ->
         "", adapter(3, names=("ink", "neon", "oil"), title="Ink & Neon", fidelity={"relative_error": 0.0312},
                     provenance={"family": "distilled", "error": 0.03}), "user/style", SAMPLES, 2_500_000,
     ).text  # fmt: skip
-    code = [token.content for token in PARSER.parse(text[text.index(BEGIN) :]) if token.type == "fence"]
+    code = [token.content for token in PARSER.parse(text[text.index(TEXT_BEGIN) :]) if token.type == "fence"]
     assert code[0] == "pip install si-hub\n"
     assert code[1].splitlines() == [
         "import si_hub; from diffusers import DiffusionPipeline; si_hub.enable()",
@@ -173,12 +174,21 @@ def test_the_users_title_is_the_only_one() -> None:
 
 def test_the_generated_part_stays_where_the_user_moved_it() -> None:
     text = render("", adapter(title="Old"), "user/style").text
-    moved = text.replace("---\n\n" + BEGIN, "---\n\nAbove.\n\n" + BEGIN) + "Below.\n"
+    moved = text.replace("---\n\n" + TEXT_BEGIN, "---\n\nAbove.\n\n" + TEXT_BEGIN) + "Below.\n"
     renewed = render(moved, adapter(title="New"), "user/style").text
     assert renewed == moved.replace("# Old", "# New")
 
 
-@pytest.mark.parametrize("text", [BEGIN, END, f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}\n{END}", f"{BEGIN}{END}{END}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT_BEGIN,
+        TEXT_END,
+        f"{TEXT_END}\n{TEXT_BEGIN}",
+        f"{TEXT_BEGIN}\n{TEXT_BEGIN}\n{TEXT_END}",
+        f"{TEXT_BEGIN}{TEXT_END}{TEXT_END}",
+    ],
+)
 def test_marks_that_are_no_pair_are_an_error(text: str) -> None:
     with pytest.raises(CardError, match="not one pair"):
         render(text, adapter(), "user/style")
@@ -205,7 +215,7 @@ def test_bytes_that_are_no_text_or_too_many_are_an_error() -> None:
     with pytest.raises(CardError, match="not UTF-8"):
         card.decode(b"caf\xe9")
     with pytest.raises(CardError, match="too long"):
-        card.decode(b"a" * (card.LIMIT + 1))
+        card.decode(b"a" * (card.CARD_LIMIT + 1))
 
 
 def test_branch_names_are_shown_in_the_code_as_they_are() -> None:

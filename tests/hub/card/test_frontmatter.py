@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from si_hub.errors import CardError
-from si_hub.hub.card.frontmatter import BEGIN, END, dump, merge, split_card
+from si_hub.hub.card.frontmatter import YAML_BEGIN, YAML_END, dump, merge, split_card
 
 #: The expression of huggingface_hub and the Hub.
 HUB = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(\r\n|\n|$))")
@@ -40,7 +40,7 @@ STRANGE = [
 
 
 def outside(text: str) -> str:
-    return re.sub(rf"{re.escape(BEGIN)}(\r\n|\r|\n)[\S\s]*?{re.escape(END)}(\r\n|\r|\n)", "", text)
+    return re.sub(rf"{re.escape(YAML_BEGIN)}(\r\n|\r|\n)[\S\s]*?{re.escape(YAML_END)}(\r\n|\r|\n)", "", text)
 
 
 @given(st.dictionaries(st.sampled_from(["a", "license", "tags"]), JSON, max_size=3))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from si_hub.errors import UsageError
-from si_hub.hub.push.memory import NAME, Memory, key_of, read_memory
+from si_hub.hub.push.memory import MEMORY_NAME, Memory, key_of, read_memory
 
 ROOT = Path(__file__).parents[3]
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -18,12 +18,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     memory = Memory({"ink.safetensors": "user/style"}, {key: SHA}, {key: {"README.md": "sha256:0 git-sha1:1"}})
     memory.write(tmp_path)
     assert read_memory(tmp_path) == memory
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert [path.name for path in tmp_path.iterdir()] == [MEMORY_NAME]
 
 
 def test_this_repository_s_own_git_ignores_it() -> None:
     """README's commands are run in a checkout, and leave it there."""
-    assert NAME in (ROOT / ".gitignore").read_text().splitlines()
+    assert MEMORY_NAME in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_no_file_is_an_empty_memory(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_no_file_is_an_empty_memory(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_anything_else_is_an_error_that_says_what_to_do(tmp_path: Path, text: str) -> None:
-    (tmp_path / NAME).write_text(text)
+    (tmp_path / MEMORY_NAME).write_text(text)
     with pytest.raises(UsageError, match="Delete it"):
         read_memory(tmp_path)
 
@@ -53,7 +53,7 @@ def test_a_renamed_only_adapter_keeps_its_repository(tmp_path: Path) -> None:
 
 def test_writing_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
-    (tmp_path / NAME).symlink_to(tmp_path / "precious")
+    (tmp_path / MEMORY_NAME).symlink_to(tmp_path / "precious")
     Memory({"a": "user/style"}).write(tmp_path)
     assert (tmp_path / "precious").read_text() == "x"
-    assert not (tmp_path / NAME).is_symlink()
+    assert not (tmp_path / MEMORY_NAME).is_symlink()
