@@ -13,7 +13,7 @@ MODULE_KINDS: tuple[str, ...] = get_args(ModuleKind)
 
 #: A two-axis weight says linear or embedding only by its module's name; these are the embeddings of the field.
 _EMBEDDINGS = {"token_embedding", "position_embedding", "embed_tokens", "embed", "shared", "relative_attention_bias",
-               "cond_type_embed"}  # fmt: skip
+               "cond_type_embed", "style_embedder", "embed_image_indicator"}  # fmt: skip
 #: Integer buffers that older transformers saved; no module of their own.
 BUFFERS = ("position_ids",)
 

@@ -75,7 +75,6 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _OTHERS = (
     ("wan-animate", "WanAnimateTransformer3DModel"), ("wan", "WanTransformer3DModel"),
     ("cosmos", "CosmosTransformer3DModel"),
-    ("flux-3", "Flux3Transformer2DModel"), ("qwen-image-2.1", "QwenImage21Transformer2DModel"),
 )  # fmt: skip
 _SHIPPED = tuple(
     (base.inferred, part.class_name) for base in BASES if base.inferred for part in base.denoisers().values()

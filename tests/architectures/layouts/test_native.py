@@ -58,6 +58,9 @@ CASES = (
     ),
     Case("z-image", "z-image", "convert_z_image_transformer_checkpoint_to_diffusers", besides=("norm_final.weight",)),
     Case("krea2", "krea2", "convert_krea2_transformer_checkpoint_to_diffusers", _KREA2_SCALES, _KREA2_TABLES),
+    Case("minimax-h3", "minimax-h3", "convert_minimax_h3_transformer_checkpoint_to_diffusers"),
+    Case("flux3-image-klein", "bfl3", "convert_flux3_transformer_checkpoint_to_diffusers", _BFL_SCALES),
+    Case("qwen-image-2.1", "qwen-image-2.1-comfy", "convert_qwen_image21_transformer_checkpoint_to_diffusers"),
     Case("lumina2", "lumina2", "convert_lumina2_to_diffusers", besides=("norm_final.weight",)),
     Case("sana-1.6b", "sana", "convert_sana_transformer_to_diffusers", besides=("pos_embed", "y_embedder.y_embedding")),
     Case("sana-0.6b", "sana", "convert_sana_transformer_to_diffusers", besides=("pos_embed", "y_embedder.y_embedding")),
@@ -116,5 +119,5 @@ def test_every_row_is_where_diffusers_puts_it(case: Case) -> None:
         name: rows for name, rows in parameters(model).items() if name not in case.left
     }
     besides = {name: torch.zeros(1, 1, dtype=torch.int64) for name in case.besides}
-    theirs = getattr(single_file_utils, case.convert)({**native, **besides})
+    theirs = getattr(single_file_utils, case.convert)({**native, **besides}, config={})
     assert_same_rows(ours, {name: value for name, value in theirs.items() if name not in case.left})

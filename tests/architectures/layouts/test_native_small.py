@@ -11,6 +11,7 @@ from si_hub.architectures import Model
 from si_hub.architectures.generate import shapes_on_meta
 from si_hub.architectures.layouts import Layout, Names
 from si_hub.architectures.layouts.cosmos import predict2
+from si_hub.architectures.layouts.ideogram4 import ideogram4
 from si_hub.architectures.layouts.ltx import ltx, ltx2
 from si_hub.architectures.layouts.mochi import mochi
 from si_hub.architectures.layouts.wan import wan
@@ -151,3 +152,35 @@ def test_every_native_name_is_what_diffusers_makes_of_it(
     assert theirs.keys() == ours.keys()
     for name, value in ours.items():
         assert torch.equal(theirs[name], value), name
+
+
+def test_ideogram_adapters_are_what_diffusers_makes_of_them() -> None:
+    import torch
+
+    config = {
+        "in_channels": 4, "num_layers": 2, "attention_head_dim": 4, "num_attention_heads": 2, "intermediate_size": 14,
+        "adaln_dim": 6, "llm_features_dim": 10, "mrope_section": [1, 1, 0],
+    }  # fmt: skip
+    model = small("Ideogram4Transformer2DModel", config)
+    names = ideogram4(model)
+    assert {part.path for parts in names.values() for part in parts} == set(model.modules)
+    # diffusers converts adapters only, and those of the blocks only; everything else has one name.
+    held = {
+        name: parts for name, parts in names.items()
+        if name.startswith("layers.") and model.modules[parts[0].path].kind == "linear"
+    }  # fmt: skip
+    assert {name: parts[0].path for name, parts in names.items() if name not in held} == {
+        name: name for name in names if name not in held
+    }
+    checkpoint = {
+        name: value for name, value in native_checkpoint(model, held).items() if not name.endswith(".bias")
+    }  # fmt: skip
+    adapter_names = {name.replace(".weight", ".lora_B.weight"): value for name, value in checkpoint.items()}
+    adapter_names |= {name.replace("lora_B", "lora_A"): torch.ones(1, 1) for name in adapter_names}
+    theirs = adapter("ideogram4", "diffusion_model.", "transformer.")(adapter_names)
+    for name, parts in held.items():
+        value = checkpoint[f"{name}.weight"]
+        for part in parts:
+            rows = [(0, len(value))] if part.rows is None else part.rows
+            expected = torch.cat([value[start:stop] for start, stop in rows])
+            assert torch.equal(theirs[f"{part.path}.lora_B.weight"], expected), part.path
