@@ -33,9 +33,14 @@ _PIXART: Table = {
 _SANA: Table = {
     **_COMMON,
     "x_embedder.proj": "patch_embed.proj",
-    "t_embedder.mlp.0": "time_embed.emb.timestep_embedder.linear_1",
-    "t_embedder.mlp.2": "time_embed.emb.timestep_embedder.linear_2",
+    # Sprint's releases, which are told the guidance, have their embedders in another place.
+    "t_embedder.mlp.0": ("time_embed.emb.timestep_embedder.linear_1", "time_embed.timestep_embedder.linear_1"),
+    "t_embedder.mlp.2": ("time_embed.emb.timestep_embedder.linear_2", "time_embed.timestep_embedder.linear_2"),
+    "cfg_embedder.mlp.0": "time_embed.guidance_embedder.linear_1",
+    "cfg_embedder.mlp.2": "time_embed.guidance_embedder.linear_2",
     "t_block.1": "time_embed.linear",
+    **{f"blocks.{{}}.attn.{letter}_norm": f"{_BLOCK}.attn1.norm_{letter}" for letter in "qk"},
+    **{f"blocks.{{}}.cross_attn.{letter}_norm": f"{_BLOCK}.attn2.norm_{letter}" for letter in "qk"},
     "attention_y_norm": "caption_norm",
     "blocks.{}.mlp.inverted_conv.conv": f"{_BLOCK}.ff.conv_inverted",
     "blocks.{}.mlp.depth_conv.conv": f"{_BLOCK}.ff.conv_depth",
