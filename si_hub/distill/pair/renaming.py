@@ -72,10 +72,7 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     )
 )  # fmt: skip
 #: Classes of transformers that are no shipped base model's, by the beginning of what diffusers infers.
-_OTHERS = (
-    ("wan-animate", "WanAnimateTransformer3DModel"), ("wan", "WanTransformer3DModel"),
-    ("cosmos", "CosmosTransformer3DModel"),
-)  # fmt: skip
+_OTHERS = (("wan-animate", "WanAnimateTransformer3DModel"), ("cosmos-1.0", "CosmosTransformer3DModel"))
 _SHIPPED = tuple(
     (base.inferred, part.class_name) for base in BASES if base.inferred for part in base.denoisers().values()
 )

@@ -43,7 +43,7 @@ from si_hub.architectures.bases import BASES, find_named
         ("SD 3.5", "sd35-medium sd35-large"), ("ZImageTurbo", "z-image"), ("Qwen", "qwen-image"),
         ("Krea 2", "krea2"), ("Flux.1 Krea", "flux"), ("SSD-1B", "ssd-1b"),
         ("Segmind-Vega", "segmind-vega"),
-        ("Ideogram 4.0", "ideogram4"), ("MiniMax H3", "minimax-h3"), ("Hunyuan 1", "hunyuan-dit"),
+        ("Ideogram 4.0", "ideogram4"), ("MiniMax H3", "minimax-h3"), ("Hunyuan 1", "hunyuan-dit"), ("FIBO", "fibo"),
         ("Flux 3 Video", ""), ("HiDream", "hidream-i1"), ("HiDream-O1", ""), ("Ernie", "ernie-image"),
         ("Lumina", "lumina2"), ("PixArt a", "pixart-alpha"), ("PixArt E", "pixart-sigma"),
         ("wan_2.2_5b", "wan22-ti2v-5b"), ("Wan Video 2.2 I2V-A14B", "wan22-i2v-a14b"), ("anima", "anima"),
