@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# `tests`, `examples` and `benchmarks` are no installed packages, and the tests may be started in another folder. At the
+# end: where the built wheel is tested, its own package comes first.
+ROOT = str(Path(__file__).resolve().parents[1])
+if ROOT not in sys.path:
+    sys.path.append(ROOT)
 
 # No property is judged by how fast a loaded machine draws its examples.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

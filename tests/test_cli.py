@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from si_hub import __version__
 from si_hub.cli import main
+from tests.sparse import write_zeros
 
 STEMS = {
     "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (320, 320),
@@ -253,17 +253,8 @@ def test_an_unknown_option_is_a_usage_error(lora: Path) -> None:
 def large(tmp_path: Path) -> Path:
     """A LoRA of 1.6 GB, most of it a hole in the file, so that converting it takes a while."""
     stem, rank = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", 312_500
-    shapes = {f"{stem}.lora_down.weight": [rank, 1280], f"{stem}.lora_up.weight": [1280, rank]}
-    size = 2 * rank * 1280
-    header = {
-        name: {"dtype": "F16", "shape": shape, "data_offsets": [size * index, size * (index + 1)]}
-        for index, (name, shape) in enumerate(shapes.items())
-    }
-    text = json.dumps(header).encode()
-    file = tmp_path / "large.safetensors"
-    file.write_bytes(struct.pack("<Q", len(text)) + text)
-    os.truncate(file, 8 + len(text) + 2 * size)
-    return file
+    shapes = {f"{stem}.lora_down.weight": (rank, 1280), f"{stem}.lora_up.weight": (1280, rank)}
+    return write_zeros(tmp_path / "large.safetensors", {name: ("F16", shape) for name, shape in shapes.items()})
 
 
 def test_ctrl_c_ends_with_130_and_leaves_nothing(large: Path) -> None:

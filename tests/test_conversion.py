@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from si_hub import architectures, format
 from si_hub.conversion import Converted, convert, default_output
 from si_hub.errors import FileAccessError, NotFinite, SiHubError, UnsupportedFamily
 from si_hub.inspection import inspect
+from tests.sparse import data_start, write_zeros
 
 STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_"
 
@@ -150,27 +152,23 @@ def test_plain_conversion_never_imports_torch(lora: Path) -> None:
 
 
 def test_a_full_size_sdxl_file_with_every_module_fits_the_documents_limit(tmp_path: Path) -> None:
-    header: dict[str, Any] = {}
-    end = 0
+    entries: dict[str, tuple[str, tuple[int, ...]]] = {}
     prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
-    alphas = []
+    end, alphas = 0, []
     for component, prefix in prefixes.items():
         for number, (path, module) in enumerate(architectures.load("sdxl").components[component].modules.items()):
             if module.kind in ("linear", "conv"):
                 stem = prefix + path.replace(".", "_")
-                ones = [1] * len(module.shape[2:])
-                shapes = {"lora_down.weight": [1, *module.shape[1:]], "lora_up.weight": [module.shape[0], 1, *ones]}
-                for leaf, shape in {**shapes, "alpha": []}.items():
-                    start, end = end, end + 2 * int(np.prod(shape))
-                    header[f"{stem}.{leaf}"] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
-                alphas.append((start, number % 50 + 1))
-    text = json.dumps(header).encode()
-    file = tmp_path / "lora.safetensors"
-    file.write_bytes(struct.pack("<Q", len(text)) + text)
-    os.truncate(file, 8 + len(text) + end)
+                ones = (1,) * len(module.shape[2:])
+                shapes = {"lora_down.weight": (1, *module.shape[1:]), "lora_up.weight": (module.shape[0], 1, *ones)}
+                for leaf, shape in {**shapes, "alpha": ()}.items():
+                    entries[f"{stem}.{leaf}"] = ("F16", shape)
+                    end += 2 * prod(shape)
+                alphas.append((end - 2, number % 50 + 1))
+    file = write_zeros(tmp_path / "lora.safetensors", entries)
     with file.open("r+b") as out:
         for start, alpha in alphas:
-            out.seek(8 + len(text) + start)
+            out.seek(data_start(file) + start)
             out.write(struct.pack("<e", alpha))
     result = convert(file)
     assert isinstance(result, Converted)

@@ -16,11 +16,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from safetensors.numpy import save_file
 
-ROOT = Path(__file__).parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
-from tests.hub.loopback import LoopbackHub  # noqa: E402
+from tests.hub.loopback import LoopbackHub
+from tests.miniature import KOHYA_LORA
+from tests.places import ROOT
 
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 #: What the make targets do; the demo is run below by its own command.
@@ -119,8 +117,7 @@ def workplace(tmp_path: Path) -> Path:
 def online(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of somebody who is logged in to a Hub, where user/lora holds a LoRA."""
     with LoopbackHub(tmp_path / "hub") as hub:
-        lora = ROOT / "examples" / "miniature" / "peers" / "kohya_lora.safetensors"
-        hub.repo("user/lora").commit({"lora.safetensors": lora})
+        hub.repo("user/lora").commit({"lora.safetensors": KOHYA_LORA})
         yield hub.environment(tmp_path / "home", "writer")
 
 

@@ -18,11 +18,10 @@ import si_hub
 from si_hub import distill, inspection, words
 from si_hub.cli import main
 from si_hub.errors import SiHubError
+from tests.miniature import BASE, INK, NEON
+from tests.miniature import KOHYA_LORA as LORA
 
 PACKAGE = Path(si_hub.__file__).parent
-MINIATURE = PACKAGE.parent / "examples" / "miniature"
-BASE, INK = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors"
-NEON, LORA = MINIATURE / "checkpoints" / "neon.safetensors", MINIATURE / "peers" / "kohya_lora.safetensors"
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
 #: Texts with a flag that are the same whoever reads them: the part of each that tells it, and why.
 ONE_LANGUAGE = {

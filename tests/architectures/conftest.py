@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
+from tests.sparse import write_zeros
 
 Shapes = Mapping[str, tuple[int, ...]]
 WriteSparse = Callable[[Path, Shapes], Path]
@@ -19,18 +19,7 @@ def write_sparse() -> WriteSparse:
     """``write_sparse(path, shapes)``: fp16 zeros that take no room on the disk."""
 
     def write(path: Path, shapes: Shapes) -> Path:
-        header: dict[str, object] = {}
-        end = 0
-        for name, shape in shapes.items():
-            count = 1
-            for size in shape:
-                count *= size
-            start, end = end, end + 2 * count
-            header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
-        text = json.dumps(header).encode()
-        path.write_bytes(struct.pack("<Q", len(text)) + text)
-        os.truncate(path, 8 + len(text) + end)
-        return path
+        return write_zeros(path, {name: ("F16", shape) for name, shape in shapes.items()})
 
     return write
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +15,18 @@ from si_hub.architectures import Architecture, Model
 from si_hub.architectures.generate import shapes_on_meta
 from si_hub.architectures.model import modules_from_shapes
 from si_hub.architectures.namings import LAYOUTS
+from tests import sparse
+from tests.sparse import Entry, Shape
 
-Shape = tuple[int, ...]
-Entry = tuple[str, Shape]
 WriteZeros = Callable[..., Path]
 WriteArrays = Callable[..., Path]
-_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I16": 2, "U8": 1, "F8_E4M3": 1}
 
 
 @pytest.fixture(scope="session")
 def write_zeros() -> WriteZeros:
     """``write(path, {name: (dtype, shape)}, metadata)``: zeros that take no room on the disk."""
 
-    def write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str] | None = None) -> Path:
-        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-        end = 0
-        for name, (dtype, shape) in entries.items():
-            start, end = end, end + _SIZES[dtype] * prod(shape)
-            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-        text = json.dumps(header).encode()
-        path.write_bytes(struct.pack("<Q", len(text)) + text)
-        os.truncate(path, 8 + len(text) + end)
-        return path
-
-    return write
+    return sparse.write_zeros
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.places import ROOT
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
@@ -24,14 +26,13 @@ def two_processes() -> Callable[..., str]:
 
     With ``--cpu`` in place of ``--multi_gpu``, accelerate starts one process, or leaves it to MPI.
     """
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     start = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     start += ["--main_process_port", "0"]
 
     def run(*command: str) -> str:
         done = subprocess.run(
-            [*start, *command], capture_output=True, text=True, check=False, timeout=900, cwd=root, env=environment
+            [*start, *command], capture_output=True, text=True, check=False, timeout=900, cwd=ROOT, env=environment
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

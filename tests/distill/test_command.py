@@ -20,17 +20,15 @@ from safetensors.torch import load_file
 from si_hub import architectures
 from si_hub.architectures.layouts import sgm
 from si_hub.cli import main
-from si_hub.distill import distill, match, open_model
+from si_hub.distill import distill
 from si_hub.distill.command import _plan
 from si_hub.distill.request import Request
 from si_hub.distill.result import doubts
 from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, MissingFile, SiHubError
 from si_hub.report.text import size_bytes, size_text
 from tests.distill.checkpoints import original, shapes_of, write
+from tests.miniature import BASE, KOHYA_LORA, NEON, copy_base, open_pair
 
-MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
-BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
-LORA = MINIATURE / "peers" / "kohya_lora.safetensors"
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
 
@@ -83,7 +81,7 @@ def stranger(folder: Path) -> Path:
 
 
 def copied(folder: Path) -> Path:
-    return Path(shutil.copytree(BASE, folder / "copy"))
+    return copy_base(folder / "copy")
 
 
 #: What is wrong → the base or how it is made, how the tuned model is made, its error.
@@ -95,17 +93,17 @@ WRONG: dict[str, tuple[Path | Callable[[Path], Path], Callable[[Path], Path], ty
     "a truncated pickle": (BASE, halved, FormatError),
     "another prediction": (BASE, epsilon, BaseMismatch),
     "a stranger": (BASE, stranger, BaseMismatch),
-    "a LoRA": (BASE, lambda _: LORA, ConversionRefused),
+    "a LoRA": (BASE, lambda _: KOHYA_LORA, ConversionRefused),
     "swapped": (NEON, lambda _: BASE, BaseMismatch),
     "the same path": (BASE, lambda _: BASE, BaseMismatch),
     "a copy": (BASE, copied, BaseMismatch),
     "a single-file base and SDXL": (full, sdxl, BaseMismatch),
     "a single-file base and an inpainting model": (full, lambda folder: full(folder, 9), BaseMismatch),
     "a single-file base and a truncated file": (full, cut, FormatError),
-    "a single-file base and a LoRA": (full, lambda _: LORA, ConversionRefused),
+    "a single-file base and a LoRA": (full, lambda _: KOHYA_LORA, ConversionRefused),
     "a single-file base and nothing": (full, lambda folder: folder / "nothing.safetensors", MissingFile),
     "a single-file base and an unknown repository": (full, lambda _: Path("somebody/nothing"), MissingFile),
-    "a LoRA as the base": (LORA, full, ConversionRefused),
+    "a LoRA as the base": (KOHYA_LORA, full, ConversionRefused),
 }
 
 #: What only torch may open: its own files, and nothing in them but tensors.
@@ -174,8 +172,7 @@ def test_what_a_chosen_method_does_not_do_is_said(tmp_path: Path) -> None:
 def test_other_prompts_are_another_plan(tmp_path: Path) -> None:
     told = tmp_path / "prompts.txt"
 
-    base = open_model(BASE)
-    pair = match(base, open_model(NEON, base=base))
+    pair = open_pair(NEON)
 
     def plan(text: str) -> dict[str, object]:
         told.write_text(text)

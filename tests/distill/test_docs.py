@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -12,8 +11,8 @@ from click.testing import CliRunner
 from si_hub.cli import main
 from si_hub.distill import METHODS
 from si_hub.distill.request import SEVERAL, CallOptions, SurveyOptions, TrainingOptions, names_of
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "DISTILL.md").read_text()
 
 

@@ -11,18 +11,17 @@ import pytest
 
 from si_hub.distill import distill
 from si_hub.errors import FileAccessError, MissingFile, UsageError
-
-MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
+from tests.miniature import INK, copy_base
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(MINIATURE / "base", tmp_path / "base"))
+    return copy_base(tmp_path / "base")
 
 
 @pytest.fixture
 def tuned(tmp_path: Path) -> Path:
-    return Path(shutil.copy(MINIATURE / "checkpoints" / "ink.safetensors", tmp_path / "ink.safetensors"))
+    return Path(shutil.copy(INK, tmp_path / "ink.safetensors"))
 
 
 def itself(base: Path, tuned: Path) -> Path:

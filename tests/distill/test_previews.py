@@ -12,10 +12,8 @@ import pytest
 from si_hub.distill import Curve, compare, curve, distill
 from si_hub.distill.work.folder import Work
 from si_hub.errors import CannotRun, FileAccessError, UsageError
+from tests.miniature import BASE, INK, NEON, PROMPTS
 
-MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
-BASE, INK, PROMPTS = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors", MINIATURE / "prompts.txt"
-NEON = MINIATURE / "checkpoints" / "neon.safetensors"
 #: A look at few states is enough to hold one function against another.
 FEW: dict[str, Any] = {"trajectories": 4, "states": 2, "held_out": 4, "pieces": 4, "prompts": PROMPTS, "dtype": "fp16"}
 

@@ -20,16 +20,12 @@ from si_hub.distill.report import report_of
 from si_hub.distill.running import prompts
 from si_hub.errors import FileAccessError, UsageError
 from si_hub.storage.tensors import Tensor
-
-MINIATURE = Path(__file__).parents[2] / "examples" / "miniature"
-BASE, PROMPTS = MINIATURE / "base", MINIATURE / "prompts.txt"
-INK, NEON = (MINIATURE / f"checkpoints/{name}.safetensors" for name in ("ink", "neon"))
+from tests.miniature import BASE, INK, NEON, PROMPTS, open_pair
 
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
-    base = open_model(BASE)
-    return match(base, open_model(INK, base=base))
+    return open_pair(INK)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,11 +23,11 @@ from examples.miniature.scenes import (
     scenes,
     words,
 )
+from tests.places import ROOT
 
 things = st.builds(Thing, st.sampled_from(SIZES), st.sampled_from(COLOURS), st.sampled_from(SHAPES))
 alone = st.builds(Scene, st.tuples(things), st.sampled_from(list(PLACES)), st.sampled_from(BACKGROUNDS))
 pairs = st.builds(Scene, st.tuples(things, things), st.sampled_from(list(RELATIONS)), st.sampled_from(BACKGROUNDS))
-ROOT = Path(__file__).resolve().parents[2]
 RED_STAR, BLUE_SQUARE = Thing("small", "red", "star"), Thing("large", "blue", "square")
 
 

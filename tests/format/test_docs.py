@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +15,8 @@ from si_hub.format.layers import NAME_LIMIT
 from si_hub.format.patterns import WORK_LIMIT
 from si_hub.format.versions import FORMAT_VERSION
 from si_hub.storage.header import AXES_LIMIT, HEADER_LIMIT, VALUES_LIMIT
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "FORMAT.md").read_text()
 WORDS = set(re.findall(r"`([^`]+)`", TEXT))
 STRICT = schemas.load_schema(FORMAT_VERSION, strict=True)

@@ -16,8 +16,7 @@ from si_hub.errors import DocumentError
 from si_hub.format import writer
 from si_hub.format.places import check_home, check_places, names_a_place
 from si_hub.storage.header import read_safetensors
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "1.0"
+from tests.places import GOLDEN
 
 PLACES = [
     "/home/me/base", "~/base", "~me", "..", "../base", "base/../other", "./base", "C:\\models\\base", "C:/models", "d:",

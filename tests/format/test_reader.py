@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from si_hub import errors, format
 from si_hub.adapter import Adapter
 from si_hub.storage.header import SafetensorsFile, read_safetensors
+from tests.places import GOLDEN
 
 Edited = Callable[[Callable[[dict[str, Any]], object]], Path]
-GOLDEN = Path(__file__).parents[1] / "golden" / "1.0"
 
 
 def put(*path: str, value: object) -> Callable[[dict[str, Any]], None]:

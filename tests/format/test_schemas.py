@@ -11,8 +11,9 @@ from si_hub import schemas
 from si_hub.adapter import POOLS, TRANSFORMS, Transform
 from si_hub.format.versions import FORMAT_VERSION
 from si_hub.storage.header import read_safetensors
+from tests.places import GOLDEN
 
-GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "1.0").glob("*.safetensors"))
+FILES = sorted(GOLDEN.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("version", schemas.VERSIONS)
@@ -60,7 +61,7 @@ def test_the_strict_schema_closes_every_object_and_the_open_one_none() -> None:
     assert all("additionalProperties" not in schema for _, schema in objects(schemas.load_schema("1.0", strict=False)))
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("strict", [True, False])
 def test_golden_documents_are_valid(path: Path, strict: bool) -> None:
     document = json.loads(read_safetensors(path).metadata["styleinject"])

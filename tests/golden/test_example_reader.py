@@ -14,8 +14,8 @@ from si_hub import format
 from si_hub.adapter import Layer
 from si_hub.storage.header import read_safetensors
 from si_hub.storage.tensors import Tensor
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "read_styleinject.py"
 FILES = sorted((Path(__file__).parent / "1.0").glob("*.safetensors"))
 golden = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -15,10 +15,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.hub.loopback import LoopbackHub
 
-ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
-
 RunClient = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

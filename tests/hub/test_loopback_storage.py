@@ -17,8 +17,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from tests.hub.loopback import LoopbackHub, git, hostile
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("client")
 ID = "user/style"
 WEIGHTS = bytes(range(256)) * 100

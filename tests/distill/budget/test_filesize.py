@@ -9,18 +9,19 @@ import pytest
 
 from si_hub import format as file_format
 from si_hub.distill.budget.filesize import ENTRY, SOURCE_HASH, Price, adapter_bytes
+from tests.places import GOLDEN
 
-GOLDEN = sorted((Path(__file__).parents[2] / "golden" / "1.0").glob("*.safetensors"))
+FILES = sorted(GOLDEN.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_an_adapter_has_as_many_bytes_as_its_file(file: Path, tmp_path: Path) -> None:
     adapter = file_format.read(file)
     assert adapter_bytes(adapter) == file_format.write(adapter, tmp_path / "copy.safetensors").size
 
 
 def test_a_hashed_source_adds_no_more_than_is_said(tmp_path: Path) -> None:
-    adapter = file_format.read(GOLDEN[0])
+    adapter = file_format.read(FILES[0])
     adapter = replace(adapter, about={**adapter.about, "provenance": {"family": "distilled", "source": {"size": 3}}})
     source = tmp_path / "source"
     source.write_bytes(b"abc")

@@ -16,16 +16,14 @@ from diffusers import StableDiffusionPipeline
 import si_hub
 from examples.miniature.checkpoints import unfold
 from si_hub.cli import main
-from si_hub.distill import Distilled, distill, match, open_model
+from si_hub.distill import Distilled, distill
 from si_hub.distill.methods.calibrated import Calibration
 from si_hub.distill.request import Request
 from si_hub.errors import CannotRun, UsageError
 from si_hub.format import read
 from tests.distill import families
+from tests.miniature import BASE, INK, PROMPTS, open_pair
 
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, INK = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors"
-PROMPTS = MINIATURE / "prompts.txt"
 #: A short survey: enough for every claim but the quality.
 SHORT: dict[str, Any] = {"trajectories": 8, "states": 3, "sampling_steps": 5, "pieces": 16, "held_out": 8}
 
@@ -52,10 +50,9 @@ def ink(tmp_path: Path, cache: Path) -> Distil:
 
 @pytest.fixture(scope="module")
 def calibration(cache: Path) -> Calibration:
-    base = open_model(BASE)
     options = {**SHORT, "cache": cache}
     request = Request.of("calibrated", [INK], size=10**5, dtype="fp16", prompts=PROMPTS, options=options)
-    return Calibration(match(base, open_model(INK, base=base)), request)
+    return Calibration(open_pair(INK), request)
 
 
 @pytest.mark.parametrize("size", [40_000, 120_000])
@@ -67,8 +64,7 @@ def test_a_file_has_at_most_the_size_that_was_asked_for_and_nearly_that(ink: Dis
 
 def test_a_rank_means_as_many_numbers_as_that_rank_everywhere(ink: Distil) -> None:
     found = ink(rank=2)
-    base = open_model(BASE)
-    shapes = [c.shape for c in match(base, open_model(INK, base=base)).changes if c.kind in {"linear", "conv"}]
+    shapes = [c.shape for c in open_pair(INK).changes if c.kind in {"linear", "conv"}]
     uniform = sum(2 * (shape[0] + math.prod(shape[1:])) for shape in shapes)
     layers = [layer for part in read(found.path).components.values() for layer in part.layers.values()]
     held = sum(tensor.count for layer in layers for tensor in layer.tensors.values())
@@ -171,8 +167,7 @@ def test_the_same_call_gives_the_same_bytes_from_the_cache_and_from_nothing(ink:
 def test_what_is_left_out_is_said(ink: Distil) -> None:
     found = ink(size=40_000)
     carried = {f"{name}.{path}" for name, part in read(found.path).components.items() for path in part.layers}
-    base = open_model(BASE)
-    changed = {f"{c.component}.{c.module}" for c in match(base, open_model(INK, base=base)).changes}
+    changed = {f"{c.component}.{c.module}" for c in open_pair(INK).changes}
     assert carried | set(found.left_out) == changed
     assert not carried & set(found.left_out)
     assert 0 < found.carried["unet"] < 1
@@ -245,10 +240,9 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
 
 def test_every_state_is_one_sample_whatever_the_batches_and_chunks(tmp_path: Path, cache: Path) -> None:
     """Folds part samples: two states under one number would be fitted to and checked with at once."""
-    base = open_model(BASE)
     few = {**SHORT, "trajectories": 5, "states": 4, "probes": 2, "batch": 2, "held_out": 1, "cache": cache}
     request = Request.of("calibrated", [INK], size=10**5, prompts=PROMPTS, options=few)
-    found = Calibration(match(base, open_model(INK, base=base)), request).findings
+    found = Calibration(open_pair(INK), request).findings
     assert torch.bincount(found.samples).tolist() == [2] * 20
     assert len(torch.unique(found.target)) == 40
 

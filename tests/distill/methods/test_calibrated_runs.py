@@ -19,11 +19,10 @@ from examples.miniature.drawing import unseen_scenes
 from examples.miniature.measures import noise_errors
 from examples.miniature.report import render_scenes
 from si_hub.distill import distill
+from tests.miniature import BASE, PROMPTS, checkpoint
 
 pytestmark = pytest.mark.slow
 
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, CHECKPOINTS, PROMPTS = MINIATURE / "base", MINIATURE / "checkpoints", MINIATURE / "prompts.txt"
 
 CALL = """
 import sys
@@ -76,7 +75,7 @@ os.waitpid(start("killed.safetensors", "killed"), 0)
 
 
 def arguments(folder: Path, style: str = "ink") -> list[str]:
-    return [str(BASE), str(CHECKPOINTS / f"{style}.safetensors"), str(PROMPTS), str(folder)]
+    return [str(BASE), str(checkpoint(style)), str(PROMPTS), str(folder)]
 
 
 def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
@@ -109,13 +108,13 @@ def test_at_the_size_of_lycoris_s_extraction_it_leaves_a_fraction_of_its_error(
     si_hub.enable()
     torch.set_num_threads(1)
     base, peer, ours = (StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None) for _ in range(3))
-    checkpoint = CHECKPOINTS / f"{style}.safetensors"
-    teacher, file = unfold(checkpoint), tmp_path / "lycoris.safetensors"
+    tuned = checkpoint(style)
+    teacher, file = unfold(tuned), tmp_path / "lycoris.safetensors"
     tensors = EXTRACTORS["lycoris"](base, teacher, dim)
     save_file(tensors, file)
     put_in(peer, tensors)
     made = distill(
-        BASE, checkpoint, output=tmp_path / "ours.safetensors", method="calibrated", size=file.stat().st_size,
+        BASE, tuned, output=tmp_path / "ours.safetensors", method="calibrated", size=file.stat().st_size,
         dtype="fp16", prompts=PROMPTS, cache=tmp_path / "cache",
     )  # fmt: skip
     assert made.size <= file.stat().st_size

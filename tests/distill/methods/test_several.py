@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner
 from diffusers import StableDiffusionPipeline
 
-from examples.miniature.scenes import scenes
 from si_hub import format as file_format
 from si_hub.cli import main
 from si_hub.distill import Distilled, distill, match, open_model
@@ -28,10 +27,8 @@ from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
 from si_hub.pipelines import loading
 from si_hub.pipelines import styles as branch_weights
+from tests.miniature import BASE, INK, NEON, write_prompts
 
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE = MINIATURE / "base"
-NEON, INK = (MINIATURE / f"checkpoints/{name}.safetensors" for name in ("neon", "ink"))
 TINY = {"trajectories": 4, "states": 2, "probes": 1, "pieces": 24}
 TRAINED = {"steps": 2, "samples": 8, "part": 4, "walks": 1, "every": 2}
 
@@ -40,9 +37,7 @@ TRAINED = {"steps": 2, "samples": 8, "part": 4, "walks": 1, "every": 2}
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What every run is told: few prompts, a cache of its own, little work."""
     folder = tmp_path_factory.mktemp("teachers")
-    found = scenes(31)
-    (folder / "prompts.txt").write_text("\n".join(next(found).prompt() for _ in range(12)))
-    return {"prompts": folder / "prompts.txt", "cache": str(folder / "cache"), **TINY}
+    return {"prompts": write_prompts(folder), "cache": str(folder / "cache"), **TINY}
 
 
 @pytest.fixture(scope="module")

@@ -21,22 +21,20 @@ from si_hub import format as file_format
 from si_hub.distill import distill
 from si_hub.distill.methods.svd import plan_of
 from si_hub.distill.pair.change import Change
-from si_hub.distill.pair.matching import Pair, match
+from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.opening import open_model
 from si_hub.errors import ConversionRefused, FileAccessError, NotFinite, UsageError
 from si_hub.storage.header import read_safetensors
 from tests.distill import families
 from tests.distill.checkpoints import write
+from tests.miniature import BASE, KOHYA_LORA, NEON, open_pair
 
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
 WORDS = "cond_stage_model.transformer.text_model.embeddings"
 
 
 @pytest.fixture(scope="module")
 def pair() -> Pair:
-    base = open_model(BASE)
-    return match(base, open_model(NEON, base=base))
+    return open_pair(NEON)
 
 
 def base_pipeline() -> StableDiffusionPipeline:
@@ -125,8 +123,7 @@ def test_what_rounding_takes_of_biases_is_part_of_the_error(tmp_path: Path) -> N
     tuned = families.edited(BASE, tmp_path / "tuned", "unet", edit)
     result = distill(BASE, tuned, output=tmp_path / "x.safetensors", method="svd", dtype="bf16")
     total = rest = 0.0
-    base = open_model(BASE)
-    for change in match(base, open_model(tuned, base=base)).changes:
+    for change in open_pair(tuned).changes:
         bias = change.bias_delta()
         assert bias is not None
         total += float(bias.double().square().sum())
@@ -217,7 +214,7 @@ def test_impossible_budgets_are_refused(tmp_path: Path) -> None:
 
 def test_a_lora_instead_of_a_checkpoint_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(ConversionRefused, match="adapter such as a LoRA"):
-        distill(BASE, MINIATURE / "peers" / "kohya_lora.safetensors", output=tmp_path / "x.safetensors")
+        distill(BASE, KOHYA_LORA, output=tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 

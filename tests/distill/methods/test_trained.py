@@ -16,7 +16,6 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
-from examples.miniature.scenes import scenes
 from si_hub import format as file_format
 from si_hub.adapter import Component, Layer
 from si_hub.distill import distill
@@ -30,9 +29,8 @@ from si_hub.distill.training.options import accelerator_of, keep_accelerate
 from si_hub.distill.training.pictures import Pictures, add_noise, caption, check_pictures, encode_picture, some_pictures
 from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
 from si_hub.storage.header import read_safetensors
+from tests.miniature import BASE, NEON, write_prompts
 
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
 TINY = {
     "steps": 4, "samples": 8, "part": 4, "walks": 1, "every": 4, "save_every": 2, "trajectories": 4, "states": 2,
     "probes": 1, "size": 90_000,
@@ -41,10 +39,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    found = scenes(31)
-    file.write_text("\n".join(next(found).prompt() for _ in range(12)))
-    return file
+    return write_prompts(tmp_path_factory.mktemp("prompts"))
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from examples.miniature.scenes import scenes
 from tests.distill.killing import KILLS, PHASES
+from tests.miniature import BASE, NEON, write_prompts
+from tests.places import ROOT
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
-MINIATURE = ROOT / "examples" / "miniature"
 TINY = {
     "samples": 8, "part": 4, "walks": 1, "every": 3, "save_every": 2, "trajectories": 4, "states": 2, "probes": 1,
 }  # fmt: skip
@@ -30,11 +29,9 @@ LEFT = re.compile(r"plan\.json|training\.pt|[0-9a-f]{32}\.safetensors|size-\d+\.
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    prompts, found = tmp_path_factory.mktemp("prompts") / "prompts.txt", scenes(31)
-    prompts.write_text("\n".join(next(found).prompt() for _ in range(12)))
-    models = [str(MINIATURE / "base"), str(MINIATURE / "checkpoints" / "neon.safetensors")]
+    prompts = write_prompts(tmp_path_factory.mktemp("prompts"))
     told = ["--method", "trained", "--size", "90kB", "--prompts", str(prompts)]
-    return ["distill", *models, *told, *(f"--set={name}={value}" for name, value in TINY.items())]
+    return ["distill", str(BASE), str(NEON), *told, *(f"--set={name}={value}" for name, value in TINY.items())]
 
 
 @pytest.fixture(scope="module")

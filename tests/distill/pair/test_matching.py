@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,29 +14,23 @@ from si_hub import architectures
 from si_hub.architectures.layouts import sgm
 from si_hub.distill.pair.checkpoint import read_checkpoint
 from si_hub.distill.pair.kinship import glance
-from si_hub.distill.pair.matching import Pair, match
+from si_hub.distill.pair.matching import match
 from si_hub.distill.pair.opening import open_model
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import WrongPair
 from si_hub.storage.tensors import Tensor
 from tests.distill import families
 from tests.distill.checkpoints import original, shapes_of, write
+from tests.miniature import BASE, INK, NEON, copy_base, open_pair
 
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, NEON, INK = MINIATURE / "base", *(MINIATURE / "checkpoints" / f"{name}.safetensors" for name in ("neon", "ink"))
 UNET = "model.diffusion_model."
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
-
-
-def pair(base: Path, tuned: Path, **options: bool) -> Pair:
-    opened = open_model(base)
-    return match(opened, open_model(tuned, base=opened), **options)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the miniature's base."""
-    return Path(shutil.copytree(BASE, tmp_path / "base"))
+    return copy_base(tmp_path / "base")
 
 
 @pytest.fixture
@@ -59,7 +52,7 @@ def changed(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_differences_are_float32_and_exact() -> None:
-    found = pair(BASE, NEON)
+    found = open_pair(NEON)
     live = {change.module: change for change in found.changes if change.component == "unet"}
     change = live["down_blocks.0.resnets.0.conv1"]
     base = load_file(BASE / "unet" / "diffusion_pytorch_model.safetensors")
@@ -76,7 +69,7 @@ def test_differences_are_float32_and_exact() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_asking_twice_gives_the_same_difference(dtype: torch.dtype, tmp_path: Path) -> None:
     torch.save({name: value.to(dtype) for name, value in load_file(NEON).items()}, tmp_path / "tuned.ckpt")
-    for change in pair(BASE, tmp_path / "tuned.ckpt").changes[:20]:
+    for change in open_pair(tmp_path / "tuned.ckpt").changes[:20]:
         one, other = change.delta(), change.delta()
         assert one is not None
         assert other is not None
@@ -87,7 +80,7 @@ def test_asking_twice_gives_the_same_difference(dtype: torch.dtype, tmp_path: Pa
 def test_unchanged_modules_are_found_by_every_number(changed: Callable[..., Path]) -> None:
     weight = open_model(BASE).components["unet"]["mid_block.resnets.0.conv1.weight"].torch().clone()
     weight.view(-1)[4321] += 1  # Between the sampled places.
-    found = pair(BASE, changed(**{"middle_block.0.in_layers.2.weight": weight}))
+    found = open_pair(changed(**{"middle_block.0.in_layers.2.weight": weight}))
     assert [change.module for change in found.changes] == ["mid_block.resnets.0.conv1"]
     assert found.changes[0].bias is None
     assert found.changes[0].bias_delta() is None
@@ -99,13 +92,13 @@ def test_unchanged_modules_are_found_by_every_number(changed: Callable[..., Path
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 def test_rounding_to_another_dtype_is_no_change(dtype: torch.dtype, changed: Callable[..., Path]) -> None:
     bias = torch.ones(48).to(dtype)
-    found = pair(BASE, changed(dtype, **{"input_blocks.0.0.bias": bias}))
+    found = open_pair(changed(dtype, **{"input_blocks.0.0.bias": bias}))
     assert [(change.module, change.weight) for change in found.changes] == [("conv_in", None)]
 
 
 def test_a_text_encoder_that_is_not_in_the_file_is_taken_as_unchanged(tmp_path: Path) -> None:
     held = {name: value for name, value in load_file(NEON).items() if name.startswith(UNET)}
-    found = pair(BASE, write(tmp_path / "unet.safetensors", held))
+    found = open_pair(write(tmp_path / "unet.safetensors", held))
     assert {change.component for change in found.changes} == {"unet"}
     assert "text_encoder is not in unet.safetensors: taken as unchanged" in found.notes
     assert any("does not say what it predicts" in note for note in found.notes)
@@ -114,7 +107,7 @@ def test_a_text_encoder_that_is_not_in_the_file_is_taken_as_unchanged(tmp_path: 
 def test_a_differing_autoencoder_is_reported(tmp_path: Path) -> None:
     held = load_file(NEON)
     held["first_stage_model.decoder.conv_out.bias"] += 1
-    [note] = [note for note in pair(BASE, write(tmp_path / "vae.safetensors", held)).notes if "autoencoder" in note]
+    [note] = [note for note in open_pair(write(tmp_path / "vae.safetensors", held)).notes if "autoencoder" in note]
     assert "is not carried" in note
 
 
@@ -122,7 +115,7 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
     known = architectures.load("sdxl").components["unet"]
     file = write(tmp_path / "xl.safetensors", original(sgm(known), dict(shapes_of(known)), UNET))
     with pytest.raises(WrongPair, match=r"is a checkpoint of sdxl, the base is StableDiffusionPipeline"):
-        pair(BASE, file)
+        open_pair(file)
 
 
 @pytest.mark.parametrize(
@@ -131,32 +124,32 @@ def test_a_checkpoint_of_another_architecture_is_named(tmp_path: Path) -> None:
 def test_an_inpainting_model_is_named(channels: int, what: str, tmp_path: Path) -> None:
     held = {**load_file(NEON), CONV_IN: torch.zeros(48, channels, 3, 3)}
     with pytest.raises(WrongPair, match=what):
-        pair(BASE, write(tmp_path / "tuned.safetensors", held))
+        open_pair(write(tmp_path / "tuned.safetensors", held))
 
 
 def test_another_prediction_type_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WrongPair, match=r"predicts something else.*v_prediction.*found epsilon"):
-        pair(BASE, write(tmp_path / "e.safetensors", load_file(NEON), {"modelspec.prediction_type": "epsilon"}))
+        open_pair(write(tmp_path / "e.safetensors", load_file(NEON), {"modelspec.prediction_type": "epsilon"}))
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "epsilon"}))
     with pytest.raises(WrongPair, match="predicts something else"):
-        pair(folder, NEON)
+        open_pair(NEON, folder)
     with pytest.raises(WrongPair, match="predicts something else"):
-        pair(BASE, folder)
+        open_pair(folder)
 
 
 def test_a_stranger_of_the_same_architecture_is_named(tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
     held = {name: torch.randn(value.shape, generator=draw) for name, value in load_file(NEON).items()}
     with pytest.raises(WrongPair, match="nothing to do with the base"):
-        pair(BASE, write(tmp_path / "stranger.safetensors", held))
+        open_pair(write(tmp_path / "stranger.safetensors", held))
 
 
 def test_the_same_model_twice_is_named(folder: Path, changed: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(BASE)
     for tuned in (BASE, tmp_path / "link", folder, changed(), changed(torch.float32), changed(torch.bfloat16)):
         with pytest.raises(WrongPair, match="are the same"):
-            pair(BASE, tuned)
+            open_pair(tuned)
 
 
 def test_a_model_with_another_autoencoder_alone_needs_no_adapter(tmp_path: Path) -> None:
@@ -164,7 +157,7 @@ def test_a_model_with_another_autoencoder_alone_needs_no_adapter(tmp_path: Path)
         tensors["decoder.conv_in.weight"] += 1.0
 
     with pytest.raises(WrongPair, match=r"all that adapters carry.*another autoencoder alone"):
-        pair(BASE, families.edited(BASE, tmp_path / "tuned", "vae", edit))
+        open_pair(families.edited(BASE, tmp_path / "tuned", "vae", edit))
 
 
 def test_single_files_are_compared_by_their_own_names(changed: Callable[..., Path]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import open_model
 from si_hub.errors import BaseMismatch, FormatError, MissingFile, NotAModel, NotSafetensors, TruncatedFile
 from tests.distill.checkpoints import Shape, model_of, open_clip, original, prefixed, shapes_of, write
-
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
+from tests.miniature import BASE, KOHYA_LORA, NEON, copy_base
 
 
 def values(model: ModelOnDisk, component: str) -> dict[str, torch.Tensor]:
@@ -204,7 +201,7 @@ def test_an_embedding_under_two_names_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_sharded_folder_and_an_fp16_variant_are_read(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(BASE, tmp_path / "base"))
+    folder = copy_base(tmp_path / "base")
     whole = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     halves = [dict(list(whole.items())[start::2]) for start in (0, 1)]
@@ -254,7 +251,7 @@ def test_a_pickle_of_tensors_is_read_and_one_of_code_is_refused(tmp_path: Path) 
 
 def test_a_lora_a_controlnet_and_an_empty_file_are_no_models(tmp_path: Path) -> None:
     with pytest.raises(NotAModel, match=r"adapter such as a LoRA.*si_hub\.convert\(.kohya_lora\.safetensors.\)"):
-        open_model(MINIATURE / "peers" / "kohya_lora.safetensors", base=open_model(BASE))
+        open_model(KOHYA_LORA, base=open_model(BASE))
     with pytest.raises(NotAModel, match="is a ControlNet"):
         open_model(write(tmp_path / "net.safetensors", {"control_model.input_blocks.0.0.weight": (8, 4, 3, 3)}))
     with pytest.raises(NotAModel, match="no tensors"):
@@ -289,7 +286,7 @@ def test_a_cached_repository_is_opened_without_a_request(tmp_path: Path, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")
     commit = "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(BASE, tmp_path / "models--somebody--model" / "snapshots" / commit)
+    copy_base(tmp_path / "models--somebody--model" / "snapshots" / commit)
     (tmp_path / "models--somebody--model" / "refs").mkdir()
     (tmp_path / "models--somebody--model" / "refs" / "main").write_text(commit)
     for name in ("somebody/model", f"somebody/model@{commit}"):

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 
 from examples.miniature.checkpoints import unfold
-from si_hub.distill import match, open_model
 from si_hub.distill.running.features import Features
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.trajectory import trajectories
-
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, INK = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors"
+from tests.miniature import BASE, INK, open_pair
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_every_block_counts_by_its_relative_squared_error() -> None:
-    base = open_model(BASE)
-    runner = Runner(match(base, open_model(INK, base=base)))
+    runner = Runner(open_pair(INK))
     state = trajectories(runner, ["a small red star in the middle, on sand"], [1], steps=2)[1]
     predicted, loss = Features(runner.pair, runner, 0.25).compare(runner, state)
     assert torch.equal(predicted, runner(state))

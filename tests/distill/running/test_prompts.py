@@ -9,8 +9,7 @@ from transformers import CLIPTokenizer
 
 from si_hub.distill.running.prompts import built_in, choose_prompts, of_words, read_prompts, unknown_share
 from si_hub.errors import MissingFile, UsageError
-
-TOKENIZER = Path(__file__).parents[3] / "examples" / "miniature" / "base" / "tokenizer"
+from tests.miniature import TOKENIZER
 
 
 @pytest.fixture(scope="module")

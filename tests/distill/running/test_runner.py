@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from examples.miniature.checkpoints import unfold
-from si_hub.distill import match, open_model
+from si_hub.distill import open_model
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.running.runner import Runner, why_not
@@ -20,9 +20,8 @@ from si_hub.distill.work.folder import Work
 from si_hub.errors import CannotRun, NotFinite
 from si_hub.storage.tensors import Tensor
 from tests.distill import families
+from tests.miniature import BASE, INK, open_pair
 
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, INK = MINIATURE / "base", MINIATURE / "checkpoints" / "ink.safetensors"
 # diffusers' Euler schedulers hand a tensor to numpy in a way that numpy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -30,8 +29,7 @@ RED = "a small red star in the middle, on sand"
 
 
 def runner_of(base: Path, tuned: Path, **options: Any) -> Runner:
-    start = open_model(base)
-    return Runner(match(start, open_model(tuned, base=start)), options=options)
+    return Runner(open_pair(tuned, base), options=options)
 
 
 @pytest.fixture(scope="module")

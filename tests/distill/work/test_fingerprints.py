@@ -9,27 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from si_hub.distill import match, open_model
 from si_hub.distill.command import _plan
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request, SurveyOptions
 from si_hub.distill.survey.stages import survey_plan as survey_plan
 from si_hub.distill.work import fingerprints
-
-MINIATURE = Path(__file__).parents[3] / "examples" / "miniature"
-BASE, NEON = MINIATURE / "base", MINIATURE / "checkpoints" / "neon.safetensors"
+from tests.miniature import NEON, copy_base, open_pair
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A copy of the miniature's base."""
-    return Path(shutil.copytree(BASE, tmp_path / "base"))
+    return copy_base(tmp_path / "base")
 
 
 @pytest.fixture
 def pair(folder: Path) -> Pair:
-    base = open_model(folder)
-    return match(base, open_model(NEON, base=base))
+    return open_pair(NEON, folder)
 
 
 def edited(file: Path, old: bytes, new: bytes) -> None:

@@ -13,9 +13,9 @@ import torch
 from accelerate.utils.other import get_free_port
 
 from si_hub.distill.work.processes import Processes, is_launched, is_main, processes
+from tests.miniature import BASE, NEON
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[3]
-MINIATURE = ROOT / "examples" / "miniature"
 #: What launchers put into the environment of the second process of two.
 LAUNCHERS = {
     "torchrun": {"WORLD_SIZE": "2", "RANK": "1"},
@@ -90,7 +90,7 @@ def test_processes_that_mpi_started_find_each_other() -> None:
 @pytest.mark.slow
 def test_launched_by_accelerate_on_the_cpu_the_adapter_is_the_same(tmp_path: Path) -> None:
     """Without an MPI accelerate starts one process of two, and that one does all of the work."""
-    work = ["-m", "si_hub.cli", "distill", str(MINIATURE / "base"), str(MINIATURE / "checkpoints" / "neon.safetensors")]
+    work = ["-m", "si_hub.cli", "distill", str(BASE), str(NEON)]
     work += ["--method", "svd", "--rank", "2", "-o"]
     launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     for name, start in (("plain", []), ("launched", launch)):

@@ -28,7 +28,8 @@ from si_hub.hub.pull.cache import Cache
 from si_hub.hub.pull.fetching import Fetched, fetch_adapter
 from si_hub.words import at_command_line
 from tests.hub.loopback import LoopbackHub, faults
-from tests.hub.pull.world import FILES, GOLDEN, OURS, STYLE, UNSAFE, kohya, peft
+from tests.hub.pull.world import FILES, OURS, STYLE, UNSAFE, kohya, peft
+from tests.places import GOLDEN
 
 OTHER = (GOLDEN / "one_branch.safetensors").read_bytes()
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "1.0"
+from tests.places import GOLDEN
+
 STYLE = "user/style"
 OURS = (GOLDEN / "three_branches.safetensors").read_bytes()
 CARD = "---\nlicense: mit\n---\n# A style\n"

@@ -22,8 +22,8 @@ from si_hub.errors import (
 )
 from si_hub.hub.push import content
 from si_hub.hub.push.content import collect_content, digest_bytes, is_our_config, prepare_file
+from tests.places import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "1.0"
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 
 

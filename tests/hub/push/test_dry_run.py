@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from si_hub.cli import main
 from tests.hub.loopback import LoopbackHub, faults
+from tests.places import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "1.0"
 STYLE = "user/style"
 
 

@@ -15,8 +15,8 @@ from si_hub.hub.push.memory import read_memory
 from si_hub.hub.push.pushing import push
 from si_hub.hub.push.result import Pushed
 from tests.hub.loopback import LoopbackHub, faults
+from tests.places import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "1.0"
 STYLE = "user/style"
 KINDS = {**faults.KINDS, "late": faults.delay(0.4)}
 

@@ -31,11 +31,11 @@ from si_hub.hub.push.content import digest_bytes
 from si_hub.hub.push.pushing import MESSAGE, push
 from si_hub.hub.push.result import Pushed
 from tests.hub.loopback import faults
+from tests.places import GOLDEN
 
 if TYPE_CHECKING:
     from tests.hub.loopback import LoopbackHub
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "1.0"
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 STYLE = "user/style"
 OURS = ["README.md", "config.json", "samples/1.png", "styleinject.safetensors"]

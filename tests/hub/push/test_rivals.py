@@ -19,8 +19,8 @@ from si_hub import format
 from si_hub.errors import ConflictError
 from si_hub.hub.push.pushing import push
 from tests.hub.loopback import LoopbackHub, faults
+from tests.places import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "1.0"
 STYLE = "user/style"
 PUSHERS = 8
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.hub.loopback import LoopbackHub, faults
+from tests.places import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "1.0"
 #: Everything that can be made to talk does, and every error shows its whole traceback, contexts and all.
 LOUD = """
 import logging, sys, traceback
