@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from si_hub import __version__
 from si_hub.cli import main
+from tests.killing import python
 from tests.sparse import write_zeros
 
 STEMS = {
@@ -258,14 +258,9 @@ def large(tmp_path: Path) -> Path:
 
 
 def test_ctrl_c_ends_with_130_and_leaves_nothing(large: Path) -> None:
-    command = [sys.executable, "-m", "si_hub.cli", "convert", str(large), "--base", "sd15"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(large.parent.glob(".si-hub-*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    process = python("-m", "si_hub.cli", "convert", large, "--base", "sd15")
+    assert process.end(lambda: list(large.parent.glob(".si-hub-*")), signal.SIGINT) == 130
+    errors = process.err()
     assert errors.count("\n") == 1
     assert "interrupted" in errors
     assert [entry.name for entry in large.parent.iterdir()] == ["large.safetensors"]

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from si_hub.distill.result import doubts
 from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, MissingFile, SiHubError
 from si_hub.report.text import size_bytes, size_text
 from tests.distill.checkpoints import original, shapes_of, write
+from tests.killing import python
 from tests.miniature import BASE, KOHYA_LORA, NEON, copy_base, open_pair
 
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
@@ -245,12 +245,7 @@ def test_interrupted_it_goes_on_with_what_is_finished(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_says_that_the_work_is_kept(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "si_hub.cli", "distill", str(BASE), str(NEON), "--method", "svd"]
-    child = subprocess.Popen([*command, "-o", str(tmp_path / "neon")], stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob(".neon.work/*.safetensors")):
-        assert child.poll() is None
-        time.sleep(0.01)
-    os.kill(child.pid, signal.SIGINT)
-    assert "the same command goes on from there" in child.communicate()[1]
-    assert child.returncode == 130
+    child = python("-m", "si_hub.cli", "distill", BASE, NEON, "--method", "svd", "-o", tmp_path / "neon")
+    assert child.end(lambda: list(tmp_path.glob(".neon.work/*.safetensors")), signal.SIGINT) == 130
+    assert "the same command goes on from there" in child.err()
     assert not (tmp_path / "neon").exists()

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
 from tests.hub.loopback import LoopbackHub, git, hostile
+from tests.killing import python
 from tests.places import ROOT
 
 pytestmark = pytest.mark.usefixtures("client")
@@ -61,20 +61,17 @@ def test_a_deleted_repository_stays_away(tmp_path: Path) -> None:
 
 
 def test_a_killed_hub_has_every_commit_it_answered(tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-m", "tests.hub.loopback", "--folder", str(tmp_path / "hub")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    with process.stdout:
-        exports = dict(re.findall(r"export (\w+)=(\S+)", "".join(iter(process.stdout.readline, "\n"))))
-        api = HfApi(endpoint=exports["HF_ENDPOINT"], token=exports["HF_TOKEN"])
-        api.create_repo(ID)
-        made = [
-            api.create_commit(ID, [CommitOperationAdd(f"{n}.json", b"{}")], commit_message=f"{n}").oid for n in range(3)
-        ]
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        shown = process.stdout.read()
+    process = python("-u", "-m", "tests.hub.loopback", "--folder", tmp_path / "hub", cwd=ROOT, env=environment)
+    greeting = "".join(iter(process.read_line, "\n"))
+    exports = dict(re.findall(r"export (\w+)=(\S+)", greeting))
+    api = HfApi(endpoint=exports["HF_ENDPOINT"], token=exports["HF_TOKEN"])
+    api.create_repo(ID)
+    made = [
+        api.create_commit(ID, [CommitOperationAdd(f"{n}.json", b"{}")], commit_message=f"{n}").oid for n in range(3)
+    ]
+    assert process.end(0) == -signal.SIGKILL
+    shown = process.out().removeprefix(greeting)
     assert exports["HF_TOKEN"] not in shown
     assert len(re.findall("writer .*POST .*/commit/main", shown)) >= 2  # the last line may die with it
     with LoopbackHub(tmp_path / "hub") as hub:

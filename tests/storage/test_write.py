@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from si_hub import errors
 from si_hub.storage.header import read_safetensors
 from si_hub.storage.tensors import CHUNK, Held, Span, Tensor
 from si_hub.storage.write import Digests, header_bytes, write_safetensors
+from tests.killing import Command, python, sweep
 
 GOLDEN = (
     b"\xa0\x00\x00\x00\x00\x00\x00\x00"
@@ -273,24 +273,15 @@ def test_killing_the_writer_fifty_times_leaves_no_file_or_a_whole_one(tmp_path: 
     target.parent.mkdir()
     source.write_bytes(numpy.random.default_rng(0).integers(0, 20_000, size // 2).astype("<u2").tobytes())
 
-    def start() -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(source), str(target)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+    def start() -> Command:
+        process = python("-c", WRITER, source, target)
+        assert process.read_line() == "ready\n"
         return process
-
-    def go(process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
 
     whole_run = start()
     begin = time.perf_counter()
-    go(whole_run)
-    whole_run.communicate()
+    whole_run.tell()
+    assert whole_run.wait() == 0
     duration = time.perf_counter() - begin
     whole = target.read_bytes()
     assert read_safetensors(target).metadata == {"h": hashlib.sha256(source.read_bytes()).hexdigest()}
@@ -298,18 +289,11 @@ def test_killing_the_writer_fifty_times_leaves_no_file_or_a_whole_one(tmp_path: 
     for index in range(50):
         target.unlink(missing_ok=True)
         process = start()
-        go(process)
-        time.sleep(duration * index / 45)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.tell()
+        process.end(duration * index / 45)
         if target.exists():
             complete += 1
             assert target.read_bytes() == whole
-        for path in target.parent.iterdir():
-            if path != target:
-                left += 1
-                assert path.name.startswith(".si-hub-")
-                assert path.name.endswith(".tmp")
-                path.unlink()
+        left += sweep(target.parent, target)
     assert left, "no kill came in the middle: the test proves nothing"
     assert complete < 50

@@ -20,6 +20,7 @@ from examples.miniature.measures import noise_errors
 from examples.miniature.report import render_scenes
 from si_hub.distill import distill
 from tests.miniature import BASE, PROMPTS, checkpoint
+from tests.places import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -44,32 +45,19 @@ def run(output, cache):
 KILLED = (
     CALL
     + """
-import os, random, signal, time
-
-def start(output, cache):
-    child = os.fork()
-    if child == 0:
-        try:
-            run(output, cache)
-        finally:
-            os._exit(0)
-    return child
+import random
+from tests.killing import Fork
 
 def kept(cache):
     return len(list(Path(FOLDER, cache).glob("*/*.safetensors")))
 
 # Here first, so that what the children do is the work and not the imports.
 run("whole.safetensors", "whole")
-os.waitpid(start("again.safetensors", "again"), 0)
+assert Fork(lambda: run("again.safetensors", "again")).wait() == 0
 for part in sorted(random.Random(0).sample(range(1, kept("again") + 1), 10)):
-    child = start("killed.safetensors", "killed")
-    while kept("killed") < part:
-        assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended before it was killed"
-        time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    Fork(lambda: run("killed.safetensors", "killed")).end(lambda: kept("killed") >= part)
     print(kept("killed"))
-os.waitpid(start("killed.safetensors", "killed"), 0)
+assert Fork(lambda: run("killed.safetensors", "killed")).wait() == 0
 """
 )
 
@@ -80,7 +68,7 @@ def arguments(folder: Path, style: str = "ink") -> list[str]:
 
 def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, *arguments(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     kept = [int(count) for count in done.stdout.split()]
     assert len(kept) == 10
     assert len(set(kept)) > 2, "the killed runs left nothing to go on from"

@@ -28,6 +28,7 @@ from si_hub.storage.header import read_safetensors
 from tests.distill import families
 from tests.distill.checkpoints import write
 from tests.miniature import BASE, KOHYA_LORA, NEON, open_pair
+from tests.places import ROOT
 
 WORDS = "cond_stage_model.transformer.text_model.embeddings"
 
@@ -229,46 +230,36 @@ def test_a_base_that_cannot_be_run_is_distilled_from_its_weights_and_it_is_said_
 
 #: Runs a distillation once for the time it takes, then again and again, each time killed at a random moment.
 KILLED = """
-import os, random, signal, sys, time
+import os, random, sys
 from pathlib import Path
 import torch
 from si_hub.distill import distill
+from tests.killing import Fork, seconds_of
 import si_hub.distill.pair.renaming, si_hub.distill.methods.svd
 torch.set_num_threads(1)
 base, tuned, folder = sys.argv[1:]
 
-def start(output):
-    child = os.fork()
-    if child == 0:
-        try:
-            distill(base, tuned, output=output, method="svd", rank=4)
-        finally:
-            os._exit(0)
-    return child
+def run(name):
+    distill(base, tuned, output=f"{folder}/{name}.safetensors", method="svd", rank=4)
 
 # Here first, so that what the children do is the work and not the imports.
-distill(base, tuned, output=f"{folder}/whole.safetensors", method="svd", rank=4)
-began = time.perf_counter()
-os.waitpid(start(f"{folder}/done-0.safetensors"), 0)
-duration = time.perf_counter() - began
+run("whole")
+duration = seconds_of(lambda: run("done-0"))
 work = Path(folder, ".killed.safetensors.work")
 draw, found = random.Random(0), []
 for number in range(1, 11):
-    child = start(f"{folder}/killed.safetensors")
-    time.sleep(draw.uniform(0, duration))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    Fork(lambda: run("killed")).end(draw.uniform(0, duration))
     found.append(len(list(work.glob("*.safetensors"))))
     if os.path.exists(f"{folder}/killed.safetensors"):
         os.rename(f"{folder}/killed.safetensors", f"{folder}/done-{number}.safetensors")
 print(max(found))
-os.waitpid(start(f"{folder}/killed.safetensors"), 0)
+assert Fork(lambda: run("killed")).wait() == 0
 """
 
 
 def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(BASE), str(NEON), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert int(done.stdout) > 0, "no killed run left anything behind"
     whole = (tmp_path / "whole.safetensors").read_bytes()
     for file in (tmp_path / "killed.safetensors", *tmp_path.glob("done-*.safetensors")):

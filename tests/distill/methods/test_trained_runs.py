@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.distill.killing import KILLS, PHASES
+from tests.killing import Command, python
 from tests.miniature import BASE, NEON, write_prompts
 from tests.places import ROOT
 
@@ -39,20 +38,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("surveys")
 
 
-def start(arguments: list[str], *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "si_hub.cli", *arguments, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+def start(arguments: list[str], *more: str) -> Command:
+    return python("-m", "si_hub.cli", *arguments, *more, cwd=ROOT)
 
 
-def until_there(file: Path, child: subprocess.Popen[str]) -> None:
-    while not file.exists():
-        assert child.poll() is None, child.communicate()[1]
-        time.sleep(0.01)
-
-
-def finish(child: subprocess.Popen[str]) -> None:
-    _, said = child.communicate()
-    assert child.returncode == 0, said
+def finish(child: Command) -> None:
+    assert child.wait() == 0, child.err()
 
 
 def test_killed_at_ten_random_moments_it_goes_on_along_the_same_curve_to_the_same_bytes(
@@ -91,11 +82,8 @@ def test_ctrl_c_while_training_says_how_to_go_on(tmp_path: Path, arguments: list
     output = tmp_path / "neon.safetensors"
     told = [*arguments, "--steps=40", "-o", str(output), f"--set=cache={cache}"]
     child = start(told)
-    until_there(tmp_path / ".neon.safetensors.work" / "training.pt", child)
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate()
-    assert child.returncode == 130
-    assert said.splitlines() == [
+    assert child.end((tmp_path / ".neon.safetensors.work" / "training.pt").exists, signal.SIGINT) == 130
+    assert child.err().splitlines() == [
         "si-hub: what is finished is kept; the same command goes on from there",
         "si-hub: interrupted, nothing half-written is left behind",
     ]
@@ -112,15 +100,15 @@ def test_the_same_command_twice_at_once_is_told_and_harms_nothing(
     output = tmp_path / "neon.safetensors"
     told = [*arguments, "--steps=12", "-o", str(output), f"--set=cache={cache}"]
     first = start(told)
-    until_there(tmp_path / ".neon.safetensors.work" / "plan.json", first)
-    os.kill(first.pid, signal.SIGSTOP)
+    first.await_moment((tmp_path / ".neon.safetensors.work" / "plan.json").exists)
+    first.send(signal.SIGSTOP)
     try:
         second = start(told)
-        _, said = second.communicate()
+        code = second.wait()
     finally:
-        os.kill(first.pid, signal.SIGCONT)
-    assert second.returncode == 8
-    assert said == (
+        first.send(signal.SIGCONT)
+    assert code == 8
+    assert second.err() == (
         f"si-hub: {output.with_name('.neon.safetensors.work')}: another run is at work in it. "
         "Wait for its end, or name another with --work.\n"
     )

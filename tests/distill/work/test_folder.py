@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,8 @@ import torch
 from si_hub.distill.work.folder import Work, discard
 from si_hub.errors import FileAccessError
 from si_hub.storage.tensors import Tensor
+from tests.killing import python
+from tests.places import ROOT
 
 PLAN = {"rank": 4}
 
@@ -97,17 +97,15 @@ def test_a_folder_is_one_run_s_at_a_time(work: Work) -> None:
 def test_the_lock_of_a_killed_run_is_gone_and_what_it_was_writing_is_swept(work: Work) -> None:
     keep(work)
     killed = f"""
-import os, signal
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from si_hub.distill.work.folder import Work, discard
+from si_hub.distill.work.folder import Work
+from tests.killing import kill_self
 work = Work(Path({str(work.folder)!r}))
 with work.hold():
-    Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    Path.replace = kill_self
     work.save("unet.conv_out", {{}}, {{}})
 """
-    assert subprocess.run([sys.executable, "-c", killed]).returncode == -signal.SIGKILL
+    assert python("-c", killed, cwd=ROOT).wait() == -signal.SIGKILL
     assert len(list(work.folder.glob(".si-hub-*.tmp"))) == 1
     again = Work(work.folder)
     again.open(PLAN)
@@ -170,15 +168,10 @@ def test_a_killed_run_keeps_nothing(tmp_path: Path) -> None:
     script += (
         "; work = Work(Path(sys.argv[1])); work.keep(); work.open({}); print('kept', flush=True); sys.stdin.read()"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "survey")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"kept\n"
-        discard(tmp_path / "survey")
-        assert (tmp_path / "survey" / "plan.json").is_file()
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        discard(tmp_path / "survey")
+    child = python("-c", script, tmp_path / "survey")
+    assert child.read_line() == "kept\n"
+    discard(tmp_path / "survey")
+    assert (tmp_path / "survey" / "plan.json").is_file()
+    assert child.end(0) == -signal.SIGKILL
+    discard(tmp_path / "survey")
     assert not list(tmp_path.iterdir())

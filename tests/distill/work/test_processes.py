@@ -13,6 +13,7 @@ import torch
 from accelerate.utils.other import get_free_port
 
 from si_hub.distill.work.processes import Processes, is_launched, is_main, processes
+from tests.killing import python
 from tests.miniature import BASE, NEON
 from tests.places import ROOT
 
@@ -75,13 +76,14 @@ def test_processes_that_mpi_started_find_each_other() -> None:
     """As ``accelerate launch --cpu --num_processes 2 --mpirun_hostfile hosts`` has mpirun start them."""
     shared = {"PMI_SIZE": "2", "MPI_LOCALNRANKS": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", WHO], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        python(
+            "-c", WHO, cwd=ROOT,
             env={**os.environ, **shared, "ACCELERATE_USE_CPU": "true", "PMI_RANK": rank, "MPI_LOCALRANKID": rank},
         )
         for rank in "01"
     ]  # fmt: skip
-    assert [child.communicate(timeout=300)[0].split() for child in children] == [
+    assert [child.wait() for child in children] == [0, 0]
+    assert [child.out().split() for child in children] == [
         ["0", "2", "True"],
         ["1", "2", "False"],
     ]

@@ -19,6 +19,7 @@ from si_hub.cli import main
 from tests.hub.conftest import RunClient
 from tests.hub.loopback import LoopbackHub, faults
 from tests.hub.pull.world import FILES, STYLE, UNSAFE, kohya, tree
+from tests.killing import Command, python
 
 CLI = ("-m", "si_hub.cli")
 EXPECTED = {name: data if isinstance(data, bytes) else data.encode() for name, data in FILES.items()}
@@ -121,17 +122,8 @@ def test_the_token_is_nowhere(style: LoopbackHub, home: Path, tmp_path: Path) ->
     assert {entry.token for entry in style.log if "user/secret" in entry.path} == {token}
 
 
-def start(hub: LoopbackHub, home: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, *CLI, *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=hub.environment(home), cwd=folder, stdout=pipe, stderr=pipe, text=True)
-
-
-def await_request(hub: LoopbackHub, pattern: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not hub.log.matching(pattern) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert hub.log.matching(pattern), process.communicate()
+def start(hub: LoopbackHub, home: Path, folder: Path, *arguments: str) -> Command:
+    return python(*CLI, *arguments, env=hub.environment(home), cwd=folder)
 
 
 @pytest.mark.parametrize("on", ["/api/models/", "/blob/"])
@@ -141,13 +133,12 @@ def test_ctrl_c_and_kill_leave_nothing_half(
 ) -> None:
     style.fault(faults.delay(5), on=on)
     process = start(style, home, tmp_path, "pull", STYLE, "--local-dir", "out")
-    await_request(style, on, process)
-    process.send_signal(end)
+    process.await_moment(lambda: style.log.matching(on))
     began = time.monotonic()
-    _, errors = process.communicate(timeout=60)
+    code = process.end(0, end)
     if end is signal.SIGINT:
-        assert process.returncode == 130
-        assert errors == "si-hub: interrupted, nothing half-written is left behind\n"
+        assert code == 130
+        assert process.err() == "si-hub: interrupted, nothing half-written is left behind\n"
         assert not list(tmp_path.glob("out/.si-hub-*"))
         assert time.monotonic() - began < 4
     left = tree(tmp_path / "out") if (tmp_path / "out").exists() else {}
@@ -186,7 +177,8 @@ def test_a_progress_bar_is_drawn_on_a_terminal_and_nowhere_else(
 
 def test_eight_at_once_share_a_cache(style: LoopbackHub, home: Path, tmp_path: Path) -> None:
     running = [start(style, home, tmp_path, "pull", STYLE, "-q") for _ in range(8)]
-    outputs = {process.communicate(timeout=120) for process in running}
+    assert {process.wait() for process in running} == {0}
+    outputs = {(process.out(), process.err()) for process in running}
     assert outputs == {(f"{STYLE}@{style.repo(STYLE).head()}\n", "")}
     [folder] = (home / "hub").glob("models--*/snapshots/*")
     assert tree(folder) == EXPECTED

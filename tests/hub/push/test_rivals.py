@@ -6,9 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +16,7 @@ from si_hub import format
 from si_hub.errors import ConflictError
 from si_hub.hub.push.pushing import push
 from tests.hub.loopback import LoopbackHub, faults
+from tests.killing import Command, python
 from tests.places import GOLDEN
 
 STYLE = "user/style"
@@ -33,10 +31,8 @@ def folder_of(place: Path, title: str) -> Path:
     return place
 
 
-def start(hub: LoopbackHub, home: Path, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "si_hub.cli", "push", *arguments]
-    environment, pipe = hub.environment(home, "writer"), subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=pipe, stderr=pipe)
+def start(hub: LoopbackHub, home: Path, folder: Path, *arguments: str) -> Command:
+    return python("-m", "si_hub.cli", "push", *arguments, cwd=folder, env=hub.environment(home, "writer"))
 
 
 def test_of_eight_pushers_with_one_parent_one_wins_and_nothing_is_lost(
@@ -51,10 +47,9 @@ def test_of_eight_pushers_with_one_parent_one_wins_and_nothing_is_lost(
     # All have looked at the same parent before the first of them commits.
     client.fault(faults.delay(1.0), on="/preupload/", times=None)
     running = [start(client, home, folder, "--json") for folder in folders]
-    ended = [(process, *process.communicate(timeout=120)) for process in running]
-    codes = Counter(process.returncode for process, _, _ in ended)
-    assert codes == {0: 1, 13: PUSHERS - 1}, [errors for _, _, errors in ended]
-    answers = [json.loads(text) for _, text, _ in ended]
+    codes = Counter(process.wait() for process in running)
+    assert codes == {0: 1, 13: PUSHERS - 1}, [process.err() for process in running]
+    answers = [json.loads(process.out()) for process in running]
     (winner,) = [number for number, answer in enumerate(answers) if "commit" in answer]
     assert {answer["error"] for number, answer in enumerate(answers) if number != winner} == {"ConflictError"}
     repo = client.repo(STYLE)
@@ -100,14 +95,10 @@ def test_ctrl_c_leaves_the_repository_as_it_was_or_whole(
     raw = (folder_of(folder, "After") / "ink.safetensors").read_bytes()
     late = client.fault(faults.delay(2.0), on=at, skip=1 if "blobs" in at else 0)
     process = start(client, home, folder)
-    deadline = time.monotonic() + 60
-    while not late.met and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    text, errors = process.communicate(timeout=60)
-    assert (process.returncode, text) == (130, "")
-    assert "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("si-hub: interrupted")
+    code = process.end(lambda: late.met, signal.SIGINT)
+    assert (code, process.out()) == (130, "")
+    assert "Traceback" not in process.err()
+    assert process.err().splitlines()[-1].startswith("si-hub: interrupted")
     assert (folder / "ink.safetensors").read_bytes() == raw
     client.clear_faults()
     push(folder, token=client.token(), bars=False)
