@@ -10,11 +10,9 @@ import pytest
 
 from si_hub import architectures
 from si_hub.architectures import Model, from_folder
-from si_hub.architectures.layouts import Names, Part, attention_processor, bare_clip, bfl, mmdit, sgm, xlabs
+from si_hub.architectures.layouts import Names, Part, attention_processor, bare_clip, bfl, sgm, xlabs
 from si_hub.architectures.model import Module
 from si_hub.architectures.namings import LAYOUTS
-
-KEYLISTS = Path(__file__).parents[4] / "shared" / "keylists" / "base_modules"
 
 
 def source_rows(model: Model, parts: tuple[Part, ...]) -> int:
@@ -62,89 +60,11 @@ def test_sgm_names_of_a_tiny_unet_are_those_that_diffusers_converts(tiny_folder:
     assert_diffusers_agrees(from_folder(tiny_folder).components["unet"], config)
 
 
-def apply_parts(model: Model, names: Names, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Our own conversion: the rows of every part, joined."""
-    import torch
-
-    found: dict[str, Any] = {}
-    for name, parts in names.items():
-        value = checkpoint[name]
-        for part in parts:
-            rows = [(0, len(value))] if part.rows is None else part.rows
-            found[part.path] = torch.cat([value[start:stop] for start, stop in rows])
-            assert len(found[part.path]) == model.modules[part.path].shape[0]
-    return found
-
-
-def thin_checkpoint(model: Model, names: Names, generator: Any, leaf: Any) -> dict[str, Any]:
-    """Random weights of one column under the source's parameter names."""
-    import torch
-
-    return {leaf(name): torch.randn(source_rows(model, parts), 1, generator=generator) for name, parts in names.items()}
-
-
-def test_bfl_rows_and_names_are_those_that_diffusers_converts() -> None:
-    import torch
-    from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
-
-    model = architectures.load("flux").components["transformer"]
-    names = bfl(model)
-
-    def leaf(name: str) -> str:
-        return f"{name}.scale" if name.endswith("_norm") else f"{name}.weight"
-
-    checkpoint = thin_checkpoint(model, names, torch.Generator().manual_seed(0), leaf)
-    biases = {name.replace(".weight", ".bias"): value for name, value in checkpoint.items() if ".weight" in name}
-    theirs = convert_flux_transformer_checkpoint_to_diffusers({**checkpoint, **biases})
-    ours = apply_parts(model, names, {name: checkpoint[leaf(name)] for name in names})
-    assert set(ours) == set(model.modules)
-    for path, value in ours.items():
-        assert torch.equal(theirs[f"{path}.weight"], value), path
-
-
-def test_mmdit_rows_and_names_are_those_that_diffusers_converts() -> None:
-    import torch
-    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
-
-    model = architectures.load("sd3").components["transformer"]
-    names = mmdit(model)
-    checkpoint = thin_checkpoint(model, names, torch.Generator().manual_seed(0), "{}.weight".format)
-    biases = {name.replace(".weight", ".bias"): value for name, value in checkpoint.items()}
-    theirs = convert_sd3_transformer_checkpoint_to_diffusers(
-        {**checkpoint, **biases, "pos_embed": torch.zeros(1, 1, 1)}
-    )
-    ours = apply_parts(model, names, {name: checkpoint[f"{name}.weight"] for name in names})
-    assert set(ours) == set(model.modules) - {"pos_embed.pos_embed"}
-    for path, value in ours.items():
-        assert torch.equal(theirs[f"{path}.weight"], value), path
-
-
 def test_xlabs_single_blocks_hold_the_first_rows_of_linear1() -> None:
     model = architectures.load("flux").components["transformer"]
     whole, trained = bfl(model)["single_blocks.7.linear1"], xlabs(model)["single_blocks.7.processor.qkv"]
     assert trained == whole[:3]
     assert source_rows(model, trained) == 3 * 3072
-
-
-@pytest.mark.parametrize(
-    ("listed", "architecture", "component", "layout"),
-    [
-        ("unet_sdxl_sgm_kohya", "sdxl", "unet", "sgm"),
-        ("transformer_flux_dev_bfl", "flux", "transformer", "bfl"),
-        ("transformer_sd3_medium_mmdit", "sd3", "transformer", "mmdit"),
-    ],
-)
-@pytest.mark.skipif(not KEYLISTS.is_dir(), reason="no key lists next to the checkout")
-def test_a_layout_names_every_module_of_a_real_checkpoint(
-    listed: str, architecture: str, component: str, layout: str
-) -> None:
-    model = architectures.load(architecture).components[component]
-    parameters = json.loads((KEYLISTS / f"{listed}.json").read_text())["parameters"]
-    shapes = {name.rpartition(".")[0]: shape for name, shape in parameters.items() if not name.endswith(".bias")}
-    names = LAYOUTS[layout](model)
-    assert set(names) == set(shapes) - {""}
-    for name, parts in names.items():
-        assert [source_rows(model, parts), *model.modules[parts[0].path].shape[1:]] == shapes[name]
 
 
 def test_old_attention_processors_and_bare_clip_names_reach_their_modules() -> None:

@@ -42,12 +42,17 @@ _KREA2_SCALES = ("prenorm", "postnorm", "qnorm", "knorm", "txtmlp.0", "last.norm
 _KREA2_TABLES = tuple(f"transformer_blocks.{number}.scale_shift_table" for number in range(28))
 _CHROMA_SCALES = (*_BFL_SCALES, *(f"distilled_guidance_layer.norms.{number}" for number in range(5)))
 CASES = (
+    Case("flux", "bfl", "convert_flux_transformer_checkpoint_to_diffusers", _BFL_SCALES),
     Case("chroma", "bfl", "convert_chroma_transformer_checkpoint_to_diffusers", _CHROMA_SCALES),
     Case("flux2-dev", "bfl2", "convert_flux2_transformer_checkpoint_to_diffusers", _BFL_SCALES),
     Case("flux2-klein-4b", "bfl2", "convert_flux2_transformer_checkpoint_to_diffusers", _BFL_SCALES),
     Case("flux2-klein-9b", "bfl2", "convert_flux2_transformer_checkpoint_to_diffusers", _BFL_SCALES),
     Case("hunyuan-video", "tencent", "convert_hunyuan_video_transformer_to_diffusers"),
     Case("auraflow", "fal", "convert_auraflow_transformer_checkpoint_to_diffusers"),
+    Case(
+        "sd3", "mmdit", "convert_sd3_transformer_checkpoint_to_diffusers", left=("pos_embed.pos_embed",),
+        besides=("pos_embed",),
+    ),
     Case(
         "sd35-medium", "mmdit", "convert_sd3_transformer_checkpoint_to_diffusers", left=("pos_embed.pos_embed",),
         besides=("pos_embed",),

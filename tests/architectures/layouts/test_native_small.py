@@ -1,4 +1,4 @@
-"""Native names of models newer than the key lists, against diffusers' own conversion of small ones."""
+"""Native names of models for video and more, against diffusers' own conversion of small ones."""
 
 from __future__ import annotations
 
