@@ -33,6 +33,28 @@ def copy_base(folder: Path) -> Path:
     return Path(shutil.copytree(BASE, folder))
 
 
+def tune_attentions(folder: Path, style: str) -> Path:
+    """A copy of the base tuned to a style in its attentions, its first layer and its last norm, in ``folder / style``.
+
+    For tests of what happens to layers, not of how well: no other layer has large moments, and a run takes a second.
+    """
+    from safetensors.torch import save_file
+
+    from si_hub.distill import open_model
+
+    base = open_model(BASE)
+    tuned = open_model(checkpoint(style), base=base).components["unet"]
+    copy_base(folder / style)
+    [file] = (folder / style / "unet").glob("*.safetensors")
+    few = ("conv_in.", "conv_norm_out.")
+    tensors = {
+        name: (tuned[name] if ".attentions." in name or name.startswith(few) else weight).torch().float().contiguous()
+        for name, weight in base.components["unet"].items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder / style
+
+
 def write_prompts(folder: Path, count: int = 12) -> Path:
     """A file of few prompts, the same ones each time."""
     from examples.miniature.scenes import scenes

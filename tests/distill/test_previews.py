@@ -12,10 +12,13 @@ import pytest
 from si_hub.distill import Curve, compare, curve, distill
 from si_hub.distill.work.folder import Work
 from si_hub.errors import CannotRun, FileAccessError, UsageError
-from tests.miniature import BASE, INK, NEON, PROMPTS
+from tests.miniature import BASE, INK, NEON, PROMPTS, tune_attentions
 
 #: A look at few states is enough to hold one function against another.
-FEW: dict[str, Any] = {"trajectories": 4, "states": 2, "held_out": 4, "pieces": 4, "prompts": PROMPTS, "dtype": "fp16"}
+FEW: dict[str, Any] = {
+    "trajectories": 4, "states": 2, "sampling_steps": 5, "held_out": 4, "pieces": 4, "prompts": PROMPTS,
+    "dtype": "fp16",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +27,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Curve, Path]:
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tune_attentions(tmp_path_factory.mktemp("tuned"), "ink")
+
+
+@pytest.fixture(scope="module")
+def found(tuned: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Curve, Path]:
     """The curve, and the report that it was plotted in."""
     report = tmp_path_factory.mktemp("report") / "curve.html"
-    return curve(BASE, INK, sizes=[30_000, 120_000], size=60_000, cache=cache, report=report, **FEW), report
+    return curve(BASE, tuned, sizes=[30_000, 120_000], size=60_000, cache=cache, report=report, **FEW), report
 
 
 def test_every_point_is_what_distilling_at_its_size_leaves(
-    found: tuple[Curve, Path], cache: Path, tmp_path: Path
+    found: tuple[Curve, Path], tuned: Path, cache: Path, tmp_path: Path
 ) -> None:
     shown, _ = found
     assert len(shown.points) == 3
     for point, size in zip(shown.points, (30_000, 60_000, 120_000), strict=True):
         assert point.size <= size
         made = distill(
-            BASE, INK, output=tmp_path / f"{size}.safetensors", method="calibrated", size=size, cache=cache, **FEW
+            BASE, tuned, output=tmp_path / f"{size}.safetensors", method="calibrated", size=size, cache=cache, **FEW
         )
         assert made.fidelity["error"] == pytest.approx(point.measured, rel=1e-3)
         assert made.fidelity["predicted"] == pytest.approx(point.predicted, rel=1e-3)
@@ -54,8 +62,8 @@ def test_the_curve_is_told_as_lines_as_data_and_as_a_plot(found: tuple[Curve, Pa
     assert report.read_text().count("data:image/png") == 1
 
 
-def test_by_default_it_goes_from_everything_down_by_halves(cache: Path) -> None:
-    sizes = [point.size for point in curve(BASE, INK, cache=cache, **FEW).points]
+def test_by_default_it_goes_from_everything_down_by_halves(tuned: Path, cache: Path) -> None:
+    sizes = [point.size for point in curve(BASE, tuned, cache=cache, **FEW).points]
     assert len(sizes) >= 3
     assert all(1.5 < large / small < 2.5 for small, large in pairwise(sizes))
 

@@ -22,7 +22,7 @@ from si_hub.distill.request import Request
 from si_hub.errors import CannotRun, UsageError
 from si_hub.format import read
 from tests.distill import families
-from tests.miniature import BASE, INK, PROMPTS, open_pair
+from tests.miniature import BASE, INK, PROMPTS, checkpoint, open_pair, tune_attentions
 
 #: A short survey: enough for every claim but the quality.
 SHORT: dict[str, Any] = {"trajectories": 8, "states": 3, "sampling_steps": 5, "pieces": 16, "held_out": 8}
@@ -155,12 +155,15 @@ def test_a_second_budget_runs_no_pipeline_but_to_measure(ink: Distil, monkeypatc
     assert ink("second.safetensors", size=80_000).size > 60_000
 
 
-def test_the_same_call_gives_the_same_bytes_from_the_cache_and_from_nothing(ink: Distil, tmp_path: Path) -> None:
+def test_the_same_call_gives_the_same_bytes_from_the_cache_and_from_nothing(tmp_path: Path) -> None:
+    tuned = tune_attentions(tmp_path, "ink")
     files = [
-        ink("a.safetensors", size=50_000).path,
-        ink("b.safetensors", size=50_000).path,
-        ink("c.safetensors", size=50_000, cache=tmp_path / "cache").path,
-    ]
+        distill(
+            BASE, tuned, output=tmp_path / name, method="calibrated", dtype="fp16", size=50_000, prompts=PROMPTS,
+            **{**SHORT, "cache": tmp_path / cache},
+        ).path
+        for name, cache in (("a", "cache"), ("b", "cache"), ("c", "another"))
+    ]  # fmt: skip
     assert len({file.read_bytes() for file in files}) == 1
 
 
@@ -192,7 +195,7 @@ def test_a_fidelity_out_of_reach_is_refused_with_the_best(ink: Distil) -> None:
 def test_from_too_few_states_parts_are_not_fitted_until_they_are_worse_than_none(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    neon = INK.with_name("neon.safetensors")
+    neon = checkpoint("neon")
     starved: dict[str, Any] = {**SHORT, "trajectories": 1, "states": 1, "held_out": 4, "pieces": 8, "cache": cache}
 
     def run(name: str, size: int) -> Distilled:
@@ -240,9 +243,10 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
 
 def test_every_state_is_one_sample_whatever_the_batches_and_chunks(tmp_path: Path, cache: Path) -> None:
     """Folds part samples: two states under one number would be fitted to and checked with at once."""
+    tuned = tune_attentions(tmp_path, "ink")
     few = {**SHORT, "trajectories": 5, "states": 4, "probes": 2, "batch": 2, "held_out": 1, "cache": cache}
-    request = Request.of("calibrated", [INK], size=10**5, prompts=PROMPTS, options=few)
-    found = Calibration(open_pair(INK), request).findings
+    request = Request.of("calibrated", [tuned], size=10**5, prompts=PROMPTS, options=few)
+    found = Calibration(open_pair(tuned), request).findings
     assert torch.bincount(found.samples).tolist() == [2] * 20
     assert len(torch.unique(found.target)) == 40
 

@@ -16,9 +16,10 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
+import si_hub
 from si_hub import format as file_format
 from si_hub.adapter import Component, Layer
-from si_hub.distill import distill
+from si_hub.distill import Distilled, distill
 from si_hub.distill.methods.svd import compute, plan_of
 from si_hub.distill.pair.matching import Pair, match_all
 from si_hub.distill.running.features import Features, blocks, record
@@ -29,12 +30,14 @@ from si_hub.distill.training.options import accelerator_of, keep_accelerate
 from si_hub.distill.training.pictures import Pictures, add_noise, caption, check_pictures, encode_picture, some_pictures
 from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
 from si_hub.storage.header import read_safetensors
-from tests.miniature import BASE, NEON, write_prompts
+from tests.miniature import BASE, NEON, tune_attentions, write_prompts
 
 TINY = {
     "steps": 4, "samples": 8, "part": 4, "walks": 1, "every": 4, "save_every": 2, "trajectories": 4, "states": 2,
-    "probes": 1, "size": 90_000,
+    "probes": 1, "sampling_steps": 6, "held_out": 4, "size": 90_000,
 }  # fmt: skip
+
+Train = Callable[..., Distilled]
 
 
 @pytest.fixture(scope="session")
@@ -74,9 +77,16 @@ def states(runner: Runner, count: int = 3) -> Any:
     return pick(steps, count, 0.0, [0])
 
 
-def run(output: Path, prompts: Path, cache: Path, **options: Any) -> Any:
-    told = {**TINY, **options}
-    return distill(BASE, NEON, output=output, method="trained", prompts=prompts, cache=str(cache), **told)
+@pytest.fixture(scope="session")
+def train(prompts: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """``train(output, **options)``: little training of a model that is tuned in its attentions alone."""
+    tuned = tune_attentions(tmp_path_factory.mktemp("tuned"), "neon")
+
+    def run(output: Path, **options: Any) -> Distilled:
+        told = {**TINY, **options}
+        return distill(BASE, tuned, output=output, method="trained", prompts=prompts, cache=str(cache), **told)
+
+    return run
 
 
 def training(file: Path) -> dict[str, Any]:
@@ -89,10 +99,8 @@ class Stop(Exception):
     """Stands for a process that goes away."""
 
 
-def test_training_is_never_worse_than_its_start_and_goes_on_after_a_kill(
-    tmp_path: Path, prompts: Path, cache: Path
-) -> None:
-    result = run(tmp_path / "whole.safetensors", prompts, cache)
+def test_training_is_never_worse_than_its_start_and_goes_on_after_a_kill(tmp_path: Path, train: Train) -> None:
+    result = train(tmp_path / "whole.safetensors")
     told = training(result.path)
     assert result.error <= told["started_at"] < 1.0
     assert [step for step, _ in told["errors"]] == [0, 4]
@@ -105,16 +113,16 @@ def test_training_is_never_worse_than_its_start_and_goes_on_after_a_kill(
 
     output = tmp_path / "killed.safetensors"
     with pytest.raises(Stop):
-        run(output, prompts, cache, progress=killing)
+        train(output, progress=killing)
     assert not output.exists()
-    again = run(output, prompts, cache)
+    again = train(output)
     assert training(again.path) == told
     assert again.path.read_bytes() == result.path.read_bytes()
     assert not list(tmp_path.glob(".killed*")), "unfinished work is thrown away once the adapter is written"
 
 
-def test_a_rate_that_spoils_everything_leaves_the_start_and_says_so(tmp_path: Path, prompts: Path, cache: Path) -> None:
-    result = run(tmp_path / "out.safetensors", prompts, cache, rate=1e30)
+def test_a_rate_that_spoils_everything_leaves_the_start_and_says_so(tmp_path: Path, train: Train) -> None:
+    result = train(tmp_path / "out.safetensors", rate=1e30)
     told = training(result.path)
     assert result.error == pytest.approx(told["started_at"], rel=1e-3)
     assert told["kept_step"] == 0
@@ -125,23 +133,23 @@ def test_a_rate_that_spoils_everything_leaves_the_start_and_says_so(tmp_path: Pa
     )
 
 
-def test_pictures_that_cannot_be_read_are_told_before_any_work(tmp_path: Path, prompts: Path, cache: Path) -> None:
+def test_pictures_that_cannot_be_read_are_told_before_any_work(tmp_path: Path, train: Train, cache: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     before = sorted(cache.rglob("*"))
     with pytest.raises(FormatError, match=r"a\.png: is no picture that can be read"):
-        run(tmp_path / "out.safetensors", prompts, cache, images=str(tmp_path), seed=1)
+        train(tmp_path / "out.safetensors", images=str(tmp_path), seed=1)
     assert sorted(cache.rglob("*")) == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 @pytest.mark.slow
-def test_pictures_features_and_checkpointing_are_options(tmp_path: Path, prompts: Path, cache: Path) -> None:
+def test_pictures_features_and_checkpointing_are_options(tmp_path: Path, train: Train) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for k, colour in enumerate(["red", "blue"]):
         Image.new("RGB", (40, 30), colour).save(folder / f"{k}.png")
     options: dict[str, Any] = {"images": str(folder), "features": 0.1, "checkpointing": True, "precision": "bf16"}
-    result = run(tmp_path / "out.safetensors", prompts, cache, **options, steps=2)
+    result = train(tmp_path / "out.safetensors", **options, steps=2)
     told = training(result.path)
     assert result.error <= told["started_at"] * 1.0001
     assert told["images"] is True
@@ -338,6 +346,7 @@ def test_a_tenth_of_lycoris_error_is_left_at_its_own_size(tmp_path: Path, cache:
     """The bar of the method, on one style; ``python -m benchmarks.distill_quality`` has them all."""
     from benchmarks.distill_quality import Yardstick
 
+    si_hub.enable()
     yardstick = Yardstick("neon", 50, tmp_path)
     peer = yardstick.extracted("lycoris", 2, tmp_path / "peer.safetensors")
     options = {"steps": 250, "cache": str(cache)}
