@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -22,9 +21,7 @@ from si_hub.cli import main
 from si_hub.distill import distill
 from si_hub.distill.command import _plan
 from si_hub.distill.request import Request
-from si_hub.distill.result import doubts
 from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatError, MissingFile, SiHubError
-from si_hub.report.text import size_bytes, size_text
 from tests.distill.checkpoints import original, shapes_of, write
 from tests.killing import python
 from tests.miniature import BASE, KOHYA_LORA, NEON, copy_base, open_pair
@@ -182,50 +179,9 @@ def test_other_prompts_are_another_plan(tmp_path: Path) -> None:
     assert plan("a fox") != plan("a cat")
 
 
-def test_json_holds_the_result_and_text_says_it(tmp_path: Path) -> None:
-    output = str(tmp_path / "neon.safetensors")
-    command = ["distill", str(BASE), str(NEON), "-o", output, "--method", "svd", "--rank", "2", "--dtype", "fp16"]
-    result = json.loads(CliRunner().invoke(main, [*command, "--json"], catch_exceptions=False).stdout)
-    assert (result["path"], result["method"], result["size"]) == (output, "svd", Path(output).stat().st_size)
-    assert result["ranks"]["2"] == 101
-    text = CliRunner().invoke(main, [*command, "--force"], catch_exceptions=False).stdout
-    assert text.splitlines()[0] == output
-    assert result["identity"] in text
-    words = "text_encoder.text_model.embeddings"
-    assert f"left out: 2 ({words}.position_embedding, {words}.token_embedding): no low-rank pair" in text
-
-
-def test_an_adapter_or_a_branch_no_better_than_the_base_is_doubted() -> None:
-    assert doubts({"error": 1.0328, "branches": {"ink": 0.97, "neon": 0.3}}) == [
-        "the adapter is worse than the base, of whose error it leaves 1.0328: take a larger --size or --rank",
-        "the branch ink is hardly better than the base, of whose error it leaves 0.9700: "
-        "take a larger --size or --rank",
-    ]
-    assert doubts({"error": 0.94}) == doubts({"measure": "of the weights"}) == []
-
-
 def test_the_default_output_lies_beside_the_tuned_model(tmp_path: Path) -> None:
     tuned = shutil.copy(NEON, tmp_path / "neon.safetensors")
     assert distill(BASE, tuned, method="svd", rank=1).path == tmp_path / "neon.styleinject.safetensors"
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("40MB", 40_000_000), ("1.5 GiB", 3 << 29), ("900000", 900_000), ("7k", 7000)]
-)
-def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
-    assert size_bytes(text) == size
-
-
-@pytest.mark.parametrize("size", [812, 23_100, 871_400_000, 6_900_000_000])
-def test_a_printed_size_can_be_given_back(size: int) -> None:
-    assert size_bytes(size_text(size)) == size
-
-
-@pytest.mark.parametrize("text", ["", "MB", "-3MB", "0", "4 parsecs", "1e9"])
-def test_what_is_no_size_is_a_usage_error(text: str) -> None:
-    done = CliRunner().invoke(main, ["distill", str(BASE), str(NEON), "--size", text])
-    assert done.exit_code == 2
-    assert "is no size such as 40MB" in done.stderr
 
 
 def test_interrupted_it_goes_on_with_what_is_finished(tmp_path: Path) -> None:

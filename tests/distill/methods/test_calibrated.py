@@ -109,24 +109,6 @@ def test_the_error_in_the_document_is_what_running_both_pipelines_shows(ink: Dis
     assert [bucket["start"] for bucket in document["by_timestep"]] == [0, 200, 400, 600, 800]
 
 
-def test_the_measure_is_one_for_nothing_and_nothing_for_everything(calibration: Calibration) -> None:
-    assert calibration.measure.of({}).error == pytest.approx(1.0, abs=1e-6)
-    keys = [(change.component, change.module) for change in calibration.pair.changes]
-    whole = {
-        (c.component, c.module): {"weight_delta": c.delta(), "bias_delta": c.bias_delta()}
-        for c in calibration.pair.changes
-    }
-    components = calibration._components([], torch.zeros(0), [])
-    assert components == {}
-    from si_hub.adapter import Component, Layer
-    from si_hub.storage.tensors import Tensor
-
-    for key in keys:
-        leaves = {name: Tensor.from_torch(value) for name, value in whole[key].items() if value is not None}
-        components.setdefault(key[0], Component()).layers[key[1]] = Layer(leaves)
-    assert calibration.measure.of(components).error < 1e-8
-
-
 def test_everything_that_can_be_carried_leaves_little_and_the_slope_says_so(calibration: Calibration) -> None:
     """All pieces, whole norms, biases and embeddings: what is left is what 16 pieces a layer cannot say."""
     columns = list(range(len(calibration.findings.columns)))
@@ -142,17 +124,6 @@ def test_it_leaves_less_than_svd_of_the_same_size(ink: Distil, tmp_path: Path, c
     found = ink(size=plain.size)
     ours, theirs = (calibration.measure.of(read(path).components).error for path in (found.path, plain.path))
     assert ours < 0.6 * theirs
-
-
-def test_a_second_budget_runs_no_pipeline_but_to_measure(ink: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
-    ink("first.safetensors", size=60_000)
-
-    def never(*_: Any) -> None:
-        raise AssertionError("the survey is made again")
-
-    monkeypatch.setattr("si_hub.distill.running.trajectory.trajectories", never)
-    monkeypatch.setattr("si_hub.distill.survey.stages.Survey._backward", never)
-    assert ink("second.safetensors", size=80_000).size > 60_000
 
 
 def test_the_same_call_gives_the_same_bytes_from_the_cache_and_from_nothing(tmp_path: Path) -> None:
@@ -239,16 +210,6 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
     tuned = families.tuned(sdxl_folder / "unet", tmp_path / "unet", ("",))
     with pytest.raises(CannotRun, match="method='svd'"):
         distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
-
-
-def test_every_state_is_one_sample_whatever_the_batches_and_chunks(tmp_path: Path, cache: Path) -> None:
-    """Folds part samples: two states under one number would be fitted to and checked with at once."""
-    tuned = tune_attentions(tmp_path, "ink")
-    few = {**SHORT, "trajectories": 5, "states": 4, "probes": 2, "batch": 2, "held_out": 1, "cache": cache}
-    request = Request.of("calibrated", [tuned], size=10**5, prompts=PROMPTS, options=few)
-    found = Calibration(open_pair(tuned), request).findings
-    assert torch.bincount(found.samples).tolist() == [2] * 20
-    assert len(torch.unique(found.target)) == 40
 
 
 def test_every_part_is_carried_as_much_as_its_coefficient_says(calibration: Calibration) -> None:

@@ -16,14 +16,12 @@ from si_hub import format as file_format
 from si_hub.cli import main
 from si_hub.distill import Distilled, distill, match, open_model
 from si_hub.distill.budget.spend import refit, scores, spend
-from si_hub.distill.methods.branches import Mixed, standing_of
+from si_hub.distill.methods.branches import standing_of
 from si_hub.distill.methods.several import Teachers
 from si_hub.distill.request import Request
-from si_hub.distill.running.states import States
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.curvature import Curvature
 from si_hub.distill.survey.stages import values_of
-from si_hub.distill.training.lessons import Lessons
 from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
 from si_hub.pipelines import loading
@@ -264,15 +262,3 @@ def test_sharing_takes_several_models(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["distill", str(BASE), str(NEON), "--sharing"])
     assert result.exit_code == 2
     assert "sharing takes two tuned models or more" in result.output
-
-
-def test_a_mixed_batch_can_be_cut_anywhere() -> None:
-    def lessons(first: int) -> Lessons:
-        rows = torch.arange(first, first + 3).float()
-        return Lessons(States({"sample": rows}, {}, (None,) * 3, rows, rows), rows)
-
-    batch = Mixed(
-        [lessons(0), lessons(10)], tuple((branch, row) for branch in (0, 1) for row in range(3)), routed=False
-    )
-    cut = {branch: found.target.tolist() for branch, found in batch[2:5].by_branch().items()}
-    assert cut == {0: [2.0], 1: [10.0, 11.0]}

@@ -5,30 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
 import si_hub
 from si_hub import format as file_format
-from si_hub.adapter import Component, Layer
 from si_hub.distill import Distilled, distill
-from si_hub.distill.methods.svd import compute, plan_of
-from si_hub.distill.pair.matching import Pair, match_all
-from si_hub.distill.running.features import Features, blocks, record
-from si_hub.distill.running.runner import Runner
-from si_hub.distill.running.student import Student
-from si_hub.distill.running.trajectory import pick, trajectories
-from si_hub.distill.training.options import accelerator_of, keep_accelerate
-from si_hub.distill.training.pictures import Pictures, add_noise, caption, check_pictures, encode_picture, some_pictures
-from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
+from si_hub.errors import FormatError
 from si_hub.storage.header import read_safetensors
 from tests.miniature import BASE, NEON, tune_attentions, write_prompts
 
@@ -48,33 +36,6 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("surveys")
-
-
-@pytest.fixture(scope="session")
-def pair() -> Pair:
-    return match_all(BASE, [NEON])[0]
-
-
-@pytest.fixture(scope="module")
-def runner(pair: Pair) -> Runner:
-    return Runner(pair)
-
-
-def components(pair: Pair, rank: int = 2) -> dict[str, Component]:
-    """A plain low-rank adapter of the pair."""
-    found: dict[str, Component] = {}
-    for change in pair.changes:
-        leaves, _ = compute(plan_of(change, rank), "F32", 0, torch.device("cpu"))
-        if leaves:
-            found.setdefault(change.component, Component()).layers[change.module] = Layer(leaves)
-    return found
-
-
-def states(runner: Runner, count: int = 3) -> Any:
-    runner.mix(1.0)
-    steps = trajectories(runner, ["a small red star, on sand"], [0], 4)
-    runner.mix(0.0)
-    return pick(steps, count, 0.0, [0])
 
 
 @pytest.fixture(scope="session")
@@ -158,164 +119,6 @@ def test_pictures_features_and_checkpointing_are_options(tmp_path: Path, train: 
 
 
 # Parts.
-
-
-def test_a_student_goes_in_learns_in_float32_and_comes_out_without_a_trace(runner: Runner, pair: Pair) -> None:
-    some = states(runner)
-    with torch.no_grad():
-        base = runner(some)
-        runner.mix(1.0)
-        tuned = runner(some)
-        student = Student(runner, components(pair))
-        acting = runner(some)
-        with student.away(runner):
-            assert torch.equal(runner(some), tuned)
-        assert torch.equal(runner(some), acting)
-    assert not torch.equal(acting, base)
-    assert student.leaves
-    assert all(leaf.requires_grad and leaf.dtype == torch.float32 for leaf in student.leaves.values())
-    (runner(some) - tuned).square().mean().backward()  # type: ignore[no-untyped-call]
-    assert all(leaf.grad is not None for leaf in student.leaves.values())
-    assert not any(p.grad is not None for p in pair_parameters(runner, student))
-    student.leave()
-    with torch.no_grad():
-        assert torch.equal(runner(some), base)
-
-
-def pair_parameters(runner: Runner, student: Student) -> list[torch.nn.Parameter]:
-    own = {id(leaf) for leaf in student.leaves.values()}
-    models = (runner.pipeline.unet, runner.pipeline.text_encoder)
-    return [p for model in models for p in model.parameters() if id(p) not in own]
-
-
-def test_a_students_layers_are_those_it_was_made_of(runner: Runner, pair: Pair) -> None:
-    given = components(pair)
-    student = Student(runner, given)
-    found, halves = student.components("F32"), student.components("F16")
-    student.leave()
-    for name, component in given.items():
-        assert found[name].layers.keys() == component.layers.keys()
-        for module, layer in component.layers.items():
-            for leaf, tensor in layer.tensors.items():
-                values = found[name].layers[module].tensors[leaf].torch()
-                assert torch.equal(values.flatten(), tensor.torch().flatten()), (module, leaf)
-                assert halves[name].layers[module].tensors[leaf].dtype == "F16"
-
-
-def test_features_are_those_of_every_block_and_tell_base_from_tuned(runner: Runner, pair: Pair) -> None:
-    some = states(runner)
-    names = {id(module): name for name, module in runner.denoiser.named_modules()}
-    assert [names[id(block)] for block in blocks(runner.denoiser)] == [
-        "down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1", "mid_block",
-    ]  # fmt: skip
-    with record(runner.denoiser) as found:
-        runner(some)
-    assert len(found) == 5
-    assert not runner.denoiser.mid_block._forward_hooks  # type: ignore[union-attr]
-    features = Features(pair, runner, weight=0.5)
-    with torch.no_grad():
-        predicted, error = features.compare(runner, some)
-        assert torch.equal(predicted, runner(some))
-        runner.mix(1.0)
-        _, none = features.compare(runner, some)
-        runner.mix(0.0)
-    assert float(error) > 0
-    assert float(none) == 0
-
-
-@pytest.mark.parametrize("time", [0, 400, 999])
-def test_pictures_are_noised_as_the_scheduler_does_it(runner: Runner, time: int) -> None:
-    scheduler = runner.pipeline.scheduler
-    latents, noise = torch.randn(2, 8, 8, 8), torch.randn(2, 8, 8, 8)
-    wanted = scheduler.add_noise(latents, noise, torch.tensor([time, time]))
-    found = add_noise(scheduler, latents, noise, torch.tensor([float(time)] * 2))
-    torch.testing.assert_close(found, wanted)
-
-
-def test_pictures_of_flow_matching_models_are_noised_along_a_line() -> None:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    latents, noise = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
-    time = scheduler.timesteps[300:301]
-    torch.testing.assert_close(add_noise(scheduler, latents, noise, time), scheduler.scale_noise(latents, time, noise))
-
-
-def test_lessons_of_pictures_are_what_the_tuned_model_sees_in_them(runner: Runner, tmp_path: Path) -> None:
-    Image.new("RGB", (64, 48), "green").save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text("a small green star, on sand\n")
-    pictures = Pictures.of(runner, tmp_path, batch=32, seed=0)
-    assert pictures.captions == ("a small green star, on sand",)
-    assert pictures.latents.shape == (1, 8, 8, 8)
-    runner.mix(1.0)
-    lessons = pictures(3)
-    with torch.no_grad():
-        torch.testing.assert_close(runner(lessons.states[5:9]), lessons.target[5:9])
-    assert torch.equal(pictures(3).target, lessons.target)
-    assert not torch.equal(pictures(4).target, lessons.target)
-    runner.mix(0.0)
-    assert set(lessons.states.prompts) == {None, "a small green star, on sand"}
-    assert torch.equal(lessons.states.inputs["timestep"].float() / 1000, lessons.states.place)
-
-
-def test_a_folder_without_pictures_is_told(runner: Runner, tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="no folder with pictures"):
-        Pictures.of(runner, tmp_path, batch=1, seed=0)
-    assert caption(tmp_path / "nothing.png") is None
-
-
-def test_latents_that_are_packed_are_refused(runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    step = states(runner)
-    packed = replace(step, inputs={**step.inputs, "sample": step.inputs["sample"].flatten(2)})
-    monkeypatch.setattr("si_hub.distill.running.trajectory.trajectories", lambda *_: [packed])
-    with pytest.raises(CannotRun, match="packs its latents"):
-        Pictures.of(runner, tmp_path, batch=1, seed=0)
-
-
-def test_pictures_of_every_kind_and_size_are_encoded_alike(runner: Runner, tmp_path: Path) -> None:
-    """Turned as their maker held the camera; a picture of one colour is that colour in any mode and size."""
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "plain.png")
-    Image.new("RGBA", (33, 71), (255, 0, 0, 255)).save(tmp_path / "alpha.png")
-    Image.new("P", (300, 1), 0).save(tmp_path / "black.bmp")
-    halves = Image.new("RGB", (64, 64), "red")
-    halves.paste("blue", (0, 0, 64, 32))
-    halves.save(tmp_path / "upright.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Turn by a quarter, clockwise.
-    halves.rotate(90).save(tmp_path / "turned.png", exif=exif)
-    found = {file.stem: encode_picture(runner, file, 32, 32) for file in some_pictures(tmp_path)}
-    assert all(latents.shape == (1, 8, 8, 8) for latents in found.values())
-    torch.testing.assert_close(found["alpha"], found["plain"])
-    torch.testing.assert_close(found["turned"], found["upright"])
-    assert not torch.allclose(found["black"], found["plain"], atol=0.1)
-
-
-@pytest.mark.parametrize("length", [0, 40, 1000])
-def test_a_picture_that_ends_early_is_told(runner: Runner, tmp_path: Path, length: int) -> None:
-    file = tmp_path / "a.png"
-    Image.effect_noise((64, 64), 50).save(file)
-    file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(FormatError, match=r"a\.png: is no picture that can be read"):
-        encode_picture(runner, file, 64, 64)
-
-
-def test_a_caption_that_is_no_text_is_told(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(NotUtf8, match=r"a\.txt: is no UTF-8 text"):
-        check_pictures(tmp_path)
-
-
-@pytest.mark.parametrize("own", [None, "bf16"])
-def test_the_precision_of_ones_own_accelerator_is_left_alone(own: str | None) -> None:
-    AcceleratorState._reset_state()
-    mine = Accelerator(cpu=True, mixed_precision=own) if own else None
-    with keep_accelerate():
-        assert accelerator_of("fp16").mixed_precision == "fp16"
-    assert AcceleratorState._shared_state.get("_mixed_precision") == own
-    assert mine is None or mine.mixed_precision == own
-    AcceleratorState._reset_state()
 
 
 # Long ones.
