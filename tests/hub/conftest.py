@@ -47,6 +47,16 @@ def client(hub: LoopbackHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 @pytest.fixture
+def style(client: LoopbackHub, waits: list[float]) -> LoopbackHub:
+    """user/style: an adapter, a card, a picture, and what is never fetched; tagged v1."""
+    from tests.hub.pull.world import FILES, STYLE, UNSAFE
+
+    client.repo(STYLE).commit({**FILES, **UNSAFE})
+    client.repo(STYLE).tag("v1")
+    return client
+
+
+@pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Nobody in this process sleeps: the seconds that were asked for, in their order."""
     asked: list[float] = []

@@ -18,11 +18,10 @@ from click.testing import CliRunner
 from si_hub.cli import main
 from tests.hub.conftest import RunClient
 from tests.hub.loopback import LoopbackHub, faults
-from tests.hub.pull.world import FILES, STYLE, UNSAFE, kohya, tree
+from tests.hub.pull.world import EXPECTED, FILES, STYLE, UNSAFE, kohya, tree
 from tests.killing import Command, python
 
 CLI = ("-m", "si_hub.cli")
-EXPECTED = {name: data if isinstance(data, bytes) else data.encode() for name, data in FILES.items()}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from si_hub.errors import SiHubError
 from si_hub.hub.pull import pull
 from si_hub.hub.pull.fetching import fetch_adapter
 from tests.hub.loopback import LoopbackHub, faults
-from tests.hub.pull.world import FILES, STYLE, UNSAFE, tree
+from tests.hub.pull.world import EXPECTED, FILES, STYLE, UNSAFE, tree
 
 KINDS = {
     **faults.KINDS,
@@ -24,7 +24,6 @@ KINDS = {
     "more": faults.body(bytes(3_000_000)),
     "no JSON": faults.body(b"<html>"),
 }
-EXPECTED = {name: data if isinstance(data, bytes) else data.encode() for name, data in FILES.items()}
 
 Fetch = Callable[[Path], Path]
 

@@ -11,25 +11,15 @@ import pytest
 
 from si_hub import conversion
 from si_hub.errors import (
-    FormatError,
     HeaderTooLarge,
-    MissingEntry,
-    MissingRepository,
     SiHubError,
     TruncatedFile,
     UnsupportedFamily,
 )
 from si_hub.format import read
-from si_hub.hub.pull import pull
 from si_hub.inspection import Inspection, inspect
 from tests.hub.loopback import LoopbackHub, faults
-from tests.hub.pull.world import FILES, OURS, STYLE, UNSAFE, kohya, peft
-
-
-@pytest.fixture
-def style(client: LoopbackHub, waits: list[float]) -> LoopbackHub:
-    client.repo(STYLE).commit({**FILES, **UNSAFE})
-    return client
+from tests.hub.pull.world import OURS, STYLE, kohya, peft
 
 
 def one(reference: str, **options: Any) -> Inspection:
@@ -141,38 +131,6 @@ def test_a_fault_at_any_request_is_survived_or_said(fault: str, style: LoopbackH
         style.clear_faults()
 
 
-def test_what_the_cache_has_is_read_there(style: LoopbackHub) -> None:
-    pull(STYLE)
-    style.log.clear()
-    assert one(STYLE).kind == "styleinject"
-    assert len(style.log) == 1
-
-
-def test_every_file_at_the_top_is_listed(client: LoopbackHub) -> None:
-    client.repo(STYLE).commit({"a.safetensors": OURS, "b.safetensors": kohya(), "c/d.safetensors": OURS})
-    found = inspect(STYLE)
-    assert isinstance(found, list)
-    assert [(item.path.name, item.kind) for item in found] == [
-        ("a.safetensors", "styleinject"), ("b.safetensors", "adapter"),
-    ]  # fmt: skip
-
-
-def test_a_peft_adapter_is_read_with_its_configuration(client: LoopbackHub, home: Path) -> None:
-    client.repo("user/peft").commit(peft())
-    found = one("user/peft", base="sd15")
-    assert (found.family, found.parts["unet"].alphas) == ("lora", {"8": 1})
-    assert not list(home.rglob("adapter_model.safetensors"))
-
-
-def test_a_broken_header_is_the_repository_s(client: LoopbackHub) -> None:
-    client.repo(STYLE).commit({"a.safetensors": b"nonsense" * 10})
-    with pytest.raises(FormatError, match=rf"{STYLE}@[0-9a-f]{{40}}/a\.safetensors: "):
-        inspect(STYLE)
-    client.repo("user/none").commit({"model.bin": b"x"})
-    with pytest.raises(MissingEntry, match="holds no safetensors file"):
-        inspect("user/none")
-
-
 def test_what_cannot_be_converted_is_a_problem_of_the_repository_s_file(client: LoopbackHub) -> None:
     client.repo(STYLE).commit({"a.safetensors": kohya().replace(b"lora_unet_down", b"lora_unet_dawn")})
     assert str(one(STYLE).problem["file"]).startswith(f"{STYLE}@")
@@ -186,14 +144,6 @@ def test_a_path_comes_before_a_repository(style: LoopbackHub, tmp_path: Path, mo
     assert isinstance(found, list)
     assert found[0].family == "lora"
     assert len(style.log) == 0
-
-
-def test_a_private_repository_needs_its_token(style: LoopbackHub) -> None:
-    style.repo("user/secret", private=True).commit(FILES)
-    with pytest.raises(MissingRepository):
-        inspect("user/secret")
-    assert one("user/secret", token=style.token("reader")).kind == "styleinject"
-    assert all("authorization" not in entry.headers for entry in style.log if entry.server == "files")
 
 
 # Converting a repository.

@@ -9,9 +9,8 @@ import pytest
 from si_hub.errors import ChecksumError
 from si_hub.hub.pull import pull, transfer
 from tests.hub.loopback import LoopbackHub, faults
-from tests.hub.pull.world import FILES, OURS, STYLE, tree
+from tests.hub.pull.world import EXPECTED, FILES, OURS, STYLE, tree
 
-EXPECTED = {name: data if isinstance(data, bytes) else data.encode() for name, data in FILES.items()}
 OFFER = {"X_Xet_Hash": "0" * 64}
 #: Where huggingface_hub asks for access to xet: an address of the Hub that says no.
 ROUTE = {"X_Xet_Refresh_Route": "{}/api/models/user/style/xet-read-token/main"}

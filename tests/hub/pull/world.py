@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import save
 
+from tests.hub.loopback import LoopbackHub, faults
 from tests.places import GOLDEN
 
 STYLE = "user/style"
@@ -34,6 +36,8 @@ UNSAFE: dict[str, bytes | str] = {
     "weights.gguf": b"GGUF",
 }
 STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+#: `FILES` as they lie on the disk.
+EXPECTED = {name: data if isinstance(data, bytes) else data.encode() for name, data in FILES.items()}
 
 
 def kohya(alpha: float = 2.0, wide: int = 4) -> bytes:
@@ -63,3 +67,15 @@ def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path there; what pulling itself keeps in folders of that name is not one."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return {name: data for name, data in found.items() if not name.startswith(".cache/")}
+
+
+def fetched(hub: LoopbackHub) -> list[str]:
+    """Files of the repository that were asked for, in order of their names; the log starts anew."""
+    names = sorted(re.sub(r".*/resolve/[^/]+/", "", e.path) for e in hub.log if "/resolve/" in e.path)
+    hub.log.clear()
+    return names
+
+
+def edit_listing(hub: LoopbackHub, **changes: Any) -> None:
+    """The listing as a strange Hub would give it."""
+    hub.fault(faults.edited(lambda info: info | changes), on="GET /api/models/", times=None)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +15,9 @@ from click.testing import CliRunner
 from si_hub.cli import main
 from si_hub.errors import (
     AuthError,
-    BadListing,
     CardError,
     ChecksumError,
     ConflictError,
-    FileAccessError,
     MissingRepository,
     NetworkError,
     UsageError,
@@ -29,41 +25,14 @@ from si_hub.errors import (
 from si_hub.hub.pull.pulling import pull
 from si_hub.hub.push.content import digest_bytes
 from si_hub.hub.push.pushing import MESSAGE, push
-from si_hub.hub.push.result import Pushed
-from tests.hub.loopback import faults
+from tests.hub.push.conftest import PNG, Push
 from tests.places import GOLDEN
 
 if TYPE_CHECKING:
     from tests.hub.loopback import LoopbackHub
 
-PNG = b"\x89PNG\r\n\x1a\n and so on"
 STYLE = "user/style"
 OURS = ["README.md", "config.json", "samples/1.png", "styleinject.safetensors"]
-Push = Callable[..., Pushed]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """One adapter, ``ink.safetensors``, and a picture."""
-    place = tmp_path / "ink"
-    (place / "samples").mkdir(parents=True)
-    shutil.copy(GOLDEN / "one_branch.safetensors", place / "ink.safetensors")
-    (place / "samples" / "1.png").write_bytes(PNG)
-    return place
-
-
-@pytest.fixture
-def send(client: LoopbackHub, folder: Path, waits: list[float]) -> Push:
-    """``push(folder, …)`` as the writer; the adapter's file is what it was."""
-
-    def run(repo_id: str | None = None, *, token: str = "writer", path: Path = folder, **options: Any) -> Pushed:
-        before = (folder / "ink.safetensors").read_bytes()
-        try:
-            return push(path, repo_id, token=client.token(token), bars=False, **options)
-        finally:
-            assert (folder / "ink.safetensors").read_bytes() == before
-
-    return run
 
 
 def retrain(folder: Path, name: str = "three_branches") -> bytes:
@@ -138,15 +107,6 @@ def test_without_a_name_the_first_time_nothing_is_asked(send: Push, client: Loop
     assert len(client.log) == 0
 
 
-def test_a_bare_name_is_the_users_own(send: Push, client: LoopbackHub) -> None:
-    assert send("style").repo_id == STYLE
-    assert client.repositories == [STYLE]
-
-
-def test_an_organisation_is_pushed_to(send: Push, client: LoopbackHub) -> None:
-    assert send("guild/style").commit == client.repo("guild/style").head()
-
-
 def test_the_users_card_is_renewed_in_the_repository_and_left_alone_here(
     send: Push, client: LoopbackHub, folder: Path
 ) -> None:
@@ -217,25 +177,6 @@ def test_files_that_are_gone_here_stay_there(send: Push, client: LoopbackHub, fo
     assert "Gallery" not in client.repo(STYLE).files()["README.md"].decode()
 
 
-def test_a_branch_is_made_and_pushed_to(send: Push, client: LoopbackHub, folder: Path) -> None:
-    send(STYLE)
-    main_head = client.repo(STYLE).head()
-    raw = retrain(folder)
-    result = send(revision="dev")
-    repo = client.repo(STYLE)
-    assert repo.head() == main_head
-    assert repo.commits("dev") == [result.commit, *repo.commits("main")]
-    assert repo.files("dev")["styleinject.safetensors"] == raw
-    assert result.load.endswith('revision="dev")')
-    assert send(revision="dev").changed is False
-
-
-def test_a_branch_may_have_a_slash(send: Push, client: LoopbackHub) -> None:
-    result = send(STYLE, revision="feature/ink")
-    assert client.repo(STYLE).head("feature/ink") == result.commit
-    assert send(revision="feature/ink").changed is False
-
-
 def test_offline_is_said_and_nothing_is_asked(send: Push, client: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import close_session, constants
 
@@ -252,50 +193,6 @@ def test_a_hub_that_is_not_there_is_said(folder: Path, waits: list[float]) -> No
     assert len(waits) == 5
 
 
-def test_a_new_repository_with_a_branch_has_both(send: Push, client: LoopbackHub) -> None:
-    result = send(STYLE, revision="dev")
-    repo = client.repo(STYLE)
-    assert (repo.head("dev"), repo.files("main")) == (result.commit, {})
-
-
-@pytest.mark.parametrize("revision", ["v1", "0123456789abcdef0123456789abcdef01234567", "refs/pr/9"])
-def test_only_a_branch_can_be_pushed_to(send: Push, client: LoopbackHub, revision: str) -> None:
-    send(STYLE)
-    client.repo(STYLE).tag("v1")
-    with pytest.raises(UsageError, match="no branch"):
-        send(revision=revision)
-
-
-def test_a_tag_names_the_commit_and_never_moves(send: Push, client: LoopbackHub, folder: Path) -> None:
-    first = send(STYLE, tag="v1")
-    assert client.repo(STYLE).tags == {"v1": first.commit}
-    assert first.load.endswith('revision="v1")')
-    assert send(tag="v1").changed is False
-    assert send(tag="v1-again").tag == "v1-again"
-    retrain(folder)
-    client.log.clear()
-    with pytest.raises(ConflictError, match=r"v1: the tag names another commit"):
-        send(tag="v1")
-    assert asked(client) == []
-    assert send(tag="v2").commit == client.repo(STYLE).tags["v2"]
-
-
-def test_a_pull_request_leaves_main_and_is_not_opened_twice(send: Push, client: LoopbackHub, folder: Path) -> None:
-    send(STYLE)
-    head = client.repo(STYLE).head()
-    raw = retrain(folder)
-    result = send(create_pr=True)
-    repo = client.repo(STYLE)
-    assert repo.head() == head
-    assert repo.pulls == {"refs/pr/1": result.commit}
-    assert repo.files("refs/pr/1")["styleinject.safetensors"] == raw
-    assert result.pull_request == f"{client.url}/{STYLE}/discussions/1"
-    again = send(create_pr=True)
-    assert (again.changed, again.branch) == (False, "refs/pr/1")
-    assert list(repo.pulls) == ["refs/pr/1"]
-    assert send(create_pr=True, force=True).branch == "refs/pr/2"
-
-
 def test_a_stranger_may_propose_and_not_push(send: Push, client: LoopbackHub, folder: Path) -> None:
     send(STYLE)
     retrain(folder)
@@ -304,29 +201,6 @@ def test_a_stranger_may_propose_and_not_push(send: Push, client: LoopbackHub, fo
         send(token="other", force=True)
     assert asked(client) == []
     assert send(token="other", create_pr=True).branch == "refs/pr/1"
-
-
-def test_a_pull_request_is_pushed_to_by_its_name(send: Push, client: LoopbackHub, folder: Path) -> None:
-    send(STYLE)
-    retrain(folder)
-    send(create_pr=True)
-    raw = retrain(folder, "kron")
-    send(revision="refs/pr/1", force=True)
-    assert client.repo(STYLE).files("refs/pr/1")["styleinject.safetensors"] == raw
-
-
-def test_a_new_repository_is_private_where_asked_for_and_a_public_one_refused(
-    send: Push, client: LoopbackHub, folder: Path
-) -> None:
-    send(STYLE, private=True)
-    assert client.repo(STYLE).state.private
-    retrain(folder)
-    assert send(private=True).changed
-    client.repo("user/open")
-    client.log.clear()
-    with pytest.raises(UsageError, match="is public"):
-        send("user/open", private=True)
-    assert asked(client) == []
 
 
 def test_a_dry_run_only_asks_and_shows_the_card(send: Push, client: LoopbackHub, folder: Path) -> None:
@@ -345,36 +219,6 @@ def test_a_dry_run_only_asks_and_shows_the_card(send: Push, client: LoopbackHub,
     assert asked(client) == ["POST /api/validate-yaml"]
     assert "-base_model: runwayml/stable-diffusion-v1-5" in result.card_diff
     assert sorted(result.sent) == ["README.md", "config.json", "styleinject.safetensors"]
-
-
-@pytest.mark.parametrize("token", ["reader", "powerless", "other", "visitor", "revoked"])
-def test_who_may_not_write_is_told_before_a_byte_is_sent(send: Push, client: LoopbackHub, token: str) -> None:
-    before = client.repo(STYLE).head()
-    client.log.clear()
-    with pytest.raises(AuthError):
-        send(STYLE, token=token)
-    assert asked(client) == []
-    assert client.repo(STYLE).head() == before
-
-
-@pytest.mark.parametrize("token", ["reader", "powerless", "other", "revoked"])
-def test_who_may_not_make_a_repository_sends_nothing(send: Push, client: LoopbackHub, token: str) -> None:
-    with pytest.raises(AuthError):
-        send(STYLE, token=token)
-    assert client.repositories == []
-    assert set(asked(client)) <= {"POST /api/repos/create"}
-
-
-def test_a_token_that_may_only_read_is_told_before_anything_is_tried(send: Push, client: LoopbackHub) -> None:
-    with pytest.raises(AuthError, match="may only read"):
-        send(STYLE, token="reader")
-    assert asked(client) == []
-
-
-def test_no_token_is_an_error_that_says_how_to_get_one(client: LoopbackHub, folder: Path) -> None:
-    with pytest.raises(AuthError, match="hf auth login"):
-        push(folder, STYLE)
-    assert asked(client) == []
 
 
 def test_a_private_repository_of_others_looks_as_if_it_were_not_there(send: Push, client: LoopbackHub) -> None:
@@ -424,31 +268,6 @@ def test_options_that_make_no_sense_are_refused(send: Push, client: LoopbackHub,
     assert len(client.log) == 0
 
 
-def test_a_branch_that_moved_is_left_as_it_is_and_force_goes_on_top(
-    send: Push, client: LoopbackHub, folder: Path
-) -> None:
-    send(STYLE)
-    theirs = client.repo(STYLE).commit({"notes.txt": "theirs"})
-    raw = retrain(folder)
-    with pytest.raises(
-        ConflictError,
-        match=rf"user/style: main: .*found {theirs}.*si_hub\.pull\('user/style', local_dir=FOLDER\).*force=True",
-    ):
-        send()
-    assert client.repo(STYLE).head() == theirs
-    result = send(force=True)
-    assert client.repo(STYLE).commits()[:2] == [result.commit, theirs]
-    assert client.repo(STYLE).files()["notes.txt"] == b"theirs"
-    assert client.repo(STYLE).files()["styleinject.safetensors"] == raw
-
-
-def test_a_branch_that_moved_to_the_same_content_is_no_conflict(send: Push, client: LoopbackHub) -> None:
-    send(STYLE)
-    theirs = client.repo(STYLE).commit({"notes.txt": "theirs"})
-    assert send().commit == theirs
-    assert send().changed is False
-
-
 def test_a_push_that_died_after_its_commit_knows_its_own_work(send: Push, client: LoopbackHub, folder: Path) -> None:
     send(STYLE)
     before = (folder / ".si-hub.json").read_text()
@@ -476,35 +295,6 @@ def test_a_push_that_died_before_its_commit_takes_nobody_elses_for_its_own(
         send()
 
 
-def test_metadata_that_the_hub_refuses_are_an_error_of_the_card(send: Push, client: LoopbackHub, folder: Path) -> None:
-    (folder / "README.md").write_text("---\nlicense: my-own\n---\n")
-    words = json.dumps({"errors": [{"message": f"license must be one of these, {client.token()}"}], "warnings": []})
-    refusal = replace(faults.status(400), change=lambda answer: replace(answer, body=words.encode()))
-    met = client.fault(refusal, on="validate-yaml", times=None)
-    with pytest.raises(CardError, match=r"README\.md: the Hub does not take.*license must be one of these") as raised:
-        send(STYLE)
-    assert met.met == 1
-    assert client.token() not in str(raised.value)
-    assert raised.value.__context__ is None
-    assert client.repo(STYLE).files() == {}
-
-
-def test_an_answer_that_names_another_commit_is_not_believed(send: Push, client: LoopbackHub) -> None:
-    first = client.repo(STYLE).head()
-    client.fault(faults.edited(lambda answer: answer | {"commitOid": first}), on="POST .*/commit/")
-    assert send(STYLE).commit == client.repo(STYLE).head() != first
-
-
-def test_files_that_the_hub_keeps_out_of_the_commit_are_an_error(send: Push, client: LoopbackHub) -> None:
-    def ignoring(answer: Any) -> Any:
-        return {"files": [file | {"shouldIgnore": file["path"] == "config.json"} for file in answer["files"]]}
-
-    client.repo(STYLE).commit({".gitignore": "config.json"})
-    client.fault(faults.edited(ignoring), on="/preupload/")
-    with pytest.raises(ChecksumError, match=r"other files than were sent.*\.gitignore"):
-        send(STYLE)
-
-
 def test_a_pulled_folder_is_pushed_from_without_a_name(
     send: Push, client: LoopbackHub, folder: Path, tmp_path: Path
 ) -> None:
@@ -528,20 +318,6 @@ def test_a_pulled_folder_has_not_seen_what_came_later(send: Push, client: Loopba
     client.repo(STYLE).commit({"styleinject.safetensors": b"theirs"})
     with pytest.raises(ConflictError, match="has not seen it yet"):
         send(path=tmp_path / "pulled")
-
-
-def test_what_a_server_calls_its_own_is_no_name_of_a_file_here(send: Push, client: LoopbackHub) -> None:
-    client.repo(STYLE)
-    client.fault(
-        faults.edited(lambda refs: refs | {"branches": [{"name": "main", "ref": "x", "targetCommit": "../../x"}]}),
-        on="/refs",
-    )
-    with pytest.raises(BadListing, match="40 hex digits"):
-        send(STYLE)
-    client.fault(faults.edited(lambda me: me | {"name": "../other"}), on="/whoami")
-    with pytest.raises(BadListing, match=r"style: the user's name is none \(found \.\./other\)"):
-        send("style")
-    assert asked(client) == []
 
 
 # The command.
@@ -632,24 +408,3 @@ def test_the_terminal_sees_no_control_characters_of_a_card(run: Callable[..., An
     text = run("user/style", "--dry-run").stdout
     assert "red" in text
     assert "\x1b" not in text
-
-
-def test_an_upload_in_parts_is_whole(send: Push, client: LoopbackHub, folder: Path) -> None:
-    client.service.chunk_size = 1000
-    send(STYLE)
-    assert client.repo(STYLE).files()["styleinject.safetensors"] == (folder / "ink.safetensors").read_bytes()
-    assert len(client.log.matching(r"files PUT")) > 3
-
-
-def test_a_file_that_changes_meanwhile_is_not_sent(client: LoopbackHub, folder: Path) -> None:
-    client.repo(STYLE)
-
-    def retrained(me: object) -> object:
-        os.utime(folder / "ink.safetensors", ns=(1, 1))
-        return me
-
-    touched = client.fault(faults.edited(retrained), on="/api/whoami")
-    with pytest.raises(FileAccessError, match="was changed while it was being pushed"):
-        push(folder, STYLE, token=client.token())
-    assert touched.met == 1
-    assert asked(client) == []
