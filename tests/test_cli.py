@@ -17,35 +17,14 @@ from safetensors.numpy import load_file, save_file
 
 from si_hub import __version__
 from si_hub.cli import main
+from tests.commands import STEMS, run, write_kohya
 from tests.killing import python
 from tests.sparse import write_zeros
-
-STEMS = {
-    "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q": (320, 320),
-    "lora_unet_up_blocks_3_attentions_2_transformer_blocks_0_attn2_to_k": (320, 768),
-    "lora_te_text_model_encoder_layers_11_mlp_fc1": (3072, 768),
-}
 
 
 @pytest.fixture
 def lora(tmp_path: Path) -> Path:
-    """A kohya LoRA of Stable Diffusion 1.5: three modules, rank 4, alpha 2."""
-    random = np.random.default_rng(5)
-    tensors = {}
-    for stem, (out, wide) in STEMS.items():
-        tensors[f"{stem}.lora_down.weight"] = random.standard_normal((4, wide)).astype(np.float16)
-        tensors[f"{stem}.lora_up.weight"] = random.standard_normal((out, 4)).astype(np.float16)
-        tensors[f"{stem}.alpha"] = np.array(2, np.float16)
-    file = tmp_path / "style.safetensors"
-    save_file(tensors, file, metadata={"ss_output_name": "my style", "ss_network_module": "networks.lora"})
-    return file
-
-
-def run(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
-    return result.stdout
+    return write_kohya(tmp_path / "style.safetensors")
 
 
 def test_convert_writes_beside_the_source_and_says_what_it_did(lora: Path) -> None:
@@ -99,84 +78,6 @@ def test_two_processes_write_the_same_bytes(lora: Path, tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
-def test_inspect_describes_a_foreign_file(lora: Path) -> None:
-    text = run("inspect", lora)
-    for words in ("adapter", "sd15", "unet", "2 modules, rank 4, alpha 2", "ss_output_name = my style"):
-        assert words in text
-
-
-def test_inspect_reads_a_header_once_and_imports_neither_torch_nor_numpy(lora: Path) -> None:
-    """All of a file's header is in the first read: what follows are the three alphas."""
-    script = (
-        "import os, sys; reads = []; pread = os.pread; os.pread = lambda *a: reads.append(a[1]) or pread(*a); "
-        "from si_hub.inspection import inspect; inspect(sys.argv[1]).as_text(); "
-        "print(sorted(reads)[:3], len(reads), *{'torch', 'numpy', 'jsonschema'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(lora)], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "[2, 2, 2] 4"
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [("model.diffusion_model.out.2.weight", "a full checkpoint"), ("control_model.x.weight", "a ControlNet"),
-     ("bundle_emb.ink.string_to_param.*", "a textual inversion alone"), ("conv.rezero", "unknown")],
-)  # fmt: skip
-def test_inspect_says_what_a_file_is_that_is_no_adapter(name: str, kind: str, tmp_path: Path) -> None:
-    save_file({name: np.ones((4, 4), np.float16)}, tmp_path / "a.safetensors")
-    answer = json.loads(run("inspect", tmp_path / "a.safetensors", "--json"))
-    assert answer["kind"] == kind
-    assert answer["problem"]["key"] == name
-
-
-def test_inspect_shows_people_some_of_much_metadata_and_scripts_all(lora: Path) -> None:
-    save_file(load_file(lora), lora, metadata={f"key{number:04}": "v" for number in range(500)})
-    lines = run("inspect", lora).splitlines()
-    assert sum(" = v" in line for line in lines) == 80
-    assert lines[-1].strip() == "... and 420 more, shown by --json"
-    assert len(json.loads(run("inspect", lora, "--json"))["metadata"]) == 500
-
-
-def test_inspect_describes_a_converted_file(lora: Path) -> None:
-    run("convert", lora)
-    answer = json.loads(run("inspect", lora.with_name("style.styleinject.safetensors"), "--json"))
-    assert answer["kind"] == "styleinject"
-    assert answer["components"]["text_encoder"]["modules"] == 1
-    assert answer["document"]["title"] == "my style"
-
-
-def test_inspect_lists_every_file_of_a_folder_and_names_the_broken_one(lora: Path) -> None:
-    lora.with_name("broken.safetensors").write_bytes(b"")
-    answer = {Path(item["path"]).name: item for item in json.loads(run("inspect", lora.parent, "--json"))}
-    assert answer["style.safetensors"]["kind"] == "adapter"
-    assert answer["broken.safetensors"]["kind"] == "unreadable"
-    assert "empty" in answer["broken.safetensors"]["problem"]["problem"]
-
-
-def test_inspect_says_what_a_conversion_would_drop_and_why(lora: Path) -> None:
-    tensors = load_file(lora)
-    tensors["lora_unet_no_such_module.lora_down.weight"] = np.ones((4, 8), np.float16)
-    tensors["lora_unet_no_such_module.lora_up.weight"] = np.ones((8, 4), np.float16)
-    save_file(tensors, lora)
-    answer = json.loads(run("inspect", lora, "--json"))
-    assert set(answer["dropped"]) == {
-        "lora_unet_no_such_module.lora_down.weight",
-        "lora_unet_no_such_module.lora_up.weight",
-    }
-    assert "lora_unet_no_such_module" in answer["problem"]["key"]
-
-
-def test_validate_passes_what_convert_wrote_and_fails_one_flipped_bit(lora: Path) -> None:
-    run("convert", lora)
-    output = lora.with_name("style.styleinject.safetensors")
-    assert "valid" in run("validate", output)
-    raw = bytearray(output.read_bytes())
-    raw[-1] ^= 1
-    output.write_bytes(raw)
-    result = CliRunner().invoke(main, ["validate", str(output)])
-    assert result.exit_code == 6
-    assert str(output) in result.stderr
-
-
 def test_a_reader_that_goes_away_is_no_error(lora: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -184,20 +85,6 @@ def test_a_reader_that_goes_away_is_no_error(lora: Path) -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
-
-
-def test_validate_gives_every_file_its_verdict(lora: Path) -> None:
-    run("convert", lora)
-    output = lora.with_name("style.styleinject.safetensors")
-    result = CliRunner().invoke(main, ["validate", str(lora), str(output), str(lora.parent / "gone")])
-    assert result.exit_code == 3
-    assert result.stdout.startswith(f"{output}: valid")
-    assert [line.split(": ")[1] for line in result.stderr.splitlines()] == [str(lora), str(lora.parent / "gone")]
-    result = CliRunner().invoke(main, ["validate", str(lora), str(output), "--json"])
-    assert result.exit_code == 3
-    assert [(item["path"], item["valid"]) for item in json.loads(result.stdout)] == [
-        (str(lora), False), (str(output), True),
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [["convert", ""], ["convert", "a", "-o", ""], ["inspect", ""], ["validate", ""]])
@@ -218,12 +105,6 @@ def test_convert_writes_into_a_folder_under_its_usual_name(lora: Path) -> None:
     result = CliRunner().invoke(main, ["convert", str(lora), "-o", str(folder)])
     assert result.exit_code == 8
     assert "style.styleinject.safetensors: already exists" in result.stderr
-
-
-def test_validate_refuses_a_foreign_file_by_name(lora: Path) -> None:
-    result = CliRunner().invoke(main, ["validate", str(lora)])
-    assert result.exit_code == 3
-    assert "si-hub convert" in result.stderr
 
 
 def test_a_partial_conversion_names_what_it_left_out(lora: Path) -> None:

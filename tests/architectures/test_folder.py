@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from si_hub import architectures
 from si_hub.architectures import from_folder
 from si_hub.errors import BaseMismatch, FormatError, MissingFile, SiHubError
 
@@ -128,3 +129,10 @@ def test_an_index_without_a_map_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
     with pytest.raises(SiHubError, match="no weight_map"):
         from_folder(tmp_path)
+
+
+def test_resolve_takes_a_name_a_folder_and_a_loaded_architecture(tiny_folder: Path) -> None:
+    sdxl = architectures.load("sdxl")
+    assert architectures.resolve("sdxl") is sdxl
+    assert architectures.resolve(sdxl) is sdxl
+    assert set(architectures.resolve(tiny_folder).components) == {"unet", "text_encoder"}

@@ -49,3 +49,16 @@ def test_a_name_of_several_is_answered_by_all_of_them_and_no_other(typed: str, m
 def test_a_name_like_no_other_is_told_what_else_a_base_can_be() -> None:
     with pytest.raises(UsageError, match=r"no base model is called 'qqqq'.*folder"):
         load("qqqq")
+
+
+def test_every_alias_loads_its_architecture() -> None:
+    for name in names():
+        for alias in load(name).aliases:
+            assert load(alias.upper()).name == name
+
+
+def test_clip_text_encoders_always_carry_text_model() -> None:
+    for name in names():
+        for model in load(name).components.values():
+            if model.class_name.startswith("CLIPText"):
+                assert all(path.startswith(("text_model.", "text_projection")) for path in model.modules)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,50 +120,6 @@ def test_what_cannot_be_swapped_is_an_error(sd: Make, lora: Make, adapter: Make,
         pipe.load_styleinject_weights(good, "a", hotswap=True)
     pipe.unfuse_styleinject()
     assert torch.equal(noise(pipe), shown)
-
-
-def test_padded_adapters_of_any_rank_swap_and_are_exact(
-    sd: Make, lora: Make, adapter: Make, noise: Make, merged: Make, error: Make, tmp_path: Path
-) -> None:
-    pipe = sd()
-    parts = [lora(pipe.unet, ("to_q", "conv1"), rank=rank, alpha=rank + 0.5, seed=rank) for rank in (2, 5, 3)]
-    other = copy.copy(pipe)
-    expected = []
-    for part in parts:
-        other.unet = merged(pipe.unet, part)
-        expected.append(noise(other))
-    pipe.enable_styleinject_hotswap(target_rank=5)
-    pipe.load_styleinject_weights(adapter(unet=parts[0]), "a")
-    before = places(pipe)
-    assert error(noise(pipe), expected[0]) < 1e-5
-    for part, output in zip(parts[1:], expected[1:], strict=True):
-        made = adapter(unet=part)
-        pipe.load_styleinject_weights(made, "a", hotswap=True)
-        assert places(pipe) == before
-        assert error(noise(pipe), output) < 1e-5
-        written = pipe.save_styleinject_weights(tmp_path, overwrite=True)
-        assert written.path.read_bytes() == file_format.write(made, tmp_path / "b", overwrite=True).path.read_bytes()
-    with pytest.raises(UsageError, match=r"cannot be padded.*expected at most 5, no groups, found rank 6"):
-        pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, rank=6)), "a", hotswap=True)
-
-
-def test_padding_keeps_every_branch_apart(sd: Make, lora: Make, adapter: Make, noise: Make, error: Make) -> None:
-    plain, padded = sd(), sd()
-    made = adapter(("ink", "neon"), unet=lora(plain.unet, ("to_q", "conv1"), branches=2, rank=3, alpha=2.0))
-    padded.enable_styleinject_hotswap(target_rank=4)
-    for pipe in (plain, padded):
-        pipe.load_styleinject_weights(made)
-        pipe.set_styles({"ink": 0.8, "neon": 0.1})
-    assert error(noise(padded), noise(plain)) < 1e-6
-
-
-def test_hotswapping_is_enabled_before_the_first_adapter(sd: Make, lora: Make, adapter: Make) -> None:
-    pipe = sd()
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a")
-    with pytest.raises(UsageError, match=r"loaded already \(found a\)"):
-        pipe.enable_styleinject_hotswap()
-    with pytest.raises(UsageError, match="a rank is at least 1"):
-        pipe.enable_styleinject_hotswap(target_rank=0)
 
 
 def test_branches_take_their_new_names_and_styles_of_old_names_end(

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from si_hub import format as file_format
 from si_hub import tuner
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import BaseMismatch, NotFinite, UsageError
-from si_hub.pipelines import LoadReport, loading, registry
+from si_hub.pipelines import loading, registry
 from si_hub.storage.tensors import Tensor
 
 Make = Callable[..., Any]
@@ -48,63 +48,6 @@ def test_loading_changes_the_picture_and_unloading_restores_every_bit_and_object
     assert torch.equal(latents(pipe), picture)
     assert [id(module) for model in registry.models(pipe).values() for module in model.modules()] == modules
     assert pipe.get_list_styleinject_adapters() == {}
-
-
-def test_the_newest_adapter_is_the_only_active_one_in_every_component(
-    sd: Make, lora: Make, adapter: Make, noise: Make, words: Make
-) -> None:
-    pipe = sd()
-    plain = words(pipe)
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet), text_encoder=lora(pipe.text_encoder, TEXT)), "old")
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, seed=1)), "new")
-    assert pipe.get_active_styleinject_adapters() == ["new"]
-    assert pipe.get_list_styleinject_adapters() == {"unet": ["old", "new"], "text_encoder": ["old"]}
-    assert torch.equal(words(pipe), plain)
-    both = noise(pipe)
-    pipe.delete_styleinject_adapters("old")
-    assert torch.equal(noise(pipe), both)
-
-
-def test_loading_switches_adapters_on_again(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
-    pipe = sd()
-    base = noise(pipe)
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a")
-    shown = noise(pipe)
-    pipe.disable_styleinject()
-    assert torch.equal(noise(pipe), base)
-    assert pipe.get_active_styleinject_adapters() == ["a"]
-    pipe.enable_styleinject()
-    assert torch.equal(noise(pipe), shown)
-    pipe.disable_styleinject()
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "b")
-    assert torch.equal(noise(pipe), shown)
-
-
-def test_the_weight_may_be_given_when_loading(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
-    pipe = sd()
-    made = adapter(unet=lora(pipe.unet))
-    pipe.load_styleinject_weights(made, "a")
-    pipe.set_styleinject_adapters("a", {"unet": {"down": 0.25}})
-    expected = noise(pipe)
-    pipe.load_styleinject_weights(made, "b", weight={"unet": {"down": 0.25}})
-    assert torch.equal(noise(pipe), expected)
-
-
-def test_a_bad_weight_leaves_the_pipeline_as_it_was(
-    sd: Make, lora: Make, adapter: Make, state: Make, same: Make
-) -> None:
-    pipe = sd()
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a")
-    before = state(pipe)
-    with pytest.raises(UsageError, match="down_bloks"):
-        pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, seed=1)), "b", weight={"unet": {"down_bloks": 1}})
-    assert same(state(pipe), before)
-    assert pipe.get_active_styleinject_adapters() == ["a"]
-
-
-def test_an_unknown_keyword_is_a_type_error(sd: Make) -> None:
-    with pytest.raises(TypeError, match="adaptr_name"):
-        sd().load_styleinject_weights("user/style", adaptr_name="a")
 
 
 @pytest.mark.parametrize("name", ["", "a.b", 3])
@@ -158,22 +101,6 @@ def test_a_component_that_the_pipeline_lacks_counts_as_missing(
     assert pipe.get_list_styleinject_adapters() == {"unet": ["default_0"]}
 
 
-def test_the_report_prints_counts_and_the_first_keys(sd: Make, lora: Make, adapter: Make) -> None:
-    pipe = sd()
-    part = lora(pipe.unet)
-    some = next(iter(part.layers.values()))
-    part.layers |= {f"nowhere.{number}": some for number in range(7)}
-    report = pipe.load_styleinject_weights(adapter(unet=part), strict=False)
-    assert isinstance(report, LoadReport)
-    assert bool(report) is True
-    lines = str(report).splitlines()
-    assert lines[0] == "default_0: 24 layers of an Adapter (for sd15)"
-    assert lines[1:4] == [
-        "  unet: 24 matched, 7 missing, 0 unexpected", "    missing: nowhere.0", "    missing: nowhere.1",
-    ]  # fmt: skip
-    assert lines[-1] == "    … and 2 more"
-
-
 def test_a_pipeline_without_any_lora_support_loads_too() -> None:
     pipe = Bare(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)))
     draw = torch.Generator().manual_seed(0)
@@ -187,31 +114,6 @@ def test_a_pipeline_without_any_lora_support_loads_too() -> None:
     assert torch.allclose(pipe(x), hidden @ last.weight.T + last.bias, atol=1e-5)
     pipe.unload_styleinject_weights()
     assert torch.equal(pipe(x), base)
-
-
-def test_pipelines_that_share_models_agree_about_their_adapters(
-    sd: Make, lora: Make, adapter: Make, noise: Make, tmp_path: Path
-) -> None:
-    pipe = sd()
-    twin = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "ink")
-    assert twin.get_list_styleinject_adapters() == {"unet": ["ink"]}
-    twin.save_styleinject_weights(tmp_path)
-    twin.delete_styleinject_adapters("ink")
-    assert pipe.get_list_styleinject_adapters() == {}
-
-
-def test_a_deep_copy_is_independent(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
-    pipe = sd()
-    base = noise(pipe)
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "ink")
-    shown = noise(pipe)
-    twin = copy.copy(pipe)
-    twin.unet = copy.deepcopy(pipe.unet)
-    twin.unload_styleinject_weights()
-    assert torch.equal(noise(twin), base)
-    assert torch.equal(noise(pipe), shown)
-    assert pipe.get_list_styleinject_adapters() == {"unet": ["ink"]}
 
 
 def test_an_interrupt_while_loading_leaves_no_trace(
@@ -232,28 +134,6 @@ def test_an_interrupt_while_loading_leaves_no_trace(
         pipe.load_styleinject_weights(made)
     assert same(state(pipe), before)
     assert pipe.get_list_styleinject_adapters() == {}
-
-
-def test_deleting_an_unknown_name_deletes_nothing(sd: Make, lora: Make, adapter: Make) -> None:
-    pipe = sd()
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "ink")
-    with pytest.raises(UsageError, match=r"neon.*expected one of ink"):
-        pipe.delete_styleinject_adapters(["ink", "neon"])
-    assert pipe.get_list_styleinject_adapters() == {"unet": ["ink"]}
-
-
-def test_moving_an_adapter_to_another_device_moves_its_tensors_only(sd: Make, lora: Make, adapter: Make) -> None:
-    pipe = sd()
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "ink")
-    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, seed=1)), "neon")
-    pipe.set_styleinject_device("ink", "meta")
-    devices = {
-        name: {value.device.type for key, value in pipe.unet.named_parameters() if f"adapters.{name}." in key}
-        for name in ("ink", "neon")
-    }
-    assert devices == {"ink": {"meta"}, "neon": {"cpu"}}
-    with pytest.raises(UsageError, match="oil"):
-        pipe.set_styleinject_device("oil", "cpu")
 
 
 def test_a_half_precision_base_gets_the_adapter_in_its_dtype_and_gives_it_back_in_its_own(

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -104,37 +103,6 @@ def test_shapes_of_no_shipped_base_are_held_against_the_nearest(tmp_path: Path, 
         r"proj_in\.lora_up\.weight: none of its modules fits any shipped base model; nearest is sd15: the output size "
         r"differs.*\(expected 1280, found 32\)\. Name its base model with base=",
     )  # fmt: skip
-
-
-def test_two_names_of_one_module_are_an_error_that_names_both(tmp_path: Path, write_zeros: WriteZeros) -> None:
-    names = ("lora_unet_input_blocks_4_1_proj_in", "lora_unet_down_blocks_1_attentions_0_proj_in")
-    other = {f"{names[1]}{DOWN}": ("F16", (2, 640)), f"{names[1]}{UP}": ("F16", (640, 2))}
-    file = write_zeros(tmp_path / "a.safetensors", pair(names[0], 640, 640) | other)
-    match = f"{names[1]}.*same module of the base model, and differ in their ranks, 4 and 2.*found {names[0]}"
-    refuse(file, AmbiguousFamily, match, base="sdxl")
-
-
-def test_two_names_of_one_module_that_say_the_same_are_one(tmp_path: Path, write_arrays: WriteZeros) -> None:
-    """As OneTrainer's and kohya's names of the same layer, of which one is part of a fused module."""
-    random = np.random.default_rng(0)
-    down, up = random.normal(size=(4, 3072)).astype("f4"), random.normal(size=(9216, 4)).astype("f4")
-    own, fused = "lora_transformer_transformer_blocks_0_attn_to_q", "lora_unet_double_blocks_0_img_attn_qkv"
-    arrays = {
-        own + DOWN: down, own + UP: up[:3072], f"{own}.alpha": np.float32(4), fused + DOWN: down, fused + UP: up,
-    }  # fmt: skip
-    found = converters.convert_source(write_arrays(tmp_path / "a.safetensors", arrays), base="flux")
-    layers = found.adapter.components["transformer"].layers
-    assert set(layers) == {f"transformer_blocks.0.attn.to_{part}" for part in "qkv"}
-    assert set(found.report.uses) == set(arrays)
-    assert not found.report.dropped
-    arrays[own + UP] = up[:3072] + 1
-    refuse(
-        write_arrays(tmp_path / "b.safetensors", arrays), AmbiguousFamily,
-        f"{fused}: two modules of the file .* differ in up.weight.*found {own}", base="flux",
-    )  # fmt: skip
-    arrays |= {own + UP: up[:3072], f"{own}.alpha": np.float32(2)}
-    match = "differ in their scales, 0.5 and 1"
-    refuse(write_arrays(tmp_path / "c.safetensors", arrays), AmbiguousFamily, match, base="flux")
 
 
 def test_two_spellings_of_one_tensor_are_an_error_that_names_both(tmp_path: Path, write_zeros: WriteZeros) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from si_hub import format as file_format
 from si_hub.conversion import Converted, convert
-from si_hub.errors import AmbiguousFamily, BaseMismatch, NotAnAdapter, SiHubError, UnsupportedFamily
+from si_hub.errors import AmbiguousFamily, BaseMismatch, SiHubError, UnsupportedFamily
 from si_hub.inspection import Inspection, inspect
 
 Arrays = dict[str, Any]
@@ -144,25 +144,6 @@ def test_leaving_out_is_advised_where_nearly_all_fits(write: Write) -> None:
     assert not document_says_exact(convert(write(held), allow_partial=True))
 
 
-def test_the_numbered_lora_of_stable_cascade_is_called_that(write: Write) -> None:
-    held = {"weights.0.lora_down": numbers(4, 2048), "weights.0.lora_up": numbers(2048, 4)}
-    refuse(write(held), NotAnAdapter, "is a LoRA of Stable Cascade")
-
-
-@pytest.mark.parametrize(
-    ("held", "name"),
-    [
-        (["blocks.0.self_attn.q.weight", "blocks.0.self_attn.q.bias", "blocks.0.modulation"], r"a whole model \(Wan\)"),
-        (["stages.0.mixer.weight", "stages.0.mixer.comfy_quant", "stages.0.norm.scale"], "a model, or a part of one"),
-        (["encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"], "a VAE"),
-        (["model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight"], "a text encoder"),
-    ],
-)
-def test_a_model_is_called_a_model_and_no_adapter_is_near_it(held: list[str], name: str, write: Write) -> None:
-    error = refuse(write({key: numbers(4, 4) for key in held}), NotAnAdapter, f"is {name}")
-    assert "nearest" not in str(error)
-
-
 @pytest.mark.parametrize(("says", "base"), [("False", "sd15"), ("True", "sd21")])
 def test_kohyas_flag_tells_the_first_stable_diffusion_from_the_second(says: str, base: str, write: Write) -> None:
     held = pair("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q", 320, 320)
@@ -180,46 +161,11 @@ def test_a_family_that_is_not_converted_is_known_with_its_base(write: Write) -> 
     refuse(write(held, metadata), UnsupportedFamily, "is LoKr")
 
 
-def test_two_names_of_one_module_are_one_where_they_say_the_same(write: Write) -> None:
-    diffusers = pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3072)
-    kohya = {f"lora_transformer_{name[12:].replace('.', '_', 3)}": value for name, value in diffusers.items()}
-    assert kohya.keys() == pair("lora_transformer_transformer_blocks_0_attn_to_q", 1, 1).keys()
-    result = convert(write(diffusers | kohya), base="flux")
-    assert result.modules == {"transformer": 1}
-    assert document_says_exact(result)
-    other = {name: value + 1 for name, value in kohya.items()}
-    refuse_both = write(diffusers | other)
-    result.path.unlink()
-    error = refuse(refuse_both, AmbiguousFamily, "differ", base="flux")
-    assert "to_q" in str(error.key)
-
-
-def test_a_dora_is_never_converted_without_its_magnitudes(write: Write) -> None:
-    first, second = SDXL.format(1, 0, 1, "q"), SDXL.format(2, 9, 2, "k")
-    dotted = first.replace("_to_q", ".to_q")
-    held = pair(first, 640, 640) | {f"{dotted}.lora_magnitude_vector": numbers(640)} | pair(second, 1280, 2048)
-    refuse(write(held), UnsupportedFamily, "is DoRA .1 of 2 modules")
-    result = convert(write(held), allow_partial=True)
-    assert not document_says_exact(result)
-    assert result.modules == {"unet": 1}
-    assert {name for name in held if name.startswith((first, dotted))} == set(result.report.lost)
-
-
 def test_after_a_base_was_named_the_hint_says_what_of_it_does_not_fit(write: Write) -> None:
     error = refuse(write(pair("lora_unet_proj_out_", 64, 3072)), BaseMismatch, "none of its", base="sdxl")
     assert "sdxl" in str(error)
     assert "lora_unet_proj_out_" in str(error.key)
     assert "Name its base" not in str(error.hint)
-
-
-def test_each_family_of_a_file_is_refused_for_its_own_reason(write: Write) -> None:
-    held = {f"diffusion_model.blocks.0.{name}.lokr_w{side}": numbers(8, 8) for name in "qk" for side in "12"}
-    held["diffusion_model.blocks.0.q.dora_scale"] = numbers(64)
-    problem = refuse(write(held), UnsupportedFamily, "is DoRA").problem
-    reasons = dict(part.split(" (1 of 2 modules): ") for part in problem.split("; "))
-    assert reasons.keys() == {"is DoRA", "is LoKr"}
-    assert "base model's own weights" in reasons["is DoRA"]
-    assert "base model's own weights" not in reasons["is LoKr"]
 
 
 @pytest.mark.parametrize(("alphas", "counted"), [((1.0, 0.0), 0), ((4.0, 1.0), 0), ((0.0, 0.0), 1)])

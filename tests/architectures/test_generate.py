@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,23 +84,3 @@ def test_a_table_counts_the_published_number_of_parameters(architecture: str, co
 def test_the_tables_and_the_script_that_writes_them_agree() -> None:
     assert {path.stem for path in TABLES.glob("*.json")} == {*MODELS}
     assert sum(path.stat().st_size for path in TABLES.glob("*.json")) < 300_000
-
-
-def test_clip_text_encoders_always_carry_text_model() -> None:
-    for name in architectures.names():
-        for model in architectures.load(name).components.values():
-            if model.class_name.startswith("CLIPText"):
-                assert all(path.startswith(("text_model.", "text_projection")) for path in model.modules)
-
-
-def test_every_alias_loads_its_architecture() -> None:
-    for name in architectures.names():
-        for alias in architectures.load(name).aliases:
-            assert architectures.load(alias.upper()).name == name
-
-
-def test_resolve_takes_a_name_a_folder_and_a_loaded_architecture(tiny_folder: Path) -> None:
-    sdxl = architectures.load("sdxl")
-    assert architectures.resolve("sdxl") is sdxl
-    assert architectures.resolve(sdxl) is sdxl
-    assert set(architectures.resolve(tiny_folder).components) == {"unet", "text_encoder"}

@@ -1,0 +1,115 @@
+"""Names put together by module and family: what is said the same twice, what is refused, and what is no adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from si_hub import format as file_format
+from si_hub.conversion import Converted, convert
+from si_hub.errors import AmbiguousFamily, NotAnAdapter, SiHubError, UnsupportedFamily
+
+Arrays = dict[str, Any]
+
+
+Write = Callable[..., Path]
+
+
+FLUX_DOUBLE, FLUX_SINGLE = "lora_unet_double_blocks_0_img_attn_proj", "lora_unet_single_blocks_0_linear2"
+
+
+SDXL = "lora_unet_down_blocks_{}_attentions_0_transformer_blocks_{}_attn{}_to_{}"
+
+
+def numbers(*shape: int) -> Any:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float16)
+
+
+def pair(stem: str, out: int, in_: int, *, alpha: float | None = None, peft: bool = False, rank: int = 4) -> Arrays:
+    """The two or three tensors of a LoRA's module."""
+    down, up = (".lora_A.weight", ".lora_B.weight") if peft else (".lora_down.weight", ".lora_up.weight")
+    held = {stem + down: numbers(rank, in_), stem + up: numbers(out, rank)}
+    return held | ({} if alpha is None else {f"{stem}.alpha": np.array(alpha, np.float32)})
+
+
+@pytest.fixture
+def write(tmp_path: Path, write_arrays: Write) -> Write:
+    """``write(arrays, metadata)``: an adapter's file."""
+
+    def write_adapter(arrays: Arrays, metadata: Mapping[str, str] | None = None) -> Path:
+        return write_arrays(tmp_path / "lora.safetensors", arrays, dict(metadata or {}) or None)
+
+    return write_adapter
+
+
+def refuse(file: Path, error: type[SiHubError], match: str, **options: Any) -> SiHubError:
+    with pytest.raises(error, match=match) as caught:
+        convert(file, **options)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    return caught.value
+
+
+def document_says_exact(result: Converted) -> bool:
+    provenance = file_format.read(result.path).about["provenance"]
+    assert ("left_out" in provenance) != ("exact" in provenance)
+    assert result.exact == provenance.get("exact", False)
+    exact: bool = result.exact
+    return exact
+
+
+def test_the_numbered_lora_of_stable_cascade_is_called_that(write: Write) -> None:
+    held = {"weights.0.lora_down": numbers(4, 2048), "weights.0.lora_up": numbers(2048, 4)}
+    refuse(write(held), NotAnAdapter, "is a LoRA of Stable Cascade")
+
+
+@pytest.mark.parametrize(
+    ("held", "name"),
+    [
+        (["blocks.0.self_attn.q.weight", "blocks.0.self_attn.q.bias", "blocks.0.modulation"], r"a whole model \(Wan\)"),
+        (["stages.0.mixer.weight", "stages.0.mixer.comfy_quant", "stages.0.norm.scale"], "a model, or a part of one"),
+        (["encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"], "a VAE"),
+        (["model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight"], "a text encoder"),
+    ],
+)
+def test_a_model_is_called_a_model_and_no_adapter_is_near_it(held: list[str], name: str, write: Write) -> None:
+    error = refuse(write({key: numbers(4, 4) for key in held}), NotAnAdapter, f"is {name}")
+    assert "nearest" not in str(error)
+
+
+def test_two_names_of_one_module_are_one_where_they_say_the_same(write: Write) -> None:
+    diffusers = pair("transformer.transformer_blocks.0.attn.to_q", 3072, 3072)
+    kohya = {f"lora_transformer_{name[12:].replace('.', '_', 3)}": value for name, value in diffusers.items()}
+    assert kohya.keys() == pair("lora_transformer_transformer_blocks_0_attn_to_q", 1, 1).keys()
+    result = convert(write(diffusers | kohya), base="flux")
+    assert result.modules == {"transformer": 1}
+    assert document_says_exact(result)
+    other = {name: value + 1 for name, value in kohya.items()}
+    refuse_both = write(diffusers | other)
+    result.path.unlink()
+    error = refuse(refuse_both, AmbiguousFamily, "differ", base="flux")
+    assert "to_q" in str(error.key)
+
+
+def test_a_dora_is_never_converted_without_its_magnitudes(write: Write) -> None:
+    first, second = SDXL.format(1, 0, 1, "q"), SDXL.format(2, 9, 2, "k")
+    dotted = first.replace("_to_q", ".to_q")
+    held = pair(first, 640, 640) | {f"{dotted}.lora_magnitude_vector": numbers(640)} | pair(second, 1280, 2048)
+    refuse(write(held), UnsupportedFamily, "is DoRA .1 of 2 modules")
+    result = convert(write(held), allow_partial=True)
+    assert not document_says_exact(result)
+    assert result.modules == {"unet": 1}
+    assert {name for name in held if name.startswith((first, dotted))} == set(result.report.lost)
+
+
+def test_each_family_of_a_file_is_refused_for_its_own_reason(write: Write) -> None:
+    held = {f"diffusion_model.blocks.0.{name}.lokr_w{side}": numbers(8, 8) for name in "qk" for side in "12"}
+    held["diffusion_model.blocks.0.q.dora_scale"] = numbers(64)
+    problem = refuse(write(held), UnsupportedFamily, "is DoRA").problem
+    reasons = dict(part.split(" (1 of 2 modules): ") for part in problem.split("; "))
+    assert reasons.keys() == {"is DoRA", "is LoKr"}
+    assert "base model's own weights" in reasons["is DoRA"]
+    assert "base model's own weights" not in reasons["is LoKr"]
