@@ -88,12 +88,24 @@ def check_called(parent: nn.Module, path: str) -> None:
     """Raise BaseMismatch for an attention's projection that is not called because the projections are fused."""
     name = path.rpartition(".")[2]
     instead = [fused for fused, layers in _CALLED_INSTEAD.items() if name in layers and fused in parent._modules]
-    if instead and getattr(parent, "fused_projections", False):
+    if instead and _calls_fused(parent):
         raise BaseMismatch(
             f"the projections are fused, {instead[0]} is called instead",
             key=path,
             hint="Call unfuse_qkv_projections() first; once the adapter is loaded and fused they can be fused again",
         )
+
+
+def _calls_fused(attention: nn.Module) -> bool:
+    """Whether diffusers' attention calls its fused projections.
+
+    Its older class has no way to unfuse: flag and layer stay, and the model's ``unfuse_qkv_projections`` gives it back
+    the processor that it had.
+    """
+    if not getattr(attention, "fused_projections", False):
+        return False
+    processor = getattr(attention, "processor", None)
+    return hasattr(attention, "unfuse_projections") or type(processor).__name__.startswith("Fused")
 
 
 def weight_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
