@@ -1,7 +1,7 @@
 """Tensors that remember what is done to them, so that diffusers' own converters can rename and split unread files.
 
 A converter sees tensors of the right shape and dtype on torch's meta device. What it does to them (chunk, cat,
-transpose ...) is recorded and repeat on the file's bytes when a value is wanted.
+transpose ...) is recorded, and repeated on the file's bytes when a value is wanted.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Deferred(torch.Tensor):
         """Run ``func`` on shapes only, and remember it.
 
         Raises:
-            NotImplementedError: it writes into a tensor, which cannot be repeat.
+            NotImplementedError: it writes into a tensor, which cannot be repeated.
         """
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -64,7 +64,10 @@ class Deferred(torch.Tensor):
             first = args[0] if func in _NOTHING else args[0][0]
             if not isinstance(first, Deferred):
                 return result
-            return cls.of(result, first.replay, first.sources, first.stored)
+            given = first.replay
+            # No copy where they lie in order already, and what comes next may need them to.
+            replay = (lambda: given().contiguous()) if func is torch.Tensor.contiguous else given
+            return cls.of(result, replay, first.sources, first.stored)
         sources: dict[str, None] = {}
         _map((args, kwargs), lambda tensor: sources.update(dict.fromkeys(tensor.sources)))
 
