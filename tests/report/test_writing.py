@@ -9,7 +9,7 @@ import pytest
 
 from si_hub.errors import FileAccessError, MissingFile, UsageError
 from si_hub.report.distillation import Distillation
-from si_hub.report.writing import check, write_report
+from si_hub.report.writing import check_report_file, write_report
 from tests.report.world import full_report
 
 
@@ -36,7 +36,7 @@ def test_what_cannot_be_written_is_said_before_any_work(
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "there.html").write_text("mine")
     with pytest.raises(error, match=said):
-        check(tmp_path / name)
+        check_report_file(tmp_path / name)
     with pytest.raises(error, match=said):
         write_report(Distillation("title"), tmp_path / name)
     assert (tmp_path / "there.html").read_text() == "mine"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from si_hub.distill.pair.change import Key
+from si_hub.distill.pair.change import ModuleKey
 from si_hub.distill.running.tracing import trace
 
-Seen = list[tuple[Key, Tensor, Tensor]]
+Seen = list[tuple[ModuleKey, Tensor, Tensor]]
 
 
-def keep(seen: Seen, key: Key, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
+def keep(seen: Seen, key: ModuleKey, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
     seen.append((key, given.clone(), gradient.clone()))
 
 
