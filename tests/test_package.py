@@ -39,6 +39,16 @@ ORDER = {
         "command", "previews",
     ],
 }  # fmt: skip
+#: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.
+SMALL = 40
+#: Modules without a file of tests of their own → where they are tested.
+UNMIRRORED = {
+    "architectures/bases": "tables: test_bases.py, test_named.py and test_whole.py go through all of them",
+    "architectures/layouts": "names: test_layouts.py and test_native*.py hold them against diffusers' conversions",
+    "converters/families": "test_registry.py, test_reading.py and the peers' key lists go through all of them",
+    "report/distillation.py": "plain data, which the tests of page, sheet and charts make and draw",
+}
+TESTS = Path(__file__).resolve().parent
 ROOMS = [(package, room) for package, rooms in ORDER.items() for room in rooms]
 
 #: Names that many modules have because something asks each of them for it, and how the modules' paths begin.
@@ -131,6 +141,20 @@ def test_a_public_name_is_defined_once() -> None:
     }
     assert {name: files for name, files in doubles.items() if name not in allowed} == {}
     assert allowed.keys() == PER_MODULE.keys()
+
+
+def is_exempt(module: Path) -> str | None:
+    """The exemption that a module falls under."""
+    return next((where for where in UNMIRRORED if module.is_relative_to(where)), None)
+
+
+def test_what_tests_a_module_lies_where_it_does() -> None:
+    """``si_hub/ROOM/NAME.py`` and ``tests/ROOM/test_NAME.py``; what is left out is left out for a reason."""
+    files = [file for file in MODULES.values() if len(file.read_text().splitlines()) > SMALL]
+    paths = [file.relative_to(PACKAGE) for file in files if file.name != "__init__.py"]
+    lone = [path for path in paths if not (TESTS / path.parent / f"test_{path.name}").is_file()]
+    assert [str(path) for path in lone if is_exempt(path) is None] == []
+    assert set(map(is_exempt, lone)) == set(UNMIRRORED), "an exemption that nothing needs"
 
 
 @pytest.mark.parametrize("statement", ["import si_hub", "import si_hub.cli", "import si_hub.converters, si_hub.format"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ import torch
 from si_hub.distill import Distilled, distill
 from si_hub.distill.methods.calibrated import Calibration
 from si_hub.distill.request import Request
-from tests.miniature import BASE, INK, PROMPTS, open_pair, tune_attentions
+from si_hub.distill.survey.stages import HELD_OUT_STATES, STAGES, even_scale
+from tests.miniature import BASE, PROMPTS, open_pair, tune_attentions
 
 #: A short survey: enough for every claim but the quality.
 SHORT: dict[str, Any] = {"trajectories": 8, "states": 3, "sampling_steps": 5, "pieces": 16, "held_out": 8}
-
-
-Distil = Callable[..., Distilled]
 
 
 @pytest.fixture(scope="module")
@@ -26,28 +23,25 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def ink(tmp_path: Path, cache: Path) -> Distil:
-    """Distil the miniature's ink after a short survey, which is made once."""
+def test_a_second_budget_runs_no_pipeline_but_to_measure(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = tune_attentions(tmp_path, "ink")
 
-    def run(name: str = "ink.safetensors", **options: Any) -> Distilled:
+    def make(name: str, size: int) -> Distilled:
         return distill(
-            BASE, INK, output=tmp_path / name, method="calibrated", dtype="fp16", prompts=PROMPTS,
-            **{**SHORT, "cache": cache, **options},
+            BASE, tuned, output=tmp_path / name, method="calibrated", dtype="fp16", prompts=PROMPTS, size=size,
+            cache=cache, **SHORT,
         )  # fmt: skip
 
-    return run
-
-
-def test_a_second_budget_runs_no_pipeline_but_to_measure(ink: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
-    ink("first.safetensors", size=60_000)
+    make("first", 30_000)
 
     def never(*_: Any) -> None:
         raise AssertionError("the survey is made again")
 
     monkeypatch.setattr("si_hub.distill.running.trajectory.trajectories", never)
     monkeypatch.setattr("si_hub.distill.survey.stages.Survey._backward", never)
-    assert ink("second.safetensors", size=80_000).size > 60_000
+    assert make("second", 60_000).size > 30_000
 
 
 def test_every_state_is_one_sample_whatever_the_batches_and_chunks(tmp_path: Path, cache: Path) -> None:
@@ -58,3 +52,29 @@ def test_every_state_is_one_sample_whatever_the_batches_and_chunks(tmp_path: Pat
     found = Calibration(open_pair(tuned), request).findings
     assert torch.bincount(found.samples).tolist() == [2] * 20
     assert len(torch.unique(found.target)) == 40
+
+
+def test_the_stages_of_either_way_fill_the_whole_bar_one_after_the_other() -> None:
+    for left_out in ({"curvature"}, {"moments", "pieces"}):
+        stages = [span for name, span in STAGES.items() if name not in left_out]
+        ends = [begin + length for begin, length in stages]
+        assert stages[0][0] == 0
+        assert ends[-1] == 100
+        assert all(begin >= end for (begin, _), end in zip(stages[1:], ends, strict=False))
+
+
+def test_adapters_are_measured_on_states_of_every_held_out_prompt(tmp_path: Path, cache: Path) -> None:
+    few = {**SHORT, "trajectories": 2, "states": 1, "held_out": 3, "cache": cache}
+    tuned = tune_attentions(tmp_path, "ink")
+    survey = Calibration(
+        open_pair(tuned), Request.of("calibrated", [tuned], rank=1, prompts=PROMPTS, options=few)
+    ).survey
+    measure = survey.measure()
+    assert len(measure.states) == 3 * HELD_OUT_STATES
+    assert set(measure.states.prompts) - {None} <= set(survey.held_out)
+    assert not set(survey.held_out) & set(survey.prompts)
+
+
+def test_what_says_hardly_any_noise_keeps_a_share_of_its_weight() -> None:
+    scale = torch.tensor([0.0, 0.6, 1.0])
+    assert even_scale(scale).square().tolist() == pytest.approx([0.3, 0.7 * 0.36 + 0.3, 1.0])

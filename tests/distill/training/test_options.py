@@ -5,8 +5,19 @@ from __future__ import annotations
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from diffusers import UNet2DConditionModel
 
-from si_hub.distill.training.options import accelerator_of, keep_accelerate
+from si_hub.distill.request import TrainingOptions
+from si_hub.distill.training.loop import Course, Recipe
+from si_hub.distill.training.options import (
+    accelerator_of,
+    checkpoint_activations,
+    keep_accelerate,
+    recipe_of,
+    remarks,
+    show_of,
+    training_document,
+)
 
 
 @pytest.mark.parametrize("own", [None, "bf16"])
@@ -18,3 +29,63 @@ def test_the_precision_of_ones_own_accelerator_is_left_alone(own: str | None) ->
     assert AcceleratorState._shared_state.get("_mixed_precision") == own
     assert mine is None or mine.mixed_precision == own
     AcceleratorState._reset_state()
+
+
+def course(losses: list[float], errors: list[tuple[int, float]], best: int, stopped: str | None = None) -> Course:
+    return Course(losses=losses, errors=errors, best=best, stopped=stopped)
+
+
+def test_what_is_said_of_a_training_is_what_went_wrong_and_nothing_else() -> None:
+    assert remarks(course([1.0], [(0, 0.5), (4, 0.4)], 4)) == []
+    kept = "no step was better than the start, which is kept: try a lower rate, --set rate=N"
+    assert remarks(course([1.0], [(0, 0.5), (4, 0.6)], 0)) == [kept]
+    assert remarks(course([1.0], [(0, 0.5)], 0, "the loss was nan at step 2")) == [
+        "training stopped early: the loss was nan at step 2", kept,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "every"), [(3, 1), (40, 1), (41, 2), (1000, 25)])
+def test_a_document_keeps_at_most_forty_losses_each_the_mean_of_as_many(count: int, every: int) -> None:
+    losses = [float(k) for k in range(count)]
+    found = training_document(TrainingOptions(), course(losses, [(0, 0.123456)], 0), 0.5, 7)
+    assert len(found["losses"]) == -(-count // every)
+    assert found["losses"][0] == pytest.approx(sum(losses[:every]) / every, rel=1e-3)
+    assert found["losses"][-1] == pytest.approx(losses[-1] - ((count - 1) % every) / 2, rel=1e-3)
+    assert found["errors"] == [[0, 0.1235]]
+    assert (found["seed"], found["kept_step"], found["started_at"]) == (7, 0, 0.5)
+    assert "stopped" not in found
+
+
+def test_a_document_says_what_changes_the_result_and_no_folder_s_name() -> None:
+    options = TrainingOptions(steps=5, images="/home/somebody/pictures", part=2, checkpointing=True)
+    found = training_document(options, course([float("nan")], [], 0, "the loss was nan at step 1"), 0.5, 0)
+    assert found["images"] is True
+    assert found["steps"] == 5
+    assert found["losses"] == [None]
+    assert found["stopped"] == "the loss was nan at step 1"
+    assert not {"part", "every", "save_every", "checkpointing"} & found.keys()
+    assert "somebody" not in str(found)
+
+
+def test_options_without_a_value_of_their_own_are_the_recipe_s() -> None:
+    told = recipe_of(TrainingOptions(steps=5, samples=4, part=2, rate=0.1, average=0.5, every=3, save_every=2))
+    assert (told.steps, told.batch, told.part, told.rate, told.every, told.save_every) == (5, 4, 2, 0.1, 3, 2)
+    plain = recipe_of(TrainingOptions())
+    assert plain == Recipe(600, 32, 16, 0.05, save_every=50)
+
+
+def test_activations_are_computed_twice_only_where_and_while_it_is_wanted() -> None:
+    unet = UNet2DConditionModel(
+        block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
+    )
+    for wanted in (True, False):
+        with checkpoint_activations(unet, wanted):
+            assert unet.is_gradient_checkpointing is wanted
+        assert not unet.is_gradient_checkpointing
+
+
+def test_a_screen_follows_every_step_and_a_bar_is_told_the_words() -> None:
+    assert show_of(None) is None
+    seen: list[tuple[int, int]] = []
+    show_of(lambda done, total: seen.append((done, total)))(3, 4, "loss 0.5")
+    assert seen == [(3, 4)]
