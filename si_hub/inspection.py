@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from si_hub import converters, format
 from si_hub.adapter import Adapter, Component
+from si_hub.architectures import Architecture, resolve
 from si_hub.converters import Source
 from si_hub.converters.outline import Holding
 from si_hub.converters.source import component_folders
@@ -163,23 +164,25 @@ def inspect(
     Raises:
         MissingFile: nothing there, or a folder without safetensors files.
         FormatError: a single file whose header breaks a rule; in a folder it becomes that file's ``problem``.
+        UsageError, MissingFile, BaseMismatch: ``base`` is none, see `si_hub.architectures.resolve`.
     """
     token = conceal(token)
+    known = None if base is None else resolve(base)
     if is_repository(path):
         from si_hub.hub.pull.headers import read_headers as look_at
 
-        looks = [_describe_look(look, base) for look in look_at(str(path), token=token)]
+        looks = [_describe_look(look, known) for look in look_at(str(path), token=token)]
         return looks if len(looks) > 1 else looks[0]
     path = Path(path)
     if not path.is_dir():
-        return inspect_file(path, base)
+        return inspect_file(path, known)
     files = sorted(path.rglob("*.safetensors"))
     if not files:
         raise MissingFile("the folder holds no .safetensors file", file=path, hint="Name a file.")
     joined = _join_folders(path)
     held = {part.path for source in joined for part in source.parts}
-    singles = (_inspect_kindly(file, base) for file in files if file not in held)
-    return [*(_foreign(source, base) for source in joined), *singles]
+    singles = (_inspect_kindly(file, known) for file in files if file not in held)
+    return [*(_foreign(source, known) for source in joined), *singles]
 
 
 def _join_folders(path: Path) -> list[Source]:
@@ -217,12 +220,12 @@ def validate_all(paths: Iterable[str | Path]) -> list[Validation | Invalid]:
     return [verdict(Path(path)) for path in paths]
 
 
-def inspect_file(path: Path, base: str | Path | None) -> Inspection:
+def inspect_file(path: Path, base: Architecture | None) -> Inspection:
     """One file; what it cannot be converted for is its ``problem``, a broken header is an error."""
     return inspect_header(read_safetensors(path), base)
 
 
-def inspect_header(file: SafetensorsFile, base: str | Path | None) -> Inspection:
+def inspect_header(file: SafetensorsFile, base: Architecture | None) -> Inspection:
     """One file whose header has been read."""
     if format.is_styleinject(file):
         return _native(file)
@@ -233,7 +236,7 @@ def inspect_header(file: SafetensorsFile, base: str | Path | None) -> Inspection
     return _foreign(source, base)
 
 
-def _describe_look(look: RemoteHeader, base: str | Path | None) -> Inspection:
+def _describe_look(look: RemoteHeader, base: Architecture | None) -> Inspection:
     """A file of a repository, under its name there."""
     found = inspect_header(look.file, base)
     problem = {**found.problem, "file": look.name} if "file" in found.problem else found.problem
@@ -243,7 +246,7 @@ def _describe_look(look: RemoteHeader, base: str | Path | None) -> Inspection:
     return replace(found, path=Path(look.name), parts=parts, problem=problem)
 
 
-def _foreign(source: Source, base: str | Path | None) -> Inspection:
+def _foreign(source: Source, base: Architecture | None) -> Inspection:
     try:
         found = converters.outline(source, base)
     except NotAnAdapter as error:
@@ -270,7 +273,7 @@ def _held_part(holding: Holding) -> InspectedPart:
     return InspectedPart(holding.modules, ranks, alphas, slots, tuple(holding.embeddings))
 
 
-def _inspect_kindly(path: Path, base: str | Path | None) -> Inspection:
+def _inspect_kindly(path: Path, base: Architecture | None) -> Inspection:
     try:
         return inspect_file(path, base)
     except SiHubError as error:

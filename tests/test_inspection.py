@@ -79,7 +79,7 @@ def test_inspect_says_what_a_conversion_would_drop_and_why(lora: Path) -> None:
     tensors["lora_unet_no_such_module.lora_down.weight"] = np.ones((4, 8), np.float16)
     tensors["lora_unet_no_such_module.lora_up.weight"] = np.ones((8, 4), np.float16)
     save_file(tensors, lora)
-    answer = json.loads(run("inspect", lora, "--json"))
+    answer = json.loads(run("inspect", lora, "--base", "sd15", "--json"))
     assert set(answer["dropped"]) == {
         "lora_unet_no_such_module.lora_down.weight",
         "lora_unet_no_such_module.lora_up.weight",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from si_hub.architectures.checkpoint import from_checkpoint
 from si_hub.architectures.folder import from_folder
 from si_hub.architectures.model import Architecture, Model, Module
 from si_hub.architectures.shipped import load, names
+from si_hub.errors import UsageError
 
 __all__ = ["Architecture", "Model", "Module", "from_checkpoint", "from_folder", "load", "names", "resolve"]
 
@@ -21,9 +23,13 @@ def resolve(base: str | Path | Architecture) -> Architecture:
     """
     if isinstance(base, Architecture):
         return base
+    if not isinstance(base, str | os.PathLike):
+        raise UsageError("is no base model", expected="a name, a folder or a file", found=repr(base))
     path = Path(base)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError:
+        is_folder = is_file = False
+    if is_folder:
         return from_folder(path)
-    if path.is_file():
-        return from_checkpoint(path, map(load, names()))
-    return load(str(base))
+    return from_checkpoint(path, map(load, names())) if is_file else load(str(base))

@@ -25,17 +25,17 @@ class LayerTable:
         architecture: the base model.
         file: the source, for messages.
         components: the layers.
-        without_alpha: number of modules whose alpha is 0.
+        without_alpha: the source modules whose alpha is 0.
     """
 
     architecture: Architecture
     file: Path
     components: dict[str, Component] = field(default_factory=dict)
-    without_alpha: int = 0
+    without_alpha: set[str] = field(default_factory=set)
     _owners: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def add(self, component: str, part: Part, lowered: Lowered, module: SourceModule) -> None:
-        """Add the layer of one part; one that is there already, from another name of the module, is the same.
+    def add(self, component: str, part: Part, lowered: Lowered, module: SourceModule) -> bool:
+        """Add the layer of one part, unless it is there already from another name of the module: whether it was added.
 
         Raises:
             AmbiguousFamily: it is not.
@@ -44,12 +44,15 @@ class LayerTable:
         class_name = self.architecture.components[component].class_name
         layers = self.components.setdefault(component, Component(class_name)).layers
         first = self._owners.setdefault((component, part.path), module.stem)
-        if first != module.stem and (difference := _difference(layers[part.path], layer)):
+        if first == module.stem:
+            layers[part.path] = layer
+            return True
+        if difference := _difference(layers[part.path], layer):
             raise AmbiguousFamily(
                 f"two modules of the file are the same module of the base model, and differ in {difference}",
                 file=self.file, key=module.stem, found=first, hint="Keep one of them.",
             )  # fmt: skip
-        layers[part.path] = layer
+        return False
 
 
 def cut(lowered: Lowered, part: Part) -> Layer:

@@ -122,6 +122,8 @@ class Named:
 
 #: Metadata that name the base model by architecture: an unknown name there is of a model that is not known here.
 _NAMING = ("ss_base_model_version", "modelspec.architecture", "model_spec.architecture")
+#: What trainers write there who do not know.
+_PLACEHOLDERS = {"None", "null", "unknown", "Unknown"}
 #: Metadata that name it in the words of people, who may call it anything.
 _CALLING = ("baseModel", "base_model")
 
@@ -135,13 +137,15 @@ def named_bases(metadata: Mapping[str, str]) -> Named:
     texts: dict[str, str] = {}
     for key in (*_NAMING, *_CALLING):
         text = metadata.get(key, "").strip()
+        text = "" if text in _PLACEHOLDERS else text
         found = frozenset(base.name for base in find_named(text))
         if text and (found or key in _NAMING):
             texts[key] = text
             bases = found if bases is None else bases & found
     second = frozenset(base.name for base in BASES if base.is_v2)
-    if metadata.get("ss_v2") == "True":
+    says_v2 = metadata.get("ss_v2", "").strip('" ').lower()
+    if says_v2 in ("true", "1"):
         texts["ss_v2"] = "True"
         bases = second if bases is None else bases & second
-    excluded = second if metadata.get("ss_v2") == "False" else frozenset[str]()
+    excluded = second if says_v2 in ("false", "0") else frozenset[str]()
     return Named(bases or frozenset(), texts, excluded)

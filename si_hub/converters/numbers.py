@@ -54,12 +54,12 @@ def _e5m2(byte: int) -> float:
 
 
 def are_equal(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors hold the same numbers in the same shape, whatever their dtypes."""
-    if first.shape != second.shape:
+    """Whether two tensors hold the same numbers in the same shape, whatever their dtypes; one number has any shape."""
+    if first.shape != second.shape and not first.count == second.count == 1:
         return False
-    if first.dtype == second.dtype:
-        return first.tobytes() == second.tobytes()
-    return bool((as_float64(first) == as_float64(second)).all())
+    if first.dtype == second.dtype and first.tobytes() == second.tobytes():
+        return True
+    return bool((as_float64(first).ravel() == as_float64(second).ravel()).all())
 
 
 def multiply(tensor: Tensor, scale: float) -> Tensor:

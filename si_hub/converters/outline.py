@@ -23,7 +23,7 @@ class Holding:
     Attributes:
         modules: number of the base model's modules that it changes; of the source's, where no base is known.
         ranks: number of those with a rank by rank.
-        alphas: number of those by alpha; ``"rank"`` where alpha is the rank.
+        alphas: number of those by alpha; ``"rank"`` where alpha is the rank. Those that cannot be read do not count.
         slots: number of tensors by what they are to their module.
         embeddings: tokens.
     """
@@ -66,19 +66,23 @@ def outline(source: Source, base: str | Path | Architecture | None = None) -> Ou
     """
     found = examine(source, None if base is None else resolve(base))
     problem = found.objections[0].error if found.objections else None
-    match = found.matches[0] if len(found.matches) == 1 else None
+    # What fits in part only is not for that base, unless the user says so.
+    matches = found.matches if base is not None or all(match.fits_nearly for match in found.matches) else []
+    match = matches[0] if len(matches) == 1 else None
     dropped = found.grouped.dropped | dict.fromkeys(found.grouped.unknown, "no converter knows what it is")
     for stem, reason in (found.left_out(match) if match else {}).items():
         dropped |= dict.fromkeys(found.grouped.modules[stem].names.values(), reason)
+    holdings, unreadable = _hold(source, found, match)
     return Outline(
-        found.family(), tuple(one.architecture.name for one in found.matches),
-        name_naming(match) if match else None,
-        _hold(source, found, match), dropped, problem,
+        found.family(), tuple(one.architecture.name for one in matches),
+        name_naming(match) if match else None, holdings, dropped, problem or unreadable,
     )  # fmt: skip
 
 
-def _hold(source: Source, found: Detection, match: Match | None) -> dict[str, Holding]:
+def _hold(source: Source, found: Detection, match: Match | None) -> tuple[dict[str, Holding], SiHubError | None]:
+    """What it holds by component, and what is wrong with the first scale that cannot be read."""
     holdings: dict[str, Holding] = {}
+    unreadable: SiHubError | None = None
     for stem, module in found.grouped.modules.items():
         place = match.places.get(stem) if match else None
         if match and place is None:
@@ -91,11 +95,15 @@ def _hold(source: Source, found: Detection, match: Match | None) -> dict[str, Ho
         holding.slots.update(module.tensors.keys())
         if (rank_of := found.families[stem].rank) is not None:
             rank = rank_of(module)
-            alpha = resolve_alpha(source.configs, module, component, body, rank)
             holding.ranks[rank] += parts
+            try:
+                alpha = resolve_alpha(source.configs, module, component, body, rank)
+            except SiHubError as error:
+                unreadable = unreadable or error
+                continue
             holding.alphas["rank" if alpha is None else f"{alpha:g}"] += parts
     if match:
         for token, home in place_embeddings(source, found.grouped, match.architecture).values():
             if home is not None:
                 holdings.setdefault(home, Holding()).embeddings.append(token)
-    return holdings
+    return holdings, unreadable

@@ -13,7 +13,7 @@ from si_hub.converters import metadata
 from si_hub.converters.detect.detection import Detection, examine
 from si_hub.converters.detect.embeddings import place_embeddings
 from si_hub.converters.detect.matching import Match, target
-from si_hub.converters.families.contract import SourceModule
+from si_hub.converters.families.contract import Lowered, SourceModule
 from si_hub.converters.families.scales import resolve_alpha
 from si_hub.converters.layers import LayerTable
 from si_hub.converters.numbers import are_equal
@@ -75,8 +75,8 @@ def convert_source(
             _convert_module(source, found, match, module, layers, report)
     _check_repeated(source, found, report)
     _embed(source, found, match.architecture, layers.components, report, allow_partial=allow_partial)
-    if layers.without_alpha:
-        report.notes.append(f"alpha is 0 in {layers.without_alpha} modules, which kohya's trainer reads as the rank")
+    if count := len(layers.without_alpha):
+        report.notes.append(f"alpha is 0 in {count} modules, which kohya's trainer reads as the rank")
     if not any(component.layers for component in layers.components.values()):
         raise ConversionRefused("nothing of it has an effect", file=source.path, found="modules of rank 0 only")
     return _assemble(source, found, match, layers.components, report)
@@ -87,18 +87,33 @@ def _convert_module(
 ) -> None:
     family, place = found.families[module.stem], match.places[module.stem]
     rank = family.rank(module) if family.rank else None
-    if rank == 0:
-        report.drop(dict.fromkeys(module.names.values(), "a LoRA of rank 0 has no effect"), harmless=True)
-        return
     if rank is not None:
-        module.alpha = resolve_alpha(source.configs, module, place.component, place.body, rank)
-        layers.without_alpha += "alpha" in module.tensors and module.alpha is None
+        module.alpha = resolve_alpha(source.configs, module, place.component, place.body, rank) if rank else None
     assert family.lower is not None, "what is not lowered is left out"
     lowered = family.lower(module, target(match.architecture, place))
-    for part in place.parts:
-        layers.add(place.component, part, lowered, module)
+    if rank == 0:
+        _drop_empty_pair(module, lowered, report)
+        if not lowered.leaves:
+            return
+    added = [layers.add(place.component, part, lowered, module) for part in place.parts]
+    if rank and any(added) and "alpha" in module.tensors and module.alpha is None:
+        layers.without_alpha.add(module.stem)
     for slot, name in module.names.items():
-        report.uses[name] = Use("folded" if slot == "alpha" or slot in lowered.folded else "used")
+        if name not in report.uses:
+            folded = slot == "alpha" or slot in lowered.folded or not any(added)
+            report.uses[name] = Use("folded" if folded else "used")
+
+
+#: Slots of a low-rank pair and its scale.
+_PAIR = {"down", "up", "mid", "alpha"}
+
+
+def _drop_empty_pair(module: SourceModule, lowered: Lowered, report: Report) -> None:
+    """Leave out a pair of rank 0, which has no effect; a bias beside it stays."""
+    for leaf in ("down.weight", "up.weight"):
+        lowered.leaves.pop(leaf, None)
+    pair = [name for slot, name in module.names.items() if not lowered.leaves or slot in _PAIR]
+    report.drop(dict.fromkeys(pair, "a LoRA of rank 0 has no effect"), harmless=True)
 
 
 def _check_repeated(source: Source, found: Detection, report: Report) -> None:
@@ -112,8 +127,9 @@ def _check_repeated(source: Source, found: Detection, report: Report) -> None:
         first = module.names[slot]
         if not are_equal(source.tensors[name], module.tensors[slot]):
             raise AmbiguousFamily(
-                "two tensors of the file mean the same and differ", file=source.path, key=name, found=first
-            )
+                "two tensors of the file mean the same and differ", file=source.path, key=name, found=first,
+                hint="Keep one of them.",
+            )  # fmt: skip
         use = report.uses[first]
         report.uses[name] = use if use.fate == "dropped" else Use("folded")
 
@@ -139,8 +155,14 @@ def _embed(
             report.drop({name: "no text encoder of the base model fits it"})
             continue
         component = components.setdefault(home, Component(architecture.components[home].class_name))
-        component.embeddings[token] = tensor if len(tensor.shape) == 2 else tensor.reshape(1, *tensor.shape)
-        report.uses[name] = Use("used")
+        vectors = tensor if len(tensor.shape) == 2 else tensor.reshape(1, *tensor.shape)
+        held = component.embeddings.setdefault(token, vectors)
+        if held is not vectors and not are_equal(held, vectors):
+            raise AmbiguousFamily(
+                "two textual inversions of the file are for one token and text encoder, and differ", file=source.path,
+                key=name, found=token, hint="Keep one of them.",
+            )  # fmt: skip
+        report.uses[name] = Use("used" if held is vectors else "folded")
 
 
 def _assemble(

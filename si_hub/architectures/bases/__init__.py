@@ -90,10 +90,18 @@ def find_begun(text: str) -> tuple[Base, ...]:
 def find_named(text: str) -> tuple[Base, ...]:
     """The base models that a metadata text names: those whose hint is the longest beginning of it.
 
-    Capitals and marks do not count, nor does what follows a slash (``flux-1-dev/lora``). Several where the text leaves
-    open which: OneTrainer's ``Flux.2`` may be any of three.
+    Capitals and marks do not count. Of a text with a slash it is the first part (``flux-1-dev/lora``) or, where that
+    names none, the second (``runwayml/stable-diffusion-v1-5``); a repository of a base names that one. Several where
+    the text leaves open which: OneTrainer's ``Flux.2`` may be any of three.
     """
-    plain = _plain(text.partition("/")[0])
+    if held := tuple(base for base in BASES if text.lower() in map(str.lower, base.repositories)):
+        return held
+    first, _, second = text.partition("/")
+    return _find_hinted(first) or _find_hinted(second)
+
+
+def _find_hinted(text: str) -> tuple[Base, ...]:
+    plain = _plain(text)
     lengths = {base: max((_length_within(hint, plain) for hint in base.hints), default=0) for base in BASES}
     longest = max(lengths.values())
     return tuple(base for base, length in lengths.items() if longest and length == longest)

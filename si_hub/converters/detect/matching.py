@@ -50,17 +50,28 @@ class Match:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the source has all modules that the base has of each kind of name, of one kind a good number.
+        """Whether the source has all modules of a denoiser that have the last names of its own, in two lists of blocks.
 
-        Trainers take kinds of modules in all blocks. Where models are built alike, but not equally deep, those in all
-        blocks of one are not those in all blocks of another.
+        Trainers choose modules by their last names, and some take the first blocks only. Who took all blocks of two
+        lists (double and single ones, down and up ones) trained a model that is just so deep; of a model with one
+        list, its first blocks may be meant as well.
         """
-        counts = Counter((place.component, place.layout, sketch_name(place.body)) for place in self.places.values())
-        models = self.architecture.components
-        return max(counts.values(), default=0) >= DEEP and all(
-            count == count_alike(models[component], layout)[sketch]
-            for (component, layout, sketch), count in counts.items()
+        named: dict[tuple[str, str], Counter[str]] = {}
+        for place in self.places.values():
+            if not place.component.startswith("text_"):
+                named.setdefault((place.component, place.layout), Counter())[sketch_name(place.body)] += 1
+        return bool(named) and all(
+            _is_all_of_its_kind(count_alike(self.architecture.components[component], layout), held)
+            for (component, layout), held in named.items()
         )
+
+
+def _is_all_of_its_kind(model: Mapping[str, int], held: Mapping[str, int]) -> bool:
+    """Whether these are all of a model's modules with these last names, of two lists of blocks; by sketch."""
+    tails = {sketch.rpartition("#")[2] for sketch in held}
+    wanted = {sketch: count for sketch, count in model.items() if sketch.rpartition("#")[2] in tails}
+    lists = {sketch.partition("#")[0] for sketch, count in held.items() if count > 1}
+    return held == wanted and len(lists) > 1 and max(held.values()) >= DEEP
 
 
 def fit_shipped(grouped: Grouped, families: Mapping[str, Family]) -> list[Match]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from si_hub.architectures.recognise import FileKind, recognise_kind
+from si_hub.architectures.titles import title_model
 from si_hub.converters.families import (
     boft_peft,
     dora,
@@ -68,4 +69,8 @@ def plain_names(names: Iterable[str]) -> list[str]:
 def rejection(names: Iterable[str]) -> tuple[FileKind, str] | None:
     """The kind of file these tensor names are, if no converter is for it, and the first name that says so."""
     names = list(names)
-    return recognise_kind(names, plain_names(names))
+    plain = plain_names(names)
+    # A model's own names may end as some adapter's do: `mlp.down.weight`.
+    if 2 * len(plain) > len(names) and title_model(names):
+        plain = names
+    return recognise_kind(names, plain)

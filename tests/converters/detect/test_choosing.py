@@ -11,7 +11,7 @@ import pytest
 
 from si_hub import format as file_format
 from si_hub.conversion import Converted, convert
-from si_hub.errors import AmbiguousFamily, BaseMismatch, SiHubError, UnsupportedFamily
+from si_hub.errors import AmbiguousFamily, BaseMismatch, SiHubError, UnsupportedFamily, UsageError
 from si_hub.inspection import Inspection, inspect
 
 Arrays = dict[str, Any]
@@ -139,9 +139,9 @@ def test_leaving_out_is_advised_where_nearly_all_fits(write: Write) -> None:
         for name, value in pair(f"lora_unet_double_blocks_{block}_img_mod_lin", 18432, 3072, rank=1).items()
     }
     held |= pair("lora_unet_stranger", 8, 8)
-    error = refuse(write(held), BaseMismatch, "1 of 20 modules are not in flux")
+    error = refuse(write(held), BaseMismatch, "1 of 20 modules are not in flux", base="flux")
     assert "partial" in str(error.hint)
-    assert not document_says_exact(convert(write(held), allow_partial=True))
+    assert not document_says_exact(convert(write(held), base="flux", allow_partial=True))
 
 
 @pytest.mark.parametrize(("says", "base"), [("False", "sd15"), ("True", "sd21")])
@@ -186,3 +186,123 @@ def test_an_alpha_beside_a_difference_is_no_alpha_of_a_lora(write: Write) -> Non
     assert result.base == "sd15"
     assert result.report.notes == []
     assert document_says_exact(result)
+
+
+def attend(blocks: int, kinds: str, prefix: str = "transformer.transformer_blocks") -> Arrays:
+    """LoRAs of layers of 3072 in the first so many blocks."""
+    held: Arrays = {}
+    for block in range(blocks):
+        for kind in kinds.split():
+            held |= pair(f"{prefix}.{block}.attn.{kind}", 3072, 3072, peft=True, rank=1)
+    return held
+
+
+@pytest.mark.parametrize(
+    ("blocks", "base", "no_deeper"),
+    [(8, "flux", "fibo"), (20, "qwen-image", "hunyuan-video"), (19, "hunyuan-video", "flux")],
+)
+def test_the_first_blocks_of_a_deep_model_are_not_taken_for_all_of_a_shallow_one(
+    blocks: int, base: str, no_deeper: str, write: Write
+) -> None:
+    error = refuse(write(attend(blocks, "to_q to_k to_v to_out.0")), AmbiguousFamily, "more than one base model fits")
+    assert {base, no_deeper} <= set(str(error.found).split(", "))
+
+
+def test_all_blocks_of_two_lists_tell_flux_from_a_deeper_model(write: Write) -> None:
+    held = attend(19, "to_q add_q_proj")
+    held |= attend(38, "to_q", "transformer.single_transformer_blocks")
+    error = refuse(write(held), AmbiguousFamily, "more than one base model fits")
+    # Chroma is just as deep.
+    assert error.found == "flux, chroma"
+
+
+def test_a_bias_beside_a_pair_of_rank_0_stays(write: Write) -> None:
+    stem = SDXL.format(1, 0, 1, "out_0")
+    empty = {f"{stem}.lora_down.weight": numbers(0, 640), f"{stem}.lora_up.weight": numbers(640, 0)}
+    result = convert(write(empty | {f"{stem}.diff_b": numbers(640)}), base="sdxl")
+    assert document_says_exact(result)
+    [layer] = file_format.read(result.path).components["unet"].layers.values()
+    np.testing.assert_array_equal(layer.tensors["bias_delta"].numpy(), numbers(640))
+    assert set(result.report.dropped) == set(empty)
+
+
+def test_two_inversions_of_one_token_are_one_where_they_are_equal(write: Write) -> None:
+    held = pair(SDXL.format(2, 9, 2, "k"), 1280, 2048)
+    held |= {"bundle_emb.tok.clip_l": numbers(1, 768), "bundle_emb.tok.string_to_param.*": numbers(1, 768)}
+    result = convert(write(held))
+    assert document_says_exact(result)
+    result.path.unlink()
+    held["bundle_emb.tok.clip_l"] = held["bundle_emb.tok.clip_l"] + 1
+    error = refuse(write(held), AmbiguousFamily, "two textual inversions of the file are for one token")
+    assert error.found == "tok"
+
+
+def test_inspect_names_no_base_that_most_of_a_file_contradicts(write: Write) -> None:
+    held = pair("diffusion_model.layers.0.attention.qkv", 11520, 3840, peft=True)
+    for block in range(30):
+        held |= pair(f"diffusion_model.blob.{block}.foo", 8, 8, peft=True)
+    found = look(write(held))
+    assert (found.family, found.base, found.candidates) == ("lora", None, ())
+    assert "the nearest base model" in str(found.problem["problem"])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"base_model": "runwayml/stable-diffusion-v1-5"}, "sdxl, by names and shapes"),
+        ({"base_model": "black-forest-labs/FLUX.1-dev"}, "sdxl, by names and shapes"),
+        ({"ss_v2": "true"}, "sdxl, by names and shapes"),
+        ({"ss_v2": '"True"'}, "sdxl, by names and shapes"),
+    ],
+)
+def test_metadata_contradict_however_they_are_written(metadata: dict[str, str], said: str, write: Write) -> None:
+    error = refuse(write(pair(SDXL.format(2, 9, 2, "k"), 1280, 2048), metadata), BaseMismatch, "its metadata name")
+    assert error.expected == said
+
+
+@pytest.mark.parametrize("text", ["None", "unknown", ""])
+def test_a_placeholder_names_no_base(text: str, write: Write) -> None:
+    held = pair(SDXL.format(2, 9, 2, "k"), 1280, 2048)
+    assert convert(write(held, {"ss_base_model_version": text})).base == "sdxl"
+
+
+def test_a_module_under_two_names_is_counted_once(write: Write) -> None:
+    sgm = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    twice = pair(sgm, 640, 640, alpha=0) | pair(SDXL.format(1, 0, 1, "q"), 640, 640, alpha=0)
+    result = convert(write(twice | pair(SDXL.format(2, 9, 2, "k"), 1280, 2048, alpha=0)), base="sdxl")
+    assert result.report.notes == ["alpha is 0 in 2 modules, which kohya's trainer reads as the rank"]
+    fates = [use.fate for use in result.report.uses.values()]
+    assert (fates.count("used"), fates.count("folded")) == (4, 5)
+
+
+def test_one_number_is_the_same_in_any_shape_and_with_either_sign_of_zero(write: Write) -> None:
+    stem = SDXL.format(2, 9, 2, "k")
+    held = pair(stem, 1280, 2048, alpha=4)
+    held[f"{stem}.lora_up.weight"][0, 0] = 0.0
+    dotted = {name.replace("_to_k.", ".to_k."): value for name, value in held.items()}
+    dotted = {name: np.array([4], np.float32) if name.endswith("alpha") else value for name, value in dotted.items()}
+    up = dotted[f"{stem.replace('_to_k', '.to_k')}.lora_up.weight"].copy()
+    up[0, 0] = -0.0
+    dotted[f"{stem.replace('_to_k', '.to_k')}.lora_up.weight"] = up
+    assert document_says_exact(convert(write(held | dotted)))
+
+
+@pytest.mark.parametrize(
+    "broken", [{"alpha": np.array(np.nan, np.float32)}, {"alpha": np.ones(2, np.float32)}, {"alpha": np.ones(0, "f4")}]
+)
+def test_a_known_adapter_whose_scale_cannot_be_read_is_known_all_the_same(broken: Arrays, write: Write) -> None:
+    stem = SDXL.format(2, 9, 2, "k")
+    held = pair(stem, 1280, 2048) | {f"{stem}.{slot}": value for slot, value in broken.items()}
+    found = look(write(held))
+    assert (found.kind, found.family, found.base) == ("adapter", "lora", "sdxl")
+    assert found.problem["key"] == f"{stem}.alpha"
+
+
+def test_a_wrong_base_is_the_callers_mistake_and_not_the_files(write: Write) -> None:
+    file = write(pair(SDXL.format(2, 9, 2, "k"), 1280, 2048))
+    for base in ("sdxxl", "x" * 5000):
+        with pytest.raises(UsageError, match="no base model is called"):
+            inspect(file, base=base)
+        refuse(file, UsageError, "no base model is called", base=base)
+    for wrong in (5, b"sdxl", ["sdxl"]):
+        refuse(file, UsageError, "is no base model", base=wrong)
