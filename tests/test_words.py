@@ -325,3 +325,226 @@ def test_a_pipelines_loader_speaks_of_its_own_keywords(tmp_path: Path) -> None:
         assert said in str(raised.value)
         assert not FLAG.search(str(raised.value))
         assert "base=" not in str(raised.value)
+
+
+@words.renamed(overwrite="force")
+def forced() -> str:
+    return words.switch("force", python="overwrite")
+
+
+def test_a_function_with_keywords_of_its_own_is_spoken_of_in_these() -> None:
+    with words.renamed(base="convert"):
+        assert words.option("base") == "convert="
+        assert words.label("base") == "convert"
+        assert words.option("method") == "method="
+        with words.at_command_line():
+            assert words.option("base") == "--base"
+    assert words.option("base") == "base="
+    assert forced() == "force=True"
+    with words.at_command_line():
+        assert forced() == "--force"
+
+
+def texts(file: Path) -> Iterator[str]:
+    """Every string constant of a module that is no docstring; of an f-string, its constant parts."""
+    tree = ast.parse(file.read_text())
+    documentation = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            # A flag may be put together: f"--{name}".
+            yield node.value + ("x" if id(node) in parts and node.value.endswith("--") else "")
+
+
+def test_no_text_is_written_for_the_command_line_alone() -> None:
+    mute = {PACKAGE / "cli.py", PACKAGE / "words.py"}
+    found = [text for file in PACKAGE.rglob("*.py") if file not in mute for text in texts(file) if FLAG.search(text)]
+    assert [text for text in found if not any(known in text for known in ONE_LANGUAGE)] == []
+    assert [known for known in ONE_LANGUAGE if not any(known in text for text in found)] == []
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mistake, made in Python and at the command line; and the words that each has for what to do."""
+
+    python: Callable[[Path], object]
+    command: Callable[[Path], list[str | Path]]
+    in_python: str
+    at_command_line: str
+
+
+def lora(folder: Path, *names: str, width: int = 320) -> Path:
+    """A LoRA of SD's first attention block, or of modules by these names."""
+    tensors = {}
+    for name in names or ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k",):
+        tensors[f"{name}.lora_down.weight"] = np.ones((4, width), np.float16)
+        tensors[f"{name}.lora_up.weight"] = np.ones((width, 4), np.float16)
+    save_file(tensors, folder / "lora.safetensors")
+    return folder / "lora.safetensors"
+
+
+def partly(folder: Path) -> Path:
+    """A LoRA of which a twelfth is no module of SD 1.5."""
+    places = ("down_blocks_0", "down_blocks_1", "down_blocks_2", "up_blocks_1", "up_blocks_2", "up_blocks_3")
+    stems = [f"lora_unet_{p}_attentions_{k}_transformer_blocks_0_attn1_to_q" for p in places for k in (0, 1)]
+    tensors = {}
+    for stem in stems:
+        width = {"0": 320, "1": 640, "2": 1280}[stem[22]] if "_down_" in stem else 0
+        width = width or {"1": 1280, "2": 640, "3": 320}[stem[20]]
+        tensors[f"{stem}.lora_down.weight"] = np.ones((4, width), np.float16)
+        tensors[f"{stem}.lora_up.weight"] = np.ones((width, 4), np.float16)
+    tensors["lora_unet_strange.lora_down.weight"] = np.ones((4, 320), np.float16)
+    tensors["lora_unet_strange.lora_up.weight"] = np.ones((320, 4), np.float16)
+    save_file(tensors, folder / "partly.safetensors")
+    return folder / "partly.safetensors"
+
+
+def models(folder: Path, *more: str | Path) -> list[str | Path]:
+    return ["distill", BASE, INK, "-o", folder / "out.safetensors", *more]
+
+
+def asked(folder: Path, *tuned: Path, **options: object) -> object:
+    return distill.distill(BASE, *(tuned or (INK,)), output=folder / "out.safetensors", **options)  # type: ignore[arg-type]
+
+
+#: What went wrong → how it is done, and what is said. Every room that a user's mistake can reach.
+CASES = {
+    "several bases fit": Case(
+        lambda at: si_hub.convert(lora(at)), lambda at: ["convert", lora(at)], "with base=.", "with --base."
+    ),
+    "no base fits": Case(
+        lambda at: si_hub.convert(lora(at, width=33)), lambda at: ["convert", lora(at, width=33)],
+        "with base=: a diffusers folder", "with --base: a diffusers folder",
+    ),
+    "not all of it fits": Case(
+        lambda at: si_hub.convert(partly(at), base="sd15"), lambda at: ["convert", partly(at), "--base", "sd15"],
+        "fits with allow_partial=True.", "fits with --allow-partial.",
+    ),
+    "the output is the source": Case(
+        lambda at: si_hub.convert(lora(at), at / "lora.safetensors", base="sd15", force=True),
+        lambda at: ["convert", lora(at), "-o", at / "lora.safetensors", "--base", "sd15", "-f"],
+        "another file with output=.", "another file with -o.",
+    ),
+    "a file of a file": Case(
+        lambda at: si_hub.convert(lora(at), weight_name="a"), lambda at: ["convert", lora(at), "--weight-name", "a"],
+        "weight_name: names a file of a repository", "--weight-name: names a file of a repository",
+    ),
+    "a checkpoint is no adapter": Case(
+        lambda at: si_hub.convert(INK), lambda at: ["convert", INK],
+        "si_hub.distill.distill(BASE, TUNED) makes", "si-hub distill BASE TUNED makes",
+    ),
+    "a LoRA is no StyleInject file": Case(
+        lambda at: inspection.validate(LORA), lambda at: ["validate", LORA],
+        "first: si_hub.convert(FILE).", "first: si-hub convert FILE.",
+    ),
+    "two budgets": Case(
+        lambda at: asked(at, rank=4, size=40_000), lambda at: models(at, "--rank", "4", "--size", "40kB"),
+        "rank, size and fidelity are", "--rank, --size and --fidelity are",
+    ),
+    "no share": Case(
+        lambda at: asked(at, fidelity=2.0), lambda at: models(at, "--fidelity", "2"),
+        "fidelity: a fidelity lies", "--fidelity: a fidelity lies",
+    ),
+    "an option that svd has not": Case(
+        lambda at: asked(at, method="svd", steps=4), lambda at: models(at, "--method", "svd", "--steps", "4"),
+        "steps: the method svd has no such option. Leave it out, or name another method.",
+        "--steps: the method svd has no such option. Leave it out, or name another --method.",
+    ),
+    "no whole number": Case(
+        lambda at: asked(at, method="trained", steps=0), lambda at: models(at, "--method", "trained", "--steps", "0"),
+        "steps: is a whole number", "--steps: is a whole number",
+    ),
+    "no number of pictures": Case(
+        lambda at: asked(at, pictures=-1), lambda at: models(at, "--pictures", "-1"),
+        "pictures: a number of pictures", "--pictures: a number of pictures",
+    ),
+    "one name for two": Case(
+        lambda at: asked(at, INK, NEON, method="calibrated", branches="ink"),
+        lambda at: [*models(at), NEON, "--method", "calibrated", "--branches", "ink"],
+        "branches='ink,neon'", "--branches ink,neon",
+    ),
+    "swapped models": Case(
+        lambda at: distill.distill(INK, BASE, output=at / "out.safetensors"),
+        lambda at: ["distill", INK, BASE, "-o", at / "out.safetensors"],
+        "say trust_order=True.", "say --trust-order.",
+    ),
+    "a LoRA is no tuned model": Case(
+        lambda at: asked(at, LORA), lambda at: ["distill", BASE, LORA, "-o", at / "out.safetensors"],
+        "si_hub.convert('kohya_lora.safetensors')", "si-hub convert kohya_lora.safetensors",
+    ),
+    "fidelity that svd cannot measure": Case(
+        lambda at: asked(at, method="svd", fidelity=0.9), lambda at: models(at, "--method", "svd", "--fidelity", "0.9"),
+        "Give rank or size, or another method.", "Give --rank or --size, or another --method.",
+    ),
+    "a rank for a curve": Case(
+        lambda at: distill.curve(BASE, INK, rank=4), lambda at: ["distill", BASE, INK, "--curve", "--rank", "4"],
+        "rank: a curve is drawn", "--rank: a curve is drawn",
+    ),
+    "a report that is there": Case(
+        lambda at: asked(at, report=lora(at).rename(at / "a.png")),
+        lambda at: models(at, "--report", lora(at).rename(at / "a.png")),
+        "Overwrite it with force=True", "Overwrite it with --force",
+    ),
+    "a foreign file is not pushed": Case(
+        lambda at: si_hub.push(LORA, "user/neon"), lambda at: ["push", LORA, "user/neon"],
+        "si_hub.convert('", "si-hub convert /",
+    ),
+    "a tag for a pull request": Case(
+        lambda at: si_hub.push(at, tag="v1", create_pr=True), lambda at: ["push", at, "--tag", "v1", "--create-pr"],
+        "tag: a tag for a pull request", "--tag: a tag for a pull request",
+    ),
+    "nothing may be asked": Case(
+        lambda at: si_hub.pull("user/neon", cache_dir=at, force_download=True, local_files_only=True),
+        lambda at: ["pull", "user/neon", "--cache-dir", at, "--force", "--local-files-only"],
+        "force_download: nothing can", "--force: nothing can",
+    ),
+    "not in the cache": Case(
+        lambda at: si_hub.pull("user/neon", cache_dir=at, local_files_only=True),
+        lambda at: ["pull", "user/neon", "--cache-dir", at, "--local-files-only"],
+        "si_hub.pull('user/neon')", "si-hub pull user/neon",
+    ),
+}  # fmt: skip
+#: Every option that the command line has a flag for, as Python would write it.
+KEYWORDS = {name for command in main.commands.values() for one in command.params for name in one.opts if "--" in name}
+ASSIGNED = re.compile(rf"\b({'|'.join(sorted(name[2:].replace('-', '_') for name in KEYWORDS))})=")
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_a_mistake_is_told_in_the_words_it_was_made_in(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(SiHubError) as raised:
+        case.python(tmp_path)
+    python = str(raised.value)
+    assert case.in_python in python
+    assert not FLAG.search(python)
+    assert "si-hub " not in python
+    assert " -o" not in python
+    for file in tmp_path.iterdir():
+        file.unlink()
+    result = CliRunner().invoke(main, [*map(str, case.command(tmp_path))])
+    assert result.exit_code == raised.value.exit_code, result.output
+    assert case.at_command_line in result.stderr
+    assert "si_hub." not in result.stderr
+    assert "=True" not in result.stderr
+    assert not ASSIGNED.search(result.stderr)
+
+
+def test_a_pipelines_loader_speaks_of_its_own_keywords(tmp_path: Path) -> None:
+    from si_hub.pipelines.sources import Fetch, adapter_from
+
+    mistakes = {
+        "Say which one it is for with convert=.": (lora(tmp_path), True),
+        "fits with si_hub.convert's allow_partial=True.": (partly(tmp_path), "sd15"),
+        f"Convert it first: si_hub.convert('{LORA}')": (LORA, False),
+    }
+    for said, (source, convert) in mistakes.items():
+        with pytest.raises(SiHubError) as raised:
+            adapter_from(source, Fetch(), convert=convert)
+        assert said in str(raised.value)
+        assert not FLAG.search(str(raised.value))
+        assert "base=" not in str(raised.value)
