@@ -15,7 +15,7 @@ from si_hub.architectures.bases import BASES, Blueprint
 from si_hub.architectures.folder import frozen_path
 from si_hub.architectures.model import dump_modules, modules_from_shapes
 from si_hub.architectures.shipped import load_model
-from si_hub.architectures.sketch import SKETCHES, sketch_model
+from si_hub.architectures.sketch import SKETCHES, Footprint, sketch_model
 
 TABLES = Path(__file__).parent / "tables"
 
@@ -48,8 +48,12 @@ def write_tables() -> None:
 
 def write_sketches() -> None:
     """Write what the names of every table look like; the tables are there."""
-    sketches = {name: sorted(sketch_model(load_model(name))) for name in sorted(MODELS)}
-    SKETCHES.write_text(json.dumps(sketches, indent=1) + "\n", encoding="utf-8")
+    held: dict[str, dict[str, list[Footprint]]] = {}
+    for name in sorted(MODELS):
+        sketches = sketch_model(load_model(name))
+        held[name] = {sketch: sorted(sketches[sketch]) for sketch in sorted(sketches)}
+    lines = (f"{json.dumps(name)}: {json.dumps(sketches)}" for name, sketches in held.items())
+    SKETCHES.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-from si_hub.architectures.bases import BASES
 from si_hub.architectures.bases.contract import Base
 from si_hub.architectures.model import Model
 from si_hub.architectures.namings import LAYOUTS
@@ -23,33 +23,45 @@ def sketch_name(name: str) -> str:
     return _NUMBER.sub("#", name.replace(".", "_"))
 
 
-def sketch_model(model: Model) -> set[str]:
-    """Sketches of all the names that any layout gives a model's modules."""
-    return {sketch_name(name) for layout in LAYOUTS.values() for name in layout(model)}
+class Footprint(NamedTuple):
+    """What lies under a name: a module's kind, its weight's shape (of several that are fused the sum), its bias."""
+
+    kind: str
+    shape: tuple[int, ...]
+    bias: bool
 
 
-def sketch_table(table: str) -> frozenset[str]:
+def sketch_model(model: Model) -> dict[str, set[Footprint]]:
+    """Sketches of all the names that any layout gives a model's modules, and what lies under names like these."""
+    found: dict[str, set[Footprint]] = {}
+    for layout in LAYOUTS.values():
+        for name, parts in layout(model).items():
+            held = [model.modules[part.path] for part in parts]
+            rows = sum(module.shape[0] for module in held)
+            shape = held[0].shape if len(held) == 1 else (rows, *held[0].shape[1:])
+            footprint = Footprint(held[0].kind, shape, all(module.bias for module in held))
+            found.setdefault(sketch_name(name), set()).add(footprint)
+    return found
+
+
+def sketch_table(table: str) -> Mapping[str, frozenset[Footprint]]:
     """The same for a shipped table, by its name."""
     return _shipped()[table]
 
 
 @cache
-def _shipped() -> Mapping[str, frozenset[str]]:
-    held: dict[str, list[str]] = json.loads(SKETCHES.read_text(encoding="utf-8"))
-    return {table: frozenset(sketches) for table, sketches in held.items()}
+def _shipped() -> Mapping[str, Mapping[str, frozenset[Footprint]]]:
+    held: dict[str, dict[str, list[tuple[str, list[int], bool]]]] = json.loads(SKETCHES.read_text(encoding="utf-8"))
+    return {
+        table: {
+            sketch: frozenset(Footprint(kind, tuple(shape), bias) for kind, shape, bias in footprints)
+            for sketch, footprints in sketches.items()
+        }
+        for table, sketches in held.items()
+    }
 
 
-def likely_bases(sketches: Mapping[str, int]) -> list[tuple[Base, int]]:
-    """The base models that know any of these sketched names, the most of all first, and how many they know.
-
-    Args:
-        sketches: sketched name → how many names look so.
-    """
-    known = ((base, sum(sketches[name] for name in _sketches(base.name) & sketches.keys())) for base in BASES)
-    return sorted(((base, count) for base, count in known if count), key=lambda entry: -entry[1])
-
-
-@cache
-def _sketches(name: str) -> frozenset[str]:
-    base = next(base for base in BASES if base.name == name)
-    return frozenset().union(*(sketch_table(part.table) for part in base.components.values()))
+def find_footprints(base: Base, sketch: str) -> Iterator[Footprint]:
+    """What lies under names like a sketched one in any component of a base model."""
+    for part in base.components.values():
+        yield from sketch_table(part.table).get(sketch, ())

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
 
 import pytest
 
 from si_hub.architectures.bases import BASES
-from si_hub.architectures.bases.contract import Base
 from si_hub.architectures.namings import LAYOUTS
-from si_hub.architectures.shipped import load_model, names
-from si_hub.architectures.sketch import likely_bases, sketch_name, sketch_table
+from si_hub.architectures.shipped import load_model
+from si_hub.architectures.sketch import SKETCHES, Footprint, find_footprints, sketch_name, sketch_table
 
 TABLES = sorted({part.table for base in BASES for part in base.components.values()})
 
@@ -24,16 +23,16 @@ def test_numbers_and_dots_are_left_out_of_a_sketch() -> None:
 def test_the_sketch_of_a_table_is_that_of_all_its_names(table: str) -> None:
     model = load_model(table)
     every = {sketch_name(name) for layout in LAYOUTS.values() for name in layout(model)}
-    assert sketch_table(table) == every, "python -m si_hub.architectures.generate writes them anew"
+    assert sketch_table(table).keys() == every, "python -m si_hub.architectures.generate writes them anew"
+    for path, module in model.modules.items():
+        assert Footprint(module.kind, module.shape, module.bias) in sketch_table(table)[sketch_name(path)]
 
 
-@pytest.mark.parametrize("base", BASES, ids=names())
-def test_a_base_knows_all_of_its_own_names_and_no_base_knows_more(base: Base) -> None:
-    own = Counter(sketch_name(name) for part in base.components.values() for name in load_model(part.table).modules)
-    known = likely_bases(own)
-    assert (base, own.total()) in known
-    assert max(count for _, count in known) == known[0][1] == own.total()
+def test_every_shipped_sketch_is_of_a_table() -> None:
+    assert json.loads(SKETCHES.read_text(encoding="utf-8")).keys() == set(TABLES)
 
 
-def test_names_of_no_base_are_likely_for_none() -> None:
-    assert likely_bases({"no_such_module": 1}) == []
+def test_under_the_name_of_fused_modules_lies_the_sum() -> None:
+    flux = next(base for base in BASES if base.name == "flux")
+    assert set(find_footprints(flux, "double_blocks_#_img_attn_qkv")) == {Footprint("linear", (9216, 3072), True)}
+    assert list(find_footprints(flux, "no_such_module")) == []

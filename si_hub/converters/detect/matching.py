@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from si_hub.architectures import Architecture, load, names
-from si_hub.architectures.bases import USUAL
-from si_hub.architectures.sketch import likely_bases, sketch_name
+from si_hub.architectures.bases import BASES, USUAL, Base
+from si_hub.architectures.sketch import find_footprints, sketch_name
 from si_hub.converters.detect.grouping import SHOWN, Grouped
 from si_hub.converters.families.contract import Family, SourceModule, Target
 from si_hub.converters.naming.names import Place, count_alike, locate
@@ -77,16 +77,36 @@ def _is_all_of_its_kind(model: Mapping[str, int], held: Mapping[str, int]) -> bo
 def fit_shipped(grouped: Grouped, families: Mapping[str, Family]) -> list[Match]:
     """Matches of the shipped base models that could be meant, in the order of their table.
 
-    No more modules of a source fit a base than have names like its own, so where another has more that do fit, it need
-    not be looked at.
+    No more modules of a source fit a base than fit what lies there under any name like theirs, so where another has
+    more that do fit, it need not be looked at.
     """
-    sketches = Counter(sketch_name(module.reading.body.rstrip("_")) for module in grouped.modules.values())
+    kinds = _gather_alike(grouped, families)
+    bounds = {base.name: sum(len(kind) for kind in kinds if _may_fit(base, kind[0], families)) for base in BASES}
     matches: list[Match] = []
-    for base, known in likely_bases(sketches):
-        if known < max((match.fitting for match in matches), default=0):
+    for name in sorted(bounds, key=lambda name: -bounds[name]):
+        if bounds[name] < max((match.fitting for match in matches), default=0):
             break
-        matches.append(fit(grouped, families, load(base.name)))
+        matches.append(fit(grouped, families, load(name)))
     return sorted(matches, key=lambda match: names().index(match.architecture.name))
+
+
+def _gather_alike(grouped: Grouped, families: Mapping[str, Family]) -> list[list[SourceModule]]:
+    """Modules whose names look alike, of one family and of the same shapes."""
+    kinds: dict[object, list[SourceModule]] = {}
+    for stem, module in grouped.modules.items():
+        shapes = tuple((slot, tensor.shape) for slot, tensor in sorted(module.tensors.items()))
+        kinds.setdefault((_sketch(module), families[stem].name, shapes), []).append(module)
+    return list(kinds.values())
+
+
+def _sketch(module: SourceModule) -> str:
+    return sketch_name(module.reading.body.rstrip("_"))
+
+
+def _may_fit(base: Base, module: SourceModule, families: Mapping[str, Family]) -> bool:
+    """Whether anything under a name like a module's fits it in a base model."""
+    footprints = find_footprints(base, _sketch(module))
+    return any(_misfit(module, families[module.stem], Target(*footprint)) is None for footprint in footprints)
 
 
 def fit(grouped: Grouped, families: Mapping[str, Family], architecture: Architecture) -> Match:
