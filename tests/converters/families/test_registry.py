@@ -6,6 +6,9 @@ from itertools import chain, combinations
 
 import pytest
 
+from si_hub.architectures.bases import BASES, Base
+from si_hub.architectures.layouts import Layout, diffusers
+from si_hub.architectures.shipped import load_model
 from si_hub.converters.families.contract import Family
 from si_hub.converters.families.registry import FAMILIES, SUFFIXES, classify, nearest, plain_names, rejection
 
@@ -86,3 +89,22 @@ def test_names_of_a_whole_model_are_plain_and_those_of_an_adapter_are_not() -> N
 )
 def test_an_adapter_is_never_taken_for_a_whole_model(names: list[str]) -> None:
     assert rejection(names) is None
+
+
+WHOLE_MODELS = [(base, layout) for base in BASES for layout in (*base.layouts, diffusers) if layout.whole]
+
+
+@pytest.mark.parametrize(("base", "layout"), WHOLE_MODELS, ids=lambda value: value.name)
+def test_a_whole_model_is_one_under_its_own_names_even_where_they_end_as_an_adapters_do(
+    base: Base, layout: Layout
+) -> None:
+    """As Krea 2's ``mlp.down.weight`` does."""
+    model = load_model(next(iter(base.denoisers().values())).table)
+    for prefix in ("", "diffusion_model.", "model.diffusion_model."):
+        names = [
+            f"{prefix}{name}" if model.modules[parts[0].path].kind == "parameter" else f"{prefix}{name}.weight"
+            for name, parts in layout(model).items()
+        ]
+        found = rejection(names)
+        assert found is not None
+        assert found[0].is_model
