@@ -16,8 +16,8 @@ from si_hub.converters.source import Source
 from si_hub.errors import BaseMismatch, LayerShapeError, SiHubError
 from si_hub.words import option, switch
 
-#: The number of modules of one kind from which a model's depth can be told.
-DEEP = 8
+#: The number of modules of one kind from which a model's depth can be told, and from which they are a list of blocks.
+DEEP, LIST = 8, 4
 #: The share of modules that must fit before leaving the others out is worth a thought.
 NEARLY = 0.9
 
@@ -70,7 +70,7 @@ def _is_all_of_its_kind(model: Mapping[str, int], held: Mapping[str, int]) -> bo
     """Whether these are all of a model's modules with these last names, of two lists of blocks; by sketch."""
     tails = {sketch.rpartition("#")[2] for sketch in held}
     wanted = {sketch: count for sketch, count in model.items() if sketch.rpartition("#")[2] in tails}
-    lists = {sketch.partition("#")[0] for sketch, count in held.items() if count > 1}
+    lists = {sketch.partition("#")[0] for sketch, count in held.items() if count >= LIST}
     return held == wanted and len(lists) > 1 and max(held.values()) >= DEEP
 
 
