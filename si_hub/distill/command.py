@@ -11,7 +11,7 @@ from typing import Any
 from si_hub import format as file_format
 from si_hub.distill.methods.registry import check_method, method_of
 from si_hub.distill.pair.matching import Pair, match_all
-from si_hub.distill.pair.model import ModelOnDisk
+from si_hub.distill.pair.model import ModelOnDisk, name_of
 from si_hub.distill.report import Wish
 from si_hub.distill.request import Request, stem_of
 from si_hub.distill.result import Distilled, Outcome, distilled_adapter, doubts
@@ -134,8 +134,11 @@ def distill(
 def output_of(tuned: Path, given: Path | None) -> Path:
     """The file to write: as given, in the given folder, or beside the tuned model; here, where that is a repository."""
     name = f"{stem_of(tuned)}{_SUFFIX}"
+    if given is None and tuned.exists():
+        # Beside `.` is not in it.
+        return (tuned if tuned.name == name_of(tuned) else tuned.resolve()).parent / name
     if given is None:
-        return tuned.with_name(name) if tuned.exists() else Path(name)
+        return Path(name)
     return given / name if given.is_dir() else given
 
 

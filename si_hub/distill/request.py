@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from si_hub.distill.pair.model import name_of
 from si_hub.errors import UsageError
 from si_hub.report.progress import Progress
 from si_hub.words import label, option
@@ -307,7 +308,7 @@ def branch_names(given: str, stems: Sequence[str]) -> tuple[str, ...]:
 
 def stem_of(path: Path) -> str:
     """What a model is called by its path: a file without its ending, a folder as it is."""
-    name = path.name or path.resolve().name
+    name = name_of(path)
     return Path(name).stem if path.is_file() else name
 
 

@@ -138,7 +138,7 @@ def distilled_adapter(pairs: list[Pair], outcome: Outcome) -> Adapter:
 
 
 def _source(model: ModelOnDisk) -> dict[str, Any]:
-    found = {"name": model.path.name, "repo_id": model.repo_id, "revision": model.revision,
+    found = {"name": model.name, "repo_id": model.repo_id, "revision": model.revision,
              "size": model.path.stat().st_size if model.layout == "file" else None}  # fmt: skip
     return {key: value for key, value in found.items() if value is not None}
 

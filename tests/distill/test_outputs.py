@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from si_hub import format as file_format
 from si_hub.distill import distill
+from si_hub.distill.command import output_of
 from si_hub.errors import FileAccessError, MissingFile, UsageError
-from tests.miniature import INK, copy_base
+from si_hub.storage.header import read_safetensors
+from tests.miniature import INK, copy_base, tune_attentions
 
 
 @pytest.fixture
@@ -74,3 +77,20 @@ def test_by_default_the_adapter_lies_beside_the_checkpoint_or_in_the_given_folde
         made = distill(base, tuned, output=output, method="svd", rank=1)
         assert made.path == place / "ink.styleinject.safetensors"
         assert made.path.is_file()
+
+
+@pytest.mark.parametrize(("inside", "written"), [("", "."), ("unet", ".."), ("", "../ink/.")])
+def test_a_folder_that_one_is_in_goes_by_its_name(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str, written: str
+) -> None:
+    monkeypatch.chdir(tune_attentions(tmp_path, "ink") / inside)
+    beside = distill(base, written, method="svd", rank=1)
+    assert beside.path.resolve() == (tmp_path / "ink.styleinject.safetensors").resolve()
+    given = distill(base, written, output=tmp_path / "given.safetensors", method="svd", rank=1)
+    for made in (beside, given):
+        document = file_format.read_document(read_safetensors(made.path))
+        assert document["provenance"]["source"]["name"] == "ink"
+
+
+def test_the_output_beside_a_root_is_a_file_in_it() -> None:
+    assert output_of(Path("/"), None) == Path("/model.styleinject.safetensors")

@@ -44,6 +44,11 @@ class ModelOnDisk:
     revision: str | None = None
 
     @property
+    def name(self) -> str:
+        """What the file or folder is called, and not where it lies."""
+        return name_of(self.path)
+
+    @property
     def denoiser(self) -> str:
         """Attribute name of the model that removes the noise; the first component where there is none."""
         return next((name for name in DENOISERS if name in self.components), next(iter(self.components)))
@@ -57,6 +62,11 @@ class ModelOnDisk:
         """``config.json`` of a component of a folder; empty for single files."""
         file = component_folder(self.path, component) / "config.json"
         return read_object(file) if self.layout == "folder" and file.is_file() else {}
+
+
+def name_of(path: Path) -> str:
+    """What a file or folder is called, also one that is written ``.`` or ``..``; never empty."""
+    return path.name if path.name not in {"", ".."} else path.resolve().name or "model"
 
 
 def component_folder(path: Path, component: str) -> Path:

@@ -98,11 +98,11 @@ def _required_modules(model: Modules) -> Modules:
 def notes(base: ModelOnDisk, tuned: ModelOnDisk, changes: list[Change]) -> list[str]:
     """What the user should know of a pair that is right."""
     missing = [name for name in base.components if name not in tuned.components]
-    found = [f"{name} is not in {tuned.path.name}: taken as unchanged" for name in missing]
+    found = [f"{name} is not in {tuned.name}: taken as unchanged" for name in missing]
     found += [line for line in (_vae_note(base, tuned),) if line]
     if tuned.prediction_type is None and base.prediction_type:
-        found.append(f"{tuned.path.name} does not say what it predicts: taken as {base.prediction_type}, as the base")
-    found += [f"left out of {tuned.path.name}: {line}" for line in reasons(tuned.ignored)]
+        found.append(f"{tuned.name} does not say what it predicts: taken as {base.prediction_type}, as the base")
+    found += [f"left out of {tuned.name}: {line}" for line in reasons(tuned.ignored)]
     return found
 
 

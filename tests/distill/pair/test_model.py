@@ -9,7 +9,7 @@ import pytest
 
 from si_hub.architectures import Architecture
 from si_hub.distill import open_model
-from si_hub.distill.pair.model import ModelOnDisk, component_folder, vae_class
+from si_hub.distill.pair.model import ModelOnDisk, component_folder, name_of, vae_class
 from tests.miniature import BASE, NEON
 
 
@@ -46,3 +46,12 @@ def test_a_component_lies_in_the_pipeline_s_folder_or_is_the_folder() -> None:
 def test_the_autoencoder_is_named_by_its_class(tmp_path: Path) -> None:
     assert vae_class(BASE) == "AutoencoderKL"
     assert vae_class(tmp_path) == ""
+
+
+def test_a_name_is_never_empty_and_never_a_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ink" / "unet").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("ink")
+    monkeypatch.chdir(tmp_path / "ink" / "unet")
+    names = {".": "unet", "..": "ink", "../..": tmp_path.name, "../../link": "link", "a/b.safetensors": "b.safetensors"}
+    assert {path: name_of(Path(path)) for path in names} == names
+    assert name_of(Path("/")) == "model"
