@@ -259,23 +259,26 @@ def distill_command(
       si-hub distill base/ community.safetensors --size 40MB --method trained --steps 1000
       si-hub distill base/ ink.safetensors neon.safetensors --sharing
     """
+    from inspect import signature
+
+    from si_hub.distill import compare
+    from si_hub.distill import curve as curve_of
+    from si_hub.distill import distill as distill_models
     from si_hub.distill.request import WITH_FLAG
+    from si_hub.distill.work.processes import is_main
+    from si_hub.report.progress import progress_bar
 
     told = {name: options.pop(name) for name in WITH_FLAG}
     if curve and sharing:
         raise UsageError("--curve and --sharing are two questions", hint="Ask one at a time.")
+    run: Callable[..., Any] = compare if sharing else curve_of if curve else distill_models
+    # What the command says itself is no setting of a method.
+    taken = {*options, *signature(run).parameters}
     for name in settings:
-        if name in {"progress", *options} or told.get(name) is not None:
+        if name in taken or told.get(name) is not None:
             raise UsageError("is nothing to --set, or is said twice", key=name, hint="Say it once, by its own option.")
     own = {name: value for name, value in told.items() if value is not None} | settings
-    from si_hub.distill import compare
-    from si_hub.distill import curve as curve_of
-    from si_hub.distill import distill as distill_models
-    from si_hub.distill.work.processes import is_main
-    from si_hub.report.progress import progress_bar
-
     try:
-        run: Callable[..., Any] = compare if sharing else curve_of if curve else distill_models
         with progress_bar("distilling", quiet=json_ or not is_main(), share=True) as progress:
             result = run(base, *tuned, progress=progress, **options, **own)
     except KeyboardInterrupt:

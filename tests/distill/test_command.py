@@ -151,6 +151,17 @@ def test_a_call_that_makes_no_sense_is_refused_before_a_model_is_looked_for(
     assert said in result.output
 
 
+@pytest.mark.parametrize("mode", [["--method", "calibrated"], ["--curve"], ["--sharing"]])
+@pytest.mark.parametrize(
+    "name", ["base", "tuned", "sizes", "progress", "options", "curve", "json_", "seed", "settings"]
+)
+def test_only_options_of_methods_are_set(mode: list[str], name: str, tmp_path: Path) -> None:
+    models = [str(tmp_path / "nobase"), str(tmp_path / "notuned"), str(tmp_path / "nothing")]
+    result = CliRunner().invoke(main, ["distill", *models, *mode, "--set", f"{name}=3"])
+    assert result.exit_code == 2, result.exception
+    assert result.stderr.startswith(f"si-hub: {name}: ")
+
+
 def test_what_a_chosen_method_does_not_do_is_said(tmp_path: Path) -> None:
     output = str(tmp_path / "out.safetensors")
     told = CliRunner().invoke(main, ["distill", str(BASE), str(NEON), "-o", output, "--embeddings"])
