@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ if str(ROOT) not in sys.path:
     sys.path.append(str(ROOT))
 
 from tests.hub.loopback import LoopbackHub  # noqa: E402
+from tests.miniature import tune_attentions  # noqa: E402
 
 MINIATURE = ROOT / "examples" / "miniature"
 USER = "karlotta"
@@ -29,6 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(MINIATURE / "base", place / "treasury" / "base")
     shutil.copy(MINIATURE / "checkpoints" / "ink.safetensors", place / "treasury" / "ink.safetensors")
     shutil.copy(MINIATURE / "peers" / "kohya_lora.safetensors", place / "neon.safetensors")
+    shutil.copy(MINIATURE / "prompts.txt", place / "treasury" / "prompts.txt")
     for name in ("USER", "LOGNAME", "USERNAME"):
         monkeypatch.setenv(name, USER)
     monkeypatch.setenv("HOME", str(place))
@@ -77,6 +79,39 @@ def save(home: Path) -> Path:
     pipe = StableDiffusionPipeline.from_pretrained(home / "treasury" / "base", safety_checker=None)
     pipe.load_styleinject_weights(home / "neon.safetensors", "neon", convert=str(home / "treasury" / "base"))
     return Path(pipe.save_styleinject_weights(home / "saved", "neon", base_model=home / "treasury" / "base").path)
+
+
+def report_adapter(home: Path, *files: Path) -> None:
+    tuned, prompts = home / "treasury" / "ink.safetensors", home / "treasury" / "prompts.txt"
+    distill.distill(home / "treasury" / "base", tuned, method="svd", rank=2, report=files, pictures=1, prompts=prompts)
+
+
+def report_adapter_of_what_cannot_be_run(home: Path, *files: Path) -> None:
+    done = distill.distill(home / "treasury" / "base" / "unet", home / "treasury" / "ink.safetensors", report=files)
+    assert done.reason.startswith("unet is not a whole pipeline")
+
+
+def report_curve(home: Path, *files: Path) -> None:
+    tuned = tune_attentions(home / "treasury", "neon")
+    done = distill.curve(
+        home / "treasury" / "base", tuned, report=files, prompts=home / "treasury" / "prompts.txt", trajectories=2,
+        states=2, sampling_steps=3, held_out=2, pieces=2, sizes=[60_000],
+    )  # fmt: skip
+    assert traces(done.as_text().encode(), home)
+
+
+@pytest.mark.parametrize("make", [report_adapter, report_adapter_of_what_cannot_be_run, report_curve])
+def test_a_report_says_nothing_of_the_machine(make: Callable[..., None], home: Path) -> None:
+    from PIL import Image
+
+    page, sheet = home / "report.html", home / "report.png"
+    make(home, page, sheet)
+    assert b"base" in page.read_bytes()
+    for file in (page, sheet):
+        assert traces(file.read_bytes(), home) == [], file.name
+    with Image.open(sheet) as picture:
+        # Compressed, text of a PNG is not in its bytes.
+        assert traces(str(getattr(picture, "text", {})).encode(), home) == []
 
 
 @pytest.mark.parametrize("make", [convert, distil, save])

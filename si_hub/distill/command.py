@@ -182,7 +182,7 @@ def choose_method(base: ModelOnDisk) -> tuple[str, str]:
     from si_hub.distill.running.runner import why_not
 
     reason = why_not(base)
-    return ("svd", f"{base.path} {reason}") if reason else ("calibrated", "")
+    return ("svd", f"{base.title} {reason}") if reason else ("calibrated", "")
 
 
 def _result(pairs: list[Pair], goal: Destination, outcome: Outcome, name: str, reason: str) -> Distilled:

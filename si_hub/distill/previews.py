@@ -105,8 +105,8 @@ def curve(
     result = Curve(pairs[0].base.path, pairs[0].tuned.path, points, chosen)
     if is_main():
         plotted = Distillation(
-            f"{result.tuned.name}: error by size",
-            {"tuned": str(result.tuned), "base": str(result.base), "numbers": dtype},
+            f"{pairs[0].tuned.title}: error by size",
+            {"tuned": pairs[0].tuned.title, "base": pairs[0].base.title, "numbers": dtype},
             size=chosen,
             curve=points,
         )

@@ -76,9 +76,10 @@ def report_of(
         rows: pictures.
         more: facts besides.
     """
+    tuned, base = ", ".join(pair.tuned.title for pair in pairs), pairs[0].base.title
     return Distillation(
-        title=f"{result.path.name}: what {', '.join(path.name for path in result.tuned)} changed in {result.base.name}",
-        facts={**facts(result), **(more or {})},
+        title=f"{result.path.name}: what {tuned} changed in {base}",
+        facts={**facts(result, tuned, base), **(more or {})},
         size=result.size,
         layers=layers(result, pairs),
         error=result.fidelity.get("error"),
@@ -89,12 +90,12 @@ def report_of(
     )
 
 
-def facts(result: Distilled) -> dict[str, str]:
-    """The head of a report."""
+def facts(result: Distilled, tuned: str, base: str) -> dict[str, str]:
+    """The head of a report, which is shown to others: the models by their names, not where they lie here."""
     return {
         "adapter": f"{result.path.name}, {size_text(result.size)}, {sum(result.modules.values())} modules",
-        "tuned": ", ".join(map(str, result.tuned)),
-        "base": f"{result.base} ({result.architecture})",
+        "tuned": tuned,
+        "base": f"{base} ({result.architecture})",
         "method": f"{result.method}{f': {result.reason}' if result.reason else ''}",
         "identity": result.identity,
         **{f"warning {number}": warning for number, warning in enumerate(result.warnings, start=1)},

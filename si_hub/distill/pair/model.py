@@ -49,6 +49,11 @@ class ModelOnDisk:
         return name_of(self.path)
 
     @property
+    def title(self) -> str:
+        """What strangers know it by: its repository, else its name."""
+        return self.repo_id or self.name
+
+    @property
     def denoiser(self) -> str:
         """Attribute name of the model that removes the noise; the first component where there is none."""
         return next((name for name in DENOISERS if name in self.components), next(iter(self.components)))
