@@ -230,8 +230,8 @@ CASES = {
     ),
     "an option that svd has not": Case(
         lambda at: asked(at, method="svd", steps=4), lambda at: models(at, "--method", "svd", "--steps", "4"),
-        "steps: the method svd has no such option. Leave it out, or name another method.",
-        "--steps: the method svd has no such option. Leave it out, or name another --method.",
+        "steps: the method svd has no such option (expected guidance, resolution). Leave it out; only",
+        "--steps: the method svd has no such option (expected guidance, resolution). Leave it out; only",
     ),
     "no whole number": Case(
         lambda at: asked(at, method="trained", steps=0), lambda at: models(at, "--method", "trained", "--steps", "0"),

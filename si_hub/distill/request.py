@@ -28,6 +28,8 @@ BRANCH_ROUTERS = ("fixed", "learned")
 SEVERAL = ("branches", "router")
 #: Options of one method alone that the command line has a flag for; the others go by ``--set``.
 WITH_FLAG = ("guidance", "resolution", "steps", "images", "precision", *SEVERAL)
+#: Methods that have options of their own.
+WITH_OPTIONS = ("calibrated", "trained")
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
 
 
@@ -257,25 +259,24 @@ def check_budget(
         raise UsageError("no such dtype", key=label("dtype"), expected=", ".join(DTYPES), found=dtype)
 
 
+def options_of(method: str, *, several: bool) -> list[str]:
+    """Names of the options that a method knows, for one tuned model or several."""
+    names = names_of(CallOptions)
+    if method != "svd":
+        names += [*names_of(SurveyOptions), "cache", *(SEVERAL if several else ())]
+    return sorted(names + names_of(TrainingOptions) if method == "trained" else names)
+
+
 def check_known(method: str, said: Collection[str], *, several: bool) -> None:
     """Raise UsageError for the first option that a method does not know."""
-    known = set(names_of(CallOptions))
-    if method == "svd":
-        if unknown := [name for name in said if name not in known]:
-            raise UsageError(
-                "the method svd has no such option",
-                key=name_option(unknown[0]),
-                hint=f"Leave it out, or name another {label('method')}.",
-            )
-        return
-    known |= {*names_of(SurveyOptions), "cache"}
-    training = {*names_of(TrainingOptions)}
-    also = (training if method == "trained" else set()) | ({*SEVERAL} if several else set())
+    known = options_of(method, several=several)
     for name in said:
-        if name not in known | also:
+        if name not in known:
+            others = [other for other in WITH_OPTIONS if name in options_of(other, several=several)]
             raise UsageError(
-                "the method calibrated has no such option", key=name_option(name), expected=", ".join(sorted(known)),
-                hint="The method trained has it." if name in training else None,
+                f"the method {method} has no such option", key=name_option(name), expected=", ".join(known),
+                hint=f"Leave it out; of the methods, {' and '.join(others)} know it." if len(others) > 1
+                else f"Leave it out; only the method {others[0]} knows it." if others else None,
             )  # fmt: skip
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from si_hub.distill.request import Request, SurveyOptions, TrainingOptions, branch_names
 from si_hub.errors import UsageError
+from tests.places import ROOT
 
+DOCS = ROOT / "docs"
 TUNED = ["ink.safetensors", "neon.safetensors"]
 
 
@@ -63,8 +65,23 @@ def test_a_method_takes_its_own_options_and_no_other_s(method: str, known: set[s
         if name in known:
             ask()
         else:
-            with pytest.raises(UsageError, match=f"{name}: the method (svd|calibrated) has no such option"):
+            with pytest.raises(UsageError, match=f"{name}: the method {method} has no such option"):
                 ask()
+
+
+def test_an_unknown_option_is_told_with_all_that_the_method_has() -> None:
+    with pytest.raises(UsageError, match="the method trained has no such option") as unknown:
+        Request.of("trained", TUNED, options={"foo": 1})
+    listed = str(unknown.value.expected).split(", ")
+    assert {"guidance", "states", "cache", "router", "steps", "walks"} <= set(listed)
+    # Every option of the list is one, and of the manual's table no other is missing.
+    table = (DOCS / "DISTILL.md").read_text()
+    assert [name for name in listed if f"`{name}`" not in table and f"`--{name}" not in table] == []
+    for method, hint in (("svd", "only the method trained knows it"), ("calibrated", "only the method trained")):
+        with pytest.raises(UsageError, match=f"the method {method} has no such option .* {hint}"):
+            Request.of(method, TUNED, options={"walks": 1})
+    with pytest.raises(UsageError, match="calibrated and trained know it"):
+        Request.of("svd", TUNED, options={"probes": 1})
 
 
 def test_a_value_keeps_what_was_said_of_it() -> None:
