@@ -50,7 +50,7 @@ def distill(
     output: str | Path | None = None,
     method: str | None = None,
     rank: int | None = None,
-    size: int | None = None,
+    size: int | str | None = None,
     fidelity: float | None = None,
     dtype: str = "fp32",
     work: str | Path | None = None,
@@ -73,7 +73,8 @@ def distill(
         tuned: one or several models tuned from it, each likewise.
         output: the file to write; by default beside the first tuned model.
         method: a name of `METHODS`; by default the best that can be run here.
-        rank, size, fidelity: the budget, at most one of them: a rank for all layers, bytes, a share from 0 to 1.
+        rank, size, fidelity: the budget, at most one of them: a rank for all layers, bytes or
+            a text such as ``40MB``, a share from 0 to 1.
         dtype: ``fp32``, ``fp16`` or ``bf16``, of the adapter's numbers.
         work: folder for unfinished work; by default beside the output, removed when the adapter is written.
         seed: of everything random.

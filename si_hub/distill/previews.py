@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from si_hub.distill.command import output_of
 from si_hub.distill.pair.matching import match_all
 from si_hub.distill.report import Wish
-from si_hub.distill.request import Request
+from si_hub.distill.request import Request, read_size
 from si_hub.distill.work.folder import Work
 from si_hub.distill.work.processes import is_main
 from si_hub.errors import UsageError
@@ -59,8 +59,8 @@ class Curve:
 def curve(
     base: str | Path,
     *tuned: str | Path,
-    size: int | None = None,
-    sizes: Sequence[int] = (),
+    size: int | str | None = None,
+    sizes: Sequence[int | str] = (),
     dtype: str = "fp32",
     seed: int = 0,
     prompts: str | Path | None = None,
@@ -75,7 +75,7 @@ def curve(
 
     Args:
         base, tuned, dtype, seed, prompts, trust_order, progress: as for `si_hub.distill.distill`.
-        size: bytes that one point is to have, and that is marked.
+        size: bytes, or a text such as ``40MB``, that one point is to have, and that is marked.
         sizes: of the other points; by default halves of all that the method can carry.
         report: HTML or PNG files to plot it in.
         pictures: of no use here, and harmless.
@@ -94,14 +94,16 @@ def curve(
     request = Request.of(
         "calibrated", tuned, size=size, dtype=dtype, seed=seed, prompts=prompts, progress=progress, options=options
     )
+    others = [one for one in (read_size(size, "sizes") for size in sizes) if one is not None]
     wish = Wish.of(report)
     wish.check(overwrite=force)
     pairs = match_all(base, tuned, trust_order=trust_order)
     from si_hub.distill.methods.calibrated import curve_points
 
-    found = curve_points(pairs, request, sizes)
+    found = curve_points(pairs, request, others)
     points = tuple(CurvePoint(*one) for one in sorted(found))
-    chosen = None if size is None else max(point.size for point in points if point.size <= size)
+    wanted = request.size
+    chosen = None if wanted is None else max(point.size for point in points if point.size <= wanted)
     result = Curve(pairs[0].base.path, pairs[0].tuned.path, points, chosen)
     if is_main():
         plotted = Distillation(

@@ -7,13 +7,16 @@ pipeline's calls, the survey, training. Where the answer goes to is no part of t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from si_hub.distill.pair.model import name_of
 from si_hub.errors import UsageError
 from si_hub.report.progress import Progress
+from si_hub.report.text import size_bytes
 from si_hub.words import label, option
 
 #: What an adapter's numbers may be stored as: the option's value → safetensors' name.
@@ -175,7 +178,7 @@ class Request:
         tuned: Sequence[str | Path],
         *,
         rank: int | None = None,
-        size: int | None = None,
+        size: int | str | None = None,
         fidelity: float | None = None,
         dtype: str = "fp32",
         seed: int = 0,
@@ -196,6 +199,7 @@ class Request:
             UsageError: no tuned model, two budgets, an option that is not known, a value that makes no sense.
         """
         options = options or {}
+        rank, size = read_rank(rank), read_size(size)
         check_budget(tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype)
         several = len(tuned) > 1
         for name in SEVERAL:
@@ -251,12 +255,42 @@ def check_budget(
             f"{label('rank')}, {label('size')} and {label('fidelity')} are three ways to say one thing",
             hint="Give one of them.",
         )
-    if rank is not None and rank < 1:
-        raise UsageError("a rank is at least 1", key=label("rank"), found=rank)
-    if fidelity is not None and not 0 < fidelity < 1:
+    if fidelity is not None and not (_is_number(fidelity) and 0 < fidelity < 1):
         raise UsageError("a fidelity lies between 0 and 1", key=label("fidelity"), found=fidelity)
     if dtype not in DTYPES:
         raise UsageError("no such dtype", key=label("dtype"), expected=", ".join(DTYPES), found=dtype)
+
+
+def read_rank(rank: Any) -> int | None:
+    """A rank as it was given, or none; UsageError for what is none."""
+    if rank is None or _is_whole(rank):
+        return None if rank is None else int(rank)
+    raise UsageError("a rank is a whole number, 1 or more", key=label("rank"), found=rank)
+
+
+def read_size(size: Any, name: str = "size") -> int | None:
+    """Bytes of a size, written as a number or as people do (``40MB``), or none; UsageError for what is none.
+
+    Args:
+        size: as it was given.
+        name: the option's.
+    """
+    if isinstance(size, str):
+        with suppress(ValueError):
+            return size_bytes(size)
+    elif size is None or _is_whole(size):
+        return None if size is None else int(size)
+    raise UsageError("is no size", key=label(name), expected="bytes, or a text such as 40MB", found=size)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a value is a whole number above 0; 4.0 is one."""
+    return _is_number(value) and value >= 1 and float(value).is_integer()
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number, numpy's among them."""
+    return type(value) is not bool and isinstance(value, Real)
 
 
 def options_of(method: str, *, several: bool) -> list[str]:

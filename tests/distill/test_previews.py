@@ -35,7 +35,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(tuned: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Curve, Path]:
     """The curve, and the report that it was plotted in."""
     report = tmp_path_factory.mktemp("report") / "curve.html"
-    return curve(BASE, tuned, sizes=[30_000, 120_000], size=60_000, cache=cache, report=report, **FEW), report
+    return curve(BASE, tuned, sizes=[30_000, 120_000], size="60kB", cache=cache, report=report, **FEW), report
 
 
 def test_every_point_is_what_distilling_at_its_size_leaves(
@@ -76,6 +76,7 @@ def test_by_default_it_goes_from_everything_down_by_halves(tuned: Path, cache: P
         ({"method": "svd"}, "only the method calibrated"),
         ({"report": "curve.gif"}, "no kind of report"),
         ({"dtype": "int8"}, "no such dtype"),
+        ({"sizes": [40_000, 0]}, "^sizes: is no size"),
     ],
 )
 def test_what_a_curve_has_no_use_for_is_refused_before_any_work(options: dict[str, Any], said: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from si_hub.distill.request import Request, SurveyOptions, TrainingOptions, branch_names
@@ -37,6 +38,36 @@ def test_options_are_parted_into_ours_and_the_calibrations() -> None:
     request = Request.of("trained", TUNED[:1], options=said)
     assert request.training == TrainingOptions(steps=7, checkpointing=True, images="x")
     assert request.survey == SurveyOptions(trajectories=3)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"size": 0}, r"^size: is no size \(expected bytes, or a text such as 40MB, found 0\)"),
+        ({"size": -1}, "^size: is no size"),
+        ({"size": True}, "^size: is no size"),
+        ({"size": 1.5}, "^size: is no size"),
+        ({"size": float("inf")}, "^size: is no size"),
+        ({"size": "0MB"}, "^size: is no size"),
+        ({"size": "forty"}, "^size: is no size .*found forty"),
+        ({"rank": "4"}, "^rank: a rank is a whole number, 1 or more .*found 4"),
+        ({"rank": 2.5}, "^rank: a rank is a whole number"),
+        ({"rank": 0}, "^rank: a rank is a whole number"),
+        ({"rank": float("nan")}, "^rank: a rank is a whole number"),
+        ({"fidelity": "0.9"}, "^fidelity: a fidelity lies between 0 and 1"),
+        ({"fidelity": float("nan")}, "^fidelity: a fidelity lies between 0 and 1"),
+        ({"size": 0, "rank": 4}, "^size: is no size"),
+    ],
+)
+def test_a_budget_that_is_none_is_told(budget: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Request.of("calibrated", TUNED[:1], **budget)
+
+
+@pytest.mark.parametrize("size", ["40kB", "0.04 MB", 40_000, 40_000.0, np.int64(40_000)])
+def test_a_size_is_the_same_however_it_is_written(size: Any) -> None:
+    found = Request.of("calibrated", TUNED[:1], size=size).size
+    assert (found, type(found)) == (40_000, int)
 
 
 def test_branches_are_named_by_files_or_as_told() -> None:
