@@ -15,7 +15,9 @@ from types import MappingProxyType
 #: Options that the command line writes otherwise than ``--`` and their Python keyword.
 _SHORT = {"output": "-o"}
 #: Commands whose Python function is not ``si_hub.`` and their name.
-_FUNCTIONS = {"distill": "si_hub.distill.distill"}
+_FUNCTIONS = {"curve": "si_hub.distill.curve", "distill": "si_hub.distill.distill"}
+#: Functions that the command line has no command of their own for.
+_COMMANDS = {"curve": "distill --curve"}
 
 _command_line = False
 #: Keywords that whoever called has under other names.
@@ -84,7 +86,9 @@ def call(command: str, *arguments: object, **options: str | None) -> str:
     given = {name: value for name, value in options.items() if value is not None}
     if _command_line:
         pairs = [part for name, value in given.items() for part in (_flag(name), shlex.quote(value))]
-        return " ".join(["si-hub", command, *(shlex.quote(str(argument)) for argument in arguments), *pairs])
+        return " ".join(
+            ["si-hub", _COMMANDS.get(command, command), *(shlex.quote(str(argument)) for argument in arguments), *pairs]
+        )
     written = [_python(str(argument)) for argument in arguments]
     written += [f"{name}={_python(value)}" for name, value in given.items()]
     return f"{_FUNCTIONS.get(command, f'si_hub.{command}')}({', '.join(written)})"

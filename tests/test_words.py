@@ -16,23 +16,17 @@ from safetensors.numpy import save_file
 
 import si_hub
 from si_hub import distill, inspection, words
+from si_hub import format as file_format
 from si_hub.cli import main
 from si_hub.errors import SiHubError
+from si_hub.storage.header import read_safetensors
 from tests.miniature import BASE, INK, NEON
 from tests.miniature import KOHYA_LORA as LORA
 
 PACKAGE = Path(si_hub.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
 #: Texts with a flag that are the same whoever reads them: the part of each that tells it, and why.
-ONE_LANGUAGE = {
-    "pip install --upgrade si-hub": "pip's own flag",
-    "--embeddings carries it whole": "counted in the adapter's document",
-    "--embeddings adds ": "a note, which reports are written with",
-    "--set pieces=N looks at more": "a note, which reports are written with",
-    "try a lower rate, --set rate=N": "a note, which reports are written with",
-    "take a larger --size or --rank": "a warning, which reports are written with",
-    "; --curve shows what each size leaves": "a warning, which reports are written with",
-}
+ONE_LANGUAGE = {"pip install --upgrade si-hub": "pip's own flag"}
 
 #: A call of `si_hub.words` → Python's words, the command line's.
 WORDS = {
@@ -53,6 +47,7 @@ WORDS = {
         "si_hub.pull('user/style', local_dir=FOLDER)", "si-hub pull user/style --local-dir FOLDER",
     ),
     "call('distill', 'BASE', 'TUNED')": ("si_hub.distill.distill(BASE, TUNED)", "si-hub distill BASE TUNED"),
+    "call('curve', 'BASE', 'TUNED')": ("si_hub.distill.curve(BASE, TUNED)", "si-hub distill --curve BASE TUNED"),
 }  # fmt: skip
 
 
@@ -309,6 +304,21 @@ def test_a_mistake_is_told_in_the_words_it_was_made_in(case: Case, tmp_path: Pat
     assert "si_hub." not in result.stderr
     assert "=True" not in result.stderr
     assert not ASSIGNED.search(result.stderr)
+
+
+def test_a_result_is_told_in_the_words_it_was_asked_for_in_and_written_in_neither(tmp_path: Path) -> None:
+    files = [tmp_path / "python.safetensors", tmp_path / "command.safetensors"]
+    made = distill.distill(BASE, INK, output=files[0], method="svd", rank=1)
+    command = ["distill", str(BASE), str(INK), "-o", str(files[1]), "--method", "svd", "--rank", "1", "--json"]
+    told = json.loads(CliRunner().invoke(main, command, catch_exceptions=False).stdout)
+    assert made.notes[-1].startswith("embeddings=True carries embeddings whole: ")
+    assert told["notes"][-1].startswith("--embeddings carries embeddings whole: ")
+    assert not FLAG.search(json.dumps([made.as_dict()["left_out"], made.notes, made.warnings, made.reason]))
+    assert files[0].read_bytes() == files[1].read_bytes()
+    written = json.dumps(file_format.read_document(read_safetensors(files[0])))
+    assert "no low-rank pair can stand for it" in written
+    assert not FLAG.search(written)
+    assert "embeddings=" not in written
 
 
 def test_a_pipelines_loader_speaks_of_its_own_keywords(tmp_path: Path) -> None:

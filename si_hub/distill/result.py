@@ -11,6 +11,7 @@ from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.report.text import reasons, size_text, tally
+from si_hub.words import call, label
 
 #: An adapter that leaves this much of the base's error has done next to nothing.
 HARDLY = 0.95
@@ -151,7 +152,9 @@ def doubts(fidelity: Mapping[str, Any]) -> list[str]:
     """
     branches: Mapping[str, float] = fidelity.get("branches", {})
     found = {"the adapter": fidelity.get("error", 0.0), **{f"the branch {name}": e for name, e in branches.items()}}
-    way_out = "take a larger --size or --rank" + ("" if branches else "; --curve shows what each size leaves")
+    way_out = f"take a larger {label('size')} or {label('rank')}"
+    if not branches:
+        way_out += f"; {call('curve', 'BASE', 'TUNED')} shows what each size leaves"
     return [
         f"{what} is {'worse than' if error > 1.0 else 'hardly better than'} the base, of whose error it leaves "
         f"{error:.4f}: {way_out}"

@@ -30,7 +30,7 @@ from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
-from si_hub.words import label
+from si_hub.words import label, setting
 
 #: Points of a curve.
 HALVES = 8
@@ -313,7 +313,8 @@ class Calibration:
         }  # fmt: skip
         cut = any(end in ends and float(score) for end, score in zip(self.findings.columns, self.scores, strict=True))
         looked = self.survey.settings.pieces
-        return [f"carries all that was looked at, rank {looked} at most: --set pieces=N looks at more"] if cut else []
+        more = setting("pieces", "N")
+        return [f"carries all that was looked at, rank {looked} at most: {more} looks at more"] if cut else []
 
     def _carried_shares(self, choice: Choice) -> dict[str, float]:
         """Of each component, the share of its parts' squared effects that is in the adapter."""

@@ -27,7 +27,7 @@ from si_hub.distill.work.processes import Processes, processes
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
-from si_hub.words import label
+from si_hub.words import label, switch
 
 #: The rank of every layer where no budget is given.
 DEFAULT_RANK = 32
@@ -36,7 +36,7 @@ _WORKERS = 4
 #: Embeddings and bare parameters are carried whole while they are no more than this many times what a pair would cost.
 _DENSE_FACTOR = 4
 #: Why a module is left out: one text a kind, so that the document can count them.
-_LARGE = "no low-rank pair can stand for it; --embeddings carries it whole"
+_LARGE = "no low-rank pair can stand for it"
 _VOLUME = "a three-dimensional convolution, which adapters do not reach"
 
 How = Literal["pair", "dense", "leave"]
@@ -228,7 +228,11 @@ def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, WorkEntry]
         "left_out": dict(sorted(Counter(left_out.values()).items())),
     }
     large = [item.change for item in plans if item.reason == _LARGE]
-    notes = [f"--embeddings adds {sum(map(_numbers, large)):,} numbers"] if large else []
+    notes = (
+        [f"{switch('embeddings')} carries embeddings whole: {sum(map(_numbers, large)):,} numbers more"]
+        if large
+        else []
+    )
     return Outcome(components, error, carried, left_out, measurement, notes=notes)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from si_hub.distill.request import TrainingOptions
 from si_hub.distill.training.loop import Course, Recipe
 from si_hub.report.progress import Progress, ProgressBar
+from si_hub.words import setting
 
 #: Numbers of a course that the document keeps.
 _SHOWN = 40
@@ -78,7 +79,7 @@ def remarks(course: Course) -> list[str]:
     stopped = [f"training stopped early: {course.stopped}"] if course.stopped else []
     if course.best:
         return stopped
-    return [*stopped, "no step was better than the start, which is kept: try a lower rate, --set rate=N"]
+    return [*stopped, f"no step was better than the start, which is kept: try a lower rate, {setting('rate', 'N')}"]
 
 
 def training_document(options: TrainingOptions, course: Course, started: float, seed: int) -> dict[str, Any]:

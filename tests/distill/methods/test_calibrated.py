@@ -149,7 +149,7 @@ def test_what_is_left_out_is_said(ink: Distil) -> None:
 
 
 def test_room_for_more_than_was_looked_at_is_said(ink: Distil) -> None:
-    assert any("--set pieces=N" in note for note in ink(size=10**8).notes)
+    assert any(": pieces=N looks at more" in note for note in ink(size=10**8).notes)
     assert not ink("small.safetensors", size=40_000).notes
 
 
@@ -202,7 +202,7 @@ def test_unknown_options_are_refused(ink: Distil) -> None:
         ink(size=40_000, probes=0)
     with pytest.raises(UsageError, match="states: is a whole number"):
         ink(size=40_000, states=2.5)
-    with pytest.raises(UsageError, match="The method trained has it"):
+    with pytest.raises(UsageError, match="only the method trained knows it"):
         ink(size=40_000, steps=10)
 
 

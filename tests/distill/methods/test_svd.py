@@ -151,7 +151,7 @@ def test_the_document_says_what_is_carried_and_what_is_not(tmp_path: Path) -> No
     assert result.warnings == ()
     held = load_file(NEON)
     numbers = sum(held[f"{WORDS}.{which}_embedding.weight"].numel() for which in ("token", "position"))
-    assert result.notes[-1] == f"--embeddings adds {numbers:,} numbers"
+    assert result.notes[-1] == f"embeddings=True carries embeddings whole: {numbers:,} numbers more"
 
 
 def test_modules_that_are_left_out_for_one_reason_are_counted_together() -> None:
@@ -171,7 +171,7 @@ def test_norms_and_biases_are_carried_whole_and_large_embeddings_are_named(pair:
     assert plans["conv_norm_out"].how == "dense"
     assert plans["text_model.embeddings.position_embedding"].how == "dense"
     assert plans["text_model.embeddings.token_embedding"].how == "leave"
-    assert "--embeddings" in plans["text_model.embeddings.token_embedding"].reason
+    assert plans["text_model.embeddings.token_embedding"].reason == "no low-rank pair can stand for it"
     assert plans["time_embedding.linear_1"].how == "pair"
     token = next(change for change in pair.changes if change.module.endswith("token_embedding"))
     assert plan_of(token, 4, embeddings=True).how == "dense"

@@ -90,7 +90,7 @@ def test_a_rate_that_spoils_everything_leaves_the_start_and_says_so(tmp_path: Pa
     assert told["stopped"] == "the loss was nan at step 2"
     assert result.notes == (
         "training stopped early: the loss was nan at step 2",
-        "no step was better than the start, which is kept: try a lower rate, --set rate=N",
+        "no step was better than the start, which is kept: try a lower rate, rate=N",
     )
 
 
@@ -116,12 +116,6 @@ def test_pictures_features_and_checkpointing_are_options(tmp_path: Path, train: 
     assert told["images"] is True
     assert told["precision"] == "bf16"
     assert len(told["losses"]) == 2
-
-
-# Parts.
-
-
-# Long ones.
 
 
 @pytest.mark.slow

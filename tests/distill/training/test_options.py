@@ -18,6 +18,7 @@ from si_hub.distill.training.options import (
     show_of,
     training_document,
 )
+from si_hub.words import at_command_line
 
 
 @pytest.mark.parametrize("own", [None, "bf16"])
@@ -37,11 +38,14 @@ def course(losses: list[float], errors: list[tuple[int, float]], best: int, stop
 
 def test_what_is_said_of_a_training_is_what_went_wrong_and_nothing_else() -> None:
     assert remarks(course([1.0], [(0, 0.5), (4, 0.4)], 4)) == []
-    kept = "no step was better than the start, which is kept: try a lower rate, --set rate=N"
+    kept = "no step was better than the start, which is kept: try a lower rate, rate=N"
     assert remarks(course([1.0], [(0, 0.5), (4, 0.6)], 0)) == [kept]
     assert remarks(course([1.0], [(0, 0.5)], 0, "the loss was nan at step 2")) == [
         "training stopped early: the loss was nan at step 2", kept,
     ]  # fmt: skip
+    with at_command_line():
+        [said] = remarks(course([1.0], [(0, 0.5), (4, 0.6)], 0))
+    assert said.endswith("try a lower rate, --set rate=N")
 
 
 @pytest.mark.parametrize(("count", "every"), [(3, 1), (40, 1), (41, 2), (1000, 25)])
