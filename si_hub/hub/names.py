@@ -80,6 +80,11 @@ def check_revision(text: str) -> str:
     return text
 
 
+def names_branch_or_tag(text: str) -> bool:
+    """Whether a branch or tag can be made under this name: no whole reference, ``refs/…``, and no commit's hash."""
+    return not text.startswith("refs/") and not is_commit(text.lower())
+
+
 def is_commit(text: str) -> bool:
     """Whether ``text`` is a whole commit hash, 40 hex digits."""
     return _COMMIT.fullmatch(text) is not None

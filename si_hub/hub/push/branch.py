@@ -11,7 +11,7 @@ from si_hub.errors import MissingRepository, UsageError
 from si_hub.hub import listing
 from si_hub.hub.client import Client
 from si_hub.hub.listing import ListedFile, Listing
-from si_hub.hub.names import RepoRef, is_commit, safe_commit
+from si_hub.hub.names import RepoRef, names_branch_or_tag, safe_commit
 from si_hub.hub.pull import transfer
 from si_hub.hub.push.content import Outgoing
 from si_hub.words import option, switch
@@ -84,6 +84,9 @@ def survey_branch(client: Client, repo_id: str, revision: str | None, *, create_
     except MissingRepository:
         if create_pr:
             raise
+        # Before anything is made: the branch would be refused when the repository is there already.
+        if not names_branch_or_tag(branch):
+            raise _no_branch(repo_id, branch) from None
         return RepoBranch(repo_id, branch, exists=False, new_branch=branch != MAIN)
     hidden = client.call(client.api.model_info, repo_id, about=repo_id).private if private else None
     if hidden is False:
@@ -107,13 +110,17 @@ def look_at_branch(client: Client, target: RepoBranch) -> RepoBranch:
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     pulls = {ref.ref: safe_commit(ref.target_commit, repo_id) for ref in refs.pull_requests or ()}
     known = branches | pulls
-    if branch not in known and (branch in tags or is_commit(branch) or branch.startswith("refs/")):
-        raise UsageError(
-            "is no branch", file=repo_id, key=branch, hint=f"Push to a branch, and name a tag with {option('tag')}."
-        )
+    if branch not in known and (branch in tags or not names_branch_or_tag(branch)):
+        raise _no_branch(repo_id, branch)
     found = listing_at(client, repo_id, known.get(branch) or branches.get(MAIN) or MAIN)
     new = branch not in known and branch != MAIN
     return RepoBranch(repo_id, branch, True, target.private, new, found.commit, found.files, tags, pulls)
+
+
+def _no_branch(repo_id: str, branch: str) -> UsageError:
+    return UsageError(
+        "is no branch", file=repo_id, key=branch, hint=f"Push to a branch, and name a tag with {option('tag')}."
+    )
 
 
 def listing_at(client: Client, repo_id: str, revision: str) -> Listing:

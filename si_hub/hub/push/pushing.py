@@ -11,7 +11,7 @@ from pathlib import Path
 from si_hub.errors import ConflictError, FileAccessError, MissingRepository, UsageError
 from si_hub.hub.card import card
 from si_hub.hub.client import About, Client
-from si_hub.hub.names import check_revision, parse_ref
+from si_hub.hub.names import check_revision, names_branch_or_tag, parse_ref
 from si_hub.hub.pull.cache import read_record
 from si_hub.hub.pull.pulling import PULLED
 from si_hub.hub.push.branch import MAIN, RepoBranch, is_same, look_at_branch, small_file, survey_branch
@@ -87,6 +87,8 @@ def push(
     user = ask_user(client, ref.repo_id)
     whole = user.whole_id(ref.repo_id)
     target = survey_branch(client, whole, ref.revision, create_pr=create_pr, private=private)
+    if create_pr:
+        user.check_may_propose(whole)
     if not target.exists:
         user.check_may_create(whole)
     seen = pulled.commit if pulled is not None and pulled.repo_id == whole else None
@@ -140,6 +142,8 @@ class _Push:
             self.sender.ask_objections(changed)
             return self.result(files, changed, created, None, _difference(old_card, files))
         if created or self.target.new_branch:
+            # Before anything is made: a refused commit would leave an empty repository or branch behind.
+            self.sender.ask_objections(changed)
             start = self.target.head
             self.make_place()
             changed = self.target.differing(files)
@@ -306,8 +310,11 @@ def _check_options(revision: str | None, create_pr: bool, tag: str | None, messa
         )
     if message is not None and not message.partition("\n")[0].strip():
         raise UsageError("the commit message has no first line", key=label("commit_message"))
-    if tag is not None:
-        check_revision(tag)
+    if tag is not None and not names_branch_or_tag(check_revision(tag)):
+        raise UsageError(
+            "is no name for a tag", key=label("tag"), expected="a name such as v1", found=tag,
+            hint="Leave out refs/tags/, and name no branch, pull request or commit.",
+        )  # fmt: skip
 
 
 def _listed_hash(target: RepoBranch, name: str) -> str:

@@ -118,9 +118,10 @@ class Sender:
             SiHubError: see `Client.call`.
         """
         self._ask_card(changed)
-        if IGNORES in self.target.files:
+        # For a pull request no right to write was asked for: the same question says whether it may be opened.
+        if IGNORES in self.target.files or (changed and self.create_pr):
             about = About(self.target.repo_id, self.target.branch)
-            ignored = self.client.call(self._ignored, changed, about=about)
+            ignored = self.client.call(self._list_ignored, changed, about=about)
             if ignored:
                 raise self._other_files(", ".join(ignored))
 
@@ -145,7 +146,7 @@ class Sender:
             return None
         return "\n".join(f"- {error.get('message')}" for error in response.json().get("errors", ()))
 
-    def _ignored(self, files: Sequence[Outgoing]) -> list[str]:
+    def _list_ignored(self, files: Sequence[Outgoing]) -> list[str]:
         """The files that a commit on the target's head would leave out, for `Client.call`."""
         from huggingface_hub.utils import get_session, hf_raise_for_status
 

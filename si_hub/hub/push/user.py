@@ -12,6 +12,9 @@ from si_hub.hub.names import is_repo_id
 #: Roles in an organization that may make repositories in it.
 _MAKERS = frozenset({"admin", "write", "contributor"})
 
+#: What the Hub calls the right to open discussions and pull requests, and a name that is no namespace's.
+_PROPOSE, _EVERYWHERE = "discussion.write", "*"
+
 
 @dataclass(frozen=True, slots=True)
 class HubUser:
@@ -20,11 +23,13 @@ class HubUser:
     Attributes:
         name: of the user.
         namespaces: where the token may make repositories: the user's name, and organizations.
+        proposing: namespaces and repositories where it may open pull requests; None for everywhere.
         endpoint: address of the Hub.
     """
 
     name: str
     namespaces: frozenset[str]
+    proposing: frozenset[str] | None
     endpoint: str
 
     def whole_id(self, repo_id: str) -> str:
@@ -44,12 +49,27 @@ class HubUser:
             AuthError: a repository that is yet to be made, where this token makes none.
         """
         namespace = repo_id.partition("/")[0]
-        if namespace.casefold() not in {name.casefold() for name in self.namespaces}:
-            raise AuthError(
-                "there is no such repository, and the token may not make it", file=repo_id,
-                expected=", ".join(sorted(self.namespaces)) or "a token that may write", found=namespace,
-                hint=f"Check the name, or take a token with that right: {self.endpoint}/settings/tokens",
-            )  # fmt: skip
+        if namespace in self.namespaces:
+            return
+        meant = [name for name in self.namespaces if name.casefold() == namespace.casefold()]
+        hint = f"Check the name, or take a token with that right: {self.endpoint}/settings/tokens"
+        raise AuthError(
+            "there is no such repository, and the token may not make it", file=repo_id,
+            expected=", ".join(sorted(self.namespaces)) or "a token that may write", found=namespace,
+            hint=f"Write {meant[0]}/{repo_id.partition('/')[2]}." if meant else hint,
+        )  # fmt: skip
+
+    def check_may_propose(self, repo_id: str) -> None:
+        """
+        Raises:
+            AuthError: a pull request to this repository, where this token opens none.
+        """
+        if self.proposing is None or {repo_id, repo_id.partition("/")[0], _EVERYWHERE} & self.proposing:
+            return
+        raise AuthError(
+            "the token may not open a pull request here", file=repo_id, expected=f"the permission {_PROPOSE}",
+            hint=f"Give it that permission, or take another: {self.endpoint}/settings/tokens",
+        )  # fmt: skip
 
 
 def ask_user(client: Client, repo_id: str) -> HubUser:
@@ -64,16 +84,16 @@ def ask_user(client: Client, repo_id: str) -> HubUser:
         SiHubError: see `Client.call`.
     """
 
-    def ask() -> tuple[str, str | None, frozenset[str]]:
+    def ask() -> tuple[str, str | None, frozenset[str], frozenset[str] | None]:
         me = client.api.whoami()
         token = me.get("auth", {}).get("accessToken", {})
-        return me["name"], token.get("role"), _namespaces(me, token)
+        return me["name"], token.get("role"), _namespaces(me, token), _proposing(token)
 
-    name, role, namespaces = client.call(ask, about=repo_id)
+    name, role, namespaces, proposing = client.call(ask, about=repo_id)
     if role == "read":
         hint = f"Make one that may write, at {client.endpoint}/settings/tokens, and `hf auth login` with it."
         raise AuthError("the token may only read", file=repo_id, hint=hint)
-    return HubUser(name, namespaces, client.endpoint)
+    return HubUser(name, namespaces, proposing, client.endpoint)
 
 
 def _namespaces(me: dict[str, Any], token: dict[str, Any]) -> frozenset[str]:
@@ -81,5 +101,21 @@ def _namespaces(me: dict[str, Any], token: dict[str, Any]) -> frozenset[str]:
     own = {me["name"], *(org["name"] for org in me.get("orgs", ()) if org.get("roleInOrg", "write") in _MAKERS)}
     if token.get("role") != "fineGrained":
         return frozenset(own)
+    return _scopes(token, "repo.write")
+
+
+def _proposing(token: dict[str, Any]) -> frozenset[str] | None:
+    """Where pull requests can be opened: anywhere, unless the token is fine-grained."""
+    if token.get("role") != "fineGrained":
+        return None
+    everywhere = {_EVERYWHERE} if _PROPOSE in token.get("fineGrained", {}).get("global", ()) else set()
+    # Who may write to a repository may propose to it.
+    return _scopes(token, _PROPOSE) | _scopes(token, "repo.write") | everywhere
+
+
+def _scopes(token: dict[str, Any], permission: str) -> frozenset[str]:
+    """The namespaces and repositories where a fine-grained token has a permission."""
     scoped = token.get("fineGrained", {}).get("scoped", ())
-    return frozenset(scope["entity"].get("name") for scope in scoped if "repo.write" in scope.get("permissions", ()))
+    return frozenset(
+        name for scope in scoped if permission in scope.get("permissions", ()) and (name := scope["entity"].get("name"))
+    )

@@ -96,6 +96,8 @@ def is_private_and_somebody_elses(world: World) -> None:
     world.hub.repo("other/style", private=True)
 
 
+HASH = "0123456789abcdef0123456789abcdef01234567"
+
 #: What is so, the command, whose token, and the error of push with and without --dry-run.
 REFUSALS: dict[str, tuple[Callable[[World], None], list[str], str, str, int]] = {
     "a token that only reads": (is_empty, [STYLE], "reader", "AuthError", 9),
@@ -109,6 +111,14 @@ REFUSALS: dict[str, tuple[Callable[[World], None], list[str], str, str, int]] = 
     "nothing to propose to": (nobody_there, [STYLE, "--create-pr"], "writer", "MissingRepository", 7),
     "no name": (nobody_there, [], "writer", "UsageError", 2),
     "no branch": (is_tagged, [STYLE, "--revision", "v1"], "writer", "UsageError", 2),
+    "a reference for a branch": (nobody_there, [STYLE, "--revision", "refs/heads/dev"], "writer", "UsageError", 2),
+    "a request for a branch": (nobody_there, [STYLE, "--revision", "refs/pr/1"], "writer", "UsageError", 2),
+    "a commit for a branch": (nobody_there, [STYLE, "--revision", HASH], "writer", "UsageError", 2),
+    "a reference for a tag": (nobody_there, [STYLE, "--tag", "refs/heads/v1"], "writer", "UsageError", 2),
+    "a request for a tag": (is_empty, [STYLE, "--tag", "refs/pr/1"], "writer", "UsageError", 2),
+    "a commit for a tag": (is_empty, [STYLE, "--tag", HASH], "writer", "UsageError", 2),
+    "no right to propose": (is_somebody_elses, ["other/style", "--create-pr"], "powerless", "AuthError", 9),
+    "a name in other letters": (nobody_there, ["USER/style"], "writer", "AuthError", 9),
     "a tag of another commit": (is_tagged, [STYLE, "--tag", "v1"], "writer", "ConflictError", 13),
     "another adapter there": (holds_another_adapter, [STYLE], "writer", "ConflictError", 13),
     "a branch that moved": (has_moved, [STYLE], "writer", "ConflictError", 13),
@@ -124,6 +134,8 @@ REFUSALS: dict[str, tuple[Callable[[World], None], list[str], str, str, int]] = 
     ),
     "a file that is kept out": (keeps_a_file_out, [STYLE], "writer", "ChecksumError", 6),
 }
+#: What a push finds out when the commit is there already.
+SEEN_ONLY_AFTERWARDS = {"a file that is kept out"}
 
 
 @pytest.mark.parametrize("dry", [True, False], ids=["dry run", "push"])
@@ -134,7 +146,7 @@ def test_what_a_push_refuses_its_dry_run_refuses_too(world: World, reason: str, 
     before = {repo: world.hub.repo(repo).commits() for repo in world.hub.repositories}
     found, said = world.run(*arguments, *(["--dry-run"] if dry else []), token=token)
     assert (found, said["error"], said["exit_code"]) == (code, kind, code)
-    if dry:
+    if dry or reason not in SEEN_ONLY_AFTERWARDS:
         assert {repo: world.hub.repo(repo).commits() for repo in world.hub.repositories} == before
 
 
@@ -167,3 +179,55 @@ def test_a_fine_grained_token_makes_repositories_where_it_says_so(world: World) 
     assert world.run(STYLE, "--dry-run", token="powerless")[0] == 9
     world.hub.fault(faults.edited(scoped("repo.write")), on="/whoami", times=1)
     assert world.run(STYLE, "--dry-run", token="powerless")[0] == 0
+
+
+def scoped_to(name: str, *permissions: str) -> Callable[[Any], Any]:
+    """A change of whoami's answer: the fine-grained token has these permissions for a namespace or repository."""
+
+    def change(me: Any) -> Any:
+        scope = {"entity": {"_id": "1", "type": "user", "name": name}, "permissions": list(permissions)}
+        me["auth"]["accessToken"]["fineGrained"]["scoped"] = [scope]
+        return me
+
+    return change
+
+
+def everywhere(*permissions: str) -> Callable[[Any], Any]:
+    def change(me: Any) -> Any:
+        me["auth"]["accessToken"]["fineGrained"]["global"] = list(permissions)
+        return me
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (scoped_to("user", "discussion.write", "repo.write"), "the permission discussion.write"),
+        (scoped_to("other", "repo.content.read"), "the permission discussion.write"),
+        # These may, as whoami says; the Hub of the tests, whose fine-grained tokens may nothing, is asked and refuses.
+        (scoped_to("other", "discussion.write"), None),
+        (scoped_to("other/style", "discussion.write"), None),
+        (scoped_to("other", "repo.write"), None),
+        (everywhere("discussion.write"), None),
+    ],
+)
+def test_a_fine_grained_token_proposes_where_it_says_so(
+    world: World, change: Callable[[Any], Any], said: str | None
+) -> None:
+    is_somebody_elses(world)
+    world.hub.fault(faults.edited(change), on="/whoami", times=1)
+    code, answer = world.run("other/style", "--create-pr", "--dry-run", token="powerless")
+    assert (code, answer["error"], answer.get("expected")) == (9, "AuthError", said)
+    asked = [entry.path for entry in world.hub.log if "/preupload/" in entry.path]
+    assert len(asked) == (0 if said else 1)
+
+
+def test_the_dry_run_of_a_request_that_may_be_opened_is_fine(world: World) -> None:
+    is_somebody_elses(world)
+    assert world.run("other/style", "--create-pr", "--dry-run")[0] == 0
+    assert world.run("other/style", "--create-pr")[1]["branch"] == "refs/pr/1"
+
+
+def test_a_namespace_in_other_letters_is_told_how_it_is_written(world: World) -> None:
+    assert "Write user/style." in world.run("USER/style", "--dry-run")[1]["hint"]
