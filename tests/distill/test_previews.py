@@ -89,6 +89,13 @@ def test_a_base_that_cannot_be_run_has_no_curve() -> None:
         curve(BASE / "unet", INK)
 
 
+def test_a_cache_that_cannot_be_made_is_told_by_an_option_that_a_curve_has(tuned: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileAccessError, match=r"cannot be made: .* Name another with cache=FOLDER") as told:
+        curve(BASE, tuned, cache=tmp_path / "file" / "cache", **FEW)
+    assert "work=" not in str(told.value)
+
+
 def test_two_that_ask_at_once_do_not_throw_away_each_other_s_work(tmp_path: Path) -> None:
     work = Work(tmp_path / "work")
     with work.hold():

@@ -53,7 +53,8 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
 def _cache_folder(stages: Mapping[str, Any], request: Request) -> Work:
     """Where a survey is kept: a folder of its own in the cache."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "si-hub" / "distill"
-    return Work((request.cache or home) / hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:32])
+    name = hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:32]
+    return Work((request.cache or home) / name, "cache")
 
 
 def make_room(work: Work, others: int) -> None:

@@ -44,10 +44,12 @@ class Work:
 
     Attributes:
         folder: where; made when the first entry is kept.
+        keyword: the option that names another.
         kept: entries found from an earlier run, when it was opened.
     """
 
     folder: Path
+    keyword: str = "work"
     kept: int = field(default=0, init=False)
     _alone: bool = field(default=False, init=False)
     _kept_by: int | None = field(default=None, init=False)
@@ -69,7 +71,7 @@ class Work:
             raise FileAccessError(
                 "another run is at work in it",
                 file=self.folder,
-                hint=f"Wait for its end, or name another with {option('work')}.",
+                hint=f"Wait for its end, or name another with {self._option()}.",
             ) from error
         except OSError:
             pass  # Some network file systems lock no folders: nobody is kept away there, and nothing is swept.
@@ -114,7 +116,7 @@ class Work:
             raise FileAccessError(
                 "is a folder with other things in it",
                 file=self.folder,
-                hint=f"Name an empty one with {option('work')}.",
+                hint=f"Name an empty one with {self._option()}.",
             )
         if marker.is_file() and marker.read_text(encoding="utf-8") != text:
             self._empty()
@@ -176,10 +178,12 @@ class Work:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileAccessError(
-                f"cannot be made: {error.strerror}", file=self.folder,
-                hint=f"Name a folder for unfinished work with {option('work')}, "
-                f"for surveys with {setting('cache', 'FOLDER')}.",
-            ) from error  # fmt: skip
+                f"cannot be made: {error.strerror}", file=self.folder, hint=f"Name another with {self._option()}."
+            ) from error
+
+    def _option(self) -> str:
+        """What to name another folder with; the work's is an option of the command, others' are settings."""
+        return option(self.keyword) if self.keyword == "work" else setting(self.keyword, "FOLDER")
 
     def _empty(self) -> None:
         """Throw away everything but the marker, which says until the end that the folder is ours."""

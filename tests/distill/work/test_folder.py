@@ -71,13 +71,12 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_said_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    work = Work(tmp_path / "file" / "work")
-    uses: list[Callable[[], object]] = [partial(work.open, PLAN), work.keep, work.hold().__enter__]
-    for use in uses:
-        with pytest.raises(
-            FileAccessError, match=r"cannot be made: Not a directory.*work=, for surveys with cache=FOLDER"
-        ):
-            use()
+    for keyword, said in (("work", "work="), ("cache", "cache=FOLDER")):
+        work = Work(tmp_path / "file" / "work", keyword)
+        uses: list[Callable[[], object]] = [partial(work.open, PLAN), work.keep, work.hold().__enter__]
+        for use in uses:
+            with pytest.raises(FileAccessError, match=f"cannot be made: Not a directory. Name another with {said}\\.$"):
+                use()
 
 
 def test_what_another_run_has_thrown_away_already_is_gone(tmp_path: Path) -> None:
