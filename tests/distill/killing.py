@@ -30,7 +30,7 @@ from tests.killing import Clock, Fork, kill_self
 PHASES: dict[str, list[Callable[..., Any]]] = {
     "survey": [Survey.findings, Survey.measure],
     "choosing": [Calibration.for_budget],
-    "walking": [LessonPool._need],
+    "walking": [LessonPool._hold],
     "training": [_Run._backward],
     "measuring": [_Run.measure],
     "saving": [_Run.save],

@@ -57,7 +57,7 @@ def match(base: ModelOnDisk, tuned: ModelOnDisk, *, trust_order: bool = False) -
     unchanged: list[str] = []
     with Comparison() as comparison:
         for change in modules_of_both(base, tuned):
-            kept = _differing(change, differing, comparison)
+            kept = _drop_equal(change, differing, comparison)
             if kept is None:
                 unchanged.append(change.name)
             else:
@@ -67,7 +67,7 @@ def match(base: ModelOnDisk, tuned: ModelOnDisk, *, trust_order: bool = False) -
     return Pair(base, tuned, changes, unchanged, notes(base, tuned, changes))
 
 
-def _differing(change: Change, sampled: set[tuple[str, str]], comparison: Comparison) -> Change | None:
+def _drop_equal(change: Change, sampled: set[tuple[str, str]], comparison: Comparison) -> Change | None:
     """The change without what is equal; ``None`` if all is."""
     assert change.weight is not None
     equal = change.key not in sampled and _equal(change.weight, comparison)

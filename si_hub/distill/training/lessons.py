@@ -101,7 +101,7 @@ class LessonPool:
     def _lessons(self, first: int) -> Lessons:
         """All lessons of the window that begins with a walk."""
         if self._window is None or self._window[0] != first:
-            self._need(range(first, first + WINDOW))
+            self._hold(range(first, first + WINDOW))
             gone = [number for number in self._held if number < first]
             for number in gone:
                 del self._held[number]
@@ -110,7 +110,7 @@ class LessonPool:
             self._window = first, Lessons.join([self._held[first + k] for k in range(WINDOW)])
         return self._window[1]
 
-    def _need(self, numbers: range) -> None:
+    def _hold(self, numbers: range) -> None:
         """Hold these walks; those that nobody has made are made now, `WINDOW` of them in one go."""
         if all(number in self._held for number in numbers):
             return
