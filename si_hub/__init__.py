@@ -12,6 +12,7 @@ from si_hub.lazy import lazy
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from si_hub import distill as distill
     from si_hub.adapter import Adapter as Adapter
     from si_hub.conversion import convert as convert
     from si_hub.errors import SiHubError as SiHubError
@@ -34,7 +35,10 @@ _HOMES = {
     "push": "si_hub.hub.push",
 }
 
-__all__ = ["__version__", *_HOMES]
+#: Rooms that are used as such: ``si_hub.distill.distill(...)``.
+_ROOMS = ("distill",)
+
+__all__ = ["__version__", *_HOMES, *_ROOMS]
 
 
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+__getattr__, __dir__ = lazy(__name__, _HOMES, _ROOMS)

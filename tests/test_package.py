@@ -170,6 +170,15 @@ def test_every_public_name_is_importable_and_listed() -> None:
         assert getattr(si_hub, name) is not None
 
 
+def test_distill_is_a_package_that_importing_si_hub_is_enough_for() -> None:
+    check = (
+        "import sys, si_hub; print(si_hub.distill.__name__, callable(si_hub.distill.distill)); import si_hub.distill"
+    )
+    check += "; from si_hub import distill; print(distill is si_hub.distill, type(distill).__name__)"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+    assert done.stdout.split() == ["si_hub.distill", "True", "True", "module"], done.stderr
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'lora'"):
         _ = si_hub.lora

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,37 @@ WORDS = {
     "call('distill', 'BASE', 'TUNED')": ("si_hub.distill.distill(BASE, TUNED)", "si-hub distill BASE TUNED"),
     "call('curve', 'BASE', 'TUNED')": ("si_hub.distill.curve(BASE, TUNED)", "si-hub distill --curve BASE TUNED"),
 }  # fmt: skip
+
+
+def suggested() -> dict[str, str]:
+    """Every call that a text of the package suggests, as Python writes it → as Python would look it up."""
+    found = {}
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "call":
+                [command, *arguments] = node.args
+                assert isinstance(command, ast.Constant), file
+                given = [f"a{k}" for k in range(len(arguments))]
+                options = {str(one.arg): "value" for one in node.keywords}
+                text = words.call(str(command.value), *given, **options)
+                found[text] = text.partition("(")[0]
+    return found
+
+
+def test_what_a_text_suggests_can_be_called_after_importing_si_hub_alone() -> None:
+    calls = suggested()
+    assert {"si_hub.convert", "si_hub.distill.distill", "si_hub.distill.curve", "si_hub.pull"} <= {*calls.values()}
+    tries = [text.replace(name, f"signature({name}).bind") for text, name in calls.items()]
+    script = f"""
+import sys
+import si_hub
+from inspect import signature
+print("torch" in sys.modules)
+for text in {tries!r}:
+    eval(text)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
 
 
 @pytest.mark.parametrize("call", WORDS)
