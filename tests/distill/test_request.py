@@ -105,7 +105,7 @@ def test_an_unknown_option_is_told_with_all_that_the_method_has() -> None:
         Request.of("trained", TUNED, options={"foo": 1})
     listed = str(unknown.value.expected).split(", ")
     assert {"guidance", "states", "cache", "router", "steps", "walks"} <= set(listed)
-    # Every option of the list is one, and of the manual's table no other is missing.
+    # What is listed, the manual explains.
     table = (DOCS / "DISTILL.md").read_text()
     assert [name for name in listed if f"`{name}`" not in table and f"`--{name}" not in table] == []
     for method, hint in (("svd", "only the method trained knows it"), ("calibrated", "only the method trained")):
