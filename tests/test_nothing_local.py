@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import si_hub
 from si_hub import distill
+from si_hub import format as file_format
+from si_hub.errors import DocumentError
 
 ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
@@ -65,6 +69,34 @@ def convert(home: Path) -> Path:
     return done.path
 
 
+def trained_at(*folders: str) -> dict[str, str]:
+    """What a trainer writes of itself into a LoRA's header, from folders of these names."""
+    return {
+        f"{number}.{key}" if number else key: text
+        for number, folder in enumerate(folders)
+        for key, text in {
+            "ss_output_dir": folder,
+            "ss_sd_model_name": f"{folder}/anime.safetensors",
+            "ss_output_name": f"{folder}/neon",
+            "ss_datasets": json.dumps([{"image_dir": f"{folder}/pictures", "repeats": 2}]),
+            "ss_training_comment": f"of {folder}/pictures",
+            "ss_steps": "1000",
+        }.items()
+    }
+
+
+def convert_a_trainers(home: Path) -> Path:
+    """Of a LoRA that says where it was trained."""
+    tensors = load_file(home / "neon.safetensors")
+    said = trained_at(str(home), f"/home/{USER}", f"/Users/{USER}", f"C:\\Users\\{USER}", f"C:/Users/{USER}")
+    save_file(tensors, home / "trained.safetensors", said)
+    done = si_hub.convert(home / "trained.safetensors", base=home / "treasury" / "base")
+    kept = file_format.read(done.path).metadata
+    assert (kept["ss_steps"], kept["ss_sd_model_name"], kept["ss_output_name"]) == ("1000", "anime.safetensors", "neon")
+    assert done.report.left_out.keys() == {key for key in said if key.endswith(("_dir", "_datasets", "_comment"))}
+    return done.path
+
+
 def distil(home: Path) -> Path:
     tuned = home / "treasury" / "ink.safetensors"
     done = distill.distill(home / "treasury" / "base", tuned, method="svd", rank=2)
@@ -114,7 +146,7 @@ def test_a_report_says_nothing_of_the_machine(make: Callable[..., None], home: P
         assert traces(str(getattr(picture, "text", {})).encode(), home) == []
 
 
-@pytest.mark.parametrize("make", [convert, distil, save])
+@pytest.mark.parametrize("make", [convert, convert_a_trainers, distil, save])
 def test_what_is_made_and_pushed_says_nothing_of_the_machine(
     make: object, home: Path, hub: LoopbackHub, tmp_path: Path
 ) -> None:
@@ -135,3 +167,18 @@ def test_what_is_made_and_pushed_says_nothing_of_the_machine(
         assert traces(said + b"\n" + one.body, home) == [], one.target
     remembered = file.parent / ".si-hub.json"
     assert traces(remembered.read_bytes(), home) == []
+
+
+@pytest.mark.parametrize("folder", ["HOME/out", "/home/someone/out", "/Users/someone/out", "D:\\Users\\someone\\out"])
+def test_what_an_earlier_version_kept_is_not_pushed_and_a_new_conversion_can_be(
+    folder: str, home: Path, hub: LoopbackHub
+) -> None:
+    made = convert(home)
+    adapter = file_format.read(made)
+    adapter.metadata["ss_output_dir"] = folder.replace("HOME", str(home))
+    file_format.write(adapter, made, overwrite=True)
+    with pytest.raises(DocumentError, match=r"ss_output_dir: holds the path of a home folder.*Convert its source"):
+        si_hub.push(made, "user/style", token=hub.token("writer"), bars=False)
+    assert hub.repositories == []
+    made.unlink()
+    assert si_hub.push(convert(home), "user/style", token=hub.token("writer"), bars=False).created

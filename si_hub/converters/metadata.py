@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from si_hub.architectures.bases import BASES, find_named
 from si_hub.converters.source import METADATA_CONFIG
+from si_hub.storage.paths import find_home, is_path, last_name
 
 #: Metadata stay within the first ranged read of a file together with the document.
 KEY_LIMIT = 1024
@@ -32,6 +34,12 @@ _STALE = {
     "sshs_legacy_hash": "hash of the source file", "styleinject": "reserved", METADATA_CONFIG: "moved into the layers",
 }  # fmt: skip
 _MOVED = "moved into the document"
+#: Keys of a model's or file's name, of which the last part of a path says what it is to say.
+_FILE_KEYS = re.compile(r"(?:name|path|file|model|checkpoint|title|merged_from)$", re.IGNORECASE)
+#: Keys of what people write, which may begin with any character.
+_PROSE_KEYS = re.compile(
+    r"prompt|caption|comment|description|trigger|trained_?words|usage_hint|(?<![a-z])tags?(?![a-z])", re.IGNORECASE
+)
 _PREDICTION = "modelspec.prediction_type"
 _PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction", "sample": "sample"}
 
@@ -48,8 +56,41 @@ def _take_fields(metadata: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
         for name, keys in table.items():
             for key in keys:
                 text = metadata.get(key, "")
-                if name not in found and len(text.encode()) <= limit and (value := read(text)):
+                if name in found or len(text.encode()) > limit:
+                    continue
+                if value := read(cut_place(key, text) or ""):
                     found[name] = key, value
+    return found
+
+
+def cut_place(key: str, text: str) -> str | None:
+    """A metadata text without the machine it was written on: a model's path is its file name.
+
+    None where all of it is a place, such as an output folder, or something in it is.
+    """
+    if not _PROSE_KEYS.search(key):
+        if is_path(text):
+            return (_FILE_KEYS.search(key) and last_name(text)) or None
+        if any(map(is_path, _inner_texts(text))):
+            return None
+    return None if find_home(key) or find_home(text) else text
+
+
+def _inner_texts(text: str) -> list[str]:
+    """Every text of a JSON table or list, keys included; none where it is something else."""
+    try:
+        pending = [json.loads(text)] if text.lstrip()[:1] in ("{", "[") else []
+    except (ValueError, RecursionError):
+        return []
+    found: list[str] = []
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict):
+            pending += [*value, *value.values()]
+        elif isinstance(value, list):
+            pending += value
     return found
 
 
@@ -64,7 +105,10 @@ def _words(text: str) -> list[str]:
 
 
 def keep(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """(metadata to preserve, reason by key for those left out): small ones first, so a large one costs no other."""
+    """(metadata to preserve, reason by key for those left out): small ones first, so a large one costs no other.
+
+    A path of some machine is left out; of a model's path its file name stays.
+    """
     # Only modelspec.* come back, from the document; a trainer's own keys stay as well.
     moved = {key: _MOVED for key, _ in _take_fields(metadata).values() if key.startswith("modelspec.")}
     if metadata.get(_PREDICTION) in _PREDICTIONS:
@@ -81,10 +125,12 @@ def keep(metadata: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
             left_out[key] = gone[key]
         elif size > KEY_LIMIT:
             left_out[key] = f"{size} bytes, too large for an adapter's header"
+        elif (kept_text := cut_place(key, value)) is None:
+            left_out[key] = "names a place of one machine"
         elif size > room:
             left_out[key] = f"no room beside {TOTAL_LIMIT} bytes of smaller ones"
         else:
-            kept[key] = value
+            kept[key] = kept_text
             room -= size
     return kept, left_out
 

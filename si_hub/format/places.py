@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from si_hub.errors import DocumentError
 from si_hub.format.versions import Document
+from si_hub.storage.paths import find_home, names_a_place
+from si_hub.words import call
 
-#: An absolute path of any system, a home folder, an address of a file.
-_PLACE = re.compile(r"[/~\\]|[A-Za-z]:(?=[\\/]|$)|file:")
 _NAME = "a name such as sdxl, or a class name"
 _REPO_ID = "user/name"
-#: Shorter home folders (``/``) are in every address.
-_SHORTEST_HOME = 4
-
-
-def names_a_place(text: str) -> bool:
-    """Whether a text is a path of some machine: absolute, of Windows, from a home folder, or out of its own folder."""
-    return bool(_PLACE.match(text)) or "\\" in text or not {".", ".."}.isdisjoint(text.split("/"))
 
 
 def check_places(document: Document, file: Path | None = None) -> None:
@@ -49,18 +41,18 @@ def _check(fields: Any, name: str, where: str, file: Path | None, expected: str,
 
 
 def check_home(document: Document, metadata: Mapping[str, str], file: Path | None = None) -> None:
-    """No text of a file that is to be published holds the path of this user's home folder.
+    """No text of a file that is to be published holds the path of a home folder: this user's, or any other's.
 
     Raises:
         DocumentError: the first field or metadata key that does.
     """
-    home = str(Path.home())
-    if len(home) < _SHORTEST_HOME:
-        return
-    found = re.compile(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])")
-    for key, text in [*_texts(document, "styleinject"), *metadata.items()]:
-        if found.search(text):
-            raise DocumentError("holds a path of this machine", file=file, key=key, found=text, hint="Save it without.")
+    named = ((key, text) for item in metadata.items() for key, text in ((item[0], item[0]), item))
+    for key, text in (*_texts(document, "styleinject"), *named):
+        if (home := find_home(text)) is not None:
+            raise DocumentError(
+                "holds the path of a home folder", file=file, key=key, found=home,
+                hint=f"Convert its source again, which leaves such texts out: {call('convert', 'SOURCE')}",
+            )  # fmt: skip
 
 
 def _texts(value: Any, where: str) -> Iterator[tuple[str, str]]:

@@ -12,9 +12,9 @@ from si_hub.adapter import BaseModel
 from si_hub.architectures.bases import find_base
 from si_hub.architectures.known import under_known_name
 from si_hub.errors import SiHubError, UsageError
-from si_hub.format.places import names_a_place
 from si_hub.hub import names
 from si_hub.hub.pull.cache import Cache
+from si_hub.storage.paths import names_a_place
 
 #: Where huggingface_hub's cache keeps one commit of a repository.
 _SNAPSHOT = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})$")

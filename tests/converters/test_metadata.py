@@ -120,3 +120,42 @@ def test_large_metadata_never_cost_small_ones_their_place() -> None:
     assert kept["z"] == "small"
     assert len(kept) == 1 + 7
     assert len(left_out) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "kept"),
+    [
+        ("ss_sd_model_name", "/home/karl/x.safetensors", "x.safetensors"),
+        ("ss_vae_name", "C:\\Users\\karl\\vae.pt", "vae.pt"),
+        ("ss_sd_model_name", "/Users/karl/models/x/", "x"),
+        ("ss_output_name", "D:/out/ink", "ink"),
+        ("ss_sd_model_name", "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-dev"),
+        ("ss_sd_model_name", "/home/karl", None),
+        ("ss_output_dir", "/workspace/out", None),
+        ("ss_output_dir", "models\\out", None),
+        ("ss_datasets", '[{"image_dir": "/data/ink", "repeats": 3}]', None),
+        ("ss_datasets", '{"C:\\\\data\\\\ink": 3}', None),
+        ("ss_datasets", '[{"image_dir": "ink", "repeats": 3}]', '[{"image_dir": "ink", "repeats": 3}]'),
+        ("ss_network_args", '["/data', '["/data'),
+        ("ss_training_comment", "/data is where it was", "/data is where it was"),
+        ("ss_training_comment", "of /home/karl/ink", None),
+        ("sample_prompt", "/imagine ink, style \\(wash\\)", "/imagine ink, style \\(wash\\)"),
+        ("/home/karl/x", "1", None),
+    ],
+)  # fmt: skip
+def test_of_a_path_a_models_name_is_kept_and_nothing_else(key: str, text: str, kept: str | None) -> None:
+    expected = ({}, {key: "names a place of one machine"}) if kept is None else ({key: kept}, {})
+    assert keep({key: text}) == expected
+
+
+def test_the_document_takes_no_place_either() -> None:
+    assert describe({"ss_output_name": "/home/karl/out/ink"}) == {"title": "ink"}
+    metadata = {"modelspec.title": "in /home/karl", "ss_output_name": "ink", "modelspec.author": "/Users/karl"}
+    assert describe(metadata) == {"title": "ink"}
+    assert keep(metadata) == (
+        {"ss_output_name": "ink"},
+        dict.fromkeys(("modelspec.title", "modelspec.author"), "names a place of one machine"),
+    )
+    assert describe({"modelspec.trigger_phrase": "/ink, ink \\(wash\\)"}) == {
+        "trigger_words": ["/ink", "ink \\(wash\\)"]
+    }

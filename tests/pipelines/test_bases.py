@@ -110,5 +110,5 @@ def test_a_note_of_the_home_folder_is_not_published(
     saved = file_format.read(trained.save_styleinject_weights(tmp_path, base_model="sd15").path)
     saved.about["training"] = {"data": f"{tmp_path}/karlotta/pictures"}
     noted = file_format.write(saved, tmp_path / "noted.safetensors").path
-    with pytest.raises(DocumentError, match=r"training\.data: holds a path of this machine"):
+    with pytest.raises(DocumentError, match=r"training\.data: holds the path of a home folder"):
         collect_content(noted)

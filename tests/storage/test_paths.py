@@ -1,0 +1,87 @@
+"""Texts that are paths, or hold the path of a home folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from si_hub.storage.paths import find_home, is_path, last_name, names_a_place
+
+PLACES = [
+    "/home/me/base", "~/base", "~me", "..", "../base", "base/../other", "./base", "C:\\models\\base", "C:/models", "d:",
+    "models\\base", "\\\\server\\share", "file:///home/me/base",
+]  # fmt: skip
+NAMES = ["sd15", "StableDiffusionXLPipeline", "my base, 2nd try", "sd1.5", "flux:dev", "a..b", ".hidden", "v~2"]
+#: Texts of metadata that begin or go on as a path does, and are none.
+WORDS = [
+    "ink \\(style\\)",
+    "a / b",
+    "/ ink",
+    "~ 20 pictures",
+    "8:2",
+    "https://example.org/home/karl",
+    "1.0",
+    "data:,/x",
+]
+
+
+@pytest.mark.parametrize("text", PLACES)
+def test_a_path_is_a_place(text: str) -> None:
+    assert names_a_place(text)
+
+
+@pytest.mark.parametrize("text", [*NAMES, "user/name", "unet/adapter_model.safetensors"])
+def test_a_name_is_none(text: str) -> None:
+    assert not names_a_place(text)
+    assert not is_path(text)
+
+
+@pytest.mark.parametrize("text", [text for text in PLACES if text not in ("~me", "..", "base/../other", "d:")])
+def test_a_text_may_be_a_path(text: str) -> None:
+    assert is_path(text)
+    assert is_path(f" {text} ")
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_words_are_no_path_and_hold_no_home(text: str) -> None:
+    assert not is_path(text)
+    assert find_home(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("/home/karl", "/home/karl"),
+        ("from /Users/karl.m/pictures, mostly", "/Users/karl.m"),
+        ("C:\\Users\\Karl\\x.safetensors", "C:\\Users\\Karl"),
+        ('["d:\\\\users\\\\karl\\\\x"]', "d:\\\\users\\\\karl"),
+        ("c:/users/karl/x", "c:/users/karl"),
+        ("/mnt/c/Users/karl/x", "/mnt/c/Users/karl"),
+        ("file:///home/jürgen/x", "///home/jürgen"),
+        ("in /srv/me/x", "/srv/me"),
+        ("/srv/mean", None),
+        ("my/home/karl", None),
+        ("/home/<user>", None),
+    ],
+)
+def test_a_home_folder_is_found(text: str, home: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/srv/me")
+    assert find_home(text) == home
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/home/karl/x.safetensors", "x.safetensors"),
+        ("C:\\Users\\karl\\x.safetensors", "x.safetensors"),
+        ("/data/models/", "models"),
+        ("/home/karl", ""),
+        ("/Users/karl/", ""),
+        ("C:\\Users\\Karl Marx", ""),
+        ("/srv/me/", ""),
+        ("~/", ""),
+        ("..", ""),
+    ],
+)
+def test_a_path_ends_with_a_name_that_is_no_users(path: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/srv/me")
+    assert last_name(path) == name
