@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from si_hub import converters, format
 from si_hub.adapter import Adapter, Component
 from si_hub.architectures import Architecture, resolve
+from si_hub.architectures.reach import out_of_reach
 from si_hub.converters import Source
 from si_hub.converters.outline import Holding
 from si_hub.converters.source import component_folders
@@ -68,6 +69,7 @@ class Inspection:
         metadata: the header's, as they are.
         document: of a StyleInject file.
         dropped: source tensors that a conversion would leave out, and why.
+        out_of_reach: components that a pipeline lets it change only where the user names them.
         problem: why it could not be converted or loaded, as `SiHubError.as_dict`.
     """
 
@@ -85,6 +87,7 @@ class Inspection:
     metadata: dict[str, str] = field(default_factory=dict)
     document: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    out_of_reach: tuple[str, ...] = ()
     problem: dict[str, object] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,7 +97,8 @@ class Inspection:
             "naming": self.naming, "base": self.base, "candidates": list(self.candidates),
             "tensors": self.tensors, "parameters": self.parameters,
             "dtypes": self.dtypes, "components": {name: part.as_dict() for name, part in self.parts.items()},
-            "metadata": self.metadata, "document": self.document, "dropped": self.dropped, "problem": self.problem,
+            "metadata": self.metadata, "document": self.document, "dropped": self.dropped,
+            "out_of_reach": list(self.out_of_reach), "problem": self.problem,
         }  # fmt: skip
         return {key: value for key, value in values.items() if value not in (None, {}, [], "")}
 
@@ -109,6 +113,7 @@ class Inspection:
             ("naming", self.naming),
             *((name, _part_text(part)) for name, part in self.parts.items()),
             *(("dropped", line) for line in reasons(self.dropped)),
+            ("beware", _reach_text(self.out_of_reach)),
             *_metadata_rows(self.metadata),
             ("problem", _problem_text(self.problem)),
         ]
@@ -125,17 +130,20 @@ class Validation:
     identity: str
     format_version: str
     tensors_sha256: str
+    out_of_reach: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
         return {
             "path": str(self.path), "valid": True, "size": self.size, "format_version": self.format_version,
             "identity": self.identity, "tensors_sha256": self.tensors_sha256,
+            **({"out_of_reach": list(self.out_of_reach)} if self.out_of_reach else {}),
         }  # fmt: skip
 
     def as_text(self) -> str:
         """The result as a line for people."""
-        return f"{self.path}: valid, format {self.format_version}, identity {self.identity}"
+        beyond = f"; {_reach_text(self.out_of_reach)}" if self.out_of_reach else ""
+        return f"{self.path}: valid, format {self.format_version}, identity {self.identity}{beyond}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +208,16 @@ def validate_file(path: str | Path) -> Validation:
         FormatError, ChecksumError, MissingFile, FileAccessError: what is wrong with it.
     """
     path = Path(path)
-    format.validate(path)
+    adapter = format.validate(path)
     file = read_safetensors(path)
     document = format.read_document(file)
     return Validation(
-        path, file.size, format.identity(document, file), document["format_version"], document["tensors_sha256"]
+        path,
+        file.size,
+        format.identity(document, file),
+        document["format_version"],
+        document["tensors_sha256"],
+        tuple(out_of_reach(adapter.base_model.architecture, adapter.components)),
     )
 
 
@@ -290,6 +303,7 @@ def _native(file: SafetensorsFile) -> Inspection:
         base=adapter.base_model.architecture,
         parts=_parts(adapter),
         document=document,
+        out_of_reach=tuple(out_of_reach(adapter.base_model.architecture, adapter.components)),
     )
 
 
@@ -331,6 +345,13 @@ def _metadata_rows(metadata: dict[str, str]) -> list[tuple[str, str]]:
     if len(metadata) > METADATA_SHOWN:
         lines.append(f"... and {len(metadata) - METADATA_SHOWN} more, shown by {label('json', python='as_dict()')}")
     return [("" if index else "metadata", line) for index, line in enumerate(lines)]
+
+
+def _reach_text(components: tuple[str, ...]) -> str:
+    if not components:
+        return ""
+    named = ", ".join(map(short, components))
+    return f"changes {named}, neither denoiser nor text encoder: a pipeline loads it only by allow_components="
 
 
 def _problem_text(problem: dict[str, object]) -> str:

@@ -23,7 +23,7 @@ ORDER = {
     ],
     "si_hub.architectures": [
         "model", "layouts", "bases", "namings", "shipped", "folder", "checkpoint", "sketch", "titles", "recognise",
-        "known", "generate",
+        "known", "reach", "generate",
     ],
     "si_hub.converters": [
         "source", "numbers", "metadata", "report", "naming", "families", "layers", "detect", "wayback", "outline",

@@ -71,7 +71,9 @@ def rows(
         columns[f"teacher{name}"] = draw()
         teacher.mix(0.0)
     columns["base"] = draw()
-    loaded_as = loading.load_adapter(pipeline, loaded, None, source=str(adapter), low_cpu_mem_usage=True, strict=True)
+    loaded_as = loading.load_adapter(
+        pipeline, loaded, None, source=str(adapter), low_cpu_mem_usage=True, strict=True, allowed=loaded.components
+    )
     name = loaded_as.adapter_name
     StyleInjectLoaderMixin.set_styleinject_adapters(pipeline, name)
     for own, style in zip(names, loaded.branches or [None] * len(names), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -25,7 +26,14 @@ _FIXED = ("branches", "rank", "transform", "pool", "groups")
 
 
 def swap(
-    pipeline: Any, adapter: Adapter, name: str | None, *, source: str, low_cpu_mem_usage: bool, strict: bool
+    pipeline: Any,
+    adapter: Adapter,
+    name: str | None,
+    *,
+    source: str,
+    low_cpu_mem_usage: bool,
+    strict: bool,
+    allowed: Collection[str] = (),
 ) -> LoadReport:
     """Give the loaded adapter ``name`` the numbers of another one; weights and activity stay as they are.
 
@@ -39,6 +47,7 @@ def swap(
     if name is None or name not in registry.by_name(pipeline):
         known = ", ".join(registry.by_name(pipeline)) or "none is loaded"
         raise UsageError("hotswap replaces a loaded adapter", key="adapter_name", expected=known, found=name)
+    loading.check_reach(adapter, source, allowed)
     loading.check_adapter_finite(adapter, source)
     models = registry.models(pipeline)
     owners = registry.by_name(pipeline)[name]

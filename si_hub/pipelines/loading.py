@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from torch import nn
 
 from si_hub import tuner
 from si_hub.adapter import Adapter, Component
+from si_hub.architectures.reach import out_of_reach
 from si_hub.errors import BaseMismatch, NotFinite, UsageError
 from si_hub.pipelines import embeddings, padding, registry
 from si_hub.pipelines.report import ComponentReport, LoadReport
@@ -20,19 +21,30 @@ _SHOWN = 3
 
 
 def load_adapter(
-    pipeline: Any, adapter: Adapter, name: str | None, *, source: str, low_cpu_mem_usage: bool, strict: bool
+    pipeline: Any,
+    adapter: Adapter,
+    name: str | None,
+    *,
+    source: str,
+    low_cpu_mem_usage: bool,
+    strict: bool,
+    allowed: Collection[str] = (),
 ) -> LoadReport:
     """Add ``adapter`` to every component of the pipeline that it has layers for, under a new name.
 
     It is neither activated nor are others deactivated here.
 
+    Args:
+        allowed: components that it may change though they are neither denoisers nor text encoders.
+
     Raises:
         UsageError: the name is in use, or no name for an adapter.
         NotFinite: a tensor holds NaN or infinity.
-        BaseMismatch: nothing matched, or not everything did and ``strict`` is set.
+        BaseMismatch: nothing matched, or not everything did and ``strict`` is set; a component out of reach.
     """
     name = registry.free_name(pipeline) if name is None else name
     _check_new_name(pipeline, name)
+    check_reach(adapter, source, allowed)
     check_adapter_finite(adapter, source)
     models = registry.models(pipeline)
     parts = {}
@@ -110,6 +122,18 @@ def activate(pipeline: Any, weights: dict[str, dict[str, float | Callable[[str],
         present = tuner.adapters(model)
         if present:
             tuner.set_active(model, {n: w for n, w in weights.get(component, {}).items() if n in present})
+
+
+def check_reach(adapter: Adapter, source: str, allowed: Collection[str]) -> None:
+    """Raises BaseMismatch for components that an adapter changes only where the user has named them."""
+    if beyond := out_of_reach(adapter.base_model.architecture, adapter.components, allowed):
+        raise BaseMismatch(
+            "the adapter would change what is neither a denoiser nor a text encoder",
+            file=source,
+            key=", ".join(beyond),
+            expected="such as unet, transformer, text_encoder",
+            hint=f"If that is what it is meant for and you trust it: allow_components={beyond}",
+        )
 
 
 def check_adapter_finite(adapter: Adapter, source: str) -> None:

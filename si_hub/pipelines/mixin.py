@@ -54,6 +54,7 @@ class StyleInjectLoaderMixin:
         hotswap: bool = False,
         low_cpu_mem_usage: bool = True,
         strict: bool = True,
+        allow_components: Sequence[str] = (),
         weight: weights.AdapterWeight = None,
     ) -> LoadReport:
         """Load an adapter and make it the only active one; on any error the pipeline is as it was.
@@ -78,6 +79,8 @@ class StyleInjectLoaderMixin:
                 `enable_styleinject_hotswap`.
             low_cpu_mem_usage: keep tensors of the right dtype memory-mapped; False copies them.
             strict: whether layers without a place in this pipeline are an error.
+            allow_components: components that the adapter may change besides denoisers, text encoders and what its base
+                model lists; one for any other, a ``safety_checker`` or ``vae``, is an error without this.
             weight: as in `set_styleinject_adapters`, 1 by default; not with ``hotswap``.
 
         Returns:
@@ -91,7 +94,7 @@ class StyleInjectLoaderMixin:
                 for a Hub that cannot be reached, with a `HubWarning`.
             ConversionRefused: with ``convert``, what cannot be converted exactly.
             NotFinite: NaN or infinity in a tensor.
-            BaseMismatch: nothing matched; with ``strict``, not everything did.
+            BaseMismatch: nothing matched; with ``strict``, not everything did; a component out of an adapter's reach.
             UsageError: a name in use, several files to choose from, tokens that the tokenizer has already.
         """
         if hotswap and weight is not None:
@@ -105,7 +108,7 @@ class StyleInjectLoaderMixin:
         with offload.pause(self):
             report = add(
                 self, loaded.adapter, adapter_name, source=loaded.source, low_cpu_mem_usage=low_cpu_mem_usage,
-                strict=strict,
+                strict=strict, allowed=allow_components,
             )  # fmt: skip
             if not hotswap:
                 try:

@@ -108,7 +108,8 @@ def test_a_pipeline_without_any_lora_support_loads_too() -> None:
     layer = Layer({"down.weight": Tensor.from_torch(down), "up.weight": Tensor.from_torch(up)}, alpha=1.0)
     x = torch.randn(3, 6, generator=draw)
     base = pipe(x)
-    pipe.load_styleinject_weights(Adapter(BaseModel("mine"), {"model": Component(None, {"0": layer})}))
+    mine = Adapter(BaseModel("mine"), {"model": Component(None, {"0": layer})})
+    pipe.load_styleinject_weights(mine, allow_components=["model"])
     first, last = pipe.model[0], pipe.model[2]
     hidden = torch.relu(x @ (first.weight + up @ down / 2).T + first.bias)
     assert torch.allclose(pipe(x), hidden @ last.weight.T + last.bias, atol=1e-5)

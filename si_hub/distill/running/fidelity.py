@@ -122,7 +122,9 @@ def adapter_in(pipeline: Any, components: Mapping[str, Component]) -> Iterator[N
         yield
         return
     adapter = Adapter(BaseModel("custom"), dict(components))
-    loading.load_adapter(pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True)
+    loading.load_adapter(
+        pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True, allowed=components
+    )
     try:
         loading.activate(pipeline, {name: {_NAME: 1.0} for name in components})
         yield

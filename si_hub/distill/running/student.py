@@ -34,7 +34,9 @@ class Student:
         self.runner = runner
         runner.mix(0.0)
         adapter = Adapter(BaseModel("custom"), dict(components), tuple(branches))
-        loading.load_adapter(runner.pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True)
+        loading.load_adapter(
+            runner.pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True, allowed=components
+        )
         self.models: dict[str, nn.Module] = {name: getattr(runner.pipeline, name) for name in components}
         self.leaves: dict[str, nn.Parameter] = {}
         for component, model in self.models.items():
