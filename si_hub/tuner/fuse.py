@@ -7,7 +7,7 @@ matter. The originals are kept as they are, in their own storage: unfusing puts 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ def fuse_into_base(ledger: Ledger, names: list[str], scale: float, *, safe: bool
             if name in site.layer.adapters:
                 _check_exact(path, site.base, site.layer[name])
     factors = _factors(ledger) | dict.fromkeys(names, scale)
+    _check_owners(ledger, factors.keys())
     _settle(ledger, factors, fresh=set(names), safe=safe)
 
 
@@ -57,6 +58,23 @@ def unfuse_from_base(ledger: Ledger, names: Iterable[str]) -> None:
     factors = _factors(ledger)
     if leaving & factors.keys():
         _settle(ledger, {name: factor for name, factor in factors.items() if name not in leaving}, fresh=set())
+
+
+def _check_owners(ledger: Ledger, names: Collection[str]) -> None:
+    """Raise ConversionRefused where two adapted modules share a tensor: what one of them fuses would act in both."""
+    owners: dict[int, str] = {}
+    for path, site in ledger.sites.items():
+        if not any(name in site.layer.adapters for name in names):
+            continue
+        for name in _fusable(site.layer):
+            parameter = site.base._parameters.get(name)
+            owner = path if parameter is None else owners.setdefault(id(parameter), path)
+            if owner != path:
+                raise ConversionRefused(
+                    f"the module shares its {name} with {owner}, which is adapted too",
+                    key=path,
+                    hint="Keep the adapters unfused, or leave one of the two layers out",
+                )
 
 
 def _factors(ledger: Ledger) -> dict[str, float]:
@@ -136,12 +154,16 @@ def _up_to_date(path: str, site: Site, kept: Originals) -> Originals:
 
 
 def _originals(base: nn.Module, layer: nn.Module) -> Originals:
-    names = (layer.name,) if isinstance(layer, ParameterLayer) else ("weight", "bias")
     tensors = {}
-    for name in names:
+    for name in _fusable(layer):
         parameter = base._parameters.get(name)
         tensors[name] = None if parameter is None else parameter.data
     return Originals(tensors, {}, {})
+
+
+def _fusable(layer: nn.Module) -> tuple[str, ...]:
+    """The base's parameters that a layer's adapters change."""
+    return (layer.name,) if isinstance(layer, ParameterLayer) else ("weight", "bias")
 
 
 def _totals(base: dict[str, Tensor | None], layer: Any, weights: dict[str, float]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from si_hub.errors import BaseMismatch, UsageError
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.door import close_door, find_door, modules_by_path, open_door, root_of
 from si_hub.tuner.fuse import unfuse_from_base
-from si_hub.tuner.kinds import check_called, kind_of, working_device, working_dtype
+from si_hub.tuner.kinds import check_bare, check_called, kind_of, working_device, working_dtype
 from si_hub.tuner.layer import LayerAdapter, StyleInjectLayer
 from si_hub.tuner.leaves import Mismatch, Placement, build_layer, mismatches
 from si_hub.tuner.ledger import Record
@@ -182,6 +182,7 @@ def _parameter_plan(
     if base is None or value is None:
         report.missing.append(path)
         return None
+    check_bare(base, path)
     delta = layer.tensors["param_delta"]
     if tuple(delta.shape) != tuple(value.shape):
         report.mismatched.append(Mismatch(path, "param_delta", str(list(value.shape)), str(list(delta.shape))))

@@ -47,6 +47,8 @@ _KINDS: tuple[tuple[type[nn.Module], Kind], ...] = (
 _LINEAR_NORMS = {"RMSNorm", "T5LayerNorm", "LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 #: Linear by class, but its owner reads the weight and never calls it, so that a hook would never fire.
 _NEVER_CALLED = {"NonDynamicallyQuantizableLinear"}
+#: Parameters of a module that can be adapted → the leaf of its layer that changes them.
+_OWNED = {"weight": "weight_delta", "bias": "bias_delta"}
 #: What diffusers' attention calls instead of which layers, once ``fuse_qkv_projections`` was called.
 _CALLED_INSTEAD = {
     "to_qkv": {"to_q", "to_k", "to_v"},
@@ -82,6 +84,23 @@ def kind_of(module: nn.Module, path: str) -> Kind:
         found=f"{type(module).__module__}.{name}",
         hint="Leave this module out of the adapter",
     )
+
+
+def check_bare(owner: nn.Module, path: str) -> None:
+    """Raise BaseMismatch for a parameter that a layer of an adapter changes already: it has one owner."""
+    leaf = _OWNED.get(path.rpartition(".")[2])
+    try:
+        kind_of(owner, path)
+    except BaseMismatch:
+        return
+    if leaf is not None:
+        raise BaseMismatch(
+            f"is no bare parameter but belongs to a {type(owner).__name__}",
+            key=path,
+            expected=leaf,
+            found="param_delta",
+            hint=f"Store it as {leaf} of its module",
+        )
 
 
 def check_called(parent: nn.Module, path: str) -> None:
