@@ -19,6 +19,7 @@ from si_hub.hub.names import is_repository, parse_ref
 from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
+from si_hub.storage.access import tell_access_errors
 from si_hub.storage.tensors import Span, Tensor
 from si_hub.words import label, option, say_instead, switch
 
@@ -100,6 +101,7 @@ def repository_output(source: Path) -> Path:
     return Path(f"{parse_ref(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
 
 
+@tell_access_errors()
 @say_instead(overwrite="force")
 def convert(
     source: str | Path,

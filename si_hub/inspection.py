@@ -20,6 +20,7 @@ from si_hub.hub.names import is_repository
 from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, short, size_text, tally
+from si_hub.storage.access import tell_access_errors
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.words import label
 
@@ -158,6 +159,7 @@ class Invalid:
         return {"path": str(self.path), "valid": False, **self.error.as_dict()}
 
 
+@tell_access_errors()
 def inspect(
     path: str | Path, *, base: str | Path | None = None, token: str | bool | None = None
 ) -> Inspection | list[Inspection]:
@@ -201,6 +203,7 @@ def _join_folders(path: Path) -> list[Source]:
         return []
 
 
+@tell_access_errors()
 def validate_file(path: str | Path) -> Validation:
     """Check one StyleInject file whole: header, document, layers, hash of the data, NaN and infinity.
 

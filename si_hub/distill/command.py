@@ -22,6 +22,7 @@ from si_hub.distill.work.processes import is_main
 from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
+from si_hub.storage.access import tell_access_errors
 from si_hub.storage.header import read_safetensors
 from si_hub.words import label, option, say_instead, switch
 
@@ -43,6 +44,7 @@ class Destination:
     force: bool
 
 
+@tell_access_errors()
 @say_instead(overwrite="force")
 def distill(
     base: str | Path,

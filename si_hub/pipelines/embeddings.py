@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from si_hub.errors import UsageError
 from si_hub.storage.tensors import Tensor
+
+_VOCABULARY = "styleinject_vocabulary"
+#: How diffusers names the further vectors of one token.
+_NUMBERED = re.compile(r"(.+)_[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """A text encoder before its first token: rows of its table, its config's size, and its own, where it has one."""
+
+    rows: int
+    configured: int
+    own: int | None
 
 
 def tokenizer_of(pipeline: Any, component: str) -> Any:
@@ -29,6 +44,7 @@ def add_embeddings(pipeline: Any, component: str, embeddings: Mapping[str, Tenso
     tokenizer, encoder = tokenizer_of(pipeline, component), getattr(pipeline, component)
     table = encoder.get_input_embeddings().weight
     added: dict[str, Tensor] = {}
+    encoder.__dict__.setdefault(_VOCABULARY, _Vocabulary(table.shape[0], encoder.config.vocab_size, _own_size(encoder)))
     try:
         for token, vectors in embeddings.items():
             if vectors.shape[-1] != table.shape[-1]:
@@ -38,7 +54,7 @@ def add_embeddings(pipeline: Any, component: str, embeddings: Mapping[str, Tenso
                     expected=table.shape[-1],
                     found=vectors.shape[-1],
                 )
-            if clash := set(spellings(token, vectors)) & set(tokenizer.get_vocab()):
+            if clash := _clashes(token, vectors, tokenizer.get_vocab()):
                 raise UsageError(
                     "the tokenizer already has this token",
                     key=f"{component}.embedding.{token}",
@@ -57,15 +73,44 @@ def remove_embeddings(pipeline: Any, component: str, embeddings: Mapping[str, Te
     """Take the tokens out again: tokenizer and embedding table are as they were without them."""
     tokens = [spelling for token, vectors in embeddings.items() for spelling in spellings(token, vectors)]
     if not tokens:
+        _restore_vocabulary(getattr(pipeline, component))
         return
     tokenizer, encoder = tokenizer_of(pipeline, component), getattr(pipeline, component)
     before = encoder.get_input_embeddings()
     pipeline.unload_textual_inversion(tokens, tokenizer=tokenizer, text_encoder=encoder)
-    after = encoder.get_input_embeddings()
-    # diffusers puts a fresh module in place, and leaves the grown size in the config.
-    after.weight.requires_grad_(before.weight.requires_grad)
-    after.train(before.training)
-    encoder.config.vocab_size = after.weight.shape[0]
+    # diffusers puts a fresh module in place; the old one is what others hold, hook and adapt.
+    rows = encoder.get_input_embeddings().weight.data
+    before.weight.data = rows
+    before.num_embeddings = rows.shape[0]
+    encoder.set_input_embeddings(before)
+    _restore_vocabulary(encoder)
+
+
+def _restore_vocabulary(encoder: Any) -> None:
+    """The sizes that transformers notes at a model and its config: its own again once all tokens are gone."""
+    rows = encoder.get_input_embeddings().weight.shape[0]
+    before = encoder.__dict__.get(_VOCABULARY)
+    if before is None or rows != before.rows:
+        encoder.config.vocab_size = rows
+        return
+    del encoder.__dict__[_VOCABULARY]
+    encoder.config.vocab_size = before.configured
+    if before.own is None:
+        encoder.__dict__.pop("vocab_size", None)
+    else:
+        encoder.vocab_size = before.own
+
+
+def _own_size(encoder: Any) -> int | None:
+    size: int | None = encoder.__dict__.get("vocab_size")
+    return size
+
+
+def _clashes(token: str, vectors: Tensor, known: Collection[str]) -> list[str]:
+    """Words that the tokenizer has and that one more token would be, or that would count as its further vectors."""
+    stem = _NUMBERED.fullmatch(token)
+    words = {*spellings(token, vectors), f"{token}_1", *([stem[1]] if stem else [])}
+    return sorted(word for word in words if word in known)
 
 
 def spellings(token: str, vectors: Tensor) -> list[str]:

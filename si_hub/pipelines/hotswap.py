@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -64,8 +65,7 @@ def swap(
     base = loading.base_text(adapter)
     report = LoadReport(name, source, base, parts)
     loading.check_complete(report, pipeline, strict)
-    for old, new in plans:
-        _overwrite(old, new)
+    _overwrite_all(plans)
     for component in owners:
         _rename_branches(models[component], name, adapter.branches)
         registry.remember(models[component], name, adapter)
@@ -134,6 +134,25 @@ def _rename_branches(model: nn.Module, name: str, branches: tuple[str, ...]) -> 
     if door is not None and name in door.records and door.records[name].branches != branches:
         tuner.set_styles(model, None, [name])
         door.records[name].branches = branches
+
+
+def _overwrite_all(plans: list[tuple[Live, Live | None]]) -> None:
+    """Every layer gets its new numbers or, where one cannot be written, none does."""
+    with ExitStack() as undo:
+        for old, new in plans:
+            undo.callback(
+                _put_back, old, {key: value.detach().clone() for key, value in old.named_parameters()}, old.alpha
+            )
+            _overwrite(old, new)
+        undo.pop_all()
+
+
+@torch.no_grad()
+def _put_back(layer: Live, values: dict[str, torch.Tensor], alpha: float | None) -> None:
+    for key, parameter in layer.named_parameters():
+        if not torch.equal(parameter, values[key]):
+            parameter.copy_(values[key])
+    layer.alpha = alpha
 
 
 @torch.no_grad()

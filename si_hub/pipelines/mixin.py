@@ -15,6 +15,7 @@ from si_hub.pipelines import fusing, loading, offload, padding, registry, saving
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.hotswap import swap
 from si_hub.pipelines.report import LoadReport
+from si_hub.storage.access import tell_access_errors
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,7 @@ class StyleInjectLoaderMixin:
     the adapters before ``fuse_qkv_projections``: it reads base weights only, and calls no projection one by one.
     """
 
+    @tell_access_errors()
     def load_styleinject_weights(
         self,
         pretrained_model_name_or_path_or_dict: AdapterSource,
@@ -120,6 +122,7 @@ class StyleInjectLoaderMixin:
         return replace(report, notes=loaded.notes)
 
     @classmethod
+    @tell_access_errors()
     def styleinject_state_dict(
         cls,
         pretrained_model_name_or_path_or_dict: str | os.PathLike[str] | Mapping[str, torch.Tensor],
@@ -157,6 +160,7 @@ class StyleInjectLoaderMixin:
         with offload.pause(self):
             loading.unload_adapters(self, names)
 
+    @tell_access_errors()
     def save_styleinject_weights(
         self,
         save_directory: str | os.PathLike[str],

@@ -79,6 +79,8 @@ def only_name(pipeline: Any, name: str | None) -> str:
 
 def write_adapter(adapter: Adapter, folder: Path, weight_name: str, overwrite: bool) -> file_format.Written:
     """Write into ``folder``, which is created where it does not exist."""
+    if "\0" in str(folder):
+        raise FileAccessError("a folder's name cannot hold a zero byte", file=folder)
     if folder.is_file():
         raise FileAccessError("a folder is expected, this is a file", file=folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from typing import Any
 from si_hub import tuner
 from si_hub.errors import UsageError
 from si_hub.pipelines import registry
+from si_hub.tuner.steering import check_unfused
 
 
 def style_names(pipeline: Any, adapters: list[str] | None = None) -> dict[str, tuple[str, ...]]:
@@ -41,10 +42,14 @@ def mix_styles(pipeline: Any, styles: Mapping[str, float] | None, adapters: list
             raise UsageError("a style's weight is a finite number", key=style, found=repr(weight))
     if styles is not None and not styles:
         raise UsageError("no style is named", hint="set_styles(None) gives the choice back to the router")
+    chosen = []
     for model in registry.models(pipeline).values():
-        for name in tuner.adapters(model):
+        for name, state in tuner.adapters(model).items():
             if name not in known:
                 continue
             own = None if styles is None else {style: w for style, w in styles.items() if style in known[name]}
             if own is None or own:
-                tuner.set_styles(model, own, [name])
+                check_unfused(name, state.fused)
+                chosen.append((model, name, own))
+    for model, name, own in chosen:
+        tuner.set_styles(model, own, [name])

@@ -192,21 +192,41 @@ def find_door(model: nn.Module) -> Door | None:
     return step if isinstance(step, Door) else None
 
 
-def open_door(model: nn.Module) -> Door:
-    """The model's door, made now where there is none."""
+def open_door(model: nn.Module, *, freeze: bool = False) -> Door:
+    """The model's door, made now where there is none.
+
+    Args:
+        freeze: as the first adapter of PEFT does: the base's parameters stop being trainable until the door closes.
+            PEFT takes the door for an adapter, so one that it adds later would leave them as they are.
+    """
     door = find_door(model)
     if door is None:
         door = Door()
         root = root_of(model)
+        if freeze:
+            trainable = {logical(name): value for name, value in root.named_parameters() if value.requires_grad}
+            if not _has_foreign(root):
+                door.frozen = set(trainable)
+                for value in trainable.values():
+                    value.requires_grad_(False)
         root.add_module(DOOR, _nest(door).train(root.training))
     return door
+
+
+def _has_foreign(root: nn.Module) -> bool:
+    return any(isinstance(module, BaseTunerLayer) and not isinstance(module, Door) for module in root.modules())
 
 
 def close_door(model: nn.Module) -> None:
     """Remove the door where no adapter is left."""
     door = find_door(model)
     if door is not None and not door.records:
-        del root_of(model)._modules[DOOR]
+        root = root_of(model)
+        del root._modules[DOOR]
+        if door.frozen and not _has_foreign(root):
+            for name, value in root.named_parameters():
+                if logical(name) in door.frozen:
+                    value.requires_grad_(True)
 
 
 def logical(path: str) -> str:

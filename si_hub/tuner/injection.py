@@ -84,7 +84,7 @@ def inject(
     plans = list(_plans(model, component, branches, low_cpu_mem_usage, report))
     if not plans:
         return report
-    door = open_door(model)
+    door = open_door(model, freeze=True)
     try:
         for plan in plans:
             create = StyleInjectLayer if plan.parameter is None else ParameterLayer.of(plan.parameter)

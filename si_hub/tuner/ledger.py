@@ -50,6 +50,7 @@ class Ledger:
         records: by adapter name.
         sites: by logical module path (as the model names it, without ``.base_layer``).
         originals: what `si_hub.tuner.fuse` keeps, by site.
+        frozen: the base's parameters, by logical name, that were trainable before the first adapter.
         known_enabled: PEFT's own switch (``disable_adapters``), for the adapters that PEFT knows.
     """
 
@@ -59,6 +60,7 @@ class Ledger:
         self.sites: dict[str, Site] = {}
         self.originals: dict[str, Any] = {}
         self.known_enabled = True
+        self.frozen: set[str] = set()
         self._hooks_changed = False
 
     def layers(self) -> Iterator[tuple[nn.Module, StyleInjectLayer]]:

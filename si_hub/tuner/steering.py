@@ -129,17 +129,23 @@ def set_styles(model: nn.Module, styles: Mapping[str, float] | None, names: Iter
     if unknown:
         everything = sorted({branch for record in door.records.values() for branch in record.branches})
         raise UsageError("no branch of that name", key=", ".join(unknown), found=everything)
+    given = None if styles is None else {branch: float(weight) for branch, weight in styles.items()}
     for name in chosen:
-        if door.records[name].fused is not None:
-            raise UsageError("a fused adapter's styles are fixed", key=name, hint="Unfuse it first")
+        check_unfused(name, door.records[name].fused)
     for name in chosen:
-        _override(door, name, styles)
+        _override(door, name, given)
 
 
-def _override(door: Door, name: str, styles: Mapping[str, float] | None) -> None:
+def check_unfused(name: str, fused: float | None) -> None:
+    """Raise UsageError for an adapter whose styles cannot be chosen now, given the factor it is fused with."""
+    if fused is not None:
+        raise UsageError("a fused adapter's styles are fixed", key=name, hint="Unfuse it first")
+
+
+def _override(door: Door, name: str, styles: dict[str, float] | None) -> None:
     record = door.records[name]
     record.styles = None if styles is None else dict(styles)
-    values = None if styles is None else tuple(float(styles.get(branch, 0.0)) for branch in record.branches)
+    values = None if styles is None else tuple(styles.get(branch, 0.0) for branch in record.branches)
     for _, layer in door.layers():
         if name in layer.adapters and layer[name].branches == len(record.branches) > 0:
             layer[name].styles = values

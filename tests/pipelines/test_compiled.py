@@ -18,9 +18,9 @@ Make = Callable[..., Any]
 
 
 class Tiny(DiffusionPipeline):
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, transformer: nn.Module) -> None:
         super().__init__()
-        self.register_modules(model=model)
+        self.register_modules(transformer=transformer)
 
 
 class Block(nn.Module):
@@ -55,31 +55,31 @@ def pipe() -> Any:
 
 def run(pipe: Any) -> torch.Tensor:
     with torch.no_grad():
-        return pipe.model(torch.linspace(-1, 1, 12).reshape(2, 6))  # type: ignore[no-any-return]
+        return pipe.transformer(torch.linspace(-1, 1, 12).reshape(2, 6))  # type: ignore[no-any-return]
 
 
 def compile_whole(pipe: Any, backend: Any) -> None:
-    pipe.model = torch.compile(pipe.model, backend=backend)
+    pipe.transformer = torch.compile(pipe.transformer, backend=backend)
 
 
 def compile_in_place(pipe: Any, backend: Any) -> None:
-    pipe.model.compile(backend=backend)
+    pipe.transformer.compile(backend=backend)
 
 
 def compile_blocks(pipe: Any, backend: Any) -> None:
-    for block in pipe.model.children():
+    for block in pipe.transformer.children():
         block.compile(backend=backend)
 
 
 def compile_forward(pipe: Any, backend: Any) -> None:
-    pipe.model.forward = torch.compile(pipe.model.forward, backend=backend)
+    pipe.transformer.forward = torch.compile(pipe.transformer.forward, backend=backend)
 
 
 @pytest.mark.parametrize("compile_it", [compile_whole, compile_in_place, compile_blocks, compile_forward])
 def test_an_adapter_loaded_after_compiling_acts_and_an_unloaded_one_does_not(
     compile_it: Make, pipe: Any, lora: Make, adapter: Make
 ) -> None:
-    made = adapter(model=lora(pipe.model, ("linear",)))
+    made = adapter(transformer=lora(pipe.transformer, ("linear",)))
     base = run(pipe)
     pipe.load_styleinject_weights(made, weight=0.5)
     half = run(pipe)
@@ -106,21 +106,21 @@ def test_an_adapter_loaded_after_compiling_acts_and_an_unloaded_one_does_not(
 
 
 def test_a_refused_load_leaves_compiled_code_alone(pipe: Any, lora: Make, adapter: Make) -> None:
-    part = lora(pipe.model, ("linear",))
+    part = lora(pipe.transformer, ("linear",))
     counter = CompileCounter()
     compile_whole(pipe, counter)
     run(pipe)
     compiled = counter.frame_count
     with pytest.raises(BaseMismatch):
         pipe.load_styleinject_weights(
-            adapter(model=Component(None, {f"x.{path}": v for path, v in part.layers.items()}))
+            adapter(transformer=Component(None, {f"x.{path}": v for path, v in part.layers.items()}))
         )
     run(pipe)
     assert counter.frame_count == compiled
 
 
 def test_other_weights_need_at_most_one_more_compilation(pipe: Any, lora: Make, adapter: Make) -> None:
-    pipe.load_styleinject_weights(adapter(model=lora(pipe.model, ("linear",))), "a")
+    pipe.load_styleinject_weights(adapter(transformer=lora(pipe.transformer, ("linear",))), "a")
     counter = CompileCounter()
     compile_whole(pipe, counter)
     for weight in (0.3, 0.5, 0.7, 0.9):
@@ -130,7 +130,9 @@ def test_other_weights_need_at_most_one_more_compilation(pipe: Any, lora: Make, 
 
 
 def test_hotswapping_does_not_compile_again(pipe: Any, lora: Make, adapter: Make) -> None:
-    small, large = (adapter(model=lora(pipe.model, ("linear",), rank=rank, alpha=1.0, seed=rank)) for rank in (2, 3))
+    small, large = (
+        adapter(transformer=lora(pipe.transformer, ("linear",), rank=rank, alpha=1.0, seed=rank)) for rank in (2, 3)
+    )
     pipe.load_styleinject_weights(large)
     expected = run(pipe)
     pipe.unload_styleinject_weights()

@@ -12,6 +12,7 @@ import torch
 from si_hub import format as file_format
 from si_hub.adapter import Component
 from si_hub.errors import BaseMismatch, NotFinite, UsageError
+from si_hub.pipelines import hotswap
 from si_hub.storage.tensors import Tensor
 
 Make = Callable[..., Any]
@@ -149,3 +150,22 @@ def test_a_weight_has_no_meaning_with_hotswap(sd: Make, lora: Make, adapter: Mak
     pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a")
     with pytest.raises(UsageError, match="hotswap keeps the weights"):
         pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a", hotswap=True, weight=0.5)
+
+
+def test_a_swap_that_fails_half_way_leaves_the_old_numbers(
+    sd: Make, lora: Make, adapter: Make, noise: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, alpha=1.0)), "a")
+    before, count = noise(pipe), iter(range(5))
+    overwrite = hotswap._overwrite
+
+    def fail(old: Any, new: Any) -> None:
+        overwrite(old, new)
+        if next(count) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(hotswap, "_overwrite", fail)
+    with pytest.raises(KeyboardInterrupt):
+        pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, seed=5, alpha=2.0)), "a", hotswap=True)
+    assert torch.equal(noise(pipe), before)

@@ -190,3 +190,19 @@ def test_an_adapter_added_for_training_is_weighed_by_block(sd: Make, noise: Make
     other.load_styleinject_weights(file, weight=table)
     assert torch.equal(noise(pipe), noise(other))
     assert not torch.allclose(noise(pipe), plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("folder", ["x" * 300, "file/inner", "a\0b"])
+def test_a_folder_that_cannot_be_is_an_error_of_ours(
+    folder: str, sd: Make, lora: Make, adapter: Make, tmp_path: Path
+) -> None:
+    pipe = sd()
+    (tmp_path / "file").write_text("")
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)))
+    with pytest.raises(FileAccessError):
+        pipe.save_styleinject_weights(str(tmp_path / folder))
+
+
+def test_a_name_that_is_too_long_is_an_error_of_ours_to_load_too(sd: Make) -> None:
+    with pytest.raises(FileAccessError, match="File name too long"):
+        sd().load_styleinject_weights("x" * 300)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from si_hub import tuner
 from si_hub.adapter import Component, Layer
 from si_hub.errors import UsageError
 from si_hub.storage.tensors import Tensor
@@ -98,3 +99,26 @@ def test_without_named_branches_there_is_nothing_to_choose(sd: Make, lora: Make,
     pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)))
     with pytest.raises(UsageError, match="expected adapters with named branches"):
         pipe.set_styles({"ink": 1.0})
+
+
+def test_a_refused_mixture_leaves_every_adapter_as_it_was(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
+    pipe = sd()
+    for name in ("a", "b"):
+        pipe.load_styleinject_weights(adapter(("ink", "neon"), unet=lora(pipe.unet, branches=2)), name)
+    pipe.set_styleinject_adapters(["a", "b"])
+    pipe.fuse_styleinject(adapter_names="b")
+    before = noise(pipe)
+    with pytest.raises(UsageError, match="b: a fused adapter's styles are fixed"):
+        pipe.set_styles({"ink": 1.0})
+    assert torch.equal(noise(pipe), before)
+    assert {state.styles for state in tuner.adapters(pipe.unet).values()} == {None}
+
+
+def test_a_weight_that_is_no_number_changes_nothing(sd: Make, lora: Make, adapter: Make, noise: Make) -> None:
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(("ink", "neon"), unet=lora(pipe.unet, branches=2)), "a")
+    before = noise(pipe)
+    with pytest.raises(ValueError, match="strong"):
+        tuner.set_styles(pipe.unet, {"ink": "strong"})  # type: ignore[dict-item]
+    assert tuner.adapters(pipe.unet)["a"].styles is None
+    assert torch.equal(noise(pipe), before)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -340,3 +341,27 @@ def test_a_model_that_is_a_sequence_still_runs(whole: Any) -> None:
     tuner.inject(model, Component(layers={"0": whole().layers["fc"]}), name="style")
     tuner.set_active(model, {})
     assert torch.equal(model(x), expected)
+
+
+def test_a_lora_added_beside_ours_leaves_no_base_parameter_trainable(unet: nn.Module) -> None:
+    trainable = {name for name, value in unet.named_parameters() if value.requires_grad}
+    gain = Layer({"gain": Stored.from_torch(torch.ones(8))})
+    tuner.inject(unet, Component(layers={"conv_in": gain}), name="style")
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]), "lora")  # type: ignore[operator]
+    left = {name for name, value in unet.named_parameters() if value.requires_grad}
+    assert left
+    assert all("lora_" in name for name in left)
+    unet.delete_adapters("lora")  # type: ignore[operator]
+    tuner.remove(unet)
+    assert not any(value.requires_grad for value in unet.parameters()), "as a LoRA alone leaves it"
+    assert trainable == {name.replace(".base_layer", "") for name, _ in unet.named_parameters() if "lora_" not in name}
+
+
+def test_the_base_is_as_trainable_afterwards_as_it_was(unet: nn.Module) -> None:
+    unet.get_parameter("conv_out.bias").requires_grad_(False)
+    before = {name: value.requires_grad for name, value in unet.named_parameters()}
+    gain = Layer({"gain": Stored.from_torch(torch.ones(8))})
+    tuner.inject(unet, Component(layers={"conv_in": gain}), name="style")
+    assert not any(value.requires_grad for value in unet.parameters())
+    tuner.remove(unet)
+    assert {name: value.requires_grad for name, value in unet.named_parameters()} == before

@@ -21,6 +21,7 @@ from si_hub.hub.pull.selection import select_safe
 from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, short, size_text
+from si_hub.storage.access import tell_access_errors
 from si_hub.words import call, label, switch
 
 #: Where a folder remembers what was pulled into it: with that, files that the user changed are told from old ones.
@@ -70,6 +71,7 @@ class Pulled:
         )
 
 
+@tell_access_errors()
 def pull(
     repo_id: str,
     *,

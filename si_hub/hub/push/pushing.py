@@ -21,6 +21,7 @@ from si_hub.hub.push.result import Pushed
 from si_hub.hub.push.sending import Sender, Sent, conflict
 from si_hub.hub.push.user import ask_user
 from si_hub.hub.tokens import conceal
+from si_hub.storage.access import tell_access_errors
 from si_hub.words import call, label, switch
 
 MESSAGE = "Push the adapter with si-hub"
@@ -30,6 +31,7 @@ _CONFIG_LIMIT = 1_000_000
 _LOOKED_AT = 20
 
 
+@tell_access_errors()
 def push(
     path: str | Path = ".",
     repo_id: str | None = None,
