@@ -22,6 +22,8 @@ from si_hub.tuner.operator import mix, route, wide
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 
 ModuleAdapter = LayerAdapter | ParameterAdapter
+#: Leaves that only a parameter of the module can hold, which not every module has.
+_HOLDERS = {"bias_delta": "bias", "gain": "weight", "weight_delta": "weight"}
 
 
 @dataclass(slots=True)
@@ -100,6 +102,13 @@ def _check_exact(path: str, base: nn.Module, adapter: ModuleAdapter) -> None:
         raise ConversionRefused(
             "a low-rank pair on a grouped convolution is no grouped convolution", key=path, hint="Keep it unfused"
         )
+    for leaf, parameter in _HOLDERS.items() if isinstance(adapter, LayerAdapter) else ():
+        if leaf in adapter._modules and base._parameters.get(parameter) is None:
+            raise ConversionRefused(
+                f"a {leaf} needs a {parameter}, and the module has none: what is fused would be lost when it is saved",
+                key=path,
+                hint="Keep the adapter unfused",
+            )
     if isinstance(adapter, LayerAdapter) and adapter.kind.low_rank and not is_readable(base):
         raise ConversionRefused(
             "the base weight is quantised, offloaded or hooked", key=path, hint="Fuse before quantising or offloading"

@@ -176,7 +176,7 @@ def fuse(model: nn.Module, names: Iterable[str] | str | None = None, scale: floa
         safe: check that the fused weights are finite before any is changed.
 
     Raises:
-        ConversionRefused: where it would not be exact, with the way out.
+        ConversionRefused: where it would not be exact, or where a module has no bias to fuse one into.
         UsageError: for an unknown name.
         NotFinite: by ``safe``.
     """
