@@ -34,8 +34,8 @@ class StyleInjectLoaderMixin:
     among the pipeline's components; no LoRA support is needed.
 
     Unload before ``save_pretrained``: it writes a component with everything in it. What it writes with adapters loaded
-    still loads as the base (as fused, where something is), with a warning about weights that were not used. And fuse
-    the adapters before ``fuse_qkv_projections``: it reads base weights only, and calls no projection one by one.
+    still loads as the base (as fused, where something is), with a warning about weights that were not used. Adapters
+    act in projections that ``fuse_qkv_projections`` fuses afterwards; none are loaded into fused ones.
     """
 
     @tell_access_errors()

@@ -20,6 +20,7 @@ from si_hub.tuner.layer import FixedRouter, LayerAdapter
 from si_hub.tuner.ledger import Ledger, Site
 from si_hub.tuner.operator import mix, route, wide
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
+from si_hub.tuner.projections import renew
 
 ModuleAdapter = LayerAdapter | ParameterAdapter
 #: Leaves that only a parameter of the module can hold, which not every module has.
@@ -133,6 +134,9 @@ def _settle(ledger: Ledger, factors: dict[str, float], *, fresh: set[str], safe:
         prepared[path] = (Originals(kept.tensors, {}, weights), tensors)
     for path, (kept, tensors) in prepared.items():
         _write(ledger.sites[path].base, kept, tensors)
+        attention = ledger.sites[path].attention
+        if attention is not None:
+            renew(attention)
         if kept.weights:
             ledger.originals[path] = kept
         else:

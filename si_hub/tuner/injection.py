@@ -51,6 +51,7 @@ class _Plan:
     base: nn.Module
     parameter: str | None
     adapter: LayerAdapter | ParameterAdapter
+    parent: nn.Module | None = None
 
 
 def inject(
@@ -88,7 +89,7 @@ def inject(
     try:
         for plan in plans:
             create = StyleInjectLayer if plan.parameter is None else ParameterLayer.of(plan.parameter)
-            layer = door.layer_at(plan.path, plan.base, create)
+            layer = door.layer_at(plan.path, plan.base, create, plan.parent)
             plan.adapter.train(layer.training)
             layer.adapters[name] = plan.adapter
         door.records[name] = Record(managed=True, branches=tuple(branches))
@@ -156,7 +157,8 @@ def _module_plan(
         return None
     module = modules[live]
     kind = kind_of(module, path)
-    check_called(modules.get(live.rpartition(".")[0], model), path)
+    parent = modules.get(live.rpartition(".")[0], model)
+    check_called(parent, path)
     wrong = mismatches(path, module, kind, layer)
     if wrong:
         report.mismatched.extend(wrong)
@@ -169,7 +171,7 @@ def _module_plan(
             found=layer.branches,
         )
     placement = Placement(working_device(module), working_dtype(module, model), share)
-    return _Plan(path, module, None, build_layer(path, module, kind, layer, placement))
+    return _Plan(path, module, None, build_layer(path, module, kind, layer, placement), parent)
 
 
 def _parameter_plan(

@@ -49,11 +49,11 @@ _LINEAR_NORMS = {"RMSNorm", "T5LayerNorm", "LlamaRMSNorm", "MistralRMSNorm", "Qw
 _NEVER_CALLED = {"NonDynamicallyQuantizableLinear"}
 #: Parameters of a module that can be adapted → the leaf of its layer that changes them.
 _OWNED = {"weight": "weight_delta", "bias": "bias_delta"}
-#: What diffusers' attention calls instead of which layers, once ``fuse_qkv_projections`` was called.
-_CALLED_INSTEAD = {
-    "to_qkv": {"to_q", "to_k", "to_v"},
-    "to_kv": {"to_k", "to_v"},
-    "to_added_qkv": {"add_q_proj", "add_k_proj", "add_v_proj"},
+#: What diffusers' attention calls instead of which layers, in order, once ``fuse_qkv_projections`` was called.
+CALLED_INSTEAD = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_kv": ("to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
 }
 
 
@@ -106,7 +106,7 @@ def check_bare(owner: nn.Module, path: str) -> None:
 def check_called(parent: nn.Module, path: str) -> None:
     """Raise BaseMismatch for an attention's projection that is not called because the projections are fused."""
     name = path.rpartition(".")[2]
-    instead = [fused for fused, layers in _CALLED_INSTEAD.items() if name in layers and fused in parent._modules]
+    instead = [fused for fused, layers in CALLED_INSTEAD.items() if name in layers and fused in parent._modules]
     if instead and _calls_fused(parent):
         raise BaseMismatch(
             f"the projections are fused, {instead[0]} is called instead",

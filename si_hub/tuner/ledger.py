@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from si_hub.tuner.kinds import CALLED_INSTEAD
 from si_hub.tuner.layer import Control, StyleInjectLayer
+from si_hub.tuner.projections import unwatch, watch
 
 
 @dataclass(slots=True)
@@ -36,10 +38,14 @@ class Record:
 
 @dataclass(slots=True)
 class Site:
-    """A base object that carries our child: a module, or the parent of bare parameters."""
+    """A base object that carries our child: a module, or the parent of bare parameters.
+
+    ``attention`` is what calls the module, where that may call a fused one instead.
+    """
 
     base: nn.Module
     layer: Any = field(repr=False)
+    attention: nn.Module | None = field(default=None, repr=False)
 
 
 class Ledger:
@@ -81,12 +87,22 @@ class Ledger:
             self._hooks_changed = False
             _forget_compiled()
 
-    def layer_at(self, path: str, base: nn.Module, create: Callable[[Control], Any] = StyleInjectLayer) -> Any:
-        """The child at ``base``, attached now if there is none."""
+    def layer_at(
+        self,
+        path: str,
+        base: nn.Module,
+        create: Callable[[Control], Any] = StyleInjectLayer,
+        parent: nn.Module | None = None,
+    ) -> Any:
+        """The child at ``base``, attached now if there is none; ``parent`` is the module that calls it."""
         if path not in self.sites:
             layer = create(self.control).train(base.training)
             layer.attach(base)
-            self.sites[path] = Site(base, layer)
+            projection = any(path.rpartition(".")[2] in names for names in CALLED_INSTEAD.values())
+            attention = parent if projection and isinstance(layer, StyleInjectLayer) else None
+            if attention is not None:
+                watch(attention)
+            self.sites[path] = Site(base, layer, attention)
             self._hooks_changed = True
         return self.sites[path].layer
 
@@ -97,6 +113,8 @@ class Ledger:
                 del site.layer.adapters[name]
             if not site.layer.adapters:
                 site.layer.detach(site.base)
+                if site.attention is not None:
+                    unwatch(site.attention)
                 del self.sites[path]
                 self._hooks_changed = True
         self.records.pop(name, None)

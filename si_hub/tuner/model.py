@@ -85,7 +85,9 @@ class StyleInjectModel(BaseTuner):
         path = logical(current_key)
         door = open_door(self.model)
         adapter = fresh(peft_config, path, base, self.model)
-        layer = door.layer_at(path, base)
+        if target_name == "base_layer":
+            parent = self.model.get_submodule(current_key.rpartition(".")[0].rpartition(".")[0])
+        layer = door.layer_at(path, base, parent=parent)
         adapter.train(layer.training)
         layer.adapters[adapter_name] = adapter
         branches = tuple(peft_config.branches or ())
