@@ -223,7 +223,38 @@ class LayerAdapter(nn.Module):
         return torch.softmax(operator.wide(router(pooled.to(_compute_dtype(router, h.dtype)))), dim=-1)
 
 
-class StyleInjectLayer(nn.Module):
+class GuestLayer(nn.Module):
+    """What stands beside a base object: in the state of the model that was adapted, and in no part's of it.
+
+    Other models are made of parts of a model, weight by weight (``ControlNetModel.from_unet``), and know no adapters.
+
+    Attributes:
+        home: the base module's path in the adapted model.
+    """
+
+    home: str | None = None
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The tensors by name; none where a part of the model that this layer was put into is asked for its own."""
+        kept = kwargs.get("destination")
+        if kept is not None and self.home is not None and not _is_whole(prefix, self.home):
+            return kept  # type: ignore[no-any-return]
+        return super().state_dict(*args, prefix=prefix, **kwargs)
+
+
+#: Levels that others put between a model's modules.
+_WRAPPERS = {"base_layer", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def _is_whole(prefix: str, home: str) -> bool:
+    """Whether a prefix of a state dict's names (``…{home}.styleinject_layer.``) begins at the whole model or above."""
+    found, wanted = (
+        [part for part in path.split(".") if part and part not in _WRAPPERS] for path in (prefix, f"{home}.{CHILD}")
+    )
+    return found[-len(wanted) :][:-1] == wanted[:-1]
+
+
+class StyleInjectLayer(GuestLayer):
     """All adapters of one base module.
 
     Attributes:
@@ -254,7 +285,8 @@ class StyleInjectLayer(nn.Module):
             return None
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         x = x.to(output.device)
-        bare = output.ndim == (1 if self._channels_last else 3)
+        # A method, no property: torch.jit.trace asks a module for every attribute of its class, active or not.
+        bare = output.ndim == (1 if self._has_channels_last() else 3)
         h, x = (output[None], x[None]) if bare else (output, x)
         total: Tensor | None = None
         for name in self.active:
@@ -267,8 +299,7 @@ class StyleInjectLayer(nn.Module):
             return None
         return output + (total[0] if bare else total)
 
-    @property
-    def _channels_last(self) -> bool:
+    def _has_channels_last(self) -> bool:
         return self[self.active[0]].kind.channels_last
 
     def attach(self, base: nn.Module) -> None:

@@ -98,6 +98,7 @@ class Ledger:
         if path not in self.sites:
             layer = create(self.control).train(base.training)
             layer.attach(base)
+            layer.home = path if isinstance(layer, StyleInjectLayer) else path.rpartition(".")[0]
             projection = any(path.rpartition(".")[2] in names for names in CALLED_INSTEAD.values())
             attention = parent if projection and isinstance(layer, StyleInjectLayer) else None
             if attention is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from si_hub.adapter import Pool, Transform
 from si_hub.errors import BaseMismatch
-from si_hub.tuner.layer import CHILD, Control, Value
+from si_hub.tuner.layer import CHILD, Control, GuestLayer, Value
 
 
 class ParameterAdapter(nn.Module):
@@ -44,7 +44,7 @@ class ParameterAdapter(nn.Module):
         return weight * delta.to(parameter.device, parameter.dtype)
 
 
-class ParameterLayer(nn.Module):
+class ParameterLayer(GuestLayer):
     """All adapters of one bare parameter; its interface is that of `si_hub.tuner.layer.StyleInjectLayer`."""
 
     def __init__(self, control: Control, name: str) -> None:
