@@ -14,6 +14,7 @@ from si_hub.hub.tokens import conceal
 from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.hotswap import swap
+from si_hub.pipelines.offload import in_turn
 from si_hub.pipelines.report import LoadReport
 from si_hub.storage.access import tell_access_errors
 
@@ -145,11 +146,13 @@ class StyleInjectLoaderMixin:
         )
         return sources.state_dict(pretrained_model_name_or_path_or_dict, fetch)
 
+    @in_turn
     def unload_styleinject_weights(self) -> None:
         """Take all adapters out; every weight is the base's, bit for bit, every module the same object as before."""
         with offload.pause(self):
             loading.unload_adapters(self, list(registry.by_name(self)))
 
+    @in_turn
     def delete_styleinject_adapters(self, adapter_names: AdapterNames) -> None:
         """Take the named adapters out; fused ones are unfused first.
 
@@ -191,6 +194,7 @@ class StyleInjectLoaderMixin:
             adapter = saving.collect_adapter(self, name, components, base_model)
         return saving.write_adapter(adapter, Path(save_directory), weight_name, overwrite)
 
+    @in_turn
     def set_styleinject_adapters(
         self, adapter_names: AdapterNames, adapter_weights: weights.AdapterWeight = None
     ) -> None:
@@ -217,18 +221,22 @@ class StyleInjectLoaderMixin:
             },
         )
 
+    @in_turn
     def get_list_styleinject_adapters(self) -> dict[str, list[str]]:
         """Names of the loaded adapters, by component."""
         return registry.by_component(self)
 
+    @in_turn
     def get_active_styleinject_adapters(self) -> list[str]:
         """Names of the active adapters."""
         return registry.active_names(self)
 
+    @in_turn
     def enable_styleinject(self) -> None:
         """Let the active adapters act again."""
         registry.switch_adapters(self, True)
 
+    @in_turn
     def disable_styleinject(self) -> None:
         """Switch all adapters off, fused ones excepted; which are active, and their weights, is kept.
 
@@ -236,6 +244,7 @@ class StyleInjectLoaderMixin:
         """
         registry.switch_adapters(self, False)
 
+    @in_turn
     def set_styleinject_device(self, adapter_names: AdapterNames, device: torch.device | str | int) -> None:
         """Move adapters to a device, to make room; they have to be back beside the base to act.
 
@@ -244,6 +253,7 @@ class StyleInjectLoaderMixin:
         """
         registry.move_adapters(self, registry.list_names(adapter_names, self), device)
 
+    @in_turn
     def set_styles(self, styles: Mapping[str, float] | None, adapter_names: AdapterNames | None = None) -> None:
         """Mix the branches by name, in every layer, in place of the router: ``set_styles({"ink": 0.7, "neon": 0.3})``.
 
@@ -256,6 +266,7 @@ class StyleInjectLoaderMixin:
         """
         branches.mix_styles(self, styles, None if adapter_names is None else registry.list_names(adapter_names, self))
 
+    @in_turn
     def fuse_styleinject(
         self,
         components: Sequence[str] | None = None,
@@ -279,6 +290,7 @@ class StyleInjectLoaderMixin:
         with offload.pause(self):
             fusing.fuse_adapters(self, components, scale, safe_fusing, names)
 
+    @in_turn
     def unfuse_styleinject(self, components: Sequence[str] | None = None) -> None:
         """Put the base weights back, bit for bit, whatever was called since; the adapters act on their own again."""
         with offload.pause(self):
@@ -294,6 +306,7 @@ class StyleInjectLoaderMixin:
         """Names of the fused adapters."""
         return fusing.list_fused(self)
 
+    @in_turn
     def enable_styleinject_hotswap(self, target_rank: int = 128) -> None:
         """Pad adapters loaded from now on to one rank, so that ``hotswap=True`` can follow with any other.
 

@@ -1,17 +1,35 @@
-"""Offload hooks hold tables of a model's tensors: taken off while adapters come and go, put back afterwards."""
+"""Who changes adapters is alone, and without offload hooks: those hold tables of a model's tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from threading import RLock
+from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+#: Held by whoever changes or lists the adapters of any pipeline: pipelines share models.
+TURN = RLock()
+
+
+def in_turn(change: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A method that waits until nobody else changes adapters."""
+
+    @wraps(change)
+    def wait_and_change(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with TURN:
+            return change(*args, **kwargs)
+
+    return wait_and_change
 
 
 @contextmanager
 def pause(pipeline: Any) -> Iterator[None]:
-    """Run the body without offload hooks; on the way out, also of an exception, they are as they were.
+    """Run the body without offload hooks, one thread at a time; on the way out they are as they were, come what may.
 
     Model and sequential CPU offload go back to the device they were enabled for. Group offload indexes the new
     tensors. Hooks that the pipeline did not put there itself, and those of a device map, stay where they are: the
@@ -19,18 +37,19 @@ def pause(pipeline: Any) -> Iterator[None]:
     """
     from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading as reapply
 
-    enable = None if getattr(pipeline, "hf_device_map", None) is not None else _enabler(pipeline)
-    if enable is not None:
-        pipeline.remove_all_hooks()
-        _clear_leftovers(pipeline)
-    try:
-        yield
-    finally:
+    with TURN:
+        enable = None if getattr(pipeline, "hf_device_map", None) is not None else _enabler(pipeline)
         if enable is not None:
-            enable(device=pipeline._offload_device)
-        for model in pipeline.components.values():
-            if isinstance(model, nn.Module):
-                reapply(model)
+            pipeline.remove_all_hooks()
+            _clear_leftovers(pipeline)
+        try:
+            yield
+        finally:
+            if enable is not None:
+                enable(device=pipeline._offload_device)
+            for model in pipeline.components.values():
+                if isinstance(model, nn.Module):
+                    reapply(model)
 
 
 def _clear_leftovers(pipeline: Any) -> None:

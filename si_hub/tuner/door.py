@@ -100,24 +100,25 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
 
     def set_scale(self, adapter: str, scale: float) -> None:
         if adapter == _UNDO:
-            self.control.scales.remove(0.0)
+            self.control.pop(0.0)
         elif adapter in self.peft_names() and 0.0 not in self.control.scales:
             self.set_weight(adapter, scale)
 
     def scale_layer(self, scale: float) -> None:
-        self.control.scales.append(float(scale))
+        self.control.push(float(scale))
 
     def unscale_layer(self, scale: float | None = None) -> None:
         if scale is None:
-            self.control.scales.clear()
-        elif scale in self.control.scales:
-            self.control.scales.remove(scale)
+            self.control.clear()
+        else:
+            self.control.pop(scale)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Door:
         # Having loaded a LoRA, diffusers scales every layer of a text encoder by the scale of the last call, casts the
         # model, and never unscales. No call casts a model while it runs, so a scale that is there now is a leftover.
         if _casts(fn):
-            self.control.scales.clear()
+            self.control.by_thread.clear()
+            self.control.compiled.clear()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -131,7 +132,7 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
         diffusers announces ``lora_scale`` by `scale_layer` and never takes it back, so it ends here.
         """
         scale = self.control.scale
-        self.control.scales.clear()
+        self.control.clear()
         names = [name for name in adapter_names or () if name in self.peft_names()]
         if names:
             fuse_into_base(self, names, scale, safe=safe_merge)

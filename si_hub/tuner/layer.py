@@ -7,9 +7,10 @@ exact inverse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -32,11 +33,40 @@ class Control:
 
     Attributes:
         enabled: the user's switch for every adapter.
-        scales: factors of the call that is running (``cross_attention_kwargs={"scale": s}``), innermost last.
+        by_thread: factors of the calls that are running (``cross_attention_kwargs={"scale": s}``), by thread.
+        compiled: the same for compiled code, which cannot tell threads apart: those of whoever called last.
     """
 
-    enabled: bool
-    scales: list[float]
+    enabled: bool = True
+    by_thread: dict[int, list[float]] = field(default_factory=dict)
+    compiled: list[float] = field(default_factory=list)
+
+    @property
+    def scales(self) -> Sequence[float]:
+        """Factors of this thread's call, innermost last."""
+        return self.compiled if torch.compiler.is_compiling() else self.by_thread.get(get_ident(), ())
+
+    def push(self, scale: float) -> None:
+        """One factor more in this thread."""
+        self.compiled.append(scale)
+        if not torch.compiler.is_compiling():
+            self.by_thread.setdefault(get_ident(), []).append(scale)
+
+    def pop(self, scale: float) -> None:
+        """One factor of this value less, where there is one."""
+        if scale in self.compiled:
+            self.compiled.remove(scale)
+        if not torch.compiler.is_compiling():
+            own = self.by_thread.get(get_ident(), [])
+            if scale in own:
+                own.remove(scale)
+            if not own:
+                self.by_thread.pop(get_ident(), None)
+
+    def clear(self) -> None:
+        """No factor in this thread."""
+        for scale in list(self.scales):
+            self.pop(scale)
 
     @property
     def scale(self) -> float:

@@ -61,7 +61,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.control = Control(enabled=True, scales=[])
+        self.control = Control()
         self.records: dict[str, Record] = {}
         self.sites: dict[str, Site] = {}
         self.originals: dict[str, Any] = {}

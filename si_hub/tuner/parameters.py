@@ -7,8 +7,10 @@ name is shadowed in the parent's ``__dict__`` by parameter + Σ_a w_a · delta_a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import RLock
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from si_hub.adapter import Pool, Transform
@@ -44,6 +46,16 @@ class ParameterAdapter(nn.Module):
         return weight * delta.to(parameter.device, parameter.dtype)
 
 
+class _Turn:
+    """A lock that a copy of the model does not share."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+
+    def __reduce__(self) -> tuple[type[_Turn], tuple[()]]:
+        return _Turn, ()
+
+
 class ParameterLayer(GuestLayer):
     """All adapters of one bare parameter; its interface is that of `si_hub.tuner.layer.StyleInjectLayer`."""
 
@@ -53,6 +65,7 @@ class ParameterLayer(GuestLayer):
         self.name = name
         self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
+        self.turn = _Turn()
 
     @classmethod
     def of(cls, name: str) -> Callable[[Control], ParameterLayer]:
@@ -68,7 +81,9 @@ class ParameterLayer(GuestLayer):
             yield name, self[name]
 
     def before(self, parent: nn.Module, _: Any) -> None:
-        """Forward pre-hook of the parent: shadow the parameter."""
+        """Forward pre-hook of the parent: shadow the parameter; threads with other scales wait for their turn."""
+        if not torch.compiler.is_compiling():
+            self.turn.lock.acquire()
         scale = self.control.scale
         parameter = parent._parameters[self.name]
         acting = [self[name] for name in self.active if self[name].weight * scale != 0]
@@ -88,6 +103,8 @@ class ParameterLayer(GuestLayer):
     def after(self, parent: nn.Module, _args: Any, _output: Any) -> None:
         """Forward hook of the parent, called after an exception too: show the parameter again."""
         parent.__dict__.pop(self.name, None)
+        if not torch.compiler.is_compiling():
+            self.turn.lock.release()
 
     def attach(self, parent: nn.Module) -> None:
         parent.add_module(f"{CHILD}_{self.name}", self)
