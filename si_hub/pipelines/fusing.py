@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +12,8 @@ from torch import nn
 from si_hub import tuner
 from si_hub.errors import UsageError
 from si_hub.pipelines import registry
+from si_hub.tuner.door import find_door
+from si_hub.tuner.fuse import check_bakeable
 
 
 def fuse_adapters(
@@ -40,6 +43,52 @@ def fuse_adapters(
             if name not in done:
                 raise UsageError("nothing of this adapter is left to fuse there", key=name, hint=_UNFUSE_HINT)
         undo.pop_all()
+
+
+def bake_adapters(
+    pipeline: Any, components: Sequence[str] | None, scale: float, safe: bool, names: list[str] | None
+) -> None:
+    """Fuse adapters that are not fused yet, and let all of them go: the fused weights are the models' own.
+
+    Args:
+        names: by default the fused ones or, where none is, the active ones.
+
+    Raises:
+        UsageError, ConversionRefused, NotFinite: as `fuse_adapters`; or other adapters are fused into the same modules.
+    """
+    models = pick_models(pipeline, components)
+    states = {component: tuner.adapters(model) for component, model in models.items()}
+    if names is None:
+        fused = [name for here in states.values() for name, state in here.items() if state.fused is not None]
+        names = list(dict.fromkeys(fused)) or registry.active_names(pipeline)
+    registry.check_names(pipeline, names)
+    here = {component: [name for name in names if name in known] for component, known in states.items()}
+    left = [name for name in names if any(name in known and known[name].fused is None for known in states.values())]
+    with ExitStack() as undo:
+        for name in left:
+            fuse_adapters(pipeline, components, scale, safe, [name])
+            for component, model in models.items():
+                if name in states[component] and states[component][name].fused is None:
+                    undo.callback(tuner.unfuse, model, [name])
+        for component, model in models.items():
+            if (door := find_door(model)) is not None:
+                check_bakeable(door, here[component])
+        undo.pop_all()
+    for component, model in models.items():
+        if here[component]:
+            tuner.bake(model, here[component])
+        # Tokens stay as the weights do.
+        for name in names:
+            registry.forget(model, name)
+
+
+def warn_of_unfusing(pipeline: Any, names: Sequence[str]) -> None:
+    """Warn that what was fused goes with its adapter, as LoRAs' does not."""
+    if fused := [name for name in list_fused(pipeline) if name in names]:
+        warnings.warn(
+            f"{', '.join(fused)}: what was fused is taken out of the base again; bake_styleinject() keeps it instead",
+            stacklevel=4,
+        )
 
 
 _UNFUSE_HINT = "To fuse it with another scale, unfuse_styleinject() first"

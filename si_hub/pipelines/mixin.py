@@ -35,7 +35,8 @@ class StyleInjectLoaderMixin:
     among the pipeline's components; no LoRA support is needed.
 
     Unload before ``save_pretrained``: it writes a component with everything in it. What it writes with adapters loaded
-    still loads as the base (as fused, where something is), with a warning about weights that were not used. Adapters
+    still loads as the base (as fused, where something is), with a warning about weights that were not used; after
+    `bake_styleinject` it is the fused weights and nothing else. Adapters
     act in projections that ``fuse_qkv_projections`` fuses afterwards; none are loaded into fused ones.
     """
 
@@ -148,18 +149,23 @@ class StyleInjectLoaderMixin:
 
     @in_turn
     def unload_styleinject_weights(self) -> None:
-        """Take all adapters out; every weight is the base's, bit for bit, every module the same object as before."""
+        """Take all adapters out; every weight is the base's, bit for bit, every module the same object as before.
+
+        Fused ones are unfused first, with a warning: `bake_styleinject` keeps their weights instead.
+        """
+        fusing.warn_of_unfusing(self, list(registry.by_name(self)))
         with offload.pause(self):
             loading.unload_adapters(self, list(registry.by_name(self)))
 
     @in_turn
     def delete_styleinject_adapters(self, adapter_names: AdapterNames) -> None:
-        """Take the named adapters out; fused ones are unfused first.
+        """Take the named adapters out; fused ones are unfused first, with a warning.
 
         Raises:
             UsageError: an unknown name; nothing is deleted then.
         """
         names = registry.list_names(adapter_names, self)
+        fusing.warn_of_unfusing(self, names)
         with offload.pause(self):
             loading.unload_adapters(self, names)
 
@@ -289,6 +295,30 @@ class StyleInjectLoaderMixin:
         names = None if adapter_names is None else registry.list_names(adapter_names, self)
         with offload.pause(self):
             fusing.fuse_adapters(self, components, scale, safe_fusing, names)
+
+    @in_turn
+    def bake_styleinject(
+        self,
+        components: Sequence[str] | None = None,
+        scale: float = 1.0,
+        safe_fusing: bool = False,
+        adapter_names: AdapterNames | None = None,
+    ) -> None:
+        """Keep fused weights for good: the adapters are gone, and ``save_pretrained`` writes the weights as they are.
+
+        Args:
+            components: where, by default everywhere.
+            scale: factor for adapters that are not fused yet, which are fused now.
+            safe_fusing: check for NaN and infinity before any weight is changed.
+            adapter_names: which, by default the fused ones or, where none is, the active ones.
+
+        Raises:
+            ConversionRefused: as for `fuse_styleinject`.
+            UsageError: an unknown component or name, or other adapters that are fused into the same modules.
+        """
+        names = None if adapter_names is None else registry.list_names(adapter_names, self)
+        with offload.pause(self):
+            fusing.bake_adapters(self, components, scale, safe_fusing, names)
 
     @in_turn
     def unfuse_styleinject(self, components: Sequence[str] | None = None) -> None:

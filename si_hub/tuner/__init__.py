@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from si_hub.tuner.config import StyleInjectConfig as StyleInjectConfig
 from si_hub.tuner.injection import InjectReport as InjectReport
+from si_hub.tuner.injection import bake as bake
 from si_hub.tuner.injection import extract as extract
 from si_hub.tuner.injection import inject as inject
 from si_hub.tuner.injection import remove as remove

@@ -63,6 +63,22 @@ def unfuse_from_base(ledger: Ledger, names: Iterable[str]) -> None:
         _settle(ledger, {name: factor for name, factor in factors.items() if name not in leaving}, fresh=set())
 
 
+def check_bakeable(ledger: Ledger, names: Collection[str]) -> None:
+    """Raise UsageError for adapters whose fused weights cannot stay without them: unfused, or fused with others."""
+    for name in names:
+        if ledger.records[name].fused is None:
+            raise UsageError("the adapter is not fused", key=name, hint="Fuse it first")
+    for path, kept in ledger.originals.items():
+        others = sorted(kept.weights.keys() - set(names))
+        if others and kept.weights.keys() & set(names):
+            raise UsageError(
+                "another adapter is fused into the same module",
+                key=path,
+                found=", ".join(others),
+                hint="Keep the weights of both, or unfuse the other one first",
+            )
+
+
 def _check_owners(ledger: Ledger, names: Collection[str]) -> None:
     """Raise ConversionRefused where two adapted modules share a tensor: what one of them fuses would act in both."""
     owners: dict[int, str] = {}

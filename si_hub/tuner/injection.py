@@ -15,8 +15,8 @@ from torch import nn
 from si_hub.adapter import Component, Layer
 from si_hub.errors import BaseMismatch, UsageError
 from si_hub.storage.tensors import Tensor
-from si_hub.tuner.door import close_door, find_door, modules_by_path, open_door, root_of
-from si_hub.tuner.fuse import unfuse_from_base
+from si_hub.tuner.door import Door, close_door, find_door, modules_by_path, open_door, root_of
+from si_hub.tuner.fuse import check_bakeable, unfuse_from_base
 from si_hub.tuner.kinds import check_bare, check_called, kind_of, working_device, working_dtype
 from si_hub.tuner.layer import LayerAdapter, StyleInjectLayer
 from si_hub.tuner.leaves import Mismatch, Placement, build_layer, mismatches
@@ -208,8 +208,27 @@ def remove(model: nn.Module, names: Iterable[str] | str | None = None) -> None:
     door = door_with(model, names or ())
     chosen = list(door.records) if names is None else list(names)
     unfuse_from_base(door, [name for name in chosen if door.records[name].fused is not None])
-    known = [name for name in chosen if not door.records[name].managed]
-    for name in chosen:
+    _drop_all(model, door, chosen)
+
+
+def bake(model: nn.Module, names: Iterable[str]) -> None:
+    """Take fused adapters out and leave their fused weights in: those are the model's own from now on.
+
+    Raises:
+        UsageError: for an unknown name, one that is not fused, or one that shares a module with another fused one.
+    """
+    chosen = list(names)
+    door = door_with(model, chosen)
+    check_bakeable(door, chosen)
+    for path, kept in list(door.originals.items()):
+        if kept.weights.keys() <= set(chosen):
+            del door.originals[path]
+    _drop_all(model, door, chosen)
+
+
+def _drop_all(model: nn.Module, door: Door, names: Sequence[str]) -> None:
+    known = [name for name in names if not door.records[name].managed]
+    for name in names:
         door.drop(name)
     close_door(model)
     if known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +101,51 @@ def test_a_fixed_router_is_fused_with_its_styles_and_a_learned_one_after_set_sty
     assert error(noise(pipe), mixed) < 1e-5
     with pytest.raises(UsageError, match="Unfuse it first"):
         pipe.set_styles({"ink": 1.0})
+
+
+def test_baked_weights_are_what_acting_gave_and_are_saved(
+    sd: Make, lora: Make, adapter: Make, noise: Make, tmp_path: Path
+) -> None:
+    """The recipe of many: load, fuse, let go, load the next, ... save."""
+    pipe = sd()
+    first, second = lora(pipe.unet), lora(pipe.unet, ("to_k", "conv1"), seed=1)
+    pipe.load_styleinject_weights(adapter(unet=first), "a")
+    pipe.load_styleinject_weights(adapter(unet=second), "b")
+    pipe.set_styleinject_adapters(["a", "b"], [0.5, 0.8])
+    expected, keys = noise(pipe), list(sd().unet.state_dict())
+    pipe.unload_styleinject_weights()
+    pipe.load_styleinject_weights(adapter(unet=first), "a")
+    pipe.fuse_styleinject(scale=0.5)
+    pipe.bake_styleinject()
+    pipe.load_styleinject_weights(adapter(unet=second), "b")
+    pipe.bake_styleinject(scale=0.8)
+    assert pipe.get_list_styleinject_adapters() == {}
+    assert list(pipe.unet.state_dict()) == keys
+    torch.testing.assert_close(noise(pipe), expected, rtol=1e-4, atol=1e-4)
+    pipe.unload_styleinject_weights()
+    pipe.unet.save_pretrained(tmp_path)
+    other = copy.copy(pipe)
+    other.unet = type(pipe.unet).from_pretrained(tmp_path)
+    assert torch.equal(noise(other), noise(pipe))
+
+
+def test_what_cannot_be_baked_changes_nothing(sd: Make, lora: Make, adapter: Make, state: Make, same: Make) -> None:
+    pipe = sd()
+    for name in ("a", "b"):
+        pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), name)
+    pipe.fuse_styleinject(adapter_names="a")
+    before = state(pipe)
+    with pytest.raises(UsageError, match="another adapter is fused into the same module"):
+        pipe.bake_styleinject(adapter_names="b")
+    assert same(state(pipe), before)
+    assert pipe.fused_styleinject == ["a"]
+    with pytest.raises(UsageError, match="no such StyleInject adapter"):
+        pipe.bake_styleinject(adapter_names="c")
+
+
+def test_unloading_what_is_fused_warns_and_says_how_to_keep_it(sd: Make, lora: Make, adapter: Make) -> None:
+    pipe = sd()
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)), "a")
+    pipe.fuse_styleinject()
+    with pytest.warns(UserWarning, match=r"^a: what was fused is taken out.*bake_styleinject\(\)"):
+        pipe.unload_styleinject_weights()

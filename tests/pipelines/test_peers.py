@@ -126,6 +126,7 @@ def test_a_lora_loaded_later_survives_our_unload(
 
 
 @pytest.mark.parametrize("between", ["fuse again", "set_adapters", "delete", "load another"])
+@pytest.mark.filterwarnings("ignore:default_0. what was fused is taken out")
 def test_1_unfusing_restores_the_base_bit_for_bit_whatever_happened_in_between(
     between: str, sd: Make, lora: Make, adapter: Make, noise: Make, state: Make, same: Make
 ) -> None:
