@@ -18,7 +18,7 @@ from si_hub.storage.tensors import Tensor
 from si_hub.tuner.door import Door, close_door, find_door, modules_by_path, open_door, root_of
 from si_hub.tuner.fuse import check_bakeable, unfuse_from_base
 from si_hub.tuner.kinds import check_bare, check_called, kind_of, working_device, working_dtype
-from si_hub.tuner.layer import LayerAdapter, StyleInjectLayer
+from si_hub.tuner.layer import Control, LayerAdapter, StyleInjectLayer
 from si_hub.tuner.leaves import Mismatch, Placement, build_layer, mismatches
 from si_hub.tuner.ledger import Record
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
@@ -106,10 +106,14 @@ def check_name(model: nn.Module, name: str) -> None:
     door = find_door(model)
     if door is not None and name in door.records:
         raise UsageError("the model has an adapter of that name already", key=name, hint="Choose another name")
-    if not name or "." in name or hasattr(nn.ModuleDict(), name):
+    if not name or "." in name or any(hasattr(layer, name) for layer in _layers_of_any_kind()):
         raise UsageError(
             "impossible adapter name", key=name, hint="Choose one without dots that is no attribute of torch modules"
         )
+
+
+def _layers_of_any_kind() -> tuple[nn.Module, ...]:
+    return StyleInjectLayer(Control()), ParameterLayer(Control(), ""), nn.ModuleDict()
 
 
 def _plans(

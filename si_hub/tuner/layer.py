@@ -7,7 +7,7 @@ exact inverse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from threading import get_ident
@@ -253,6 +253,30 @@ class LayerAdapter(nn.Module):
         return torch.softmax(operator.wide(router(pooled.to(_compute_dtype(router, h.dtype)))), dim=-1)
 
 
+class Shelf(MutableMapping[str, nn.Module]):
+    """The adapters of one layer by name. They are its children, as PEFT and transformers expect it of their names."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def __getitem__(self, name: str) -> nn.Module:
+        module = self.layer._modules[name]
+        assert module is not None
+        return module
+
+    def __setitem__(self, name: str, adapter: nn.Module) -> None:
+        self.layer.add_module(name, adapter)
+
+    def __delitem__(self, name: str) -> None:
+        del self.layer._modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layer._modules)
+
+    def __len__(self) -> int:
+        return len(self.layer._modules)
+
+
 class GuestLayer(nn.Module):
     """What stands beside a base object: in the state of the model that was adapted, and in no part's of it.
 
@@ -263,6 +287,11 @@ class GuestLayer(nn.Module):
     """
 
     home: str | None = None
+
+    @property
+    def adapters(self) -> Shelf:
+        """By adapter name."""
+        return Shelf(self)
 
     def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The tensors by name; none where a part of the model that this layer was put into is asked for its own."""
@@ -288,18 +317,16 @@ class StyleInjectLayer(GuestLayer):
     """All adapters of one base module.
 
     Attributes:
-        adapters: `LayerAdapter` by adapter name.
         active: names that act, sorted, so that the order of loading never changes a bit of the sum.
     """
 
     def __init__(self, control: Control) -> None:
         super().__init__()
         self.control = control
-        self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> LayerAdapter:
-        adapter = self.adapters[name]
+        adapter = self._modules[name]
         assert isinstance(adapter, LayerAdapter)
         return adapter
 

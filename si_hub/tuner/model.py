@@ -29,7 +29,7 @@ from si_hub.tuner.layer import CHILD, FixedRouter, LayerAdapter, Value
 from si_hub.tuner.leaves import pair, router
 from si_hub.tuner.ledger import Record
 
-_OURS = f".{CHILD}.adapters."
+_OURS = f".{CHILD}."
 
 
 class StyleInjectModel(BaseTuner):
@@ -170,7 +170,7 @@ class StyleInjectModel(BaseTuner):
             del model.peft_config
         return model
 
-    # The state dict: ``{module}.styleinject_layer.adapters.{name}.{leaf}`` in the model, without the name in a file.
+    # The state dict: ``{module}.styleinject_layer.{name}.{leaf}`` in the model, without the name in a file.
 
     @classmethod
     def _get_adapter_state_dict(

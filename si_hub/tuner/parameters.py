@@ -63,7 +63,6 @@ class ParameterLayer(GuestLayer):
         super().__init__()
         self.control = control
         self.name = name
-        self.adapters = nn.ModuleDict()
         self.active: tuple[str, ...] = ()
         self.turn = _Turn()
 
@@ -72,7 +71,7 @@ class ParameterLayer(GuestLayer):
         return lambda control: cls(control, name)
 
     def __getitem__(self, name: str) -> ParameterAdapter:
-        adapter = self.adapters[name]
+        adapter = self._modules[name]
         assert isinstance(adapter, ParameterAdapter)
         return adapter
 

@@ -75,7 +75,7 @@ def test_offloaded_weights_include_the_adapter_s(both: Any) -> None:
     pipe.enable_sequential_cpu_offload(device="cpu")
     pipe.load_styleinject_weights(made, "a")
     assert {value.device.type for value in pipe.unet.parameters()} == {"meta"}
-    assert any("adapters.a.down" in key for key, _ in pipe.unet.named_parameters())
+    assert any("layer.a.down" in key for key, _ in pipe.unet.named_parameters())
 
 
 def test_saving_works_under_sequential_offload(both: Any, tmp_path: Any) -> None:
@@ -102,9 +102,7 @@ def test_group_offload_knows_the_adapter_s_tensors(kind: str, both: Any, noise: 
     pipe.load_styleinject_weights(made, "a")
     assert torch.equal(noise(pipe), shown)
     if kind == "leaf_level":
-        leaves = [
-            leaf for path, leaf in pipe.unet.named_modules() if path.endswith(("adapters.a.down", "adapters.a.up"))
-        ]
+        leaves = [leaf for path, leaf in pipe.unet.named_modules() if path.endswith(("layer.a.down", "layer.a.up"))]
         assert leaves
         assert all(leaf._diffusers_hook.get_hook("group_offloading") is not None for leaf in leaves)
     pipe.unload_styleinject_weights()

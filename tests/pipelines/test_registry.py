@@ -47,7 +47,7 @@ def test_moving_an_adapter_to_another_device_moves_its_tensors_only(sd: Make, lo
     pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, seed=1)), "neon")
     pipe.set_styleinject_device("ink", "meta")
     devices = {
-        name: {value.device.type for key, value in pipe.unet.named_parameters() if f"adapters.{name}." in key}
+        name: {value.device.type for key, value in pipe.unet.named_parameters() if f"styleinject_layer.{name}." in key}
         for name in ("ink", "neon")
     }
     assert devices == {"ink": {"meta"}, "neon": {"cpu"}}

@@ -75,7 +75,7 @@ def test_base_keys_of_the_state_dict_do_not_change(net: nn.Module, whole: Any) -
     keys = set(net.state_dict())
     tuner.inject(net, whole(), name="style")
     assert keys < set(net.state_dict())
-    assert all("styleinject_layer.adapters.style." in key for key in set(net.state_dict()) - keys)
+    assert all("styleinject_layer.style." in key for key in set(net.state_dict()) - keys)
 
 
 def test_a_failed_injection_leaves_the_model_as_it_was(net: nn.Module, ids: Tensor, whole: Any) -> None:
@@ -265,7 +265,7 @@ def test_tensors_that_fit_stay_memory_mapped(tmp_path: Path, monkeypatch: pytest
         tuner.inject(model, Component(layers={"0": Layer(dict(tensors))}), name="style", low_cpu_mem_usage=share)
         sources = {tensor.data_ptr() for tensor in mapped}
         for leaf in ("down", "up"):
-            kept = model.get_parameter(f"0.styleinject_layer.adapters.style.{leaf}.weight")
+            kept = model.get_parameter(f"0.styleinject_layer.style.{leaf}.weight")
             assert kept.dtype == dtype
             assert (kept.data_ptr() in sources) == (share and dtype == torch.float32)
 

@@ -205,7 +205,7 @@ def test_float32_leaves_on_a_half_base_cast_the_input(make_layer: Any) -> None:
     base = nn.Linear(12, 8).to(torch.bfloat16)
     model = _hosted(base, make_layer(base, 2, "none", "variance"))
     for leaf in ("down", "up", "router"):
-        base.get_submodule(f"styleinject_layer.adapters.style.{leaf}").float()
+        base.get_submodule(f"styleinject_layer.style.{leaf}").float()
     got = model(torch.randn(2, 5, 12).to(torch.bfloat16))
     assert got.dtype == torch.bfloat16
 
@@ -215,7 +215,7 @@ def test_a_hooked_leaf_is_called_and_not_read(make_layer: Any, close: Any) -> No
     model = _hosted(base, make_layer(base, 3, "all", "add"))
     x = torch.randn(2, 9, 12).double()
     expected = model(x)
-    leaves = base.get_submodule("styleinject_layer.adapters.style")
+    leaves = base.get_submodule("styleinject_layer.style")
     real = {name: parameter.data for name, parameter in leaves.named_parameters()}
 
     def load(module: nn.Module, _: Any) -> None:
@@ -280,7 +280,7 @@ def test_layerwise_casting_leaves_the_adapter_in_its_precision(make_layer: Any, 
     tuner.inject(model, Component(layers={"0": layer}), name="style")
     with torch.no_grad():
         first, second = base(x), base(x)
-    leaf = base.get_parameter("styleinject_layer.adapters.style.down.weight")
+    leaf = base.get_parameter("styleinject_layer.style.down.weight")
     assert leaf.dtype == torch.bfloat16
     assert torch.equal(leaf, layer.tensors["down.weight"].torch().bfloat16())
     assert torch.equal(first, second)
@@ -290,7 +290,7 @@ def test_layerwise_casting_leaves_the_adapter_in_its_precision(make_layer: Any, 
 def test_a_float8_leaf_computes_in_the_dtype_of_the_features(make_layer: Any) -> None:
     base = nn.Linear(12, 8).bfloat16()
     model = _hosted(base, make_layer(base, 1, "none"))
-    leaves = base.get_submodule("styleinject_layer.adapters.style")
+    leaves = base.get_submodule("styleinject_layer.style")
     for leaf in leaves.children():
         for parameter in leaf.parameters():
             parameter.data = parameter.data.to(torch.float8_e4m3fn)
@@ -306,7 +306,7 @@ def test_gradients_reach_every_trainable_tensor_and_no_other(case: Any, make_lay
     base = case.base()
     model = _hosted(base, make_layer(base, 3, "all", "adain"))
     model.requires_grad_(False)
-    leaves = base.get_submodule("styleinject_layer.adapters.style").requires_grad_(True)
+    leaves = base.get_submodule("styleinject_layer.style").requires_grad_(True)
     model(torch.randn(case.batch)).square().mean().backward()
     for name, parameter in model.named_parameters():
         if any(parameter is trained for trained in leaves.parameters()):
@@ -323,7 +323,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_layer: Any) -> Non
 
     base = nn.Linear(12, 8)
     model = _hosted(base, make_layer(base, 3, "none", "variance"))
-    leaves = base.get_submodule("styleinject_layer.adapters.style").requires_grad_(True)
+    leaves = base.get_submodule("styleinject_layer.style").requires_grad_(True)
     x = torch.randn(2, 5, 12)
     grads = []
     runs: list[Any] = [model, lambda v: checkpoint(model, v, use_reentrant=False)]

@@ -397,4 +397,4 @@ def test_loading_a_damaged_state_is_told(net: nn.Module, tmp_path: Path) -> None
     assert [key for key in result.unexpected_keys if "styleinject" in key] == [
         "base_model.model.fc.styleinject_layer.sideways"
     ]
-    assert "base_model.model.fc.styleinject_layer.adapters.default.up.weight" in result.missing_keys
+    assert "base_model.model.fc.styleinject_layer.default.up.weight" in result.missing_keys

@@ -62,7 +62,7 @@ def test_a_copy_is_independent(net: nn.Module, ids: Tensor) -> None:
 
 def test_gradients_flow_through_the_changed_parameter(net: nn.Module, ids: Tensor) -> None:
     tuner.inject(net, _component(torch.zeros(8, 1, 1)), name="style")
-    delta = net.get_parameter("styleinject_layer_table.adapters.style.param_delta.weight").requires_grad_(True)
+    delta = net.get_parameter("styleinject_layer_table.style.param_delta.weight").requires_grad_(True)
     net(ids).sum().backward()
     torch.testing.assert_close(delta.grad, torch.full((8, 1, 1), 60.0))
 
