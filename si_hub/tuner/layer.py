@@ -8,6 +8,7 @@ exact inverse.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from threading import get_ident
@@ -277,6 +278,23 @@ class Shelf(MutableMapping[str, nn.Module]):
         return len(self.layer._modules)
 
 
+#: Threads that look for modules to adapt.
+_LOOKING: set[int] = set()
+
+
+@contextmanager
+def hide_guests() -> Iterator[None]:
+    """While the body runs, this thread finds the modules of the base alone: none of ours is there to be adapted."""
+    own = get_ident()
+    before = own in _LOOKING
+    _LOOKING.add(own)
+    try:
+        yield
+    finally:
+        if not before:
+            _LOOKING.discard(own)
+
+
 class GuestLayer(nn.Module):
     """What stands beside a base object: in the state of the model that was adapted, and in no part's of it.
 
@@ -292,6 +310,13 @@ class GuestLayer(nn.Module):
     def adapters(self) -> Shelf:
         """By adapter name."""
         return Shelf(self)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """As every module's, but empty for a thread that looks for modules to adapt."""
+        if not (_LOOKING and get_ident() in _LOOKING):
+            yield from super().named_modules(memo, prefix, remove_duplicate)
 
     def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The tensors by name; none where a part of the model that this layer was put into is asked for its own."""

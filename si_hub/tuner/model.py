@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from si_hub.tuner.door import Door, close_door, find_door, logical, open_door
 from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
 from si_hub.tuner.injection import check_name
 from si_hub.tuner.kinds import FLOAT8, Kind, bias_shape, channels, kind_of, weight_shape, working_device, working_dtype
-from si_hub.tuner.layer import CHILD, FixedRouter, LayerAdapter, Value
+from si_hub.tuner.layer import CHILD, FixedRouter, LayerAdapter, Value, hide_guests
 from si_hub.tuner.leaves import pair, router
 from si_hub.tuner.ledger import Record
 
@@ -282,6 +283,22 @@ def register() -> None:
         register_peft_method(
             name=TUNER_NAME, config_cls=StyleInjectConfig, model_cls=StyleInjectModel, prefix=StyleInjectModel.prefix
         )
+        BaseTuner.inject_adapter = _leave_guests_alone(BaseTuner.inject_adapter)
+
+
+def _leave_guests_alone(inject: Callable[..., None]) -> Callable[..., None]:
+    """A tuner's injection that takes none of our leaves for a module of the base.
+
+    PEFT looks at the names and classes of all modules (``all-linear``, a regular expression) and offers no way to say
+    that some are no part of the base.
+    """
+
+    @wraps(inject)
+    def inject_into_base(*args: Any, **kwargs: Any) -> None:
+        with hide_guests():
+            inject(*args, **kwargs)
+
+    return inject_into_base
 
 
 register()

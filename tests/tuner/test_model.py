@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
 from torch import Tensor, nn
 
 import si_hub.tuner as tuner
@@ -398,3 +405,35 @@ def test_loading_a_damaged_state_is_told(net: nn.Module, tmp_path: Path) -> None
         "base_model.model.fc.styleinject_layer.sideways"
     ]
     assert "base_model.model.fc.styleinject_layer.default.up.weight" in result.missing_keys
+
+
+@pytest.mark.parametrize("targets", ["all-linear", r"(.*\.)?(down|up|router|fc)", ["down", "up", "router", "fc"]])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_lora_that_looks_for_every_layer_takes_none_of_ours(
+    targets: Any, known: bool, wrapped: bool, net: nn.Module, ids: Tensor
+) -> None:
+    base = copy.deepcopy(net)
+    if known:
+        inject_adapter_in_model(_config(), net, "ours")
+    else:
+        inject_adapter_in_model(_config(), base, "ours")
+        component = tuner.extract(base, "ours")
+        tuner.remove(base)
+        tuner.inject(net, component, name="ours")
+    kept, expected = _ours(net), net(ids)
+    config = LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    lora = get_peft_model(net, config, "theirs") if wrapped else inject_adapter_in_model(config, net, "theirs")
+    assert {name for name, _ in net.named_parameters() if "lora_" in name} == {
+        "fc.lora_A.theirs.weight",
+        "fc.lora_B.theirs.weight",
+    }
+    assert {name.replace(".base_layer", "") for name in _ours(net)} == set(kept)
+    assert not torch.allclose(lora(ids), expected, atol=1e-3)
+
+
+def test_all_linear_of_a_second_adapter_means_the_base(net: nn.Module) -> None:
+    model = get_peft_model(net, _config(), "one")
+    model.add_adapter("two", _config(target_modules="all-linear"))
+    assert model.peft_config["two"].target_modules == {"fc"}
+    assert not any(name.count("styleinject_layer") > 1 for name in _ours(model))
