@@ -21,7 +21,7 @@ from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.tensors import Span, Tensor
-from si_hub.words import label, option, say_instead, switch
+from si_hub.words import label, option, rename_keywords, switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,12 @@ def repository_output(source: Path) -> Path:
     return Path(f"{parse_ref(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
 
 
+<<<<<<< HEAD
 @tell_access_errors()
 @say_instead(overwrite="force")
+=======
+@rename_keywords(overwrite="force")
+>>>>>>> 8ea9067 (Words belong to whoever runs: a command's end when it ends, in every thread, and a callback speaks its caller's)
 def convert(
     source: str | Path,
     output: str | Path | None = None,

@@ -7,7 +7,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +22,11 @@ import si_hub
 from si_hub import distill, inspection, words
 from si_hub import format as file_format
 from si_hub.cli import main
-from si_hub.errors import SiHubError
+from si_hub.errors import FileAccessError, SiHubError
 from si_hub.storage.header import read_safetensors
 from tests.miniature import BASE, INK, NEON
 from tests.miniature import KOHYA_LORA as LORA
+from tests.places import GOLDEN
 
 PACKAGE = Path(si_hub.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--[a-z]")
@@ -132,7 +135,7 @@ def test_one_error_in_python_and_at_the_command_line(existing: tuple[Path, Path]
     assert str(raised.value.as_dict()["hint"]) in python
 
 
-@words.say_instead(overwrite="force")
+@words.rename_keywords(overwrite="force")
 def forced() -> str:
     return words.switch("force", python="overwrite")
 
@@ -148,6 +151,100 @@ def test_a_function_with_keywords_of_its_own_is_spoken_of_in_these() -> None:
     assert forced() == "force=True"
     with words.at_command_line():
         assert forced() == "--force"
+
+
+def test_what_a_function_is_given_speaks_its_callers_words(tmp_path: Path) -> None:
+    """`convert` has ``force=`` where `write`, called by the user's own function within it, has ``overwrite=``."""
+    from si_hub import format as file_format
+
+    there = tmp_path / "there.safetensors"
+    adapter = file_format.read(GOLDEN / "one_branch.safetensors")
+    file_format.write(adapter, there)
+    said: list[str] = []
+
+    def write_again(done: int, total: int) -> None:
+        with pytest.raises(FileAccessError) as raised:
+            file_format.write(adapter, there)
+        said.append(str(raised.value))
+
+    si_hub.convert(LORA, tmp_path / "out.safetensors", base=BASE, progress=write_again)
+    assert all("overwrite=True" in text for text in said)
+    assert said
+    with words.say_instead(overwrite="replace"):
+        said.clear()
+        si_hub.convert(LORA, tmp_path / "again.safetensors", base=BASE, progress=write_again)
+    assert all("replace=True" in text for text in said)
+
+
+def test_two_commands_that_overlap_leave_python_its_words() -> None:
+    entered, left = threading.Event(), threading.Event()
+    said: dict[str, str] = {}
+
+    def run_first() -> None:
+        with words.at_command_line():
+            entered.set()
+            assert left.wait(10)
+            said["first"] = words.option("base")
+        said["after"] = words.option("base")
+
+    first = threading.Thread(target=run_first)
+    first.start()
+    assert entered.wait(10)
+    said["beside"] = words.option("base")
+    # The second begins after the first and ends before it, and the other way round below.
+    with words.at_command_line():
+        said["second"] = words.option("base")
+    left.set()
+    first.join()
+    assert said == {"first": "--base", "second": "--base", "beside": "base=", "after": "base="}
+    assert words.option("base") == "base="
+
+
+def test_the_first_of_two_commands_may_end_first() -> None:
+    entered, ended = threading.Event(), threading.Event()
+
+    def run_second() -> None:
+        with words.at_command_line():
+            entered.set()
+            assert ended.wait(10)
+
+    second = threading.Thread(target=run_second)
+    with words.at_command_line():
+        second.start()
+        assert entered.wait(10)
+    ended.set()
+    second.join()
+    assert words.option("base") == "base="
+
+
+def test_a_thread_that_a_command_starts_speaks_as_the_command_does() -> None:
+    said: list[str] = []
+
+    def say() -> None:
+        said.append(words.option("base"))
+
+    with words.at_command_line():
+        threads = [threading.Thread(target=words.keep_words(say)), threading.Thread(target=say)]
+    for thread in threads:
+        thread.start()
+        thread.join()
+    with words.say_instead(base="convert"), ThreadPoolExecutor(1) as pool:
+        pool.submit(words.keep_words(say)).result()
+        pool.submit(say).result()
+    assert said == ["--base", "base=", "convert=", "base="]
+
+
+def test_every_thread_of_the_package_keeps_its_words() -> None:
+    """What a thread runs that may fail with a text: `Thread(target=…)`, `submit` and `map` of a pool."""
+    mute = {"digest.update", "_write_behind"}
+    found = set()
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text()
+        if "Thread(" not in text and "ThreadPoolExecutor(" not in text:
+            continue
+        for function in re.findall(r"Thread\(target=([\w.]+)|\b(?:submit|pool\.map)\(([\w.]+)", text):
+            found.add("".join(function))
+    assert found - mute == {"keep_words"}
 
 
 def texts(file: Path) -> Iterator[str]:

@@ -24,7 +24,7 @@ from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.header import read_safetensors
-from si_hub.words import label, option, say_instead, switch
+from si_hub.words import label, option, rename_keywords, switch
 
 _SUFFIX = ".styleinject.safetensors"
 
@@ -44,8 +44,12 @@ class Destination:
     force: bool
 
 
+<<<<<<< HEAD
 @tell_access_errors()
 @say_instead(overwrite="force")
+=======
+@rename_keywords(overwrite="force")
+>>>>>>> 8ea9067 (Words belong to whoever runs: a command's end when it ends, in every thread, and a callback speaks its caller's)
 def distill(
     base: str | Path,
     *tuned: str | Path,

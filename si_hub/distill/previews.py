@@ -19,7 +19,7 @@ from si_hub.report.curve import curve_text
 from si_hub.report.distillation import CurvePoint, Distillation
 from si_hub.report.progress import Progress
 from si_hub.report.writing import write_report
-from si_hub.words import label, say_instead
+from si_hub.words import label, rename_keywords
 
 if TYPE_CHECKING:
     from si_hub.distill.budget.overlap import Sharing
@@ -55,7 +55,7 @@ class Curve:
         return f"{head}\n{curve_text(self.points, self.size)}"
 
 
-@say_instead(overwrite="force")
+@rename_keywords(overwrite="force")
 def curve(
     base: str | Path,
     *tuned: str | Path,

@@ -18,6 +18,7 @@ from si_hub.storage.finite import count_bad
 from si_hub.storage.header import HEADER_LIMIT
 from si_hub.storage.sources import Sources
 from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Tensor
+from si_hub.words import keep_words
 
 _BUFFERS = 8
 _WINDOW = 128 << 20
@@ -81,7 +82,7 @@ def write_safetensors(
     draft = header_bytes(ordered, _resolve(metadata, Digests(zeros, zeros if hash_source else None)), lead)
     with atomic_file(path, overwrite) as file, ThreadPoolExecutor(1) as side:
         stop = threading.Event()
-        source = side.submit(_hash_file, hash_source, stop) if hash_source else None
+        source = side.submit(keep_words(_hash_file), hash_source, stop) if hash_source else None
         try:
             _reserve(file.fileno(), len(draft) + sum(tensor.nbytes for tensor in ordered.values()))
             stream = _Stream(file.fileno(), len(draft), check_finite, path, progress)

@@ -27,7 +27,7 @@ from si_hub.distill.work.processes import Processes, processes
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
-from si_hub.words import label, switch
+from si_hub.words import keep_words, label, switch
 
 #: The rank of every layer where no budget is given.
 DEFAULT_RANK = 32
@@ -154,7 +154,7 @@ def _work(plans: Sequence[Plan], request: Request, work: Work, crew: Processes) 
     workers = min(threads, _WORKERS) if crew.device.type == "cpu" else 1
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        for item in pool.map(finish, mine):
+        for item in pool.map(keep_words(finish), mine):
             done += item.change.count
             if request.progress:
                 request.progress(done, total)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from inspect import unwrap
 from typing import Any
 
 from si_hub.distill.request import TrainingOptions
@@ -67,8 +68,8 @@ def show_of(progress: Progress | None) -> Any:
 
     def show(done: int, total: int, text: str) -> None:
         assert progress is not None
-        if isinstance(progress, ProgressBar):
-            progress.say(f"{done}/{total} {text}")
+        if isinstance(bar := unwrap(progress), ProgressBar):
+            bar.say(f"{done}/{total} {text}")
         progress(done, total)
 
     return show

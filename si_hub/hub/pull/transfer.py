@@ -26,6 +26,7 @@ from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.pull import verify
 from si_hub.report.progress import Progress
 from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from si_hub.words import keep_words
 
 if TYPE_CHECKING:
     from huggingface_hub.utils import httpx
@@ -111,7 +112,7 @@ def fetch_all(
                 ends.put(None)
 
     # Nobody waits for these threads when he wants to leave: a read that hangs may take until its timeout.
-    threads = [Thread(target=work, daemon=True) for _ in range(max(1, min(max_workers, len(entries))))]
+    threads = [Thread(target=keep_words(work), daemon=True) for _ in range(max(1, min(max_workers, len(entries))))]
     for thread in threads:
         thread.start()
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -18,7 +20,8 @@ from si_hub.distill.training.options import (
     show_of,
     training_document,
 )
-from si_hub.words import at_command_line
+from si_hub.report.progress import ProgressBar
+from si_hub.words import at_command_line, keep_words
 
 
 @pytest.mark.parametrize("own", [None, "bf16"])
@@ -93,3 +96,8 @@ def test_a_screen_follows_every_step_and_a_bar_is_told_the_words() -> None:
     seen: list[tuple[int, int]] = []
     show_of(lambda done, total: seen.append((done, total)))(3, 4, "loss 0.5")
     assert seen == [(3, 4)]
+    told: dict[str, object] = {}
+    bar = ProgressBar(SimpleNamespace(update=lambda _, **values: told.update(values)), None)
+    # `distill` hands on what it is given so that it speaks the words of who gave it.
+    show_of(keep_words(bar))(3, 4, "loss 0.5")
+    assert told == {"text": "3/4 loss 0.5", "completed": 3, "total": 4}
