@@ -8,7 +8,6 @@ Results go to stdout, everything else to stderr. Exit codes are those of `si_hub
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,11 @@ import click
 
 from si_hub import __version__
 from si_hub.errors import FileAccessError, SiHubError, UsageError
+from si_hub.foreign import json_text, make_lines_safe, make_safe
 from si_hub.words import at_command_line
 
 INTERRUPTED = 130
 JSON = "si_hub.json"
-#: What Python reads for bytes of a file's name that are no text.
-_NO_CHARACTER = re.compile("[\ud800-\udfff]")
 
 SETTING = "Any other setting of the method, such as trajectories=32; docs/DISTILL.md lists them."
 
@@ -100,18 +98,22 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except SiHubError as error:
             return self.report(ctx, error)
+        except click.ClickException as error:
+            # It repeats what was typed, which may be a file's name that a shell put in place of a pattern.
+            error.message = make_safe(error.message, 1000)  # type: ignore[misc]
+            raise
         except BrokenPipeError:
             raise  # The reader of our output went away, as `head` does: click knows how to end quietly.
         except OSError as error:
             return self.report(ctx, FileAccessError(error.strerror or str(error), file=error.filename))
         except KeyboardInterrupt:
-            click.echo("si-hub: interrupted, nothing half-written is left behind", err=True)
+            complain("interrupted, nothing half-written is left behind")
             ctx.exit(INTERRUPTED)
 
     def report(self, ctx: click.Context, error: SiHubError) -> Any:
         if ctx.find_root().meta.get(JSON):
-            say(json.dumps(error.as_dict(), ensure_ascii=False))
-        click.echo(f"si-hub: {error}", err=True)
+            say(json_text(error.as_dict()))
+        complain(str(error))
         ctx.exit(error.exit_code)
 
 
@@ -203,7 +205,7 @@ def validate_command(ctx: click.Context, paths: tuple[Path, ...], json_: bool) -
     errors = [result.error for result in results if isinstance(result, Invalid)]
     show([result for result in results if json_ or not isinstance(result, Invalid)], json_)
     for error in errors:
-        click.echo(f"si-hub: {error}", err=True)
+        complain(str(error))
     if errors:
         ctx.exit(errors[0].exit_code)
 
@@ -283,12 +285,12 @@ def distill_command(
             result = run(base, *tuned, progress=progress, **options, **own)
     except KeyboardInterrupt:
         if is_main():
-            click.echo("si-hub: what is finished is kept; the same command goes on from there", err=True)
+            complain("what is finished is kept; the same command goes on from there")
         raise
     if is_main():
         show(result, json_)
         for warning in getattr(result, "warnings", ()):
-            click.echo(f"si-hub: warning: {warning}", err=True)
+            complain(f"warning: {make_safe(warning, 1000)}")
 
 
 @main.command("pull")
@@ -322,7 +324,7 @@ def pull_command(repo_id: str, force: bool, quiet: bool, json_: bool, **options:
     with progress_bar("pulling", quiet=quiet or json_) as progress:
         result = pull_repository(repo_id, force_download=force, progress=progress, **options)
     if quiet and not json_:
-        click.echo(result.lock)
+        say(result.lock)
     else:
         show(result, json_)
 
@@ -363,7 +365,7 @@ def push_command(path: str | None, repo_id: str | None, quiet: bool, json_: bool
     bars = not (quiet or json_) and sys.stderr.isatty()
     result = push_adapter(path or ".", repo_id, bars=bars, **options)
     if quiet and not json_:
-        click.echo(result.url)
+        say(result.url)
     else:
         show(result, json_)
 
@@ -373,15 +375,20 @@ def show(result: Any, json_: bool) -> None:
     items = result if isinstance(result, list) else [result]
     if json_:
         data = [item.as_dict() for item in items]
-        say(json.dumps(data if isinstance(result, list) else data[0], ensure_ascii=False, indent=2))
+        say(json_text(data if isinstance(result, list) else data[0], indent=2))
         return
     for item in items:
         say(item.as_text())
 
 
 def say(text: str) -> None:
-    """Print text in which a file's name may be that is none: such bytes are printed as escapes, which JSON has too."""
-    click.echo(_NO_CHARACTER.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    """Print a result. Whatever foreign text is in it, its bytes are characters that are seen, and line breaks."""
+    click.echo(make_lines_safe(text))
+
+
+def complain(text: str) -> None:
+    """Print what went wrong, to stderr, as one line."""
+    click.echo(f"si-hub: {make_safe(text, 8000)}", err=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from si_hub.architectures import Architecture
 from si_hub.converters import Report
 from si_hub.converters.source import STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
+from si_hub.foreign import join_safely
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
 from si_hub.hub.names import is_repository, parse_ref
@@ -72,7 +73,7 @@ class Converted:
     def as_text(self) -> str:
         """The result as lines for people."""
         modules = ", ".join(f"{name} {count}" for name, count in self.modules.items())
-        return "\n".join(
+        return join_safely(
             [
                 str(self.path),
                 f"  from     {self.source}: {self.family} for {self.base} ({self.naming})",
@@ -101,12 +102,8 @@ def repository_output(source: Path) -> Path:
     return Path(f"{parse_ref(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
 
 
-<<<<<<< HEAD
 @tell_access_errors()
-@say_instead(overwrite="force")
-=======
 @rename_keywords(overwrite="force")
->>>>>>> 8ea9067 (Words belong to whoever runs: a command's end when it ends, in every thread, and a callback speaks its caller's)
 def convert(
     source: str | Path,
     output: str | Path | None = None,

@@ -9,6 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from si_hub.foreign import make_safe
+
+#: Characters of a name or value in an error, and of its file, its sentence and its hint.
+_VALUE, _SENTENCE = 410, 1500
+
 
 class SiHubError(Exception):
     """Root of the tree.
@@ -43,40 +48,34 @@ class SiHubError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        where = [part for part in (self.file, self.key and _bound(self.key)) if part]
+        where = [
+            make_safe(part, limit, keep_end=True)
+            for part, limit in ((self.file, _SENTENCE), (self.key, _VALUE))
+            if part
+        ]
         detail = [
-            f"{label} {_bound(_one_line(value))}"
+            f"{label} {make_safe(value, _VALUE, keep_end=True)}"
             for label, value in (("expected", self.expected), ("found", self.found))
             if value is not None
         ]
-        text = ": ".join([*where, self.problem])
+        text = ": ".join([*where, make_safe(self.problem, _SENTENCE)])
         if detail:
             text += f" ({', '.join(detail)})"
-        return _one_line(f"{text}. {self.hint}" if self.hint else text)
+        return f"{text}. {make_safe(self.hint, _SENTENCE, keep_end=True)}" if self.hint else text
 
     def as_dict(self) -> dict[str, object]:
-        """The error for ``--json``: its type and every field that is set."""
+        """The error for ``--json``: its type and every field that is set; file and key are whole, and as they are."""
         fields = {
             "error": type(self).__name__,
             "problem": self.problem,
             "file": self.file,
             "key": self.key,
-            "expected": None if self.expected is None else _one_line(self.expected),
-            "found": None if self.found is None else _one_line(self.found),
+            "expected": None if self.expected is None else make_safe(self.expected, _SENTENCE, keep_end=True),
+            "found": None if self.found is None else make_safe(self.found, _SENTENCE, keep_end=True),
             "hint": self.hint,
             "exit_code": self.exit_code,
         }
         return {name: value for name, value in fields.items() if value is not None}
-
-
-def _bound(text: str, limit: int = 400) -> str:
-    """A name as a line can hold it: a hostile file's may have a hundred thousand characters."""
-    return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"
-
-
-def _one_line(value: object) -> str:
-    """Printable text on one line: control characters of a hostile file never reach the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
 
 
 class FormatWarning(UserWarning):

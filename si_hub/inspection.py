@@ -16,10 +16,11 @@ from si_hub.converters import Source
 from si_hub.converters.outline import Holding
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
+from si_hub.foreign import join_safely, make_safe
 from si_hub.hub.names import is_repository
 from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
-from si_hub.report.text import reasons, short, size_text, tally
+from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.words import label
@@ -118,8 +119,8 @@ class Inspection:
             *_metadata_rows(self.metadata),
             ("problem", _problem_text(self.problem)),
         ]
-        lines = [f"  {label:<16}{text}" for label, text in rows if text]
-        return "\n".join([short(str(self.path), 500), *lines])
+        lines = [f"  {make_safe(label, 200, keep_end=True):<16}{text}" for label, text in rows if text]
+        return join_safely([make_safe(self.path, 500, keep_end=True), *lines])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,8 @@ class Validation:
     def as_text(self) -> str:
         """The result as a line for people."""
         beyond = f"; {_reach_text(self.out_of_reach)}" if self.out_of_reach else ""
-        return f"{self.path}: valid, format {self.format_version}, identity {self.identity}{beyond}"
+        where = make_safe(self.path, 500, keep_end=True)
+        return f"{where}: valid, format {make_safe(self.format_version)}, identity {self.identity}{beyond}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,12 +341,12 @@ def _part_text(part: InspectedPart) -> str:
     rank = f", rank {tally(part.ranks)}, alpha {tally(part.alphas)}" if part.ranks else ""
     others = {leaf: count for leaf, count in part.leaves.items() if leaf not in _PAIR}
     more = f", {tally(others)}" if others else ""
-    tokens = f", embeddings {', '.join(map(short, part.embeddings))}" if part.embeddings else ""
+    tokens = f", embeddings {', '.join(map(make_safe, part.embeddings))}" if part.embeddings else ""
     return f"{part.modules} modules{rank}{more}{tokens}"
 
 
 def _metadata_rows(metadata: dict[str, str]) -> list[tuple[str, str]]:
-    lines = [f"{short(key)} = {short(metadata[key])}" for key in sorted(metadata)[:METADATA_SHOWN]]
+    lines = [f"{make_safe(key)} = {make_safe(metadata[key])}" for key in sorted(metadata)[:METADATA_SHOWN]]
     if len(metadata) > METADATA_SHOWN:
         lines.append(f"... and {len(metadata) - METADATA_SHOWN} more, shown by {label('json', python='as_dict()')}")
     return [("" if index else "metadata", line) for index, line in enumerate(lines)]
@@ -353,13 +355,13 @@ def _metadata_rows(metadata: dict[str, str]) -> list[tuple[str, str]]:
 def _reach_text(components: tuple[str, ...]) -> str:
     if not components:
         return ""
-    named = ", ".join(map(short, components))
+    named = ", ".join(map(make_safe, components))
     return f"changes {named}, neither denoiser nor text encoder: a pipeline loads it only by allow_components="
 
 
 def _problem_text(problem: dict[str, object]) -> str:
     if not problem:
         return ""
-    where = f"{problem['key']}: " if "key" in problem else ""
-    hint = f". {problem['hint']}" if "hint" in problem else ""
-    return f"{where}{problem['problem']}{hint}"
+    where = f"{make_safe(problem['key'], 300, keep_end=True)}: " if "key" in problem else ""
+    hint = f". {make_safe(problem['hint'], 300, keep_end=True)}" if "hint" in problem else ""
+    return f"{where}{make_safe(problem['problem'], 300)}{hint}"

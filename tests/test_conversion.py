@@ -87,7 +87,7 @@ def test_dropped_tensors_are_told_by_reason(tmp_path: Path) -> None:
 
     save_file({**arrays(), "_aux.a": np.ones(1), "_aux.\x1b[2J": np.ones(1)}, tmp_path / "a.safetensors")
     result = convert(tmp_path / "a.safetensors")
-    assert "dropped: 2 (_aux. [2J, _aux.a): a slider's training aid" in result.as_text()
+    assert "dropped: 2 (_aux.\\x1b[2J, _aux.a): a slider's training aid" in result.as_text()
     assert set(result.as_dict()["dropped"]) == {"_aux.a", "_aux.\x1b[2J"}
 
 

@@ -44,12 +44,8 @@ class Destination:
     force: bool
 
 
-<<<<<<< HEAD
 @tell_access_errors()
-@say_instead(overwrite="force")
-=======
 @rename_keywords(overwrite="force")
->>>>>>> 8ea9067 (Words belong to whoever runs: a command's end when it ends, in every thread, and a callback speaks its caller's)
 def distill(
     base: str | Path,
     *tuned: str | Path,

@@ -15,6 +15,7 @@ from si_hub.distill.request import Request, read_size
 from si_hub.distill.work.folder import Work
 from si_hub.distill.work.processes import is_main
 from si_hub.errors import UsageError
+from si_hub.foreign import make_safe
 from si_hub.report.curve import curve_text
 from si_hub.report.distillation import CurvePoint, Distillation
 from si_hub.report.progress import Progress
@@ -51,7 +52,8 @@ class Curve:
 
     def as_text(self) -> str:
         """The curve as lines for people."""
-        head = f"what an adapter would leave of the error of {self.base} against {self.tuned}, calibrated:"
+        base, tuned = (make_safe(path, 400, keep_end=True) for path in (self.base, self.tuned))
+        head = f"what an adapter would leave of the error of {base} against {tuned}, calibrated:"
         return f"{head}\n{curve_text(self.points, self.size)}"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.model import ModelOnDisk
+from si_hub.foreign import join_safely
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.words import call, label
 
@@ -99,7 +100,7 @@ class Distilled:
             if "error" in self.fidelity
             else "of the weights' difference"
         )
-        return "\n".join(
+        return join_safely(
             [
                 str(self.path),
                 f"  from     {', '.join(map(str, self.tuned))}, tuned from {self.base} ({self.architecture})",

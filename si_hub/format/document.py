@@ -15,6 +15,7 @@ from typing import Any, cast
 from si_hub import schemas
 from si_hub.adapter import Adapter, BaseModel, Component, Layer, Pool, Transform
 from si_hub.errors import DocumentError, DocumentTooLarge, FormatWarning, NotStyleInject, TooDeep
+from si_hub.foreign import make_safe
 from si_hub.format.patterns import cover, resolve_patterns
 from si_hub.format.versions import FORMAT_VERSION, Document
 from si_hub.storage.header import parse_json
@@ -259,7 +260,10 @@ def unknown_fields(document: Document) -> list[str]:
 
 def warn_unknown(fields: list[str], file: Path) -> None:
     """One warning for all fields that this library keeps without understanding them."""
-    warnings.warn(f"{file}: kept but not understood: {', '.join(fields)[:500]}", FormatWarning, stacklevel=4)
+    shown = [make_safe(field, keep_end=True) for field in fields[:20]]
+    more = [f"... and {len(fields) - len(shown)} more"] if len(fields) > len(shown) else []
+    said = f"{make_safe(file, 500, keep_end=True)}: kept but not understood: {', '.join(shown + more)}"
+    warnings.warn(said, FormatWarning, stacklevel=4)
 
 
 @cache

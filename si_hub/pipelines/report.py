@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from si_hub.foreign import join_safely, make_safe
+
 _SHOWN = 5
 
 
@@ -66,13 +68,13 @@ class LoadReport:
         return tuple(f"{name}.{key}" for name, part in self.components.items() for key in getattr(part, field))
 
     def __str__(self) -> str:
-        lines = [f"{self.adapter_name}: {len(self.matched)} layers of {self.source} (for {self.base})"]
+        source = make_safe(self.source, 400, keep_end=True)
+        lines = [f"{make_safe(self.adapter_name)}: {len(self.matched)} layers of {source} (for {make_safe(self.base)})"]
         lines += [f"  note: {note}" for note in self.notes]
         for name, part in self.components.items():
-            lines.append(
-                f"  {name}: {len(part.matched)} matched, {len(part.missing)} missing, {len(part.unexpected)} unexpected"
-            )
+            counts = {label: len(getattr(part, label)) for label in ("matched", "missing", "unexpected")}
+            lines.append(f"  {make_safe(name)}: {', '.join(f'{count} {label}' for label, count in counts.items())}")
             for label, keys in (("missing", part.missing), ("unexpected", part.unexpected)):
-                lines += [f"    {label}: {key}" for key in keys[:_SHOWN]]
+                lines += [f"    {label}: {make_safe(key, 300, keep_end=True)}" for key in keys[:_SHOWN]]
                 lines += [f"    … and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
-        return "\n".join(lines)
+        return join_safely(lines)

@@ -17,8 +17,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from si_hub.foreign import make_safe
 from si_hub.report.distillation import Bucket, CurvePoint, Distillation, LayerSpend
-from si_hub.report.text import short, size_text
+from si_hub.report.text import size_text
 
 COLOURS = ("#3565a9", "#c8553d", "#4f8f5b", "#8a5fa8", "#b58a2c", "#5f7c8a")
 GREY = "#6b7280"
@@ -38,20 +39,28 @@ def draw_ranks(axes: Axes, report: Distillation) -> None:
     for component, colour in zip(components, cycle(COLOURS), strict=False):
         places = [k for k, layer in enumerate(layers) if layer.component == component]
         edges = [place - 0.5 for place in (*places, places[-1] + 1)]
-        axes.stairs([layers[k].rank for k in places], edges, fill=True, color=colour, label=short(component, 30))
+        axes.stairs([layers[k].rank for k in places], edges, fill=True, color=colour, label=_legend_text(component))
     middles, names = [], []
     for (_, name), group in groupby(enumerate(layers), key=lambda pair: (pair[1].component, block(pair[1].module))):
         places = [k for k, _ in group]
         axes.axvline(places[0] - 0.5, color="#d1d5db", linewidth=0.6, zorder=0)
         if len(places) >= LABELLED * len(layers):
             middles.append((places[0] + places[-1]) / 2)
-            names.append(short(name, 24))
+            names.append(make_safe(name, 24))
     axes.set_xticks(middles, labels=names, rotation=45, ha="right", fontsize="small", parse_math=False)
     axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.set_ylim(0, max(1.3 * max(layer.rank for layer in layers), 1))
     axes.set_ylabel("rank")
     if len(components) > 1:
-        axes.legend(frameon=False, fontsize="small", ncols=len(components), loc="upper left")
+        legend = axes.legend(frameon=False, fontsize="small", ncols=len(components), loc="upper left")
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def _legend_text(component: str) -> str:
+    """A component's name as matplotlib shows it: what begins with ``_`` would be left out of the legend."""
+    shown = make_safe(component, 30)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def draw_buckets(axes: Axes, report: Distillation) -> None:
@@ -71,7 +80,7 @@ def draw_buckets(axes: Axes, report: Distillation) -> None:
 
 def draw_carried(axes: Axes, report: Distillation) -> None:
     """The share of each component's difference that the adapter carries."""
-    names = [short(name, 30) for name in report.carried]
+    names = [make_safe(name, 30) for name in report.carried]
     shares = [100 * share for share in report.carried.values()]
     shown = axes.barh(range(len(names)), shares, height=0.6, color=COLOURS[2])
     axes.bar_label(shown, fmt="%.1f %%", fontsize="small", padding=3)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from html import escape as escape_html
 
+from si_hub.foreign import make_safe
 from si_hub.report import pictures
 from si_hub.report.charts import CHARTS, charts_of, figure_png, new_figure, style_axes
 from si_hub.report.distillation import Distillation, ImageRow, LayerSpend
@@ -23,13 +24,15 @@ img { max-width: 100% } .pictures { width: 100%; table-layout: fixed } .pictures
 .prompt { color: #6b7280 } details { margin: .5rem 0 } figure { display: inline-block; margin: 0 }
 """
 
+#: Characters of one text, at most.
+TEXT_LIMIT = 1000
 #: Nothing is loaded and nothing runs, whatever a text may say.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(report: Distillation) -> str:
     """The whole page."""
-    title = escape(report.title)
+    title = _text(report.title)
     body = "\n".join(_sections(report))
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -37,6 +40,11 @@ def page(report: Distillation) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _text(words: object) -> str:
+    """A foreign text within an element or a quoted attribute."""
+    return escape_html(make_safe(words, TEXT_LIMIT, prose=True))
 
 
 def _sections(report: Distillation) -> Iterator[str]:
@@ -64,16 +72,16 @@ def _chart(report: Distillation, name: str) -> str:
 
 def _image(data: bytes, text: str, inches: float | None = None) -> str:
     width = "" if inches is None else f' width="{round(inches * 100)}"'
-    return f'<img src="data:image/png;base64,{b64encode(data).decode()}" alt="{escape(text)}"{width}>'
+    return f'<img src="data:image/png;base64,{b64encode(data).decode()}" alt="{_text(text)}"{width}>'
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    lines = (f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows.items())
+    lines = (f"<tr><th>{_text(name)}</th><td>{_text(text)}</td></tr>" for name, text in rows.items())
     return f"<table>{''.join(lines)}</table>"
 
 
 def _details(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+    return f"<details><summary>{_text(summary)}</summary>{content}</details>"
 
 
 def _number_table(head: Sequence[str], rows: Iterator[Sequence[str]], texts: int) -> str:
@@ -81,7 +89,7 @@ def _number_table(head: Sequence[str], rows: Iterator[Sequence[str]], texts: int
 
     def line(tag: str, cells: Sequence[str]) -> str:
         kinds = [f"{tag}" if k < texts else f'{tag} class="n"' for k in range(len(cells))]
-        return "".join(f"<{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return "".join(f"<{kind}>{_text(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
 
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
     return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table>"
@@ -102,7 +110,7 @@ def _layer_table(layers: Sequence[LayerSpend]) -> str:
 
 def _picture_table(rows: Sequence[ImageRow]) -> str:
     titles = list(dict.fromkeys(title for row in rows for title in row.images))
-    head = "".join(f"<th>{escape(title)}</th>" for title in titles)
+    head = "".join(f"<th>{_text(title)}</th>" for title in titles)
     body = "".join(_picture_rows(rows, titles))
     return f'<table class="pictures"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
@@ -110,7 +118,7 @@ def _picture_table(rows: Sequence[ImageRow]) -> str:
 def _picture_rows(rows: Sequence[ImageRow], titles: Sequence[str]) -> Iterator[str]:
     for row in rows:
         said = f"{row.prompt} (seed {row.seed})"
-        yield f'<tr><td class="prompt" colspan="{len(titles)}">{escape(said)}</td></tr>'
+        yield f'<tr><td class="prompt" colspan="{len(titles)}">{_text(said)}</td></tr>'
         cells = (
             _image(pictures.picture_png(row.images[title]), f"{title}: {said}") if title in row.images else ""
             for title in titles

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from si_hub.foreign import make_safe
+
 #: Called with (bytes or steps done, all of them).
 Progress = Callable[[int, int], None]
 
@@ -27,7 +29,7 @@ class ProgressBar:
 
     def say(self, text: str) -> None:
         """Words behind the bar: a loss, an error."""
-        self._bar.update(self._task, text=text)
+        self._bar.update(self._task, text=make_safe(text))
 
 
 @contextmanager
@@ -48,11 +50,11 @@ def progress_bar(label: str, *, quiet: bool = False, share: bool = False) -> Ite
 
     count = TaskProgressColumn() if share else DownloadColumn()
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         count,
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield ProgressBar(bar, bar.add_task(label, total=None, text=""))
+        yield ProgressBar(bar, bar.add_task(make_safe(label), total=None, text=""))

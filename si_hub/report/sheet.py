@@ -9,10 +9,11 @@ from functools import partial
 
 from matplotlib.figure import SubFigure
 
+from si_hub.foreign import make_safe
 from si_hub.report.charts import GREY, Chart, charts_of, figure_png, new_figure, style_axes
 from si_hub.report.distillation import Distillation, ImageRow
 from si_hub.report.pictures import fit_size
-from si_hub.report.text import reasons, short
+from si_hub.report.text import reasons
 
 SHEET_WIDTH = 11.0
 LINE = 0.2
@@ -45,12 +46,12 @@ def _head(report: Distillation) -> Band:
     """The title, the facts and what was left out."""
     lines = [f"{name}: {text}" for name, text in report.facts.items()]
     lines += [f"left out: {line}" for line in reasons(report.left_out)]
-    wrapped = [piece for line in lines for piece in textwrap.wrap(short(line, 400), WRAPPED)]
+    wrapped = [piece for line in lines for piece in textwrap.wrap(make_safe(line, 400, prose=True), WRAPPED)]
     height = 0.5 + LINE * len(wrapped)
 
     def draw(band: SubFigure) -> None:
         band.text(
-            0.02, 1 - 0.15 / height, short(report.title), fontsize=14, fontweight="bold", va="top", parse_math=False
+            0.02, 1 - 0.15 / height, make_safe(report.title), fontsize=14, fontweight="bold", va="top", parse_math=False
         )
         text = "\n".join(wrapped)
         band.text(0.02, 1 - 0.48 / height, text, fontsize=9, color=GREY, va="top", linespacing=1.35, parse_math=False)
@@ -84,10 +85,10 @@ def _pictures(report: Distillation) -> list[Band]:
 
 
 def _draw_row(row: ImageRow, titles: Sequence[str], band: SubFigure) -> None:
-    text = short(f"{row.prompt} (seed {row.seed})", WRAPPED)
+    text = make_safe(f"{row.prompt} (seed {row.seed})", WRAPPED)
     band.suptitle(text, x=0.02, ha="left", fontsize=9, color=GREY, parse_math=False)
     for title, axes in zip(titles, band.subplots(1, len(titles), squeeze=False)[0], strict=True):
         axes.set_axis_off()
         if title in row.images:
             axes.imshow(fit_size(row.images[title]), interpolation="nearest")
-            axes.set_title(short(title, 40), fontsize="small", parse_math=False)
+            axes.set_title(make_safe(title, 40), fontsize="small", parse_math=False)

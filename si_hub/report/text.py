@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from si_hub.foreign import make_safe
 
 
 def size_text(count: int) -> str:
@@ -42,18 +44,14 @@ def tally(counts: Mapping[Any, int]) -> str:
     return ", ".join(f"{value} × {count}" for value, count in counts.items())
 
 
-def short(text: str, limit: int = 100) -> str:
-    """A stranger's text on one line of the terminal: no control characters, no novels."""
-    plain = "".join(c if c.isprintable() else " " for c in text[: limit + 1])
-    return plain if len(plain) <= limit else f"{plain[: limit - 1]}…"
-
-
 def reasons(names: Mapping[str, str], shown: int = 3) -> list[str]:
     """A line for every reason that names have, with how many have it and the first of them."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in names.items():
         by_reason.setdefault(reason, []).append(name)
-    return [
-        f"{len(held)} ({', '.join(map(short, held[:shown]))}{', ...' if len(held) > shown else ''}): {reason}"
-        for reason, held in by_reason.items()
-    ]
+    return [_reason_text(reason, held, shown) for reason, held in by_reason.items()]
+
+
+def _reason_text(reason: str, names: Sequence[str], shown: int) -> str:
+    first = ", ".join(make_safe(name, keep_end=True) for name in names[:shown])
+    return f"{len(names)} ({first}{', ...' if len(names) > shown else ''}): {make_safe(reason, 400)}"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.errors import ConversionRefused, NotFinite, UsageError
+from si_hub.foreign import make_safe
 from si_hub.tuner.kinds import is_readable
 from si_hub.tuner.layer import FixedRouter, LayerAdapter
 from si_hub.tuner.ledger import Ledger, Site
@@ -173,8 +174,8 @@ def _up_to_date(path: str, site: Site, kept: Originals) -> Originals:
         current = site.base._parameters.get(name)
         if current is None or _mark(current.data) != mark:
             warnings.warn(
-                f"{path}.{name} was changed while an adapter was fused into it (a LoRA fused or unfused?): "
-                "what was fused is subtracted, to rounding",
+                f"{make_safe(f'{path}.{name}', 300, keep_end=True)} was changed while an adapter was fused into it "
+                "(a LoRA fused or unfused?): what was fused is subtracted, to rounding",
                 stacklevel=4,
             )
             total = _totals(kept.tensors, site.layer, kept.weights)[name]

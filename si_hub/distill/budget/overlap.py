@@ -11,6 +11,7 @@ from torch import Tensor
 
 from si_hub.distill.budget.filesize import TYPICAL_ENTRY, Price
 from si_hub.distill.budget.joint import LEADING, Common
+from si_hub.foreign import join_safely, make_safe
 from si_hub.report.text import size_text
 
 #: Errors that costs are given for.
@@ -94,12 +95,13 @@ class Sharing:
 
     def as_text(self) -> str:
         """`lines`, and every two models' overlap."""
-        width = max(map(len, self.branches))
+        names = [make_safe(name, 60, keep_end=True) for name in self.branches]
+        width = max(map(len, names))
         rows = [
             f"  {name:<{width}}  " + "  ".join(f"{value:.2f}" for value in row)
-            for name, row in zip(self.branches, self.overlap, strict=True)
+            for name, row in zip(names, self.overlap, strict=True)
         ]
-        return "\n".join([*self.lines(), "overlap:", *rows])
+        return join_safely([*self.lines(), "overlap:", *rows])
 
 
 def _size(value: int | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 from si_hub.adapter import Adapter
 from si_hub.architectures.bases import BY_NAME
 from si_hub.errors import CardError
+from si_hub.foreign import make_safe
 from si_hub.hub.card import frontmatter
 from si_hub.hub.card.licenses import card_keys
 from si_hub.hub.card.markdown import escape, fence, table, tables
 from si_hub.hub.names import is_repo_id
 from si_hub.report.layers import count_ranks
-from si_hub.report.text import short, size_text, tally
+from si_hub.report.text import size_text, tally
 
 TEXT_BEGIN = "<!-- si-hub: generated, renewed by every push; write outside of it -->"
 TEXT_END = "<!-- si-hub: end -->"
@@ -26,7 +28,7 @@ TAGS = ("styleinject", "text-to-image")
 #: What a card of ours never says: it would be listed, and loaded, as what it is not.
 NEVER = frozenset({"lora", "template:sd-lora"})
 
-_TAG = re.compile(r"[\w][\w .+-]{0,48}")
+_TAG = re.compile(r"\w([\w .+-]{0,47}[\w+])?")
 _HEADING = re.compile(r"^ {0,3}#[ \t]|^\S.*\n=+[ \t]*$", re.MULTILINE)
 _TABLES = (
     ("fidelity", "How close it comes"),
@@ -97,17 +99,23 @@ def front_matter(adapter: Adapter, samples: Sequence[str] = ()) -> dict[str, Any
     keys |= {"library_name": "si-hub", "pipeline_tag": "text-to-image"}
     if about.get("license"):
         keys |= card_keys(about["license"])
-    own = [tag for tag in map(short, about.get("tags", ())) if _TAG.fullmatch(tag) and tag.lower() not in NEVER]
+    own = [tag for tag in (make_safe(tag, prose=True) for tag in about.get("tags", ())) if _may_be_tag(tag)]
     keys["tags"] = list(dict.fromkeys([*TAGS, *own[:20]]))
     if about.get("trigger_words"):
-        keys["instance_prompt"] = short(", ".join(about["trigger_words"]), 300)
+        keys["instance_prompt"] = make_safe(", ".join(about["trigger_words"]), 300, prose=True)
     if samples:
-        prompts = [short(prompt, 600) for prompt in about.get("preview_prompts", ())]
+        prompts = [make_safe(prompt, 600, prose=True) for prompt in about.get("preview_prompts", ())]
         texts = prompts + ["-"] * (len(samples) - len(prompts))
         keys["widget"] = [
             {"text": text, "output": {"url": sample}} for sample, text in zip(samples, texts, strict=False)
         ]
     return keys
+
+
+def _may_be_tag(tag: str) -> bool:
+    """Whether a tag is one word or a few, and none of `NEVER` however it is spelled: other widths, cases, letters."""
+    plain = unicodedata.normalize("NFKC", tag).casefold().strip()
+    return _TAG.fullmatch(tag) is not None and plain not in NEVER
 
 
 def base_repository(adapter: Adapter) -> str | None:
@@ -177,7 +185,7 @@ def _component_row(name: str, layers: Mapping[str, Any]) -> tuple[str, int, str,
 def _styles(adapter: Adapter) -> list[str]:
     """The line that mixes named branches, where there are several and their names can be shown as they are."""
     names = adapter.branches
-    if len(names) < 2 or any(short(name) != name or "<!--" in name for name in names):
+    if len(names) < 2 or any(make_safe(name) != name or "<!--" in name for name in names):
         return []
     mix = dict.fromkeys(names, 0.0) | {names[0]: 0.7, names[1]: 0.3}
     return [f"pipe.set_styles({json.dumps(mix, ensure_ascii=False)})"] if len(names) <= 8 else []
@@ -205,7 +213,7 @@ def _renew(tail: str, adapter: Adapter, repo_id: str, samples: Sequence[str], si
 
 def _notes(kept: Mapping[str, object], keys: Mapping[str, Any], adapter: Adapter) -> tuple[str, ...]:
     notes = [
-        f"README.md sets {key} itself; the adapter's would be {short(str(keys[key]))}"
+        f"README.md sets {key} itself; the adapter's would be {make_safe(keys[key])}"
         for key, value in kept.items()
         if value != keys[key] and key not in ("tags", "widget")
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from si_hub.errors import CardError
+from si_hub.foreign import make_lines_safe
 
 if TYPE_CHECKING:
     import yaml
@@ -110,7 +111,9 @@ def dump(keys: Mapping[str, Any]) -> str:
     Dumper.add_representer(str, text)
     if not keys:
         return ""
-    return yaml.dump(dict(keys), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31)
+    text_of_all = yaml.dump(dict(keys), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31)
+    # What is not plain ASCII stands between double quotes, where YAML reads the same escapes as Python.
+    return make_lines_safe(text_of_all)
 
 
 def _outside(block: str) -> tuple[str, str]:

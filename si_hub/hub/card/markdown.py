@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
-from si_hub.report.text import short
+from si_hub.foreign import make_safe
 
 #: Characters that Markdown, HTML, mathematics or tables read as markup, wherever they stand on a line.
 _ENTITIES = str.maketrans(
     {mark: f"&#{ord(mark)};" for mark in "&<>|`$@"} | {mark: f"\\{mark}" for mark in "\\*_[]()!~#"}
 )
+#: What is markup by what it stands before or after: addresses, and the first of a line.
+_BY_PLACE = re.compile(r"(?i)(?<=www)\.|:(?=//)|\A[-+=](?=[\s=-]|\Z)|\A\d{1,9}\.(?=\s|\Z)")
 ROWS = 40
 COLUMNS = 8
+#: Characters of a list in a cell.
+CELL = 600
 
 
 def escape(text: object, limit: int = 300) -> str:
-    """One line of plain text that shows as it is, at any place but the first of a line."""
-    plain = short(str(text), limit).strip()
-    # A bare address would become a link that nobody chose; www. too.
-    return re.sub(r"(?i)(?<=www)\.|:(?=//)", lambda match: f"&#{ord(match[0])};", plain.translate(_ENTITIES))
+    """One line of plain text that shows as it is, wherever it stands."""
+    plain = make_safe(text, limit, prose=True).translate(_ENTITIES)
+    # A bare address would become a link that nobody chose; www. too. At the head of a line some characters make a list,
+    # a rule or a title of the line above.
+    return _BY_PLACE.sub(lambda match: f"{match[0][:-1]}&#{ord(match[0][-1])};", plain)
 
 
 def fence(language: str, lines: Iterable[str]) -> str:
@@ -41,9 +47,8 @@ def tables(values: Mapping[str, Any]) -> str:
     for name, value in flat(values):
         if _is_grid(value):
             columns = list(value[0])[:COLUMNS]
-            grids.append(
-                f"{escape(name).capitalize()}:\n\n{table(columns, [[row[c] for c in columns] for row in value])}"
-            )
+            title = escape(f"{name[:1].upper()}{name[1:]}")
+            grids.append(f"{title}:\n\n{table(columns, [[row[c] for c in columns] for row in value])}")
         else:
             pairs.append((name, value))
     return "\n\n".join(([table(("", ""), pairs)] if pairs else []) + grids[:COLUMNS])
@@ -71,8 +76,9 @@ def _cell(value: object) -> str:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):
         return escape(f"{value:.4g}")
-    if isinstance(value, list):
-        return (
-            ", ".join(map(_cell, value[:ROWS]))[:600] if not any(isinstance(v, list) for v in value) else escape(value)
-        )
+    if isinstance(value, list) and not any(isinstance(item, list) for item in value):
+        # Whole items only: an escape that is cut through would be another one.
+        shown = [_cell(item) for item in value[:ROWS]]
+        lengths = accumulate(len(item) + 2 for item in shown)
+        return ", ".join(item for item, length in zip(shown, lengths, strict=True) if length <= CELL)
     return escape(value)

@@ -20,6 +20,7 @@ from si_hub.errors import (
     SiHubError,
     UsageError,
 )
+from si_hub.foreign import make_safe
 from si_hub.hub import listing as listings
 from si_hub.hub import names
 from si_hub.hub.client import Client
@@ -108,7 +109,8 @@ def fetch_adapter(
         found = search.in_cache()
     except SiHubError:
         return search.on_hub(search.ask(), progress=progress)
-    warnings.warn(f"{search.ref}: {problem}; the cache has it as of commit {cached}", HubWarning, stacklevel=2)
+    said = make_safe(f"{search.ref}: {problem}; the cache has it as of commit {cached}", 1000)
+    warnings.warn(said, HubWarning, stacklevel=2)
     return found
 
 

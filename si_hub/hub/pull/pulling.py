@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from si_hub.errors import FileAccessError, MissingFile, UsageError
+from si_hub.foreign import join_safely, make_safe
 from si_hub.hub import listing as listings
 from si_hub.hub import names
 from si_hub.hub.client import Client
@@ -20,7 +21,7 @@ from si_hub.hub.pull.cache import Cache, read_record, write_record, writing
 from si_hub.hub.pull.selection import select_safe
 from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
-from si_hub.report.text import reasons, short, size_text
+from si_hub.report.text import reasons, size_text
 from si_hub.storage.access import tell_access_errors
 from si_hub.words import call, label, switch
 
@@ -60,10 +61,10 @@ class Pulled:
 
     def as_text(self) -> str:
         """The result as lines for people."""
-        return "\n".join(
+        return join_safely(
             [
                 str(self.folder),
-                *(f"  {short(name, 300)}" for name in self.files),
+                *(f"  {make_safe(name, 300, keep_end=True)}" for name in self.files),
                 f"  size     {size_text(self.size)}, {size_text(self.fetched)} fetched",
                 *(f"  left out {line}" for line in reasons(self.left_out)),
                 f"  lock     {self.lock}",

@@ -8,10 +8,11 @@ from typing import Literal
 from si_hub.architectures.recognise import PICKLES
 from si_hub.converters.source import CONFIG_NAME, FOLDER_NAMES
 from si_hub.errors import MissingEntry, NotStyleInject, UnsupportedFamily, UsageError
+from si_hub.foreign import make_safe
 from si_hub.format import DEFAULT_NAME
 from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.names import PATH_LIMIT
-from si_hub.report.text import short, size_text
+from si_hub.report.text import size_text
 from si_hub.words import call, option
 
 #: What is fetched, by suffix, and the most bytes of it; None: as many as there are. Nothing else ever is: a pickle,
@@ -160,7 +161,7 @@ def join(folder: str | None, name: str) -> str:
 
 def conversion_call(asked: str, name: str | None = None) -> str:
     """What converts a repository's adapter. A file's name is a stranger's: it is quoted, and no command of its own."""
-    return call("convert", asked, weight_name=short(name, PATH_LIMIT) if name else None)
+    return call("convert", asked, weight_name=make_safe(name, PATH_LIMIT) if name else None)
 
 
 def not_ours(

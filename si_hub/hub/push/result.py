@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from si_hub.foreign import join_safely, make_safe
 from si_hub.hub.push.branch import MAIN
-from si_hub.report.text import reasons, short, size_text
+from si_hub.report.text import reasons, size_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,9 @@ class Pushed:
             ("url", self.url),
             ("load", self.load),
         ]
-        diff = [f"    {short(line, 300)}" for line in self.card_diff] if self.dry_run else []
+        diff = [f"    {make_safe(line, 300)}" for line in self.card_diff] if self.dry_run else []
         lines = [f"  {label:<12}{text}" for label, text in rows]
-        return "\n".join([self._headline(), *lines, *(["  card", *diff] if diff else [])])
+        return join_safely([self._headline(), *lines, *(["  card", *diff] if diff else [])])
 
     def _headline(self) -> str:
         where = f"{self.repo_id}@{self.branch}" if self.branch != MAIN else self.repo_id

@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from si_hub.errors import BadListing, CardError, ChecksumError, ConflictError, MissingRevision, NetworkError
+from si_hub.foreign import make_safe
 from si_hub.hub.client import TIMEOUT, About, Client
 from si_hub.hub.push.branch import RepoBranch, holds_all, listing_at, look_at_branch
 from si_hub.hub.push.content import README, Outgoing
-from si_hub.report.text import short
 from si_hub.words import call, switch
 
 IGNORES = ".gitignore"
@@ -167,7 +167,7 @@ class Sender:
         )  # fmt: skip
 
     def _bad_card(self, refused: str) -> CardError:
-        words = short(self.client.mask(refused), 300).strip()
+        words = make_safe(self.client.mask(refused), 300, prose=True)
         return CardError("the Hub does not take the front matter", file=README, found=words, hint="Correct the key.")
 
     def find_settled(self, files: Sequence[Outgoing]) -> Sent | None:

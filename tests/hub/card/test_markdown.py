@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from si_hub.foreign import make_safe
 from si_hub.hub.card.markdown import ROWS, escape, flat, table, tables
-from si_hub.report.text import short
 
 PARSER = MarkdownIt("commonmark").enable("table")
 MARKUP = st.text("ab \\`*_{}[]()<>#+-.!|&;~=$@:/'\"\n\t1wW\u202e\x1b\x85é🎨", max_size=30)
@@ -35,7 +35,7 @@ def shown(tokens: list[Token]) -> str:
 
 
 def expected(text: str, limit: int = 300) -> str:
-    return short(text, limit).strip()
+    return make_safe(text, limit, prose=True)
 
 
 @given(MARKUP)
