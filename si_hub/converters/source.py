@@ -10,6 +10,7 @@ from si_hub.architectures.folder import COMPONENT, read_object
 from si_hub.architectures.recognise import may_be_pickle
 from si_hub.errors import AmbiguousFamily, FormatError, MissingFile, NotSafetensors, UnsupportedFamily
 from si_hub.storage.header import SafetensorsFile, parse_json, read_safetensors
+from si_hub.storage.pickles import load_pickle
 from si_hub.storage.tensors import Tensor
 
 #: Weight files of a folder, best first: PEFT's, diffusers'.
@@ -130,13 +131,7 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch file, opened so that no code in it can run."""
     import torch
 
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UnsupportedFamily(
-            "is a pickle of more than tensors, or none", file=path, found=type(error).__name__,
-            hint="Save it as safetensors where it was made.",
-        ) from error  # fmt: skip
+    held = load_pickle(path, UnsupportedFamily)
     held = held.get("state_dict", held) if isinstance(held, dict) else held
     if not isinstance(held, dict) or not all(isinstance(value, torch.Tensor) for value in held.values()):
         raise UnsupportedFamily("is a pickle without a plain table of tensors", file=path)

@@ -17,9 +17,11 @@ from si_hub.architectures.recognise import may_be_pickle
 from si_hub.converters.families.registry import plain_names, rejection
 from si_hub.distill.pair.kinship import glance
 from si_hub.distill.pair.model import ModelOnDisk
+from si_hub.distill.pair.scaling import check_scaled
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import FormatError, NotAModel, NotSafetensors, TruncatedFile, WrongPair
 from si_hub.storage.header import read_safetensors
+from si_hub.storage.pickles import load_pickle
 from si_hub.words import call
 
 #: Classes whose original names are known, so that a misfit is found without torch.
@@ -52,6 +54,7 @@ def sight_of(path: Path, base: ModelOnDisk | None) -> Sight:
     """A single file at first sight; raises as `si_hub.distill.pair.opening.open_single` does."""
     weights, metadata = read_checkpoint(path)
     refuse_others(path, weights)
+    check_scaled(path, weights, metadata)
     sight = Sight(weights, metadata, recognise_checkpoint(path, weights, base), prediction_of(metadata, weights))
     if base:
         check_prediction(path, sight.prediction_type, base)
@@ -101,13 +104,7 @@ def _unpickle(path: Path) -> dict[str, Weight]:
 
     from si_hub.storage.tensors import torch_names
 
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=in_archive)
-    except Exception as error:
-        raise FormatError(
-            "is no PyTorch file of tensors alone", file=path, found=f"{type(error).__name__}: {error}",
-            hint="Save it as safetensors where it was made.",
-        ) from error  # fmt: skip
+    held = load_pickle(path, FormatError, mmap=in_archive)
     while isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
         held = held["state_dict"]
     tensors = held if isinstance(held, dict) else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from si_hub.architectures.model import Model as Modules
 from si_hub.distill.pair.checkpoint import check_same
 from si_hub.distill.pair.deferred import Deferred, defer, weights
 from si_hub.distill.pair.model import OPTIONAL, ModelOnDisk, vae_class
+from si_hub.distill.pair.scaling import scales_of, with_scales
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import BaseMismatch, WrongPair
 
@@ -51,8 +52,6 @@ _TEXT_ENCODERS: tuple[tuple[str, Convert], ...] = (
     ("text_encoders.t5xxl.transformer.", _clip),
 )
 _VAE = ("first_stage_model.", "vae.")
-#: A float8 weight's scale, as ComfyUI stores it.
-_SCALE = ".scale_weight"
 #: What a checkpoint holds besides the pipeline's weights.
 _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), reason)
@@ -67,7 +66,7 @@ _REASONS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"first_stage_model\.|vae\.", "the autoencoder, which adapters do not carry"),
         (r"(?:alphas|betas|sqrt_|log_one_minus|posterior_|lvlb_|logvar|scale_factor|ztsnr|v_pred|edm_|sigma)",
          "the noise schedule, which the pipeline's scheduler has"),
-        (r".*(?:scaled_fp8|scale_input)$", "a setting for computing in float8"),
+        (r".*(?:scaled_fp8|scale_input|input_scale|comfy_quant)$", "a setting for computing in float8"),
         (r"control_model\.", "a ControlNet"),
     )
 )  # fmt: skip
@@ -105,7 +104,7 @@ def map_checkpoint(
         WrongPair: it is not the base's architecture.
         BaseMismatch: diffusers cannot map it, or it holds no denoiser.
     """
-    tensors = _with_scales({name: defer(weight) for name, weight in held.items()})
+    tensors = with_scales({name: defer(weight) for name, weight in held.items()})
     expected = base.architecture if base else architecture
     denoiser, class_name = _which(path, tensors, expected)
     found = weights(_denoiser(path, tensors, class_name, _config(base, expected, denoiser), expected, denoiser))
@@ -121,21 +120,9 @@ def map_checkpoint(
     used = {
         source for table in (*result.components.values(), result.vae) for w in table.values() for source in w.sources
     }
-    result.ignored = {name: _reason(name) for name in held if name not in used and name not in _scales(held)}
+    scales = scales_of(held)
+    result.ignored = {name: _reason(name) for name in held if name not in used and name not in scales}
     return result
-
-
-def _scales(held: Collection[str]) -> set[str]:
-    return {name for name in held if name.endswith(_SCALE) and f"{name.removesuffix(_SCALE)}.weight" in held}
-
-
-def _with_scales(tensors: dict[str, Deferred]) -> dict[str, Deferred]:
-    """Float8 weights with a scale beside them, as their product; a copy either way, since converters empty it."""
-    scaled = dict(tensors)
-    for name in _scales(tensors):
-        weight = f"{name.removesuffix(_SCALE)}.weight"
-        scaled[weight] = scaled[weight].float() * scaled.pop(name).float()  # type: ignore[assignment]
-    return scaled
 
 
 def _reason(name: str) -> str:

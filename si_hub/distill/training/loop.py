@@ -343,8 +343,9 @@ def load_whole(file: Path) -> dict[str, Any]:
     with open(open_regular(file), "rb") as data:
         try:
             state = torch.load(data, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise FormatError("is damaged, or no checkpoint", file=file, hint=_AFRESH) from error
+        except Exception:
+            # Torch's own words advise to load it without protection.
+            raise FormatError("is damaged, or no checkpoint", file=file, hint=_AFRESH) from None
     if not isinstance(state, dict) or state.keys() != _STATE:
         raise FormatError("is no checkpoint", file=file, hint=_AFRESH)
     return state
