@@ -11,6 +11,7 @@ from si_hub.converters.detect.detection import Detection, examine
 from si_hub.converters.detect.embeddings import place_embeddings
 from si_hub.converters.detect.matching import Match
 from si_hub.converters.families.scales import resolve_alpha
+from si_hub.converters.saved import weights_of
 from si_hub.converters.source import Source
 from si_hub.converters.wayback import name_naming
 from si_hub.errors import SiHubError
@@ -64,7 +65,7 @@ def outline(source: Source, base: str | Path | Architecture | None = None) -> Ou
         UnknownFamily: not one module of a known family.
         LayerShapeError, FormatError: tensors that contradict each other.
     """
-    found = examine(source, None if base is None else resolve(base))
+    found = examine(source, None if base is None else resolve(base), weights_of(base))
     problem = found.objections[0].error if found.objections else None
     # What fits in part only is not for that base, unless the user says so.
     matches = found.matches if base is not None or all(match.fits_nearly for match in found.matches) else []

@@ -18,6 +18,7 @@ from si_hub.converters.families.scales import resolve_alpha
 from si_hub.converters.layers import LayerTable
 from si_hub.converters.numbers import are_equal
 from si_hub.converters.report import Report, Use
+from si_hub.converters.saved import weights_of
 from si_hub.converters.source import Source, open_source
 from si_hub.converters.wayback import alpha_layout, layout, name_naming
 from si_hub.errors import AmbiguousFamily, ConversionRefused, UnsupportedFamily
@@ -61,7 +62,7 @@ def convert_source(
         MissingFile, FileAccessError: files that are not there or not readable.
     """
     source = source if isinstance(source, Source) else open_source(source)
-    found = examine(source, None if base is None else resolve(base))
+    found = examine(source, None if base is None else resolve(base), weights_of(base))
     match = found.check(allow_partial=allow_partial)
     report = Report()
     report.drop(found.grouped.dropped, harmless=True)
@@ -89,6 +90,9 @@ def _convert_module(
     rank = family.rank(module) if family.rank else None
     if rank is not None:
         module.alpha = resolve_alpha(source.configs, module, place.component, place.body, rank) if rank else None
+    if module.whole:
+        assert found.weights is not None, "what is saved whole is left out without the base"
+        found.weights.subtract_from(module, place, match.architecture)
     assert family.lower is not None, "what is not lowered is left out"
     lowered = family.lower(module, target(match.architecture, place))
     if rank == 0:

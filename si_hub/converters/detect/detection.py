@@ -11,9 +11,19 @@ from typing import NamedTuple
 
 from si_hub.architectures import Architecture
 from si_hub.converters.detect.choosing import ambiguous_base, choose_base
-from si_hub.converters.detect.grouping import Grouped, classify_modules, group, refusal, unknown_tensors
+from si_hub.converters.detect.grouping import (
+    SAVED_WHOLE,
+    Grouped,
+    classify_modules,
+    group,
+    quantised,
+    refusal,
+    saved_whole,
+    unknown_tensors,
+)
 from si_hub.converters.detect.matching import Match, fit, fit_shipped, targets, whole_match
 from si_hub.converters.families.contract import Family
+from si_hub.converters.saved import BaseWeights
 from si_hub.converters.source import Source
 from si_hub.errors import BaseMismatch, SiHubError
 
@@ -37,12 +47,14 @@ class Detection:
     Attributes:
         grouped: its tensors by module.
         families: by stem, those that are not converted too.
+        weights: of the base model, where they are given.
         matches: the base model and every module's place in it; several where a choice is left, none where nothing fits.
         objections: all that keeps it from being converted whole, what matters most first.
     """
 
     grouped: Grouped
     families: dict[str, Family]
+    weights: BaseWeights | None = None
     matches: list[Match] = field(default_factory=list)
     objections: list[Objection] = field(default_factory=list)
 
@@ -70,6 +82,8 @@ class Detection:
         reasons |= {
             stem: f"{family.title}: {family.reason}" for stem, family in self.families.items() if family.lower is None
         }
+        if self.weights is None:
+            reasons |= {stem: SAVED_WHOLE for stem, module in self.grouped.modules.items() if module.whole}
         lost = {changed: stem for stem, changed in targets(match) if stem in reasons}
         for stem, changed in targets(match):
             if changed in lost and stem not in reasons:
@@ -77,8 +91,13 @@ class Detection:
         return reasons
 
 
-def examine(source: Source, base: Architecture | None = None) -> Detection:
+def examine(source: Source, base: Architecture | None = None, weights: BaseWeights | None = None) -> Detection:
     """Recognise a source against ``base``, or against every shipped base model; what is wrong is kept, not raised.
+
+    Args:
+        source: to be looked at.
+        base: the base model, where the user named it.
+        weights: of the base, where he named their folder.
 
     Raises:
         NotAnAdapter: something else.
@@ -86,7 +105,11 @@ def examine(source: Source, base: Architecture | None = None) -> Detection:
         LayerShapeError, FormatError: tensors that contradict each other.
     """
     grouped = group(source)
-    found = Detection(grouped, classify_modules(source, grouped))
+    found = Detection(grouped, classify_modules(source, grouped), weights)
+    if error := quantised(source):
+        found.objections.append(Objection(error, partial=False))
+    if weights is None and (error := saved_whole(source, grouped)):
+        found.objections.append(Objection(error, partial=True))
     if error := refusal(source, found.families):
         found.objections.append(Objection(error, any(family.lower for family in found.families.values())))
     if grouped.unknown:

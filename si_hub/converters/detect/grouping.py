@@ -11,14 +11,22 @@ from si_hub.converters.families.contract import Family, SourceModule
 from si_hub.converters.families.registry import FAMILIES, PLAIN, SUFFIXES, classify, nearest, rejection
 from si_hub.converters.naming.names import read_stem
 from si_hub.converters.naming.suffixes import Key
+from si_hub.converters.saved import split_saved
 from si_hub.converters.source import Source
 from si_hub.errors import AmbiguousFamily, NotAnAdapter, UnknownFamily, UnsupportedFamily
+from si_hub.words import option
 
 #: Tensors that ride along and are no module of the base: a pattern, and why they are dropped.
 _DROPS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"_aux\."), "a slider's training aid, not part of the adapter"),
 )
 _BUNDLE = re.compile(r"bundle_emb\.(?P<token>.+)\.(?P<kind>string_to_param\.[^.]+|clip_l|clip_g|t5xxl)")
+#: What stands beside a quantised weight: its scales, and how it is stored.
+_QUANTISED = re.compile(
+    r"(?:\.(?:weight|input)_scale(?:_2)?|\.scale_(?:weight|input)|\.comfy_quant|(?:^|\.)scaled_fp8)$"
+)
+#: What PEFT's ``modules_to_save`` and ``bias`` leave in a file.
+SAVED_WHOLE = "whole weights, saved by PEFT's modules_to_save or bias, not differences"
 #: Names shown in a message.
 SHOWN = 3
 
@@ -48,6 +56,9 @@ def group(source: Source) -> Grouped:
         reject, first = found
         raise NotAnAdapter(reject.name, file=source.path, key=first, hint=reject.hint() or None)
     split = {name: SUFFIXES.split(name) for name in source.tensors}
+    plain = (name for name, key in split.items() if key is None or key.slot in PLAIN)
+    saved = {name: key for name in plain if (key := split_saved(name, source.configs))}
+    split |= saved
     _check_one_adapter(source, split)
     grouped = Grouped()
     stems: dict[str, str] = {}
@@ -61,11 +72,11 @@ def group(source: Source) -> Grouped:
         elif key is None:
             grouped.unknown.append(name)
         else:
-            _add(source, grouped, name, key, stems)
+            _add(source, grouped, name, key, stems, whole=name in saved)
     return grouped
 
 
-def _add(source: Source, grouped: Grouped, name: str, key: Key, stems: dict[str, str]) -> None:
+def _add(source: Source, grouped: Grouped, name: str, key: Key, stems: dict[str, str], *, whole: bool) -> None:
     """Put one tensor into its module. Dots in a flat stem are underscores: they are one module under two spellings."""
     if key.stem not in stems:
         reading = read_stem(key.stem)
@@ -76,6 +87,7 @@ def _add(source: Source, grouped: Grouped, name: str, key: Key, stems: dict[str,
         grouped.repeated.append((module.stem, key.slot, name))
     else:
         module.tensors[key.slot], module.names[key.slot] = source.tensors[name], name
+        module.whole |= {key.slot} if whole else set()
 
 
 def _check_one_adapter(source: Source, split: Mapping[str, Key | None]) -> None:
@@ -123,6 +135,28 @@ def refusal(source: Source, families: Mapping[str, Family]) -> UnsupportedFamily
     counts = Counter((family.title, family.reason) for family in refused.values())
     said = (f"is {title} ({count} of {len(families)} modules): {reason}" for (title, reason), count in counts.items())
     return UnsupportedFamily("; ".join(said), file=source.path, key=next(iter(refused)))
+
+
+def quantised(source: Source) -> UnsupportedFamily | None:
+    """The error for tensors that stand beside quantised ones: without their scales the others are other numbers."""
+    found = [name for name in source.tensors if _QUANTISED.search(name)]
+    if not found:
+        return None
+    return UnsupportedFamily(
+        "is quantised, with scales beside its weights, which are not read", file=source.path, key=found[0],
+        found=f"{len(found)} such tensors", hint="Take the file that it was made of.",
+    )  # fmt: skip
+
+
+def saved_whole(source: Source, grouped: Grouped) -> UnsupportedFamily | None:
+    """The error for what PEFT saved whole, where no weights of a base are given to subtract."""
+    names = [module.names[slot] for module in grouped.modules.values() for slot in module.whole]
+    if not names:
+        return None
+    return UnsupportedFamily(
+        f"{len(names)} of {len(source.tensors)} tensors are {SAVED_WHOLE}", file=source.path, key=min(names),
+        hint=f"Name the base model's folder, whose weights they replace: {option('base', 'FOLDER')}.",
+    )  # fmt: skip
 
 
 def unknown_tensors(source: Source, grouped: Grouped) -> UnknownFamily:

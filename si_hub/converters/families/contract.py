@@ -23,6 +23,7 @@ class SourceModule:
         reading: the stem without its prefix.
         spelling: whose suffixes it has.
         alpha: the resolved numerator of alpha / rank; ``None`` means alpha = rank.
+        whole: slots whose tensors are the trained parameter itself, until the base's is subtracted.
     """
 
     stem: str
@@ -32,6 +33,7 @@ class SourceModule:
     names: dict[str, str] = field(default_factory=dict)
     spelling: str = ""
     alpha: float | None = None
+    whole: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
