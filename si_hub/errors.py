@@ -206,6 +206,10 @@ class DocumentError(FormatError):
     """The document breaks its JSON Schema or a rule no schema can state."""
 
 
+class UnknownField(DocumentError, TypeError):
+    """A configuration with a field this library does not know; a keyword that a call does not have is a TypeError."""
+
+
 class DocumentTooLarge(FormatError):
     """A document over 64 KiB."""
 

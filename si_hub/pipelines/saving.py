@@ -49,6 +49,15 @@ def collect_adapter(
             key=name,
             hint="Say it: base_model='sdxl', or the name of its architecture",
         )
+    for component, model in taken.items():
+        config = getattr(tuner.root_of(model), "peft_config", {}).get(name)
+        if whole := getattr(config, "modules_to_save", None):
+            raise UsageError(
+                "modules that are trained whole have no place in a StyleInject file",
+                key=component,
+                found=", ".join(sorted(whole)),
+                hint="PEFT's own save_pretrained saves them",
+            )
     parts = {}
     for component, model in taken.items():
         before = source.components.get(component, Component()) if source else Component(type(model).__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from si_hub.tuner.config import StyleInjectConfig as StyleInjectConfig
+from si_hub.tuner.door import root_of as root_of
 from si_hub.tuner.injection import InjectReport as InjectReport
 from si_hub.tuner.injection import bake as bake
 from si_hub.tuner.injection import extract as extract

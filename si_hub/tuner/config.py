@@ -10,7 +10,7 @@ import peft.utils.peft_types as peft_types
 from peft import PeftConfig
 
 from si_hub.adapter import POOLS, TRANSFORMS
-from si_hub.errors import DocumentError, UsageError
+from si_hub.errors import UnknownField, UsageError
 
 TUNER_NAME = "styleinject"
 ROUTERS = ("learned", "fixed")
@@ -58,6 +58,10 @@ class StyleInjectConfig(PeftConfig):
         train_bias: also train a difference of each module's bias.
         init_weights: True: random down, zero up and router, so that training starts exactly at the base. False:
             random up and router too, for tests.
+        layers_to_transform: of modules that ``target_modules`` lists by name, the layers by number.
+        layers_pattern: what the list of these layers is called, where it is not any.
+        modules_to_save: modules that are trained whole and saved beside the adapter, as a LoRA's; PEFT's own files hold
+            them, a StyleInject file does not.
     """
 
     r: int = 8
@@ -73,6 +77,9 @@ class StyleInjectConfig(PeftConfig):
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     train_bias: bool = False
     init_weights: bool = True
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,11 +88,6 @@ class StyleInjectConfig(PeftConfig):
             value = getattr(self, name)
             setattr(self, name, set(value) if isinstance(value, (list, tuple)) else value)
         _check(self)
-
-    @property
-    def layers_to_transform(self) -> None:
-        """PEFT reads it; paths are chosen by ``target_modules`` alone."""
-        return
 
 
 def _check(config: StyleInjectConfig) -> None:
@@ -105,6 +107,21 @@ def _check(config: StyleInjectConfig) -> None:
         )
 
 
+#: What a LoRA's configuration has → what there is for it here.
+_INSTEAD = {
+    "lora_alpha": "alpha= is what a LoRA calls lora_alpha",
+    "init_lora_weights": "init_weights= is what a LoRA calls init_lora_weights",
+    "bias": "train_bias=True trains a difference of each adapted module's bias",
+    "lora_bias": "train_bias=True trains a difference of each adapted module's bias",
+    "use_rslora": "alpha=a * r ** 0.5 scales as use_rslora does with lora_alpha=a",
+    "lora_dropout": "There is no dropout here",
+    "use_dora": "There are no magnitudes here; transform='variance' keeps those of the features",
+    "target_parameters": "Parameters are not trained here, modules are: target_modules=",
+    "fan_in_fan_out": "Weights of torch's own layout are adapted only",
+    "trainable_token_indices": "Tokens are not trained here",
+}
+
+
 def _refuse_unknown(init: Any) -> Any:
     """PEFT drops the fields it does not know with a warning; a field that changes a model's meaning is not dropped."""
     known = {f.name for f in fields(StyleInjectConfig)}
@@ -113,10 +130,11 @@ def _refuse_unknown(init: Any) -> Any:
     def check_fields(self: StyleInjectConfig, *args: Any, **kwargs: Any) -> None:
         unknown = sorted(kwargs.keys() - known)
         if unknown:
-            raise DocumentError(
+            hints = [_INSTEAD[name] for name in unknown if name in _INSTEAD]
+            raise UnknownField(
                 "unknown field in a StyleInject configuration",
                 key=", ".join(unknown),
-                hint="Upgrade si-hub, or take the field out of adapter_config.json",
+                hint="; ".join(hints) or "Upgrade si-hub, or take the field out of adapter_config.json",
             )
         init(self, *args, **kwargs)
 

@@ -66,3 +66,20 @@ def test_an_unknown_field_is_an_error_that_names_it(tmp_path: Path, loader: Any)
 def test_impossible_values_are_refused(fields: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         StyleInjectConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("lora_alpha", "alpha= is what"), ("bias", "train_bias=True"), ("use_dora", "no magnitudes"), ("rrr", "Upgrade")],
+)
+def test_a_keyword_that_there_is_none_of_is_a_type_error_and_loras_have_hints(field: str, words: str) -> None:
+    with pytest.raises(TypeError, match=f"^{field}: unknown field.*{words}"):
+        StyleInjectConfig(target_modules=["a"], **{field: 1})  # type: ignore[arg-type]
+
+
+def test_an_unknown_field_of_a_file_is_never_dropped(tmp_path: Path) -> None:
+    StyleInjectConfig(target_modules=["a"]).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "curvature": 2}))
+    with pytest.raises(DocumentError, match="curvature: unknown field"):
+        PeftConfig.from_pretrained(tmp_path)
