@@ -7,6 +7,7 @@ meant for us. Adapters loaded by our pipelines are *managed*: nothing but the ca
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -59,6 +60,19 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
     def bias(self) -> Tensor:
         raise AttributeError("the door has no bias")
 
+    #: Where PEFT's status reads gradients and devices.
+    adapter_layer_names = ("adapters_by_name",)
+
+    @property
+    def adapters_by_name(self) -> nn.ModuleDict:
+        """What PEFT knows of, every adapter's parts in all layers."""
+        return nn.ModuleDict(
+            {
+                name: nn.ModuleList(layer[name] for _, layer in self.layers() if name in layer.adapters)
+                for name in self.peft_names()
+            }
+        )
+
     @property
     def merged_adapters(self) -> list[str]:
         return [name for name in self.peft_names() if self.records[name].fused is not None]
@@ -79,6 +93,9 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
         return sorted(self.peft_names())
 
     def enable_adapters(self, enabled: bool) -> None:
+        if not enabled:
+            # As a merged LoRA: what is switched off does not act through the base weights either.
+            self.unmerge()
         self.known_enabled = enabled
         for name in self.peft_names():
             self.set_requires_grad(name, enabled and self.records[name].active)
@@ -123,8 +140,19 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
         return self
 
     def delete_adapter(self, adapter_name: str) -> None:
-        if adapter_name in self.peft_names():
-            self.drop(adapter_name)
+        if adapter_name not in self.peft_names():
+            return
+        if adapter_name in self.merged_adapters:
+            unfuse_from_base(self, [adapter_name])
+        was_active = self.records[adapter_name].active
+        self.drop(adapter_name)
+        left = sorted(self.peft_names())
+        if was_active and left and not any(self.records[name].active for name in left):
+            warnings.warn(
+                f"Adapter {adapter_name} was active which is now deleted. Setting active adapter to {left[0]}.",
+                stacklevel=2,
+            )
+            self.set_adapter(left[0])
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Fuse ours where they are named; without names this is somebody else's fuse_lora, and ours stay as they are.
@@ -143,8 +171,12 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: Any = None) -> None:
         for base, layer in self.layers():
-            if adapter_name in layer.adapters:
+            if adapter_name in layer.adapters and not _is_empty(layer[adapter_name]):
                 layer[adapter_name].to(device or working_device(base), working_dtype(base, base))
+
+
+def _is_empty(adapter: nn.Module) -> bool:
+    return any(value.device.type == "meta" for value in adapter.parameters())
 
 
 def _casts(fn: Callable[[Tensor], Tensor]) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -14,10 +15,11 @@ from peft.tuners.tuners_utils import (
     BaseTunerLayer,
     _check_adapters_not_merged,
     _delete_auxiliary_adapter,
+    check_adapters_to_merge,
     check_target_module_exists,
 )
-from peft.utils import register_peft_method
-from peft.utils.other import get_pattern_key
+from peft.utils import register_peft_method, save_and_load
+from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
 
 from si_hub.errors import BaseMismatch, UsageError
@@ -26,7 +28,7 @@ from si_hub.tuner.door import Door, close_door, find_door, logical, open_door
 from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
 from si_hub.tuner.injection import check_name
 from si_hub.tuner.kinds import FLOAT8, Kind, bias_shape, channels, kind_of, weight_shape, working_device, working_dtype
-from si_hub.tuner.layer import CHILD, FixedRouter, LayerAdapter, Value, hide_guests
+from si_hub.tuner.layer import CHILD, FixedRouter, GuestLayer, LayerAdapter, Value, hide_guests
 from si_hub.tuner.leaves import pair, router
 from si_hub.tuner.ledger import Record
 
@@ -66,6 +68,16 @@ class StyleInjectModel(BaseTuner):
                 model.peft_config = self.peft_config
             raise
 
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise UsageError(
+                "one adapter per instance of a batch is not done here",
+                key="adapter_names",
+                hint="set_adapter() chooses for the whole batch; branches of one adapter are mixed per instance",
+            )
+        yield
+
     @staticmethod
     def _check_target_module_exists(peft_config: Any, key: str) -> Any:
         if any(part.startswith(StyleInjectModel.prefix) for part in key.split(".")):
@@ -85,7 +97,9 @@ class StyleInjectModel(BaseTuner):
         base: nn.Module = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         path = logical(current_key)
         door = open_door(self.model)
-        adapter = fresh(peft_config, path, base, self.model)
+        # PEFT makes layers without memory by having torch's modules register theirs on the meta device.
+        empty = nn.Linear(1, 1).weight.device.type == "meta"
+        adapter = fresh(peft_config, path, base, self.model, empty=empty)
         if target_name == "base_layer":
             parent = self.model.get_submodule(current_key.rpartition(".")[0].rpartition(".")[0])
         layer = door.layer_at(path, base, parent=parent)
@@ -134,8 +148,10 @@ class StyleInjectModel(BaseTuner):
         Raises:
             ConversionRefused: where it is not.
         """
+        self._check_merge_allowed()
         door = _door(self.model)
-        fuse_into_base(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
+        chosen = check_adapters_to_merge(door, self._choose(door, adapter_names))
+        fuse_into_base(door, chosen, 1.0, safe=safe_merge)
 
     def unmerge_adapter(self) -> None:
         """Put the base weights back, bit for bit."""
@@ -143,7 +159,7 @@ class StyleInjectModel(BaseTuner):
         unfuse_from_base(door, door.merged_adapters)
 
     def _choose(self, door: Door, names: list[str] | None) -> list[str]:
-        return [name for name in door.peft_names() if door.acts(name)] if names is None else names
+        return [name for name in door.peft_names() if door.records[name].active] if names is None else names
 
     def _unload_and_optionally_merge(
         self,
@@ -156,7 +172,9 @@ class StyleInjectModel(BaseTuner):
         door = _door(model)
         merged = door.merged_adapters
         if merge:
-            fuse_into_base(door, self._choose(door, adapter_names), 1.0, safe=safe_merge)
+            self._check_merge_allowed()
+            left = [name for name in self._choose(door, adapter_names) if name not in merged]
+            fuse_into_base(door, left, 1.0, safe=safe_merge)
             # What is kept of the originals is let go: the fused weights are the model's weights from now on.
             for path, kept in list(door.originals.items()):
                 if kept.weights.keys() <= set(door.peft_names()):
@@ -167,6 +185,11 @@ class StyleInjectModel(BaseTuner):
             self.peft_config.pop(name, None)
             door.drop(name)
         close_door(model)
+        for path, module in list(model.named_modules()):
+            if isinstance(module, AuxiliaryTrainingWrapper):
+                owner, _, name = path.rpartition(".")
+                whole = module.unload_and_optionally_merge_module(merge, safe_merge, adapter_names)
+                setattr(model.get_submodule(owner), name, whole)
         if not self.peft_config and hasattr(model, "peft_config"):
             del model.peft_config
         return model
@@ -216,8 +239,12 @@ def _pattern(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
     return patterns.get(get_pattern_key(patterns.keys(), path), default)
 
 
-def fresh(config: StyleInjectConfig, path: str, base: nn.Module, model: nn.Module) -> LayerAdapter:
+def fresh(
+    config: StyleInjectConfig, path: str, base: nn.Module, model: nn.Module, *, empty: bool = False
+) -> LayerAdapter:
     """A new adapter of one module: random A_i, zero B and zero router, so that it starts exactly at the base.
+
+    ``empty``: without memory, on the meta device, for weights that are loaded next.
 
     Raises:
         BaseMismatch: for a module without a low-rank form, or a rank that the groups of a convolution do not divide.
@@ -231,7 +258,10 @@ def fresh(config: StyleInjectConfig, path: str, base: nn.Module, model: nn.Modul
         raise BaseMismatch(
             "the groups do not divide the rank", key=path, expected=f"a multiple of {groups}", found=rank
         )
-    leaves = _leaves(config, kind, base, model, rank, groups)
+    place: dict[str, Any] = {
+        "device": torch.device("meta") if empty else working_device(base), "dtype": working_dtype(base, model),
+    }  # fmt: skip
+    leaves = _leaves(config, kind, base, place, rank, groups)
     return LayerAdapter(
         path,
         kind,
@@ -246,11 +276,10 @@ def fresh(config: StyleInjectConfig, path: str, base: nn.Module, model: nn.Modul
 
 
 def _leaves(
-    config: StyleInjectConfig, kind: Kind, base: nn.Module, model: nn.Module, rank: int, groups: int
+    config: StyleInjectConfig, kind: Kind, base: nn.Module, place: dict[str, Any], rank: int, groups: int
 ) -> dict[str, nn.Module]:
     into, out = channels(base, kind)
     n, kernel = config.num_branches, weight_shape(base, kind)[2:]
-    place: dict[str, Any] = {"device": working_device(base), "dtype": working_dtype(base, model)}
 
     def noise(*shape: int) -> Tensor:
         # kaiming_uniform_ with a = √5, as LoRA starts its A: uniform within 1 / √fan_in.
@@ -284,6 +313,23 @@ def register() -> None:
             name=TUNER_NAME, config_cls=StyleInjectConfig, model_cls=StyleInjectModel, prefix=StyleInjectModel.prefix
         )
         BaseTuner.inject_adapter = _leave_guests_alone(BaseTuner.inject_adapter)
+        if prefixes := getattr(save_and_load, _PREFIXES, None):
+            setattr(save_and_load, _PREFIXES, _tell_ours(prefixes))
+
+
+#: Where ``get_base_model_state_dict`` and its counterpart ask what is no part of the base.
+_PREFIXES = "_get_adapter_state_dict_key_prefixes"
+
+
+def _tell_ours(prefixes: Callable[[Any], set[str]]) -> Callable[[Any], set[str]]:
+    """Names of adapters' tensors in a PeftModel, ours among them: PEFT knows those within its own layers only."""
+
+    @wraps(prefixes)
+    def all_prefixes(model: Any) -> set[str]:
+        modules = model.base_model.model.named_modules()
+        return prefixes(model) | {name for name, module in modules if isinstance(module, GuestLayer)}
+
+    return all_prefixes
 
 
 def _leave_guests_alone(inject: Callable[..., None]) -> Callable[..., None]:
