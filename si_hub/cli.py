@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, TypeVar
 
 import click
@@ -140,10 +141,23 @@ def main() -> None:
     """
 
 
-@main.command("convert")
+class NamesBases(click.Command):
+    """A command whose help ends with the names of all base models."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from si_hub.architectures import names
+
+        # A name is kept whole: click's own lines break at hyphens.
+        width = formatter.width - 4
+        with formatter.section("Base models"):
+            for line in wrap(", ".join(names()), width, break_on_hyphens=False):
+                formatter.write(f"  {line}\n")
+
+
+@main.command("convert", cls=NamesBases)
 @click.argument("source", type=GivenPath())
 @click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the source]")
-@click.option("--base", metavar="NAME|PATH", help="Base model: sd15, sd21, sdxl, flux ..., or a diffusers folder.")
+@click.option("--base", type=GivenModel(), metavar="NAME|PATH", help="Base model: a name below, or a diffusers folder.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--allow-partial", is_flag=True, help="Convert what fits, name every tensor left out, and succeed.")
 @click.option("--weight-name", metavar="FILE", help="Which file of a repository.")
@@ -169,7 +183,7 @@ def convert_command(source: Path, output: Path | None, json_: bool, **options: A
 
 @main.command("inspect")
 @click.argument("path", type=GivenPath())
-@click.option("--base", metavar="NAME|PATH", help="Base model to match a foreign file against.")
+@click.option("--base", type=GivenModel(), metavar="NAME|PATH", help="Base model to match a foreign file against.")
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
 def inspect_command(path: Path, base: str | None, token: str | None, json_: bool) -> None:

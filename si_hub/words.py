@@ -133,6 +133,11 @@ def call(command: str, *arguments: object, **options: str | None) -> str:
     return f"{_FUNCTIONS.get(command, f'si_hub.{command}')}({', '.join(written)})"
 
 
+def list_call(command: str, python: str) -> str:
+    """What lists all that an option may be: ``si-hub convert --help``, ``si_hub.architectures.names()``."""
+    return f"si-hub {command} --help" if _command_line.get() else python
+
+
 def _say_keyword(keyword: str) -> str:
     return _names.get().get(keyword, keyword)
 

@@ -15,8 +15,10 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
+import si_hub
 from si_hub import __version__
 from si_hub.cli import main
+from si_hub.errors import UsageError
 from tests.commands import STEMS, run, write_kohya
 from tests.killing import python
 from tests.sparse import write_zeros
@@ -87,7 +89,13 @@ def test_a_reader_that_goes_away_is_no_error(lora: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.parametrize("arguments", [["convert", ""], ["convert", "a", "-o", ""], ["inspect", ""], ["validate", ""]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["convert", ""], ["convert", "a", "-o", ""], ["inspect", ""], ["validate", ""],
+        ["convert", "lora.safetensors", "--base", ""], ["inspect", "lora.safetensors", "--base", ""],
+    ],
+)  # fmt: skip
 def test_an_empty_path_is_a_usage_error_and_not_the_current_folder(
     arguments: list[str], lora: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +103,15 @@ def test_an_empty_path_is_a_usage_error_and_not_the_current_folder(
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "the path is empty" in result.stderr
+    assert os.listdir(lora.parent) == [lora.name]
+
+
+def test_an_empty_base_in_python_is_a_usage_error_too(lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(lora.parent)
+    with pytest.raises(UsageError, match="base: the base model's name is empty"):
+        si_hub.convert(lora, base="")
+    with pytest.raises(UsageError, match="base: the base model's name is empty"):
+        si_hub.inspect(lora, base="")
     assert os.listdir(lora.parent) == [lora.name]
 
 

@@ -11,6 +11,7 @@ from si_hub import architectures
 from si_hub.adapter import BaseModel
 from si_hub.architectures.bases import find_base
 from si_hub.architectures.known import under_known_name
+from si_hub.architectures.shipped import list_usual
 from si_hub.errors import SiHubError, UsageError
 from si_hub.hub import names
 from si_hub.hub.pull.cache import Cache
@@ -18,6 +19,12 @@ from si_hub.storage.paths import names_a_place
 
 #: Where huggingface_hub's cache keeps one commit of a repository.
 _SNAPSHOT = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})$")
+#: What says of a folder that it is a pipeline, or one model of one.
+_PIPELINE_FILE, _CONFIG_FILE = "model_index.json", "config.json"
+#: A class of diffusers or transformers, such as ``FluxPipeline`` or ``UNet2DConditionModel``.
+_CLASS = re.compile(r"[A-Z][A-Za-z0-9]*(?:Pipeline|Model)")
+_KEY = "base_model"
+_EXPECTED = "a base model's name, a class name, user/name or a folder"
 
 
 def name_base(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseModel:
@@ -30,12 +37,14 @@ def name_base(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseMo
         pipeline: says by its class what cannot be read.
 
     Raises:
-        UsageError: a path of nothing.
+        UsageError: a path of nothing, a folder without a model, a name that is mistyped or no base model's.
     """
     if isinstance(told, BaseModel):
         return told
     text = os.fspath(told)
     path = Path(text).expanduser()
+    if not text.strip():
+        raise UsageError("the base model's name is empty", key=_KEY, expected=_EXPECTED, hint=list_usual())
     if path.exists():
         return _of_path(path, pipeline)
     if known := find_base(text):
@@ -48,10 +57,32 @@ def name_base(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseMo
         return BaseModel(_architecture(folder, pipeline), ref.repo_id, ref.revision)
     if names_a_place(text) or "/" in text:
         raise UsageError(
-            "is neither a base model's name nor a folder that is there", key="base_model", found=text,
-            expected=f"{', '.join(architectures.names())}, a class name, user/name or a folder",
+            "is neither a base model's name nor a folder that is there", key=_KEY, found=text, expected=_EXPECTED,
+            hint=list_usual(),
         )  # fmt: skip
-    return BaseModel(text)
+    if _CLASS.fullmatch(text) or text in _class_names(pipeline):
+        return BaseModel(text)
+    return BaseModel(_load_name(text))
+
+
+def _class_names(pipeline: Any) -> set[str]:
+    """The classes of a pipeline and of its components."""
+    components = getattr(pipeline, "components", {})
+    return {type(pipeline).__name__, *(type(component).__name__ for component in components.values())}
+
+
+def _load_name(text: str) -> str:
+    """
+    Raises:
+        UsageError: no base model's name: the nearest, or the several that it may mean.
+    """
+    try:
+        return architectures.load(text).name
+    except UsageError as error:
+        own = f"Another model's architecture is said by its class, or by BaseModel({text!r})."
+        raise UsageError(
+            error.problem, key=_KEY, expected=error.expected, hint=f"{error.hint} {own}"
+        ) from error  # fmt: skip
 
 
 def _of_path(path: Path, pipeline: Any) -> BaseModel:
@@ -59,6 +90,11 @@ def _of_path(path: Path, pipeline: Any) -> BaseModel:
     repo_id = snapshot[1].replace("--", "/") if snapshot else ""
     if snapshot and names.looks_like_ref(repo_id):
         return BaseModel(_architecture(path, pipeline), repo_id, snapshot[2])
+    if path.is_dir() and not any((path / name).is_file() for name in (_PIPELINE_FILE, _CONFIG_FILE)):
+        raise UsageError(
+            "the folder holds no model", key=_KEY, found=str(path), expected=f"a {_PIPELINE_FILE} or {_CONFIG_FILE}",
+            hint=list_usual(),
+        )  # fmt: skip
     return BaseModel(_architecture(path, pipeline))
 
 

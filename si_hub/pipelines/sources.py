@@ -98,6 +98,8 @@ def adapter_from(
     """
     if metadata is not None and not isinstance(source, Mapping):
         raise UsageError("metadata goes with a table of tensors, files have their own", key="metadata")
+    if convert == "":
+        raise UsageError("the base model's name is empty", key="convert", expected="True, or a name or folder")
     if isinstance(source, Adapter):
         return Loaded(source, "an Adapter")
     if isinstance(source, Mapping):

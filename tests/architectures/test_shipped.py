@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from click.testing import CliRunner
 
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.shipped import load, load_model, names
+from si_hub.cli import main
 from si_hub.errors import UsageError
+from si_hub.words import at_command_line
 
 
 def test_a_name_gives_the_same_object_every_time() -> None:
@@ -21,11 +24,39 @@ def test_bases_share_the_models_they_share() -> None:
 
 
 @pytest.mark.parametrize(("typed", "nearest"), [("sdxxl", "sdxl"), ("sd-15", "sd15"), ("flux.I", "flux")])
-def test_a_mistyped_name_is_answered_by_all_names_and_the_nearest(typed: str, nearest: str) -> None:
+def test_a_mistyped_name_is_answered_by_the_nearest_the_usual_ones_and_what_lists_all(typed: str, nearest: str) -> None:
     with pytest.raises(UsageError) as caught:
         load(typed)
-    assert "sd15, sd21, sdxl" in str(caught.value.expected)
-    assert f"Nearest is {nearest}" in (caught.value.hint or "")
+    said = str(caught.value)
+    assert said.startswith(f"no base model is called {typed!r}. Nearest is {nearest}")
+    assert "sd15, sdxl, flux, sd3; si_hub.architectures.names() lists all" in said
+    assert len(said) < 250
+    with at_command_line(), pytest.raises(UsageError, match=r"; si-hub convert --help lists all \d+\.$"):
+        load(typed)
+
+
+def test_what_lists_all_of_them_does() -> None:
+    said = CliRunner().invoke(main, ["convert", "--help"]).output.split()
+    assert {base.name for base in BASES} <= {word.strip(",") for word in said}
+
+
+@pytest.mark.parametrize(
+    ("repository", "base"),
+    [
+        ("black-forest-labs/FLUX.1-dev", "flux"),
+        ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
+        ("Wan-AI/wan2.1-t2v-14b-diffusers", "wan21-t2v-14b"),
+    ],
+)
+def test_a_release_of_a_base_model_is_that_one(repository: str, base: str) -> None:
+    assert load(repository).name == base
+    with pytest.raises(UsageError, match=rf"Nearest is ([\w.-]+ or )*{base}\b"):
+        load(f"{repository}x")
+
+
+def test_a_release_of_two_says_which() -> None:
+    with pytest.raises(UsageError, match=r"several base models .*\(expected stable-cascade or stable-cascade-lite\)"):
+        load("stabilityai/stable-cascade-prior")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,44 @@ def trained(sd: Make) -> Any:
     return pipe
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("ponny", "no base model is called 'ponny'. Nearest is sdxl or auraflow."),
+        ("sdxll", "no base model is called 'sdxll'. Nearest is sdxl."),
+        ("klein", "several base models are called 'klein' (expected flux2-klein-4b or flux2-klein-9b)"),
+        ("a b c", "no base model is called 'a b c'"),
+        ("StableDiffusion", "several base models are called 'StableDiffusion' (expected sd15 or"),
+        ("", "the base model's name is empty"),
+        (" ", "the base model's name is empty"),
+        (".", "the folder holds no model (expected a model_index.json or config.json, found .)"),
+        (Path("pictures"), "the folder holds no model"),
+    ],
+)
+def test_what_is_no_base_model_is_not_written_as_one(
+    told: str | Path, said: str, trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(UsageError) as raised:
+        trained.save_styleinject_weights("out", base_model=told)
+    assert str(raised.value).startswith(f"base_model: {said}")
+    assert len(str(raised.value)) < 400
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+class Flow:
+    """A pipeline of classes that are not all called a model."""
+
+    def __init__(self) -> None:
+        self.components = {"transformer": SomePipeline(), "vae": Path()}
+
+
+@pytest.mark.parametrize("told", ["FluxPipeline", "UNet2DConditionModel", "CLIPTextModel", "Flow", "PosixPath"])
+def test_a_class_of_a_pipeline_or_model_is_a_name(told: str) -> None:
+    assert name_base(told, Flow()) == BaseModel(told)
+
+
 @pytest.mark.parametrize("where", ["absolute", "relative", "home"])
 def test_a_saved_file_does_not_say_where_the_base_model_lay(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

@@ -20,6 +20,7 @@ from si_hub.errors import MissingFile, NotSafetensors, NotStyleInject, SiHubErro
 from si_hub.pipelines import sources
 from si_hub.pipelines.sources import Fetch
 from si_hub.storage.tensors import Tensor
+from tests.miniature import KOHYA_LORA
 
 Make = Callable[..., Any]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -195,3 +196,9 @@ def test_a_table_without_its_document_is_an_error_that_says_how_to_pass_it(
     assert StableDiffusionPipeline.styleinject_state_dict(tensors).metadata == tensors.metadata
     with pytest.raises(UsageError, match="found int"):
         StableDiffusionPipeline.styleinject_state_dict(3)
+
+
+def test_an_empty_base_is_an_error_and_not_the_current_folder(small: Adapter) -> None:
+    for source in (KOHYA_LORA, small):
+        with pytest.raises(UsageError, match="convert: the base model's name is empty"):
+            sources.adapter_from(source, Fetch(), convert="")

@@ -49,7 +49,7 @@ from si_hub.architectures.bases import (
 )
 from si_hub.architectures.bases.contract import Base, Blueprint
 
-__all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find_base", "find_begun", "find_named"]
+__all__ = ["BASES", "BY_NAME", "Base", "Blueprint", "find_base", "find_begun", "find_named", "find_released"]
 
 #: In the order in which they are tried and listed.
 BASES: tuple[Base, ...] = (
@@ -77,6 +77,11 @@ def find_base(name: str) -> Base | None:
     """A base model by its name or an alias, in any case, ``_`` or a space for ``-``."""
     name = _as_named(name)
     return next((base for base in BASES if name == base.name or name in base.aliases), None)
+
+
+def find_released(repo_id: str) -> tuple[Base, ...]:
+    """The base models whose releases a repository of the Hub, in any case, is one of."""
+    return tuple(base for base in BASES if repo_id.lower() in map(str.lower, base.repositories))
 
 
 def find_begun(text: str) -> tuple[Base, ...]:
