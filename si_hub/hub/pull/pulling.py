@@ -256,7 +256,9 @@ def _check_place(folder: Path, entry: ListedFile, before: ListedFile | None, for
     target = folder / entry.path
     if not os.path.lexists(target) or (target.is_file() and force):
         return
-    if target.is_dir() or before is None or not verify.is_as_listed(target, before):
+    if target.is_dir():
+        raise FileAccessError("is a folder, where a file is to be", file=target, hint="Move it away.")
+    if before is None or not verify.is_as_listed(target, before):
         hint = f"Move it away, or replace it with {switch('force', python='force_download')}."
         raise FileAccessError("is not as it was pulled, and would be lost", file=target, hint=hint)
 

@@ -255,3 +255,11 @@ def test_a_file_in_the_way_of_the_folder_is_an_error(style: LoopbackHub, tmp_pat
     (tmp_path / "out").write_text("a file")
     with pytest.raises(FileAccessError, match="cannot be written"):
         pull(STYLE, local_dir=tmp_path / "out")
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_where_a_file_is_to_be_can_only_be_moved_away(force: bool, style: LoopbackHub, tmp_path: Path) -> None:
+    (tmp_path / "out" / "README.md").mkdir(parents=True)
+    with pytest.raises(FileAccessError, match=r"README\.md: is a folder, where a file is to be\. Move it away\.$"):
+        pull(STYLE, local_dir=tmp_path / "out", force_download=force)
+    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "README.md"]
