@@ -185,14 +185,14 @@ class StyleInjectLoaderMixin:
         Args:
             save_directory: a folder, created where it does not exist.
             adapter_name: which; not needed where only one is loaded.
-            weight_name: the file's name.
+            weight_name: the file's name, which ends in ``.safetensors``.
             components: which of its components, all by default.
             base_model: what it is for, where it was not loaded from a file: a name such as ``sdxl``, a class name, a
                 repository's id, or the folder or file of the base. No path enters the file.
             overwrite: replace an existing file.
 
         Raises:
-            UsageError: which adapter, which component, or for which base is not clear.
+            UsageError: which adapter, which component, or for which base is not clear; another file name.
             FileAccessError: a file in the way.
         """
         name = saving.only_name(self, adapter_name)

@@ -17,6 +17,10 @@ from si_hub.errors import FileAccessError, UsageError
 from si_hub.pipelines import embeddings, padding, registry
 from si_hub.pipelines.bases import name_base
 from si_hub.storage.tensors import Tensor
+from si_hub.words import label
+
+#: Files under other names are refused when they are loaded.
+_SUFFIX = ".safetensors"
 
 
 def collect_adapter(
@@ -87,7 +91,17 @@ def only_name(pipeline: Any, name: str | None) -> str:
 
 
 def write_adapter(adapter: Adapter, folder: Path, weight_name: str, overwrite: bool) -> file_format.Written:
-    """Write into ``folder``, which is created where it does not exist."""
+    """Write into ``folder``, which is created where it does not exist.
+
+    Raises:
+        UsageError: a name under which no loader would open the file.
+        FileAccessError: a file in the way.
+    """
+    if not weight_name.endswith(_SUFFIX):
+        raise UsageError(
+            "the file's name is a pickle's or nobody's, and would not be loaded", key=label("weight_name"),
+            expected=f"a name that ends in {_SUFFIX}", found=weight_name,
+        )  # fmt: skip
     if "\0" in str(folder):
         raise FileAccessError("a folder's name cannot hold a zero byte", file=folder)
     if folder.is_file():

@@ -206,3 +206,14 @@ def test_a_folder_that_cannot_be_is_an_error_of_ours(
 def test_a_name_that_is_too_long_is_an_error_of_ours_to_load_too(sd: Make) -> None:
     with pytest.raises(FileAccessError, match="File name too long"):
         sd().load_styleinject_weights("x" * 300)
+
+
+@pytest.mark.parametrize("name", ["x.bin", "x.pt", "x", "x.safetensors.bin", ""])
+def test_what_no_loader_would_open_is_not_written(name: str, sd: Make, tmp_path: Path) -> None:
+    from si_hub import StyleInjectConfig
+
+    pipe = sd()
+    pipe.unet.add_adapter(StyleInjectConfig(r=2, target_modules=["to_q"]), "mine")
+    with pytest.raises(UsageError, match=r"weight_name: .*\(expected a name that ends in \.safetensors, found"):
+        pipe.save_styleinject_weights(tmp_path / "out", base_model="sd15", weight_name=name)
+    assert not (tmp_path / "out").exists()
