@@ -14,6 +14,7 @@ from pathlib import Path
 
 from si_hub import format as file_format
 from si_hub.adapter import Adapter
+from si_hub.converters.families.registry import rejection
 from si_hub.errors import CardError, FileAccessError, MissingFile, NotStyleInject, SiHubError, UsageError
 from si_hub.format import DEFAULT_NAME
 from si_hub.format.places import check_home
@@ -199,7 +200,7 @@ def _only_adapter(folder: Path) -> Path:
         hint = f"Say which: {call('push', ours[0])}"
         raise UsageError("several adapters to choose from", file=folder, found=names, hint=hint)
     if present:
-        hint = f"Convert it first: {call('convert', present[0])}"
+        hint = _hint_at_making(present[0])
         raise NotStyleInject("the folder holds no StyleInject file", file=folder, found=names, hint=hint)
     raise MissingFile("the folder holds no StyleInject file", file=folder, hint="Name a file or another folder.")
 
@@ -215,10 +216,23 @@ def _validate(file: Path) -> Adapter:
     try:
         adapter = file_format.validate(file)
     except NotStyleInject as error:
-        hint = f"Convert it first: {call('convert', file)}"
-        raise NotStyleInject(error.problem, file=file, expected=error.expected, found=error.found, hint=hint) from error
+        raise NotStyleInject(
+            error.problem, file=file, expected=error.expected, found=error.found, hint=_hint_at_making(file)
+        ) from error
     check_home(file_format.read_document(read_safetensors(file)), adapter.metadata, file)
     return adapter
+
+
+def _hint_at_making(file: Path) -> str:
+    """What makes a StyleInject file of one that is none; what it is, where no conversion can."""
+    try:
+        found = rejection(read_safetensors(file).tensors)
+    except SiHubError:
+        found = None
+    if found is None:
+        return f"Convert it first: {call('convert', file)}"
+    kind, _ = found
+    return f"{file.name} is {kind.name}, and no adapter. {kind.hint()}".strip()
 
 
 def _readme(path: Path) -> str | None:

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from si_hub.errors import (
     CardError,
@@ -22,6 +24,7 @@ from si_hub.errors import (
 )
 from si_hub.hub.push import content
 from si_hub.hub.push.content import collect_content, digest_bytes, is_our_config, prepare_file
+from tests.miniature import INK, KOHYA_LORA
 from tests.places import GOLDEN
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
@@ -202,3 +205,23 @@ def test_the_file_that_downloads_are_counted_by_is_known_again(folder: Path) -> 
     assert is_our_config(config.source)
     for raw in (b"", b"[]", b"{}", b'{"model_type": "clip"}', b"\xff", b"[" * 100_000):
         assert not is_our_config(raw)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_checkpoint_is_called_one_and_is_for_distilling(inside: bool, tmp_path: Path) -> None:
+    file = tmp_path / "ink.safetensors"
+    shutil.copy(INK, file)
+    with pytest.raises(NotStyleInject) as raised:
+        collect_content(tmp_path if inside else file)
+    said = str(raised.value)
+    assert "ink.safetensors is a full checkpoint, and no adapter. si_hub.distill.distill(BASE, TUNED) makes" in said
+    assert "convert" not in said
+
+
+def test_a_controlnet_is_called_one_and_a_lora_is_to_be_converted(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file({"controlnet_cond_embedding.conv_in.weight": np.zeros((4, 4), np.float32)}, file)
+    with pytest.raises(NotStyleInject, match=r"x\.safetensors is a ControlNet, and no adapter\.$"):
+        collect_content(file)
+    with pytest.raises(NotStyleInject, match="Convert it first"):
+        collect_content(KOHYA_LORA)
