@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Literal, cast, get_args
+from typing import Literal, cast
 
 ModuleKind = Literal["linear", "conv", "norm", "embedding", "parameter"]
-MODULE_KINDS: tuple[str, ...] = get_args(ModuleKind)
 
 #: A two-axis weight says linear or embedding only by its module's name; these are the embeddings of the field.
 _EMBEDDINGS = {"token_embedding", "position_embedding", "embed_tokens", "embed", "shared", "relative_attention_bias",

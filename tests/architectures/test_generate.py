@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from math import prod
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from si_hub import architectures
 from si_hub.architectures.folder import frozen_path
 from si_hub.architectures.generate import MODELS, TABLES
-from si_hub.architectures.model import MODULE_KINDS, load_modules, modules_from_shapes
+from si_hub.architectures.model import ModuleKind, load_modules, modules_from_shapes
 
 
 def live_kinds(model: Any, class_name: str) -> dict[str, str]:
@@ -52,7 +52,7 @@ def test_a_table_holds_the_modules_kinds_and_shapes_of_a_fresh_model(table: str)
     assert modules == modules_from_shapes(expected)
     kinds = {path: module.kind for path, module in modules.items() if module.kind != "parameter"}
     assert kinds == live_kinds(model, class_name)
-    assert {module.kind for module in modules.values()} <= set(MODULE_KINDS)
+    assert {module.kind for module in modules.values()} <= set(get_args(ModuleKind))
 
 
 @pytest.mark.parametrize(

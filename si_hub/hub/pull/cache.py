@@ -60,7 +60,7 @@ class Cache:
         found = read_record(self._record(commit)) if is_commit(commit) else None
         return found if found is not None and (found.repo_id, found.commit) == (self.repo_id, commit) else None
 
-    def listing(self, commit: str) -> Listing | None:
+    def find_listing(self, commit: str) -> Listing | None:
         """What is known of a commit without asking: the listing as the Hub gave it, or else the files in the cache."""
         if recorded := self.known_listing(commit):
             return recorded
@@ -88,7 +88,7 @@ class Cache:
             FileAccessError: it cannot be read or removed.
         """
         path = self.path(listing.commit, entry.path)
-        with writing(self.folder):
+        with translate_errors(self.folder):
             if verify.is_as_listed(path, entry):
                 return True
             if os.path.lexists(path):
@@ -149,7 +149,7 @@ class Cache:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def translate_errors(folder: Path) -> Iterator[None]:
     """Errors of the file system below a folder become ours."""
     try:
         yield

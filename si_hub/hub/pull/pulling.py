@@ -17,7 +17,7 @@ from si_hub.hub.client import Client
 from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.names import RepoRef
 from si_hub.hub.pull import transfer, verify
-from si_hub.hub.pull.cache import Cache, read_record, write_record, writing
+from si_hub.hub.pull.cache import Cache, read_record, translate_errors, write_record
 from si_hub.hub.pull.selection import select_safe
 from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
@@ -156,7 +156,7 @@ def cached_listing(ref: RepoRef, cache: Cache) -> Listing:
         MissingFile: nothing.
     """
     commit = cache.commit(ref)
-    listing = cache.listing(commit) if commit else None
+    listing = cache.find_listing(commit) if commit else None
     if listing is None:
         raise not_cached(ref)
     return listing
@@ -193,7 +193,7 @@ def into_cache(
         return 0
     if client is None:
         raise not_cached(RepoRef(listing.repo_id, listing.commit), missing[0])
-    with writing(cache.folder), transfer.staging(cache.folder) as folder:
+    with translate_errors(cache.folder), transfer.make_stage(cache.folder) as folder:
         arrived = transfer.fetch_all(client, listing, missing, folder, max_workers=max_workers, progress=progress)
         for path, entry in zip(arrived, missing, strict=True):
             cache.place(path, listing, entry)
@@ -232,7 +232,7 @@ def _into_folder(
     absent = [entry for entry in missing if entry not in cached]
     if absent and client is None:
         raise not_cached(RepoRef(listing.repo_id, listing.commit), absent[0])
-    with writing(folder), transfer.staging(folder) as stage:
+    with translate_errors(folder), transfer.make_stage(folder) as stage:
         arrived = {entry: stage / f"cached{number}" for number, entry in enumerate(cached)}
         for entry, path in arrived.items():
             shutil.copyfile(cache.path(listing.commit, entry.path), path)

@@ -68,7 +68,7 @@ class Meter:
 
 
 @contextmanager
-def staging(parent: Path) -> Iterator[Path]:
+def make_stage(parent: Path) -> Iterator[Path]:
     """A folder beside the target, on its file system, that is gone afterwards; a killed process leaves it behind."""
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(mkdtemp(prefix=TEMPORARY_PREFIX, suffix=TEMPORARY_SUFFIX, dir=parent))
@@ -194,7 +194,7 @@ def _receive_by_xet(
     meter.add(-_size(path))
     path.unlink(missing_ok=True)
     counted = _Counted(meter)
-    with staging(path.parent) as folder, suppress(SiHubError):
+    with make_stage(path.parent) as folder, suppress(SiHubError):
         arrived = client.call(
             client.api.hf_hub_download, listing.repo_id, entry.path, revision=listing.commit,
             local_dir=folder, cache_dir=folder / "none", tqdm_class=counted.bar(), about=about, waits=(),

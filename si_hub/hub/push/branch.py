@@ -45,7 +45,7 @@ class RepoBranch:
     tags: Mapping[str, str] = field(default_factory=dict)
     pulls: Mapping[str, str] = field(default_factory=dict)
 
-    def differing(self, files: Iterable[Outgoing]) -> list[Outgoing]:
+    def pick_differing(self, files: Iterable[Outgoing]) -> list[Outgoing]:
         """Those that the repository does not hold, or holds otherwise."""
         return [file for file in files if not is_same(self.files.get(file.name), file)]
 

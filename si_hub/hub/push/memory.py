@@ -56,7 +56,7 @@ def read_memory(folder: Path) -> Memory:
     """The memory of a folder; an empty one where there is none.
 
     Raises:
-        UsageError: the file is not what `Remembered.write` writes.
+        UsageError: the file is not what `Memory.write` writes.
     """
     path = folder / MEMORY_NAME
     if not path.is_file():

@@ -133,7 +133,7 @@ class _Push:
         created = not self.target.exists
         files, old_card = self.files()
         self.check_tag(files)
-        changed = self.target.differing(files)
+        changed = self.target.pick_differing(files)
         if changed and (request := self.own_request(files)):
             if not dry_run:
                 self.remember(request)
@@ -148,7 +148,7 @@ class _Push:
             self.sender.ask_objections(changed)
             start = self.target.head
             self.make_place()
-            changed = self.target.differing(files)
+            changed = self.target.pick_differing(files)
             if changed and self.target.head != start:
                 self.check_parent(changed)
         if changed:
@@ -218,7 +218,7 @@ class _Push:
             ConflictError: the tag names another commit already.
         """
         there = self.target.tags.get(self.tag or "")
-        if there is not None and (there != self.target.head or self.target.differing(files)):
+        if there is not None and (there != self.target.head or self.target.pick_differing(files)):
             raise ConflictError(
                 "the tag names another commit already", file=self.target.repo_id, key=self.tag, found=there,
                 hint="Choose another tag.",

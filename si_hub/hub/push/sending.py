@@ -174,7 +174,7 @@ class Sender:
         """What became of a commit whose answer was lost: the same, if it is there."""
         now = look_at_branch(self.client, self.target)
         if not self.create_pr:
-            applied = now.head is not None and now.head != self.target.head and not now.differing(files)
+            applied = now.head is not None and now.head != self.target.head and not now.pick_differing(files)
             return Sent(str(now.head), now.branch) if applied else None
         opened = (item for item in now.pulls.items() if item[0] not in self.target.pulls)
         return next((self.request(ref, commit) for ref, commit in opened if self.holds(commit, files)), None)
