@@ -206,10 +206,6 @@ class DocumentError(FormatError):
     """The document breaks its JSON Schema or a rule no schema can state."""
 
 
-class UnknownField(DocumentError, TypeError):
-    """A configuration with a field this library does not know; a keyword that a call does not have is a TypeError."""
-
-
 class DocumentTooLarge(FormatError):
     """A document over 64 KiB."""
 
@@ -236,6 +232,13 @@ class LayerShapeError(FormatError):
 
 class MissingTensor(FormatError):
     """A layer without a tensor that it needs."""
+
+
+# The tuner's room.
+
+
+class UnknownField(DocumentError, TypeError):
+    """A configuration with a field this library does not know; a keyword that a call does not have is a TypeError."""
 
 
 # The converters' room.
