@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from si_hub import format
 from si_hub.adapter import TRANSFORMS, Adapter, BaseModel, Component, Layer
-from si_hub.format.places import names_a_place
 from si_hub.storage.header import SafetensorsFile, read_safetensors
+from si_hub.storage.paths import names_a_place
 from si_hub.storage.tensors import Tensor
 
 DTYPES = ("F64", "F32", "F16", "BF16")
@@ -104,8 +104,8 @@ def adapters_strategy(draw: st.DrawFn) -> Adapter:
         )
     )  # fmt: skip
     # What names something names no place of a machine: `tests/format/test_places.py`.
-    name = TEXT.filter(lambda text: "/" not in text and not names_a_place(text))
-    base = BaseModel(draw(name), draw(st.none() | name), draw(st.none() | TEXT), draw(st.none() | TEXT))
+    placeless = TEXT.filter(lambda text: "/" not in text and not names_a_place(text))
+    base = BaseModel(draw(placeless), draw(st.none() | placeless), draw(st.none() | TEXT), draw(st.none() | TEXT))
     foreign = st.dictionaries(TEXT.map("ss_".__add__), st.text(st.characters(codec="utf-8"), max_size=5), max_size=2)
     return Adapter(base, components, ("ink", "neon", "oil")[:n] if named else (), about, draw(foreign))
 
