@@ -17,11 +17,11 @@ from si_hub.foreign import join_safely
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
 from si_hub.hub.names import is_repository, parse_ref
-from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.tensors import Span, Tensor
+from si_hub.tokens import conceal
 from si_hub.words import label, option, rename_keywords, switch
 
 

@@ -18,11 +18,11 @@ from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
 from si_hub.foreign import join_safely, make_safe
 from si_hub.hub.names import is_repository
-from si_hub.hub.tokens import conceal
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.header import SafetensorsFile, read_safetensors
+from si_hub.tokens import conceal
 from si_hub.words import label
 
 if TYPE_CHECKING:

@@ -14,6 +14,8 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+from si_hub.tokens import conceal_in
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -76,6 +78,7 @@ def rename_keywords(**keywords: str) -> Callable[[Callable[_P, _T]], Callable[_P
         @wraps(function)
         def speak(*arguments: _P.args, **options: _P.kwargs) -> _T:
             given: dict[str, Any] = options
+            conceal_in(given)
             for name, value in given.items():
                 if callable(value) and not isinstance(value, type):
                     given[name] = keep_words(value)

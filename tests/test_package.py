@@ -18,8 +18,8 @@ PACKAGE = Path(si_hub.__file__).parent
 #: Left to right, the way data flows; a room, or a module beside rooms, imports only what is to its left.
 ORDER = {
     "si_hub": [
-        "lazy", "foreign", "words", "errors", "storage", "adapter", "schemas", "architectures", "converters", "format",
-        "report", "hub", "tuner", "pipelines", "distill", "conversion", "inspection", "cli", "__main__",
+        "lazy", "tokens", "foreign", "words", "errors", "storage", "adapter", "schemas", "architectures", "converters",
+        "format", "report", "hub", "tuner", "pipelines", "distill", "conversion", "inspection", "cli", "__main__",
     ],
     "si_hub.architectures": [
         "model", "layouts", "bases", "namings", "shipped", "folder", "checkpoint", "sketch", "titles", "recognise",
@@ -29,7 +29,7 @@ ORDER = {
         "source", "numbers", "metadata", "report", "naming", "families", "layers", "saved", "detect", "wayback",
         "outline", "reading",
     ],
-    "si_hub.hub": ["tokens", "client", "names", "listing", "card", "pull", "push"],
+    "si_hub.hub": ["client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [
         "config", "operator", "kinds", "layer", "leaves", "parameters", "projections", "ledger", "fuse", "door",
         "steering", "injection", "model",

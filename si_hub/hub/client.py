@@ -35,7 +35,7 @@ from si_hub.errors import (
     SiHubError,
     UsageError,
 )
-from si_hub.hub.tokens import conceal
+from si_hub.tokens import conceal
 from si_hub.words import call
 
 if TYPE_CHECKING:

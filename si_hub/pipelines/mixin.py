@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from si_hub.adapter import Adapter, BaseModel
 from si_hub.errors import UsageError
-from si_hub.hub.tokens import conceal
 from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.hotswap import swap
 from si_hub.pipelines.offload import in_turn
 from si_hub.pipelines.report import LoadReport
 from si_hub.storage.access import tell_access_errors
+from si_hub.tokens import conceal
 
 if TYPE_CHECKING:
     import torch

@@ -30,9 +30,9 @@ from si_hub.hub.pull.cache import Cache
 from si_hub.hub.pull.pulling import cached_listing, into_cache, is_offline, not_cached
 from si_hub.hub.pull.ranges import read_header
 from si_hub.hub.pull.selection import Want, choose_weights, configs_beside, objection
-from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
 from si_hub.storage.header import read_safetensors
+from si_hub.tokens import conceal
 from si_hub.words import label
 
 #: Fetched once with an adapter that was not cached: until the Hub knows si-hub, it counts downloads by this file.

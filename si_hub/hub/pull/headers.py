@@ -13,8 +13,8 @@ from si_hub.hub.pull.cache import Cache
 from si_hub.hub.pull.pulling import cached_listing, into_cache, is_offline, not_cached
 from si_hub.hub.pull.ranges import read_header
 from si_hub.hub.pull.selection import configs_beside, weights_to_look_at
-from si_hub.hub.tokens import conceal
 from si_hub.storage.header import SafetensorsFile, read_safetensors
+from si_hub.tokens import conceal
 
 
 @dataclass(frozen=True, slots=True)

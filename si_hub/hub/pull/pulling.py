@@ -19,10 +19,10 @@ from si_hub.hub.names import RepoRef
 from si_hub.hub.pull import transfer, verify
 from si_hub.hub.pull.cache import Cache, read_record, translate_errors, write_record
 from si_hub.hub.pull.selection import select_safe
-from si_hub.hub.tokens import conceal
 from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, size_text
 from si_hub.storage.access import tell_access_errors
+from si_hub.tokens import conceal
 from si_hub.words import call, label, switch
 
 #: Where a folder remembers what was pulled into it: with that, files that the user changed are told from old ones.

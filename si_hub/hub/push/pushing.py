@@ -20,8 +20,8 @@ from si_hub.hub.push.memory import Memory, key_of, read_memory
 from si_hub.hub.push.result import Pushed
 from si_hub.hub.push.sending import Sender, Sent, conflict
 from si_hub.hub.push.user import ask_user
-from si_hub.hub.tokens import conceal
 from si_hub.storage.access import tell_access_errors
+from si_hub.tokens import conceal
 from si_hub.words import call, label, switch
 
 MESSAGE = "Push the adapter with si-hub"
