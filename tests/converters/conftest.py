@@ -155,3 +155,13 @@ def tiny_flux() -> Architecture:
 @pytest.fixture(scope="session")
 def sd15() -> Architecture:
     return architectures.load("sd15")
+
+
+@pytest.fixture
+def write(tmp_path: Path, write_arrays: WriteArrays) -> Callable[..., Path]:
+    """``write(arrays, metadata)``: an adapter's file, the only one of its folder."""
+
+    def write_adapter(arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> Path:
+        return write_arrays(tmp_path / "lora.safetensors", arrays, dict(metadata or {}) or None)
+
+    return write_adapter
