@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,10 +12,10 @@ from safetensors.torch import load_file
 from examples.miniature.checkpoints import unfold
 from si_hub import architectures
 from si_hub.architectures.layouts import sgm
-from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import open_model
 from si_hub.errors import FormatError, NotAModel, NotSafetensors, TruncatedFile, WrongPair
 from tests.distill.checkpoints import original, shapes_of, write
+from tests.distill.pair.live import expect_live
 from tests.miniature import BASE, KOHYA_LORA, NEON, copy_base, open_pair
 
 UNET = "model.diffusion_model."
@@ -56,24 +55,6 @@ def test_another_prediction_type_is_named(folder: Path, tmp_path: Path) -> None:
         open_pair(NEON, folder)
     with pytest.raises(WrongPair, match="predicts something else"):
         open_pair(folder)
-
-
-def values(model: ModelOnDisk, component: str) -> dict[str, torch.Tensor]:
-    table = model.vae if component == "vae" else model.components[component]
-    return {name: weight.torch().float() for name, weight in table.items()}
-
-
-def expect_live(model: ModelOnDisk, component: str, live: Any) -> None:
-    """Every parameter of a live model is there with its value, and nothing else."""
-    found = values(model, component)
-    wanted = {name: value.float() for name, value in live.state_dict().items() if not name.endswith("position_ids")}
-    if component.startswith("text_encoder") and not any(name.startswith("text_model.") for name in wanted):
-        wanted = {f"text_model.{name}": value for name, value in wanted.items()}
-    assert found.keys() == wanted.keys()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    stored = {name: weight.tensor for name, weight in (model.components | {"vae": model.vae})[component].items()}
-    whole = {name: tensor.torch().float() for name, tensor in stored.items() if tensor is not None}
-    assert all(torch.equal(value, wanted[name]) for name, value in whole.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])

@@ -11,35 +11,16 @@ from safetensors.torch import load_file
 
 from si_hub.distill.pair.checkpoint import read_checkpoint
 from si_hub.distill.pair.kinship import glance
-from si_hub.distill.pair.opening import open_model
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import WrongPair
 from si_hub.storage.tensors import Tensor
 from tests.distill.checkpoints import write
-from tests.miniature import BASE, NEON, open_pair
+from tests.miniature import NEON, open_pair
 
 UNET = "model.diffusion_model."
 
 
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
-
-
-@pytest.fixture
-def changed(tmp_path: Path) -> Callable[..., Path]:
-    """The base's own weights as a single file, with some of them replaced."""
-
-    def build(dtype: torch.dtype = torch.float16, **tensors: torch.Tensor) -> Path:
-        held = load_file(NEON)
-        base, tuned = open_model(BASE), open_model(NEON, base=open_model(BASE))
-        for component, table in tuned.components.items():
-            for name, weight in table.items():
-                [source] = weight.sources
-                held[source] = base.components[component][name].torch().to(dtype)
-        for name, value in tensors.items():
-            held[UNET + name] = value
-        return write(tmp_path / "tuned.safetensors", held)
-
-    return build
 
 
 def test_a_stranger_of_the_same_architecture_is_named(tmp_path: Path) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from si_hub.distill.pair.opening import open_model
 from si_hub.errors import WrongPair
 from tests.distill import families
-from tests.distill.checkpoints import write
-from tests.miniature import BASE, NEON, copy_base, open_pair
+from tests.miniature import BASE, copy_base, open_pair
 
 UNET = "model.diffusion_model."
 CONV_IN = f"{UNET}input_blocks.0.0.weight"
@@ -23,24 +21,6 @@ CONV_IN = f"{UNET}input_blocks.0.0.weight"
 def folder(tmp_path: Path) -> Path:
     """A copy of the miniature's base."""
     return copy_base(tmp_path / "base")
-
-
-@pytest.fixture
-def changed(tmp_path: Path) -> Callable[..., Path]:
-    """The base's own weights as a single file, with some of them replaced."""
-
-    def build(dtype: torch.dtype = torch.float16, **tensors: torch.Tensor) -> Path:
-        held = load_file(NEON)
-        base, tuned = open_model(BASE), open_model(NEON, base=open_model(BASE))
-        for component, table in tuned.components.items():
-            for name, weight in table.items():
-                [source] = weight.sources
-                held[source] = base.components[component][name].torch().to(dtype)
-        for name, value in tensors.items():
-            held[UNET + name] = value
-        return write(tmp_path / "tuned.safetensors", held)
-
-    return build
 
 
 def test_unchanged_modules_are_found_by_every_number(changed: Callable[..., Path]) -> None:

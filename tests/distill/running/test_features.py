@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -12,7 +10,8 @@ from examples.miniature.checkpoints import unfold
 from si_hub.distill.pair.matching import Pair, match_all
 from si_hub.distill.running.features import Features, blocks, record
 from si_hub.distill.running.runner import Runner
-from si_hub.distill.running.trajectory import pick, trajectories
+from si_hub.distill.running.trajectory import trajectories
+from tests.distill.running.sampled import states
 from tests.miniature import BASE, INK, NEON, open_pair
 
 
@@ -48,13 +47,6 @@ def pair() -> Pair:
 @pytest.fixture(scope="module")
 def runner(pair: Pair) -> Runner:
     return Runner(pair)
-
-
-def states(runner: Runner, count: int = 3) -> Any:
-    runner.mix(1.0)
-    steps = trajectories(runner, ["a small red star, on sand"], [0], 4)
-    runner.mix(0.0)
-    return pick(steps, count, 0.0, [0])
 
 
 def test_features_are_those_of_every_block_and_tell_base_from_tuned(runner: Runner, pair: Pair) -> None:

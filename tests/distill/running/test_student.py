@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -12,7 +10,7 @@ from si_hub.distill.methods.svd import compute, plan_of
 from si_hub.distill.pair.matching import Pair, match_all
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.student import Student
-from si_hub.distill.running.trajectory import pick, trajectories
+from tests.distill.running.sampled import states
 from tests.miniature import BASE, NEON
 
 
@@ -34,13 +32,6 @@ def components(pair: Pair, rank: int = 2) -> dict[str, Component]:
         if leaves:
             found.setdefault(change.component, Component()).layers[change.module] = Layer(leaves)
     return found
-
-
-def states(runner: Runner, count: int = 3) -> Any:
-    runner.mix(1.0)
-    steps = trajectories(runner, ["a small red star, on sand"], [0], 4)
-    runner.mix(0.0)
-    return pick(steps, count, 0.0, [0])
 
 
 def test_a_student_goes_in_learns_in_float32_and_comes_out_without_a_trace(runner: Runner, pair: Pair) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,9 +11,9 @@ from PIL import Image
 
 from si_hub.distill.pair.matching import Pair, match_all
 from si_hub.distill.running.runner import Runner
-from si_hub.distill.running.trajectory import pick, trajectories
 from si_hub.distill.training.pictures import Pictures, add_noise, caption, check_pictures, encode_picture, some_pictures
 from si_hub.errors import CannotRun, FormatError, MissingFile, NotUtf8
+from tests.distill.running.sampled import states
 from tests.miniature import BASE, NEON
 
 
@@ -26,13 +25,6 @@ def pair() -> Pair:
 @pytest.fixture(scope="module")
 def runner(pair: Pair) -> Runner:
     return Runner(pair)
-
-
-def states(runner: Runner, count: int = 3) -> Any:
-    runner.mix(1.0)
-    steps = trajectories(runner, ["a small red star, on sand"], [0], 4)
-    runner.mix(0.0)
-    return pick(steps, count, 0.0, [0])
 
 
 @pytest.mark.parametrize("time", [0, 400, 999])
