@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
@@ -12,13 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from si_hub.errors import FileAccessError, MissingFile, SiHubError
+from si_hub.storage.system import create_file, link_file, open_file, sync_folder
 from si_hub.words import switch
 
 #: What a killed process can leave behind, in the target's folder: ``.si-hub-<16 hex digits>.tmp``. Safe to delete.
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".si-hub-", ".tmp"
-
-#: File systems without hard links answer os.link with one of these.
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 @contextmanager
@@ -38,13 +35,12 @@ def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
     ours = (None, str(path), str(temporary), str(path.parent))
     try:
         _check_target(path, overwrite)
-        # 0o666 and not a private mode: the user's umask decides, as for any file he writes.
-        with open(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "w+b") as file:
+        with open(create_file(temporary), "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         _put_in_place(temporary, path, overwrite)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         # What the block itself does with other files is not this file's error.
         if isinstance(error, SiHubError) or error.filename not in ours:
@@ -58,10 +54,11 @@ def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
 def open_regular(path: Path) -> int:
     """A read-only descriptor of a regular file; typed errors for everything that is none."""
     try:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = open_file(path)
     except FileNotFoundError as error:
         raise MissingFile("no such file", file=path) from error
+    except IsADirectoryError as error:
+        raise _is_folder(path) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FileAccessError(f"cannot be opened: {reason}", file=path) from error
@@ -70,8 +67,12 @@ def open_regular(path: Path) -> int:
         return descriptor
     os.close(descriptor)
     if stat.S_ISDIR(mode):
-        raise FileAccessError("is a folder", file=path, hint="Name a .safetensors file in it.")
+        raise _is_folder(path)
     raise FileAccessError("is not a regular file", file=path)
+
+
+def _is_folder(path: Path) -> FileAccessError:
+    return FileAccessError("is a folder", file=path, hint="Name a .safetensors file in it.")
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
@@ -88,30 +89,14 @@ def _check_target(path: Path, overwrite: bool) -> None:
 def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
     if not overwrite:
         try:
-            os.link(temporary, path)
+            if link_file(temporary, path):
+                return
         except FileExistsError as error:
             raise _in_the_way(path) from error
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            # Without links nothing is atomic and exclusive at once; being whole matters more than this last moment.
-            if os.path.lexists(path):
-                raise _in_the_way(path) from error
-        else:
-            return
+        # Without links nothing is atomic and exclusive at once; being whole matters more than this last moment.
+        if os.path.lexists(path):
+            raise _in_the_way(path)
     os.replace(temporary, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network file systems cannot sync a folder; the file itself is synced and in place.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _in_the_way(path: Path) -> FileAccessError:

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from si_hub import errors
 from si_hub.storage.files import open_regular
+from si_hub.storage.system import read_at
 from si_hub.storage.tensors import DTYPE_SIZES, Span, Tensor
 
 #: The safetensors library refuses longer headers, so no file that it can load has one.
@@ -89,10 +90,10 @@ def read_safetensors(path: str | Path) -> SafetensorsFile:
     descriptor = open_regular(path)
     try:
         size = os.fstat(descriptor).st_size
-        head = os.pread(descriptor, FIRST_READ, 0)
+        head = read_at(descriptor, FIRST_READ, 0)
         length = header_length(head, size, path)
         if 8 + length > len(head):
-            head += os.pread(descriptor, 8 + length - len(head), len(head))
+            head += read_at(descriptor, 8 + length - len(head), len(head))
     except OSError as error:
         if isinstance(error, errors.SiHubError):
             raise

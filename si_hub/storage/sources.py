@@ -6,9 +6,8 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from si_hub.errors import FileAccessError, TruncatedFile
 from si_hub.storage.files import open_regular
-from si_hub.storage.tensors import CHUNK, Held, Piece, Tensor
+from si_hub.storage.tensors import CHUNK, Held, Piece, Tensor, fill_room
 
 
 class Sources(ExitStack):
@@ -30,15 +29,7 @@ class Sources(ExitStack):
         if piece.path not in self._open:
             self._open[piece.path] = open_regular(piece.path)
             self.callback(os.close, self._open[piece.path])
-        at = piece.offset + start
-        while room:
-            try:
-                count = os.preadv(self._open[piece.path], [room], at)
-            except OSError as error:
-                raise FileAccessError(f"cannot be read: {error.strerror}", file=piece.path) from error
-            if not count:
-                raise TruncatedFile("ended while it was read", file=piece.path, found=f"{at} bytes")
-            room, at = room[count:], at + count
+        fill_room(self._open[piece.path], room, piece.offset + start, piece.path)
 
 
 class Comparison(Sources):

@@ -10,13 +10,15 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from si_hub.errors import FileAccessError, SiHubError, TruncatedFile
+from si_hub.errors import FileAccessError, TruncatedFile
 from si_hub.storage.files import open_regular
+from si_hub.storage.system import read_at, read_into
 
 if TYPE_CHECKING:
     import numpy
@@ -51,9 +53,20 @@ class Span:
         try:
             done = 0
             while done < self.length:
-                piece = _pread(descriptor, min(size, self.length - done), self.offset + done, self.path)
+                with telling_reads(self.path):
+                    piece = read_at(descriptor, min(size, self.length - done), self.offset + done)
+                if not piece:
+                    raise ended_early(self.path, self.offset + done)
                 done += len(piece)
                 yield piece
+        finally:
+            os.close(descriptor)
+
+    def fill(self, room: memoryview) -> None:
+        """Fill ``room``, as long as the span, with its bytes; errors as of `chunks`."""
+        descriptor = open_regular(self.path)
+        try:
+            fill_room(descriptor, room, self.offset, self.path)
         finally:
             os.close(descriptor)
 
@@ -74,6 +87,10 @@ class Held:
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
         for start in range(0, len(self.data), size):
             yield self.data[start : start + size]
+
+    def fill(self, room: memoryview) -> None:
+        """Fill ``room``, as long as the bytes, with them."""
+        room[:] = self.data
 
 
 Piece = Span | Held
@@ -177,13 +194,20 @@ class Tensor:
         return float(struct.unpack("<" + _STRUCT_CODES[self.dtype], raw)[0])
 
     def torch(self) -> torch.Tensor:
-        """The values as a torch tensor: memory-mapped and private where one span of a file holds them all."""
+        """The values as a torch tensor of its own memory.
+
+        Never mapped: a file that is written anew while a pipeline runs would change its pictures, or end its process.
+        """
         import torch
 
         dtype = {name: torch_dtype for torch_dtype, name in torch_names().items()}[self.dtype]
-        if self.count == 0:
-            return torch.empty(self.shape, dtype=dtype)
-        return torch.frombuffer(self._buffer(), dtype=dtype).reshape(self.shape)
+        values = torch.empty(self.shape, dtype=dtype)
+        if self.count:
+            room, at = values.reshape(-1).view(torch.uint8).numpy().data, 0
+            for piece in self.pieces:
+                piece.fill(room[at : at + piece.length])
+                at += piece.length
+        return values
 
     def numpy(self) -> numpy.ndarray[Any, Any]:
         """The values as a numpy array; ValueError for dtypes that numpy does not have (BF16, float8)."""
@@ -193,12 +217,33 @@ class Tensor:
             raise ValueError(f"numpy has no {self.dtype}")
         return numpy.frombuffer(self.tobytes(), dtype=_NUMPY_NAMES[self.dtype]).reshape(self.shape)
 
-    def _buffer(self) -> Any:
-        piece = self.pieces[0]
-        # Some files' headers have an odd length; torch wants its numbers aligned.
-        if len(self.pieces) == 1 and isinstance(piece, Span) and piece.offset % DTYPE_SIZES[self.dtype] == 0:
-            return _map(piece)
-        return bytearray(self.tobytes())
+
+@contextmanager
+def telling_reads(path: Path) -> Iterator[None]:
+    """What the system says of a read that fails becomes ours."""
+    try:
+        yield
+    except OSError as error:
+        raise FileAccessError(f"cannot be read: {error.strerror}", file=path) from error
+
+
+def ended_early(path: Path, at: int) -> TruncatedFile:
+    """The error of a file that has no byte ``at`` any more."""
+    return TruncatedFile("ended while it was read", file=path, found=f"{at} bytes")
+
+
+def fill_room(descriptor: int, room: memoryview, at: int, path: Path) -> None:
+    """Fill ``room`` with the bytes of an open file from ``at`` on.
+
+    Raises:
+        FileAccessError, TruncatedFile: they cannot be had.
+    """
+    while room:
+        with telling_reads(path):
+            count = read_into(descriptor, room, at)
+        if not count:
+            raise ended_early(path, at)
+        room, at = room[count:], at + count
 
 
 def _cut_pieces(pieces: Sequence[Piece], start: int, stop: int) -> tuple[Piece, ...]:
@@ -210,37 +255,6 @@ def _cut_pieces(pieces: Sequence[Piece], start: int, stop: int) -> tuple[Piece, 
             kept.append(piece.cut(low, high))
         at += piece.length
     return tuple(kept)
-
-
-def _pread(descriptor: int, size: int, at: int, path: Path) -> bytes:
-    try:
-        piece = os.pread(descriptor, size, at)
-    except OSError as error:
-        raise FileAccessError(f"cannot be read: {error.strerror}", file=path) from error
-    if not piece:
-        raise TruncatedFile("ended while it was read", file=path, found=f"{at} bytes")
-    return piece
-
-
-def _map(span: Span) -> memoryview:
-    """The span's bytes as private memory that the file backs: what is never touched is never read."""
-    import mmap
-
-    start = span.offset - span.offset % mmap.ALLOCATIONGRANULARITY
-    end = span.offset + span.length
-    descriptor = open_regular(span.path)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size < end:
-            raise TruncatedFile("is shorter than its header said", file=span.path, expected=end, found=size)
-        room = mmap.mmap(descriptor, end - start, access=mmap.ACCESS_COPY, offset=start)
-    except OSError as error:
-        if isinstance(error, SiHubError):
-            raise
-        raise FileAccessError(f"cannot be mapped: {error.strerror}", file=span.path) from error
-    finally:
-        os.close(descriptor)
-    return memoryview(room)[span.offset - start :]
 
 
 _STRUCT_CODES = {

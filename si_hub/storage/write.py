@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from si_hub.storage.files import atomic_file, open_regular
 from si_hub.storage.finite import count_bad
 from si_hub.storage.header import HEADER_LIMIT
 from si_hub.storage.sources import Sources
+from si_hub.storage.system import drop_cached, reserve_space, write_at
 from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Tensor
 from si_hub.words import keep_words
 
@@ -84,7 +84,7 @@ def write_safetensors(
         stop = threading.Event()
         source = side.submit(keep_words(_hash_file), hash_source, stop) if hash_source else None
         try:
-            _reserve(file.fileno(), len(draft) + sum(tensor.nbytes for tensor in ordered.values()))
+            reserve_space(file.fileno(), len(draft) + sum(tensor.nbytes for tensor in ordered.values()))
             stream = _Stream(file.fileno(), len(draft), check_finite, path, progress)
             digests = Digests(stream.write_all(ordered), source.result() if source else None)
         finally:
@@ -92,7 +92,7 @@ def write_safetensors(
         header = header_bytes(ordered, _resolve(metadata, digests), lead)
         if len(header) != len(draft):
             raise ValueError("metadata changed its length with the digests")
-        _pwrite(file.fileno(), memoryview(header), 0)
+        write_at(file.fileno(), memoryview(header), 0)
         size = os.fstat(file.fileno()).st_size
     return Stored(path, size, digests)
 
@@ -211,46 +211,25 @@ def _origin(tensor: Tensor) -> Path | None:
     return next((piece.path for piece in tensor.pieces if not isinstance(piece, Held)), None)
 
 
-def _pwrite(target: int, data: memoryview, at: int) -> None:
-    while data:
-        count = os.pwrite(target, data, at)
-        data, at = data[count:], at + count
-
-
 def _write_behind(target: int, data: memoryview, at: int) -> None:
     """Write, and let the kernel bring it to the disk meanwhile: the fsync at the end has nothing left to wait for.
 
     What is on the disk already leaves memory but for the last `_WINDOW` bytes, so that writing gigabytes neither
     asks the machine for gigabytes of memory nor drives a base model out of it.
     """
-    _pwrite(target, data, at)
-    if hasattr(os, "posix_fadvise"):
-        for start in (at, at - _WINDOW):
-            if start >= 0:
-                os.posix_fadvise(target, start, len(data), os.POSIX_FADV_DONTNEED)
-
-
-def _reserve(target: int, size: int) -> None:
-    """Take the space on the disk now: a full disk is an error before the work, and writing is faster."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        os.posix_fallocate(target, 0, size)
-    except OSError as error:
-        # File systems that cannot reserve say so; they report a full disk when it is full.
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP):
-            raise
+    write_at(target, data, at)
+    for start in (at, at - _WINDOW):
+        if start >= 0:
+            drop_cached(target, start, len(data))
 
 
 def _hash_file(path: Path, stop: threading.Event) -> str:
     digest = hashlib.sha256()
     room = memoryview(bytearray(CHUNK))
-    descriptor = open_regular(path)
-    try:
-        while not stop.is_set() and (count := os.readv(descriptor, [room])):
-            digest.update(room[:count])
-    except OSError as error:
-        raise FileAccessError(f"cannot be read: {error.strerror}", file=path) from error
-    finally:
-        os.close(descriptor)
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        try:
+            while not stop.is_set() and (count := file.readinto(room)):
+                digest.update(room[:count])
+        except OSError as error:
+            raise FileAccessError(f"cannot be read: {error.strerror}", file=path) from error
     return digest.hexdigest()

@@ -102,4 +102,4 @@ def test_two_that_ask_at_once_do_not_throw_away_each_other_s_work(tmp_path: Path
         work.open({"sharing": "another's"})
         with pytest.raises(FileAccessError, match="another run is at work in it"):
             compare(BASE, NEON, INK, work=work.folder)
-        assert [path.name for path in work.folder.iterdir()] == ["plan.json"]
+        assert [path.name for path in work.folder.glob("*.json")] == ["plan.json"]

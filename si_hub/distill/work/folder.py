@@ -6,10 +6,8 @@ crash of the machine damaged is noticed by its digest and made again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import weakref
@@ -19,14 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock
+
 from si_hub.errors import FileAccessError, FormatError, SiHubError
 from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 from si_hub.storage.header import read_safetensors
+from si_hub.storage.locks import holding, let_go, take_lock
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor
 from si_hub.storage.write import header_bytes
 from si_hub.words import option, setting
 
 _PLAN = "plan.json"
+#: Locks in a folder. Who holds it works in it alone; who keeps it has one of the keepers; the gate is for a moment.
+_LOCK = ".lock"
+_HOLDER, _GATE, _KEEPER = (f"{TEMPORARY_PREFIX}{name}" for name in ("holder", "gate", "keeper-"))
 _FACTS, _DIGEST, _NAME = "facts", "sha256", "name"
 
 
@@ -52,7 +56,7 @@ class Work:
     keyword: str = "work"
     kept: int = field(default=0, init=False)
     _alone: bool = field(default=False, init=False)
-    _kept_by: int | None = field(default=None, init=False)
+    _kept_by: BaseFileLock | None = field(default=None, init=False)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -61,27 +65,33 @@ class Work:
         Raises:
             FileAccessError: another run is at work in it.
         """
-        self._make()
-        descriptor = _open_folder(self.folder)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._alone = True
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise FileAccessError(
-                "another run is at work in it",
-                file=self.folder,
-                hint=f"Wait for its end, or name another with {self._option()}.",
-            ) from error
-        except OSError:
-            pass  # Some network file systems lock no folders: nobody is kept away there, and nothing is swept.
+        lock = self._take_holder()
         try:
             yield
         finally:
             self._alone = False
-            os.close(descriptor)
+            if lock is not None:
+                let_go(lock)
             with suppress(OSError):
                 self.folder.rmdir()  # Only where nothing is in it.
+
+    def _take_holder(self) -> BaseFileLock | None:
+        while True:
+            self._make()
+            try:
+                lock = take_lock(self.folder / f"{_HOLDER}{_LOCK}")
+            except FileNotFoundError:
+                continue  # Another run has just thrown the folder away.
+            except OSError:
+                return None  # Some network file systems have no locks: nobody is kept away there, nothing is swept.
+            if lock is None:
+                raise FileAccessError(
+                    "another run is at work in it",
+                    file=self.folder,
+                    hint=f"Wait for its end, or name another with {self._option()}.",
+                )
+            self._alone = True
+            return lock
 
     def keep(self) -> None:
         """Nobody throws the folder away, or drops parts of it, as long as this object and its process live.
@@ -92,15 +102,14 @@ class Work:
             self._make()
             # Between any two of these steps, another process may throw the folder away.
             try:
-                descriptor = _open_folder(self.folder)
+                with holding(self.folder / f"{_GATE}{_LOCK}"):
+                    self._kept_by = take_lock(self.folder / f"{_KEEPER}{secrets.token_hex(8)}{_LOCK}")
             except FileNotFoundError:
                 continue
-            _lock(descriptor, fcntl.LOCK_SH)
-            if self.folder.is_dir() and os.path.samestat(os.fstat(descriptor), self.folder.stat()):
-                self._kept_by = descriptor
-                weakref.finalize(self, os.close, descriptor)
-            else:
-                os.close(descriptor)
+            except OSError:
+                return  # A file system without locks: nothing is thrown away there either.
+            if self._kept_by is not None:
+                weakref.finalize(self, let_go, self._kept_by)
 
     def open(self, plan: Mapping[str, Any]) -> None:
         """Use the folder for ``plan``; what another plan left there is thrown away.
@@ -112,7 +121,8 @@ class Work:
         """
         text = json.dumps(plan, sort_keys=True, indent=1)
         marker = self.folder / _PLAN
-        if self.folder.exists() and set(self.folder.iterdir()) - self._temporaries() and not marker.is_file():
+        others = set(self.folder.iterdir()) - self._temporaries() - self._locks() if self.folder.exists() else set()
+        if others and not marker.is_file():
             raise FileAccessError(
                 "is a folder with other things in it",
                 file=self.folder,
@@ -154,17 +164,20 @@ class Work:
 
     def drop(self, names: Iterable[str]) -> None:
         """Throw away what is kept under ``names``, unless another run keeps the folder too."""
-        if self._kept_by is not None and not _lock(self._kept_by, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            _lock(self._kept_by, fcntl.LOCK_SH)
+        if self._kept_by is None:
+            self._remove(names)
             return
+        with suppress(OSError), holding(self.folder / f"{_GATE}{_LOCK}"):
+            if not _is_kept(self.folder, but=self._kept_by):
+                self._remove(names)
+
+    def _remove(self, names: Iterable[str]) -> None:
         for name in names:
             self._file(name).unlink(missing_ok=True)
-        if self._kept_by is not None:
-            _lock(self._kept_by, fcntl.LOCK_SH)
 
     def tidy(self) -> None:
         """Throw the folder away if nothing is kept in it."""
-        if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= {_PLAN}:
+        if self.folder.is_dir() and {path.name for path in {*self.folder.iterdir()} - self._locks()} <= {_PLAN}:
             self.clear()
 
     def clear(self) -> None:
@@ -186,8 +199,8 @@ class Work:
         return option(self.keyword) if self.keyword == "work" else setting(self.keyword, "FOLDER")
 
     def _empty(self) -> None:
-        """Throw away everything but the marker, which says until the end that the folder is ours."""
-        for path in self.folder.iterdir():
+        """Throw away everything but the marker, which says until the end that the folder is ours, and locks."""
+        for path in set(self.folder.iterdir()) - self._locks():
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != _PLAN:
@@ -197,34 +210,37 @@ class Work:
         """What is being written, or what a killed run was writing, here and in folders of the same run."""
         return set(self.folder.rglob(f"{TEMPORARY_PREFIX}*{TEMPORARY_SUFFIX}"))
 
+    def _locks(self) -> set[Path]:
+        return set(self.folder.glob(f"{TEMPORARY_PREFIX}*{_LOCK}"))
+
     def _file(self, name: str) -> Path:
         return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.safetensors"
 
 
 def discard(folder: Path) -> None:
     """Throw a folder of finished parts away, unless a run keeps it, or another has thrown it away."""
-    try:
-        descriptor = _open_folder(folder)
-    except FileNotFoundError:
+    if not folder.is_dir():
         return
-    try:
-        if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
+    # Where no lock is to be had, or another throws the folder away, nothing is thrown away.
+    with suppress(OSError):
+        with holding(folder / f"{_GATE}{_LOCK}"):
+            if _is_kept(folder):
+                return
             shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(descriptor)
+        # Windows removes no file that is open, such as the gate, and so not the folder either.
+        folder.rmdir()
 
 
-def _open_folder(folder: Path) -> int:
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _lock(descriptor: int, how: int) -> bool:
-    """Whether the lock is ours now; where a file system has none, nobody's is."""
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError:
-        return False
-    return True
+def _is_kept(folder: Path, but: BaseFileLock | None = None) -> bool:
+    """Whether another keeper than ``but`` lives; what dead ones left is removed. The gate must be ours."""
+    for file in folder.glob(f"{_KEEPER}*{_LOCK}"):
+        if but is not None and file == Path(but.lock_file):
+            continue
+        lock = take_lock(file)
+        if lock is None:
+            return True
+        let_go(lock)
+    return False
 
 
 def _appear(path: Path, data: bytes) -> None:

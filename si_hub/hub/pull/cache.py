@@ -22,6 +22,7 @@ from si_hub.hub.names import RepoRef, is_commit, is_sha256, why_unsafe
 from si_hub.hub.pull import verify
 from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_file
 from si_hub.storage.header import parse_json
+from si_hub.storage.system import link_or_move
 
 RECORDS = "si-hub"
 
@@ -48,7 +49,7 @@ class Cache:
         if is_commit(revision):
             return revision
         file = self.folder / "refs" / revision
-        said = file.read_text(errors="replace").strip() if file.is_file() else ""
+        said = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else ""
         return said if is_commit(said) else None
 
     def path(self, commit: str, name: str = "") -> Path:
@@ -132,12 +133,7 @@ class Cache:
         """Let ``path`` be ``blob``: by a relative link, as a copy where the file system has none."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
-        try:
-            os.symlink(os.path.relpath(blob, path.parent), temporary)
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            os.replace(blob, path)
+        link_or_move(blob, path, temporary)
 
     def _remove(self, path: Path) -> None:
         """Remove a file that is not what it should be, and the blob that it is a link to."""

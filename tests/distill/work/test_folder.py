@@ -120,6 +120,7 @@ def test_a_run_killed_before_its_first_part_is_no_stranger(tmp_path: Path) -> No
     work = Work(tmp_path)
     with work.hold():
         work.open(PLAN)
+        assert not list(tmp_path.glob("*.tmp"))
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
