@@ -147,7 +147,7 @@ class Yardstick:
             save_file({f"{who}.{what}": value for who, o in found.items() for what, value in o.items()}, kept)
         self.known = load_file(kept)
         self.prompts = work / f"prompts-{style}.txt"
-        self.prompts.write_text("\n".join(self.asked.taught()) + "\n")
+        self.prompts.write_text("\n".join(self.asked.taught()) + "\n", encoding="utf-8")
 
     def outputs(self, pipe: Any, word: str | None = None) -> dict[str, torch.Tensor]:
         """A pipeline's predicted noise in all states, and its pictures of all prompts; a word goes after each."""
@@ -301,7 +301,7 @@ def told(files: Sequence[Path]) -> list[Row]:
     """The lines that earlier runs wrote, those of a later file in place of an earlier one's."""
     found = {}
     for file in files:
-        for entry in json.loads(file.read_text()):
+        for entry in json.loads(file.read_text(encoding="utf-8")):
             row = Row(**{**entry, "by_bucket": tuple(entry["by_bucket"])})
             found[row.style, row.dim, row.method] = row
     return sorted(found.values(), key=lambda row: ((*TAUGHT, ALL).index(row.style), place(row)))
@@ -323,7 +323,7 @@ def written(rows: Iterable[Row], file: Path) -> Iterator[Row]:
     found: list[Row] = []
     for row in rows:
         found.append(row)
-        file.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n")
+        file.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n", encoding="utf-8")
         yield row
 
 

@@ -109,7 +109,7 @@ def write_pair(folder: Path, name: str, seed: int = 0) -> tuple[Path, Path]:
         files = [side / component / FILES.get(component, "model.safetensors") for side in sides]
         for file in files:
             file.parent.mkdir(parents=True)
-            (file.parent / "config.json").write_text(json.dumps({"_class_name": model.class_name}))
+            (file.parent / "config.json").write_text(json.dumps({"_class_name": model.class_name}), encoding="utf-8")
         with files[0].open("wb") as base, files[1].open("wb") as tuned:
             for stream in (base, tuned):
                 stream.write(_header(shapes))
@@ -117,7 +117,7 @@ def write_pair(folder: Path, name: str, seed: int = 0) -> tuple[Path, Path]:
                 for stream, values in zip((base, tuned), _weights(shape, draw), strict=True):
                     values.contiguous().numpy().tofile(stream)
     for side in sides:
-        (side / "model_index.json").write_text(json.dumps(index))
+        (side / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return sides
 
 

@@ -144,7 +144,7 @@ def main() -> None:
         print(line(cell))
     print("", json.dumps(sharing_of(options.out / "shared.safetensors")), sep="\n")
     mixture(options, next(iter(yardsticks.values())).asked.prompts)
-    (options.out / "rows.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    (options.out / "rows.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

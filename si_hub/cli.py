@@ -19,6 +19,7 @@ import click
 from si_hub import __version__
 from si_hub.errors import FileAccessError, SiHubError, UsageError
 from si_hub.foreign import json_text, make_lines_safe, make_safe
+from si_hub.report.streams import escape_unprintable
 from si_hub.words import at_command_line
 
 INTERRUPTED = 130
@@ -89,6 +90,10 @@ def as_table(_: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 class Commands(click.Group):
     """Turns our errors into one line and an exit code, whichever command raised them."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        escape_unprintable((sys.stdout, sys.stderr))
+        return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         with at_command_line():

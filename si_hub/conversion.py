@@ -16,7 +16,7 @@ from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinit
 from si_hub.foreign import join_safely
 from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
-from si_hub.hub.names import is_repository, parse_ref
+from si_hub.hub.names import as_ref, is_repository, parse_ref
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.access import tell_access_errors
@@ -99,7 +99,7 @@ def default_output(source: Path) -> Path:
 
 def repository_output(source: Path) -> Path:
     """In the current folder: ``user/lora@v1`` → ``lora.styleinject.safetensors``."""
-    return Path(f"{parse_ref(str(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
+    return Path(f"{parse_ref(as_ref(source)).repo_id.rpartition('/')[2]}{STYLEINJECT_SUFFIX}")
 
 
 @tell_access_errors()
@@ -149,7 +149,7 @@ def convert(
         from si_hub.hub.pull.fetching import fetch_adapter
 
         fetched = fetch_adapter(
-            str(source), want="foreign", weight_name=weight_name, token=token, progress=progress
+            as_ref(source), want="foreign", weight_name=weight_name, token=token, progress=progress
         )  # fmt: skip
         source, opened = Path(fetched.lock, fetched.name), fetched.path
     elif weight_name is not None:

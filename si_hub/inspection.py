@@ -17,7 +17,7 @@ from si_hub.converters.outline import Holding
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
 from si_hub.foreign import join_safely, make_safe
-from si_hub.hub.names import is_repository
+from si_hub.hub.names import as_ref, is_repository
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.access import tell_access_errors
@@ -183,7 +183,7 @@ def inspect(
     if is_repository(path):
         from si_hub.hub.pull.headers import read_headers as look_at
 
-        looks = [_describe_look(look, known) for look in look_at(str(path), token=token)]
+        looks = [_describe_look(look, known) for look in look_at(as_ref(path), token=token)]
         return looks if len(looks) > 1 else looks[0]
     path = Path(path)
     if not path.is_dir():

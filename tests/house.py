@@ -17,7 +17,7 @@ LONG, LONGEST = 60, 5
 
 def measure_functions(file: Path) -> Iterator[tuple[int, str]]:
     """Lines and name of every function of a file."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno is not None
             yield node.end_lineno - node.lineno + 1, f"{file.relative_to(PACKAGE)}: {node.name}"
@@ -29,7 +29,7 @@ def main() -> None:
     functions: list[tuple[int, str]] = []
     for file in sorted(PACKAGE.rglob("*.py")):
         room = file.relative_to(PACKAGE).parent.as_posix()
-        rooms["/" if room == "." else f"{room}/"].append((len(file.read_text().splitlines()), file))
+        rooms["/" if room == "." else f"{room}/"].append((len(file.read_text(encoding="utf-8").splitlines()), file))
         functions += measure_functions(file)
     print(f"{'room':26}{'modules':>8}{'lines':>8}{'median':>8}  largest")
     everything = [entry for held in rooms.values() for entry in held]

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+#: The end that no process can put off; Windows has one signal for it and for every other end.
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 #: Seconds from now, or what has become so.
 Moment = float | Callable[[], Any]
 #: How long anything may be waited for, in seconds.
@@ -61,7 +63,7 @@ class Process(ABC):
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def end(self, moment: Moment, number: signal.Signals = signal.SIGKILL) -> int:
+    def end(self, moment: Moment, number: signal.Signals = KILL) -> int:
         """A signal at a moment, and how it ended."""
         self.await_moment(moment)
         self.send(number)
@@ -163,7 +165,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def kill_self(*_: object) -> None:
     """The end of this very process, as by ``kill -9``."""
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), KILL)
 
 
 class Clock:

@@ -60,7 +60,7 @@ def write_prompts(folder: Path, count: int = 12) -> Path:
     from examples.miniature.scenes import scenes
 
     file = folder / "prompts.txt"
-    file.write_text("\n".join(scene.prompt() for scene in islice(scenes(31), count)))
+    file.write_text("\n".join(scene.prompt() for scene in islice(scenes(31), count)), encoding="utf-8")
     return file
 
 

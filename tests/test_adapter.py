@@ -34,5 +34,5 @@ def test_rank_branches_and_scale_follow_from_the_shapes(made: Layer, rank: int, 
 def test_every_leaf_transform_and_pool_is_in_the_format_s_document() -> None:
     from tests.places import ROOT
 
-    text = (ROOT / "docs" / "FORMAT.md").read_text()
+    text = (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in text for name in (*LEAVES, *TRANSFORMS, *POOLS))

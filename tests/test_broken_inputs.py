@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from si_hub.cli import main
+from tests.systems import IS_ROOT, posix_alone
 
 ATTENTION = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 CROSS = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -245,7 +246,7 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
 @pytest.fixture
 def nobody() -> Iterator[None]:
     """Without root's right to read everything, for the length of one test."""
-    if os.geteuid() != 0:
+    if not IS_ROOT:
         yield
         return
     os.seteuid(65534)
@@ -253,6 +254,7 @@ def nobody() -> Iterator[None]:
     os.seteuid(0)
 
 
+@posix_alone
 def test_a_file_without_permission_is_named(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     file = tmp_path / "lora.safetensors"
     file.write_bytes(join(HEADER, DATA))
@@ -264,6 +266,7 @@ def test_a_file_without_permission_is_named(tmp_path: Path, request: pytest.Fixt
     assert str(file) in line
 
 
+@posix_alone
 def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
     pipe = tmp_path / "lora.safetensors"
     os.mkfifo(pipe)
@@ -275,12 +278,12 @@ def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
 def test_an_existing_output_is_kept_unless_forced(tmp_path: Path) -> None:
     source, output = tmp_path / "lora.safetensors", tmp_path / "out.safetensors"
     source.write_bytes(join(HEADER, DATA))
-    output.write_text("mine")
+    output.write_text("mine", encoding="utf-8")
     code, line = refused(["convert", str(source), "-o", str(output)])
     assert code == ACCESS
     assert str(output) in line
     assert "--force" in line
-    assert output.read_text() == "mine"
+    assert output.read_text(encoding="utf-8") == "mine"
     done = CliRunner().invoke(main, ["convert", str(source), "-o", str(output), "--force"])
     assert done.exit_code == 0, done.stderr
     assert output.stat().st_size > 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from si_hub.errors import UsageError
 from tests.commands import STEMS, run, write_kohya
 from tests.killing import python
 from tests.sparse import write_zeros
+from tests.systems import posix_alone
 
 
 @pytest.fixture
@@ -155,6 +155,7 @@ def large(tmp_path: Path) -> Path:
     return write_zeros(tmp_path / "large.safetensors", {name: ("F16", shape) for name, shape in shapes.items()})
 
 
+@posix_alone
 def test_ctrl_c_ends_with_130_and_leaves_nothing(large: Path) -> None:
     process = python("-m", "si_hub.cli", "convert", large, "--base", "sd15")
     assert process.end(lambda: list(large.parent.glob(".si-hub-*")), signal.SIGINT) == 130
@@ -164,12 +165,15 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(large: Path) -> None:
     assert [entry.name for entry in large.parent.iterdir()] == ["large.safetensors"]
 
 
+@posix_alone
 def test_a_progress_bar_is_drawn_on_a_terminal_and_nowhere_else(lora: Path, tmp_path: Path) -> None:
     def errors_of(stderr: int) -> None:
         output = tmp_path / "out.safetensors"
         command = [sys.executable, "-m", "si_hub.cli", "convert", str(lora), "-o", str(output), "--force"]
         environment = {**os.environ, "TERM": "xterm"}
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=stderr, env=environment)
+
+    import pty
 
     leader, follower = pty.openpty()
     errors_of(follower)

@@ -204,7 +204,7 @@ def test_a_peft_folder_a_component_is_one_adapter_worth_what_each_is_alone(tmp_p
         lora = LoraConfig(r=2, lora_alpha=alpha, target_modules=[target], init_lora_weights=False)
         get_peft_model(model, lora).save_pretrained(tmp_path / "lora" / name)
     index = {"_class_name": "X", "unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["t", "CLIPTextModel"]}
-    (tmp_path / "base" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "base" / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     result = convert(tmp_path / "lora", base=tmp_path / "base")
     whole = format.read(result.path, verify=True)
     for name in ("unet", "text_encoder"):

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from si_hub.cli import main
 from tests.commands import run, write_kohya
+from tests.systems import posix_alone
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def test_inspect_describes_a_foreign_file(lora: Path) -> None:
         assert words in text
 
 
+@posix_alone
 def test_inspect_reads_a_header_once_and_imports_neither_torch_nor_numpy(lora: Path) -> None:
     """All of a file's header is in the first read: what follows are the three alphas."""
     script = (

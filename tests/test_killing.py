@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.killing import Clock, Command, Fork, kill_self, python, seconds_of, sweep
+from tests.systems import posix_alone
 
 
 def test_what_ends_before_its_moment_fails_the_test_with_what_it_said() -> None:
@@ -21,6 +22,7 @@ def test_what_ends_before_its_moment_fails_the_test_with_what_it_said() -> None:
         child.end(lambda: False)
 
 
+@posix_alone
 def test_a_command_is_ended_by_the_signal_that_was_sent_at_the_moment_that_was_waited_for(tmp_path: Path) -> None:
     there = tmp_path / "there"
     child = python("-c", f"open({str(there)!r}, 'w'); import time; time.sleep(600)")
@@ -40,6 +42,7 @@ def test_a_command_is_told_lines_and_what_it_says_outlives_it() -> None:
     assert (child.out(), child.err(), child.read_line()) == ("ONE\nTWO\n", "", "")
 
 
+@posix_alone
 def test_a_fork_ends_as_its_work_does(tmp_path: Path) -> None:
     assert Fork((tmp_path / "made").mkdir).wait() == 0
     assert (tmp_path / "made").is_dir()
@@ -56,6 +59,7 @@ def read_digit(file: int) -> bytes:
     return os.pread(file, 1, 0)
 
 
+@posix_alone
 def test_a_clock_rings_at_one_call_of_one_phase(tmp_path: Path) -> None:
     """A digit is two calls: that of the function, when nothing is written yet, and that of `os.pwrite`."""
     phases: dict[str, list[Callable[..., Any]]] = {"writing": [write_digit], "reading": [read_digit]}

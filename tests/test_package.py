@@ -73,7 +73,7 @@ MODULES = {name_module(file): file for file in sorted(PACKAGE.rglob("*.py"))}
 def find_imports(module: str) -> set[str]:
     """Modules of ours that a module imports, wherever in it, for types too; not what it asks the front door for."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else node.module for name in inner}
@@ -115,7 +115,7 @@ def test_no_two_modules_need_one_another() -> None:
 def public_names(file: Path) -> set[str]:
     """The functions, classes, constants and types that a module defines, and does not keep to itself."""
     found: set[str] = set()
-    for node in ast.parse(file.read_text()).body:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found.add(node.name)
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -150,7 +150,7 @@ def is_exempt(module: Path) -> str | None:
 
 def test_what_tests_a_module_lies_where_it_does() -> None:
     """``si_hub/ROOM/NAME.py`` and ``tests/ROOM/test_NAME.py``; what is left out is left out for a reason."""
-    files = [file for file in MODULES.values() if len(file.read_text().splitlines()) > SMALL]
+    files = [file for file in MODULES.values() if len(file.read_text(encoding="utf-8").splitlines()) > SMALL]
     paths = [file.relative_to(PACKAGE) for file in files if file.name != "__init__.py"]
     lone = [path for path in paths if not (TESTS / path.parent / f"test_{path.name}").is_file()]
     assert [str(path) for path in lone if is_exempt(path) is None] == []

@@ -20,7 +20,9 @@ from tests.hub.loopback import LoopbackHub
 from tests.miniature import KOHYA_LORA
 from tests.places import ROOT
 
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(
+    r"^```(sh|python)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+)
 #: What the make targets do; the demo is run below by its own command.
 ELSEWHERE = ("make ", "pip install")
 #: Run first by an interpreter, which then finds none of these modules, as if they were not installed.
@@ -80,7 +82,7 @@ def fewer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     hidden = sorted(name for name, by in owners if not kept & {canonicalize_name(one) for one in by})
     assert {"pytest", "lycoris", "hypothesis"} <= set(hidden)
     folder = tmp_path_factory.mktemp("fewer")
-    (folder / "sitecustomize.py").write_text(WITHOUT.replace("{modules!r}", repr(set(hidden))))
+    (folder / "sitecustomize.py").write_text(WITHOUT.replace("{modules!r}", repr(set(hidden))), encoding="utf-8")
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -89,7 +91,9 @@ def test_a_report_without_its_extra_says_how_to_install_it(workplace: Path, fewe
     file = Path(fewer["PYTHONPATH"].split(os.pathsep)[0]) / "sitecustomize.py"
     bare = workplace / "bare"
     bare.mkdir()
-    (bare / "sitecustomize.py").write_text(file.read_text().replace("in {", "in {'matplotlib', "))
+    (bare / "sitecustomize.py").write_text(
+        file.read_text(encoding="utf-8").replace("in {", "in {'matplotlib', "), encoding="utf-8"
+    )
     miniature = "examples/miniature"
     command = [
         "si-hub", "distill", f"{miniature}/base", f"{miniature}/checkpoints/ink.safetensors", "--report", "ink.html",

@@ -60,7 +60,7 @@ def suggested() -> dict[str, str]:
     """Every call that a text of the package suggests, as Python writes it → as Python would look it up."""
     found = {}
     for file in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "call":
                 [command, *arguments] = node.args
                 assert isinstance(command, ast.Constant), file
@@ -249,7 +249,7 @@ def test_every_thread_of_the_package_keeps_its_words() -> None:
 
 def texts(file: Path) -> Iterator[str]:
     """Every string constant of a module that is no docstring; of an f-string, its constant parts."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     documentation = {
         id(node.body[0].value)
         for node in ast.walk(tree)

@@ -205,7 +205,7 @@ def main() -> None:
             title: [asdict(row) | {"holds": row.holds()} for row in rows] for title, rows in parts.items()
         }
         figures["paired"] = {name: asdict(found) for name, found in measured.items()}
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     missed = [row.name for rows in parts.values() for row in rows if not row.holds()]
     if missed:
         sys.exit(f"bars not met: {', '.join(missed)}")

@@ -47,11 +47,11 @@ def halve(folder: Path) -> None:
 def tidy(folder: Path) -> None:
     """Takes the builder's own paths out of a pipeline's configs, and gives CLIP tokenizers their older files, too."""
     for file in folder.rglob("config.json"):
-        config = json.loads(file.read_text())
+        config = json.loads(file.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for file in folder.rglob("tokenizer_config.json"):
-        if json.loads(file.read_text())["tokenizer_class"] == "CLIPTokenizer":
+        if json.loads(file.read_text(encoding="utf-8"))["tokenizer_class"] == "CLIPTokenizer":
             write_vocabulary(file.parent)
 
 
@@ -163,7 +163,7 @@ def write_manifest(out: Path) -> None:
     total = sum(file.stat().st_size for file in files)
     if total > LIMIT:
         raise ValueError(f"{out}: the weights are {total} bytes together, more than {LIMIT}")
-    (out / "manifest.json").write_text(json.dumps(entries, indent=2) + "\n")
+    (out / "manifest.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
 def _weights(place: Path) -> list[Path]:

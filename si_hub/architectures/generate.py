@@ -42,7 +42,7 @@ def write_tables() -> None:
     for name, part in MODELS.items():
         shapes = shapes_on_meta(part.library, part.class_name, part.config)
         table = {"class_name": part.class_name, "modules": dump_modules(modules_from_shapes(shapes))}
-        (TABLES / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        (TABLES / f"{name}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8", newline="\n")
     write_sketches()
 
 
@@ -53,7 +53,7 @@ def write_sketches() -> None:
         sketches = sketch_model(load_model(name))
         held[name] = {sketch: sorted(sketches[sketch]) for sketch in sorted(sketches)}
     lines = (f"{json.dumps(name)}: {json.dumps(sketches)}" for name, sketches in held.items())
-    SKETCHES.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    SKETCHES.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 
 from si_hub.errors import BadListing, UsageError
 
@@ -14,6 +14,10 @@ _REPO_ID_LIMIT = 96
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DRIVE = re.compile(r"[A-Za-z]:")
+#: What no file of Windows is called: elsewhere such names are fetched.
+_NOT_IN_WINDOWS = frozenset('<>:"|?*')
+_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))})
+_HERE_IS_WINDOWS = isinstance(Path(), PureWindowsPath)
 #: What git forbids in a reference, as `git check-ref-format` says.
 _BAD_REVISION = re.compile(r"\.\.|@\{|//|[\x00-\x20\x7f~^:?*\[\\]|^[/.-]|[/.]$|/\.|\.lock(/|$)")
 #: What a name ends with that is a file's.
@@ -49,9 +53,14 @@ def looks_like_ref(text: str) -> bool:
     return "/" in repo_id and is_repo_id(repo_id) and not repo_id.lower().endswith(_FILES)
 
 
-def is_repository(source: str | Path) -> bool:
+def as_ref(source: str | PurePath) -> str:
+    """A repository's id that was told as a path, whose slash is a backslash on Windows."""
+    return source.as_posix() if isinstance(source, PurePath) else source
+
+
+def is_repository(source: str | PurePath) -> bool:
     """Whether ``source`` is no path of this machine and reads as a repository's id."""
-    return looks_like_ref(str(source)) and not Path(source).exists()
+    return looks_like_ref(as_ref(source)) and not Path(source).exists()
 
 
 def parse_ref(text: str, revision: str | None = None) -> RepoRef:
@@ -115,6 +124,8 @@ def why_unsafe(name: str) -> str | None:
     if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
         return "has a control character"
     segments = name.split("/")
+    if _HERE_IS_WINDOWS and any(_is_reserved(segment) for segment in segments):
+        return "is none that Windows can have"
     if any(segment in ("", ".", "..") for segment in segments):
         return "leaves its folder"
     try:
@@ -124,6 +135,12 @@ def why_unsafe(name: str) -> str | None:
     if max(sizes) > SEGMENT_LIMIT or sum(sizes) + len(sizes) > PATH_LIMIT:
         return "is too long"
     return None
+
+
+def _is_reserved(segment: str) -> bool:
+    """Whether Windows takes a name for a device or another file's stream, or another name for it."""
+    device = segment.partition(".")[0].rstrip(" ").upper() in _DEVICES
+    return device or segment.rstrip(". ") != segment or not _NOT_IN_WINDOWS.isdisjoint(segment)
 
 
 def safe_path(name: object, repo_id: str) -> str:

@@ -10,8 +10,10 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 #: File systems without hard links answer os.link with one of these.
 _NO_LINKS = frozenset(
@@ -151,11 +153,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def link_or_move(source: Path, path: Path, temporary: Path) -> None:
-    """Let ``path`` be ``source``: by a relative link, by moving it there where the system or this user has no links."""
-    try:
-        os.symlink(os.path.relpath(source, path.parent), temporary)
-        os.replace(temporary, path)
-    except (OSError, NotImplementedError, AttributeError):
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    """Let ``path`` be ``source``: by a relative link, else by a second name, else by moving it there.
+
+    Windows has links for administrators alone, and second names on NTFS for everybody.
+    """
+    linked = _place(os.symlink, os.path.relpath(source, path.parent), temporary, path)
+    if not linked and not _place(os.link, source, temporary, path):
         os.replace(source, path)
+
+
+def _place(make: Callable[[Any, Path], object], end: str | Path, temporary: Path, path: Path) -> bool:
+    try:
+        make(end, temporary)
+        os.replace(temporary, path)
+    except (OSError, NotImplementedError):
+        return False
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+    return True

@@ -42,11 +42,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     CLIPTextModel(text).save_pretrained(folder / "text_encoder")
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}')
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "v_prediction"}', encoding="utf-8")
     index = {
         "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.0", "safety_checker": [None, None],
         "unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["transformers", "CLIPTextModel"],
         "scheduler": ["diffusers", "DDIMScheduler"],
     }  # fmt: skip
-    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder

@@ -47,7 +47,7 @@ def test_a_scheduler_s_infinity_is_no_damage(tiny_folder: Path, tmp_path: Path) 
     shutil.copytree(tiny_folder, tmp_path / "base")
     scheduler: Any = DPMSolverMultistepScheduler(prediction_type="v_prediction")
     scheduler.save_pretrained(tmp_path / "base" / "scheduler")
-    assert "-Infinity" in (tmp_path / "base" / "scheduler" / "scheduler_config.json").read_text()
+    assert "-Infinity" in (tmp_path / "base" / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8")
     assert from_folder(tmp_path / "base").prediction_type == "v_prediction"
 
 
@@ -77,10 +77,10 @@ def test_a_sharded_component_is_read_through_its_index(tiny_folder: Path, tmp_pa
 
 
 def test_a_shard_outside_the_folder_is_not_followed(tiny_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}', encoding="utf-8")
     outside = tiny_folder / "unet" / "diffusion_pytorch_model.safetensors"
     index = {"weight_map": {"conv_in.weight": str(outside)}}
-    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     with pytest.raises(MissingFile, match=r"diffusion_pytorch_model\.safetensors"):
         from_folder(tmp_path)
 
@@ -96,7 +96,7 @@ def test_every_transformer_of_a_pipeline_with_several_is_a_component(tiny_folder
     shutil.copytree(tiny_folder / "unet", tmp_path / "transformer")
     shutil.copytree(tiny_folder / "unet", tmp_path / "transformer_2")
     index = {name: ["diffusers", "UNet2DConditionModel"] for name in ("transformer", "transformer_2")}
-    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     assert from_folder(tmp_path).components.keys() == {"transformer", "transformer_2"}
 
 
@@ -105,13 +105,15 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         from_folder(tmp_path / "missing")
     with pytest.raises(MissingFile, match=r"neither model_index.json nor config.json"):
         from_folder(tmp_path)
-    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    (tmp_path / "config.json").write_text('{"_class_name": "AutoencoderKL"}', encoding="utf-8")
     with pytest.raises(BaseMismatch, match="a AutoencoderKL is no model that adapters are for"):
         from_folder(tmp_path)
-    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}', encoding="utf-8")
     with pytest.raises(MissingFile, match=r"no safetensors weights.*safe_serialization"):
         from_folder(tmp_path)
-    (tmp_path / "model_index.json").write_text('{"_class_name": "Pipeline", "vae": ["diffusers", "AutoencoderKL"]}')
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "Pipeline", "vae": ["diffusers", "AutoencoderKL"]}', encoding="utf-8"
+    )
     with pytest.raises(BaseMismatch, match="no UNet, transformer or text encoder"):
         from_folder(tmp_path)
 
@@ -125,8 +127,8 @@ def test_broken_json_is_a_typed_error(tmp_path: Path, text: str) -> None:
 
 
 def test_an_index_without_a_map_is_a_typed_error(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
-    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}', encoding="utf-8")
+    (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SiHubError, match="no weight_map"):
         from_folder(tmp_path)
 

@@ -47,7 +47,7 @@ def test_a_table_holds_the_modules_kinds_and_shapes_of_a_fresh_model(table: str)
         else:
             kind = getattr(room, class_name)
             model = kind(kind.config_class(**part.config))
-    modules = load_modules(json.loads((TABLES / f"{table}.json").read_text())["modules"])
+    modules = load_modules(json.loads((TABLES / f"{table}.json").read_text(encoding="utf-8"))["modules"])
     expected = {frozen_path(name, class_name): tuple(value.shape) for name, value in model.state_dict().items()}
     assert modules == modules_from_shapes(expected)
     kinds = {path: module.kind for path, module in modules.items() if module.kind != "parameter"}

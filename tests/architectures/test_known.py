@@ -53,7 +53,7 @@ def test_a_folder_on_disk(tmp_path_factory: pytest.TempPathFactory, write_sparse
         if module.bias:
             shapes[f"{path}.bias"] = module.shape[:1]
     write_sparse(folder / "diffusion_pytorch_model.safetensors", shapes)
-    (folder / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
+    (folder / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}', encoding="utf-8")
     read = from_folder(folder)
     assert read.name == "UNet2DConditionModel"
     assert under_known_name(read).name == "sd15"

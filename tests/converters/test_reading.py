@@ -299,7 +299,7 @@ def test_a_textual_inversion_goes_to_the_encoder_that_its_name_says(
 def test_a_peft_configuration_beside_a_file_of_another_trainer_is_not_its_own(
     tmp_path: Path, tiny_sd: Architecture, write_arrays: WriteArrays
 ) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"r": 1, "lora_alpha": 8}')
+    (tmp_path / "adapter_config.json").write_text('{"r": 1, "lora_alpha": 8}', encoding="utf-8")
     stem = "unet.mid_block.attentions.0.proj_in"
     for name, sides, scale in (("kohya", ("lora_down", "lora_up"), 1), ("peft", ("lora_A", "lora_B"), 8)):
         arrays = {

@@ -36,7 +36,7 @@ def test_a_folder_of_several_files_or_none_asks_which(tmp_path: Path, write_arra
 
 def test_configurations_are_read_beside_the_file_and_in_its_header(tmp_path: Path, write_arrays: WriteArrays) -> None:
     inside = {"unet.r": 4, "unet.lora_alpha": 8, "text_encoder.r": 2}
-    (tmp_path / "adapter_config.json").write_text('{"r": 16}')
+    (tmp_path / "adapter_config.json").write_text('{"r": 16}', encoding="utf-8")
     metadata = {"lora_adapter_metadata": json.dumps(inside)}
     source = open_source(write_arrays(tmp_path / "adapter_model.safetensors", PAIR, metadata))
     assert source.configs == {"": {"r": 16}, "unet": {"r": 4, "lora_alpha": 8}, "text_encoder": {"r": 2}}
@@ -48,7 +48,7 @@ def test_a_broken_configuration_is_a_typed_error(text: str, tmp_path: Path, writ
     with pytest.raises(FormatError, match="lora_adapter_metadata"):
         open_source(file)
     write_arrays(file, PAIR)
-    (tmp_path / "adapter_config.json").write_text(text)
+    (tmp_path / "adapter_config.json").write_text(text, encoding="utf-8")
     with pytest.raises(FormatError, match=r"adapter_config\.json"):
         open_source(file)
 

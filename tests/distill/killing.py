@@ -65,10 +65,10 @@ def killed(folder: Path, command: list[str]) -> dict[str, Any]:
     def undisturbed() -> None:
         clock = Clock(PHASES)
         run(told("whole"), clock, folder / "whole.pt")
-        (folder / "counts.json").write_text(json.dumps(clock.counts))
+        (folder / "counts.json").write_text(json.dumps(clock.counts), encoding="utf-8")
 
     assert Fork(undisturbed).wait() == 0
-    counts = json.loads((folder / "counts.json").read_text())
+    counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
     draw, times, ends, left, steps = random.Random(0), Counter(KILLS), [], [], []
     for phase in KILLS:
         # Every run goes on where the one before it was: no kill may ask for more than what is sure to come.

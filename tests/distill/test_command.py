@@ -25,6 +25,7 @@ from si_hub.errors import BaseMismatch, CannotRun, ConversionRefused, FormatErro
 from tests.distill.checkpoints import original, shapes_of, write
 from tests.killing import python
 from tests.miniature import BASE, KOHYA_LORA, NEON, copy_base, open_pair
+from tests.systems import posix_alone
 
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 
@@ -183,7 +184,7 @@ def test_other_prompts_are_another_plan(tmp_path: Path) -> None:
     pair = open_pair(NEON)
 
     def plan(text: str) -> dict[str, object]:
-        told.write_text(text)
+        told.write_text(text, encoding="utf-8")
         return _plan([pair], Request(prompts=told), "trained")
 
     assert plan("a fox") == plan("a fox")
@@ -210,6 +211,7 @@ def test_interrupted_it_goes_on_with_what_is_finished(tmp_path: Path) -> None:
     assert not any("interrupted" in note for note in whole.notes)
 
 
+@posix_alone
 @pytest.mark.slow
 def test_ctrl_c_says_that_the_work_is_kept(tmp_path: Path) -> None:
     child = python("-m", "si_hub.cli", "distill", BASE, NEON, "--method", "svd", "-o", tmp_path / "neon")

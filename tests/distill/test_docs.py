@@ -13,7 +13,7 @@ from si_hub.distill import METHODS
 from si_hub.distill.request import SEVERAL, CallOptions, SurveyOptions, TrainingOptions, names_of
 from tests.places import ROOT
 
-TEXT = (ROOT / "docs" / "DISTILL.md").read_text()
+TEXT = (ROOT / "docs" / "DISTILL.md").read_text(encoding="utf-8")
 
 
 def rows(head: str) -> dict[str, str]:

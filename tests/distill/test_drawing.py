@@ -41,7 +41,7 @@ def drawn(pipe: Any, prompt: str, seed: int) -> np.ndarray[Any, Any]:
 
 def test_pictures_are_those_that_diffusers_draws_from_the_same_noise(made: Distilled, pair: Pair) -> None:
     [row] = rows([pair], made.path, 1, file=PROMPTS, seed=3)
-    assert row.prompt in PROMPTS.read_text().splitlines()
+    assert row.prompt in PROMPTS.read_text(encoding="utf-8").splitlines()
     assert row.seed == SEEDS + 3
     assert list(row.images) == ["teacher", "adapter", "base"]
     teacher = StableDiffusionPipeline.from_single_file(

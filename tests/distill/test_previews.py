@@ -59,7 +59,7 @@ def test_the_curve_is_told_as_lines_as_data_and_as_a_plot(found: tuple[Curve, Pa
     data = json.loads(json.dumps(shown.as_dict()))
     assert [one["size"] for one in data["points"]] == [point.size for point in shown.points]
     assert data["size"] == shown.points[1].size
-    assert report.read_text().count("data:image/png") == 1
+    assert report.read_text(encoding="utf-8").count("data:image/png") == 1
 
 
 def test_by_default_it_goes_from_everything_down_by_halves(tuned: Path, cache: Path) -> None:

@@ -60,7 +60,7 @@ def test_asked_for_files_are_written_and_the_adapter_is_the_same_without(tmp_pat
         pictures=1, prompts=PROMPTS,
     )  # fmt: skip
     assert again.path.read_bytes() == made.path.read_bytes()
-    page = files[0].read_text()
+    page = files[0].read_text(encoding="utf-8")
     assert made.identity in page
     assert page.count("data:image/png") == 2 + 3
     assert files[1].read_bytes().startswith(b"\x89PNG")
@@ -86,6 +86,6 @@ def test_a_report_that_cannot_be_written_stops_everything_before_any_work(
 
 def test_where_nothing_can_be_drawn_the_report_says_why(tmp_path: Path) -> None:
     distill(BASE / "unet", INK, output=tmp_path / "x.safetensors", method="svd", rank=1, report=tmp_path / "x.html")
-    page = (tmp_path / "x.html").read_text()
+    page = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert "none, since the base is not a whole pipeline" in page
     assert "Pictures from equal noise" not in page

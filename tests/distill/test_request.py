@@ -106,7 +106,7 @@ def test_an_unknown_option_is_told_with_all_that_the_method_has() -> None:
     listed = str(unknown.value.expected).split(", ")
     assert {"guidance", "states", "cache", "router", "steps", "walks"} <= set(listed)
     # What is listed, the manual explains.
-    table = (DOCS / "DISTILL.md").read_text()
+    table = (DOCS / "DISTILL.md").read_text(encoding="utf-8")
     assert [name for name in listed if f"`{name}`" not in table and f"`--{name}" not in table] == []
     for method, hint in (("svd", "only the method trained knows it"), ("calibrated", "only the method trained")):
         with pytest.raises(UsageError, match=f"the method {method} has no such option .* {hint}"):

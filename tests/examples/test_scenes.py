@@ -89,6 +89,6 @@ def test_the_same_seed_draws_the_same_scenes() -> None:
 
 
 def test_the_prompts_to_distill_with_are_those_of_scenes_that_are_not_held_out() -> None:
-    lines = (ROOT / "examples/miniature/prompts.txt").read_text().splitlines()
+    lines = (ROOT / "examples/miniature/prompts.txt").read_text(encoding="utf-8").splitlines()
     assert lines == [scene.prompt() for scene in islice(scenes(7_000), len(lines))]
     assert not any(parse(line)[0].is_held_out() for line in lines)

@@ -36,7 +36,7 @@ from examples.miniature.training import Recipe
 
 @pytest.fixture(scope="module")
 def manifest() -> dict[str, dict[str, object]]:
-    found: dict[str, dict[str, object]] = json.loads((HERE / "manifest.json").read_text())
+    found: dict[str, dict[str, object]] = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -61,15 +61,19 @@ def test_every_command_of_the_manifest_names_a_step(manifest: dict[str, dict[str
 def test_no_config_names_a_path_of_the_machine_that_built_it() -> None:
     configs = list(HERE.rglob("*.json"))
     assert configs
-    assert [file for file in configs if "_name_or_path" in file.read_text() or '"/' in file.read_text()] == []
+    assert [
+        file
+        for file in configs
+        if "_name_or_path" in file.read_text(encoding="utf-8") or '"/' in file.read_text(encoding="utf-8")
+    ] == []
 
 
 def test_the_older_tokenizer_files_say_the_same_as_the_new_one() -> None:
     folder = HERE / "base" / "tokenizer"
-    whole = json.loads((folder / "tokenizer.json").read_text())["model"]
-    assert json.loads((folder / "vocab.json").read_text()) == whole["vocab"]
+    whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    assert json.loads((folder / "vocab.json").read_text(encoding="utf-8")) == whole["vocab"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in whole["merges"]]
-    assert (folder / "merges.txt").read_text().splitlines()[1:] == merges
+    assert (folder / "merges.txt").read_text(encoding="utf-8").splitlines()[1:] == merges
 
 
 def test_a_world_over_the_limit_gets_no_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

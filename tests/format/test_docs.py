@@ -17,7 +17,7 @@ from si_hub.format.versions import FORMAT_VERSION
 from si_hub.storage.header import AXES_LIMIT, HEADER_LIMIT, VALUES_LIMIT
 from tests.places import ROOT
 
-TEXT = (ROOT / "docs" / "FORMAT.md").read_text()
+TEXT = (ROOT / "docs" / "FORMAT.md").read_text(encoding="utf-8")
 WORDS = set(re.findall(r"`([^`]+)`", TEXT))
 STRICT = schemas.load_schema(FORMAT_VERSION, strict=True)
 

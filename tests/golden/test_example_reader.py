@@ -64,7 +64,7 @@ def expected_change(layer: Layer, styles: Array) -> Array:
 
 
 def test_the_example_is_one_page_and_needs_numpy_alone() -> None:
-    text = SCRIPT.read_text()
+    text = SCRIPT.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 60
     imports = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
     assert imports <= {"numpy", "json", "sys", "typing"}

@@ -149,7 +149,7 @@ def test_true_wants_the_token_of_this_machine(style: LoopbackHub, home: Path) ->
     with pytest.raises(AuthError, match="there is no token on this machine"):
         ask(True)
     home.mkdir(exist_ok=True)
-    (home / "token").write_text(style.token("reader"))
+    (home / "token").write_text(style.token("reader"), encoding="utf-8")
     for token in (True, None):
         style.log.clear()
         ask(token)
@@ -252,7 +252,7 @@ def test_a_token_that_the_server_sends_back_is_not_shown(status: int, style: Loo
 
 def test_the_token_of_this_machine_is_not_shown_either(style: LoopbackHub, home: Path) -> None:
     home.mkdir(exist_ok=True)
-    (home / "token").write_text(style.token("writer"))
+    (home / "token").write_text(style.token("writer"), encoding="utf-8")
     echo = {"X-Error-Message": f"Bearer {style.token('writer')} is not welcome"}
     style.fault(faults.status(400, headers=echo))
     with pytest.raises(UsageError, match=r"Bearer \*\*\* is not welcome"):

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from tests.hub.loopback import LoopbackHub, git, hostile
 from tests.killing import python
 from tests.places import ROOT
+from tests.systems import posix_alone
 
 pytestmark = pytest.mark.usefixtures("client")
 ID = "user/style"
@@ -60,6 +61,7 @@ def test_a_deleted_repository_stays_away(tmp_path: Path) -> None:
         assert hub.repositories == []
 
 
+@posix_alone
 def test_a_killed_hub_has_every_commit_it_answered(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     process = python("-u", "-m", "tests.hub.loopback", "--folder", tmp_path / "hub", cwd=ROOT, env=environment)

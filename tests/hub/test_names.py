@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 from huggingface_hub.errors import HFValidationError
@@ -125,3 +125,18 @@ def test_a_file_s_name_is_no_reference(
     if not text.startswith("/"):
         (tmp_path / text).mkdir(parents=True)
         assert names.is_repository(text) is False
+
+
+def test_a_repository_told_as_a_path_of_windows_is_the_same_repository() -> None:
+    path = PureWindowsPath("user/style@v1")
+    assert str(path) == "user\\style@v1"
+    assert names.is_repository(path)
+    assert names.as_ref(path) == names.as_ref("user/style@v1") == "user/style@v1"
+
+
+@pytest.mark.parametrize("name", ["aux.json", "a/NUL", "b.png:c", "card.md.", "x /y.md", "com1.tar.gz", "q?.png"])
+def test_a_name_that_windows_cannot_have_is_refused_there_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert names.why_unsafe(name) is None
+    monkeypatch.setattr(names, "_HERE_IS_WINDOWS", True)
+    assert names.why_unsafe(name) == "is none that Windows can have"
+    assert names.why_unsafe("auxiliary/console.json") is None

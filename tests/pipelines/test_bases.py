@@ -33,7 +33,7 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     repository = tmp_path / "cache" / "models--user--base"
     (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(COMMIT)
+    (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
     shutil.copytree(MINIATURE / "base", repository / "snapshots" / COMMIT)
     return repository / "snapshots" / COMMIT
 

@@ -299,7 +299,7 @@ def test_9_a_directory_and_a_cached_repository_need_no_weight_name(
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "cache" / "models--user--style"
     (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
     (repository / "snapshots" / commit).mkdir(parents=True)
     file_format.write(made, repository / "snapshots" / commit / "ink-style.safetensors")
     report = pipe.load_styleinject_weights("user/style", cache_dir=tmp_path / "cache", local_files_only=True)

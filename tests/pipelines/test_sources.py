@@ -41,7 +41,7 @@ def cache(tmp_path: Path, small: Adapter) -> Path:
     repository = tmp_path / "cache" / "models--user--style"
     for revision, commit in (("main", COMMIT), ("v1", COMMIT[::-1])):
         (repository / "refs").mkdir(parents=True, exist_ok=True)
-        (repository / "refs" / revision).write_text(commit)
+        (repository / "refs" / revision).write_text(commit, encoding="utf-8")
         (repository / "snapshots" / commit).mkdir(parents=True)
         file_format.write(small, repository / "snapshots" / commit / "ink.safetensors")
     return tmp_path / "cache"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import pty
 import select
 import sys
 
 import pytest
 
 from si_hub.report.progress import ProgressBar, progress_bar
+from tests.systems import posix_alone
 
 
 class Terminal(io.StringIO):
@@ -26,14 +26,17 @@ def test_nobody_watching_or_quiet_is_no_bar(stream: io.StringIO, quiet: bool, mo
     assert stream.getvalue() == ""
 
 
+@posix_alone
 @pytest.mark.parametrize(("share", "shown"), [(False, "3/4 bytes"), (True, "75%")])
 def test_a_bar_says_what_is_under_way_how_far_and_what_else_there_is_to_say(
     share: bool, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
+    import pty
+
     leader, follower = pty.openpty()
-    with os.fdopen(follower, "w") as stream:
+    with os.fdopen(follower, "w", encoding="utf-8") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         with progress_bar("training", share=share) as bar:
             assert isinstance(bar, ProgressBar)

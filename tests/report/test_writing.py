@@ -34,12 +34,12 @@ def test_what_cannot_be_written_is_said_before_any_work(
     tmp_path: Path, name: str, error: type[Exception], said: str
 ) -> None:
     (tmp_path / "folder.html").mkdir()
-    (tmp_path / "there.html").write_text("mine")
+    (tmp_path / "there.html").write_text("mine", encoding="utf-8")
     with pytest.raises(error, match=said):
         check_report_file(tmp_path / name)
     with pytest.raises(error, match=said):
         write_report(Distillation("title"), tmp_path / name)
-    assert (tmp_path / "there.html").read_text() == "mine"
+    assert (tmp_path / "there.html").read_text(encoding="utf-8") == "mine"
 
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

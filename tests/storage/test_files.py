@@ -11,6 +11,7 @@ import pytest
 
 from si_hub import errors
 from si_hub.storage.files import atomic_file
+from tests.systems import IS_ROOT, posix_alone
 
 
 def write(target: Path, content: bytes, overwrite: bool = False, then: Callable[[], object] = lambda: None) -> None:
@@ -130,7 +131,7 @@ def test_a_name_as_long_as_names_may_be_works(tmp_path: Path) -> None:
     assert (tmp_path / ("x" * 255)).read_bytes() == b"x"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
 def test_a_folder_without_permission_is_an_access_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(errors.FileAccessError, match="Permission denied"), atomic_file(tmp_path / "a", overwrite=False):
@@ -169,6 +170,7 @@ def test_what_the_block_does_with_other_files_keeps_its_own_error(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@posix_alone
 def test_the_umask_decides_about_permissions(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -179,6 +181,7 @@ def test_the_umask_decides_about_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
+@posix_alone
 def test_the_data_is_synced_before_the_name_and_the_folder_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

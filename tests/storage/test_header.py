@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from si_hub import errors
 from si_hub.storage.header import HEADER_LIMIT, parse_header, read_safetensors
 from si_hub.storage.tensors import Span
+from tests.systems import IS_ROOT, posix_alone
 
 MakeFile = Callable[..., Path]
 
@@ -228,13 +229,14 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         read_safetensors(tmp_path)
 
 
+@posix_alone
 def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(errors.FileAccessError, match="not a regular file"):
         read_safetensors(tmp_path / "pipe")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(IS_ROOT, reason="root may read everything")
 def test_no_permission_is_an_access_error(make_file: MakeFile) -> None:
     path = make_file("{}")
     path.chmod(0)
@@ -266,6 +268,7 @@ def test_a_name_that_no_file_can_have_is_an_access_error(name: str, tmp_path: Pa
         read_safetensors(tmp_path / name)
 
 
+@posix_alone
 def test_a_file_that_shrinks_while_it_is_read_is_truncated(
     make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +279,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_truncated(
         read_safetensors(path)
 
 
+@posix_alone
 def test_a_header_is_read_in_at_most_two_requests_and_no_data_with_it(
     make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

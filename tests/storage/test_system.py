@@ -67,7 +67,7 @@ def test_a_room_is_filled_as_far_as_the_file_goes(read: Callable[[int, memoryvie
     assert read(descriptor, memoryview(room), 10) == 0
 
 
-@pytest.mark.parametrize("write", ["_write_in_place", "_write_after_seeking"])
+@pytest.mark.parametrize("write", ["_write_some", "_write_after_seeking"])
 def test_all_is_written_from_a_place_on(
     write: str, descriptor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,17 +136,19 @@ def test_a_second_name_is_given_once_and_a_system_without_links_says_so(
     assert not system.link_file(tmp_path / "one", tmp_path / "three")
 
 
-@pytest.mark.parametrize("links", [True, False])
-def test_a_link_is_a_link_or_the_file_itself(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("refused", "kept"), [((), True), (("symlink",), True), (("symlink", "link"), False)])
+def test_a_name_is_a_link_a_second_name_or_the_file_itself(
+    refused: tuple[str, ...], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EPERM, "A required privilege is not held by the client")
 
-    if not links:
-        monkeypatch.setattr(os, "symlink", refuse)
+    for call in refused:
+        monkeypatch.setattr(os, call, refuse)
     (tmp_path / "blob").write_bytes(b"1")
     system.link_or_move(tmp_path / "blob", tmp_path / "name", tmp_path / "temporary")
     assert (tmp_path / "name").read_bytes() == b"1"
-    assert (tmp_path / "blob").exists() == (tmp_path / "name").is_symlink()
+    assert (tmp_path / "blob").exists() is kept
     assert not (tmp_path / "temporary").exists()
 
 

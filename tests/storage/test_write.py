@@ -23,6 +23,7 @@ from si_hub.storage.header import read_safetensors
 from si_hub.storage.tensors import CHUNK, Held, Span, Tensor
 from si_hub.storage.write import Digests, header_bytes, write_safetensors
 from tests.killing import Command, python, sweep
+from tests.systems import posix_alone
 
 GOLDEN = (
     b"\xa0\x00\x00\x00\x00\x00\x00\x00"
@@ -203,6 +204,7 @@ def test_a_source_that_ends_early_is_truncated_and_nothing_is_written(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+@posix_alone
 @pytest.mark.parametrize("call", ["pwrite", "posix_fallocate"])
 def test_a_full_disk_is_an_access_error_and_leaves_nothing(
     call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,6 +218,7 @@ def test_a_full_disk_is_an_access_error_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@posix_alone
 def test_a_system_that_writes_little_at_a_time_and_cannot_reserve_still_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,7 +46,7 @@ def test_a_configuration_comes_back_from_its_file(tmp_path: Path) -> None:
 def test_an_unknown_field_is_an_error_that_names_it(tmp_path: Path, loader: Any) -> None:
     StyleInjectConfig(target_modules=["x"]).save_pretrained(str(tmp_path))
     file = tmp_path / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"strength_map": 3}))
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"strength_map": 3}), encoding="utf-8")
     with pytest.raises(DocumentError, match=r"strength_map: unknown field in a StyleInject configuration"):
         loader.from_pretrained(str(tmp_path))
 

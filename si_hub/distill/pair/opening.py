@@ -15,6 +15,7 @@ from si_hub.distill.pair.kinship import glance
 from si_hub.distill.pair.model import ModelOnDisk, component_folder
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import MissingFile
+from si_hub.hub.names import as_ref
 from si_hub.storage.header import read_safetensors
 
 _REPO_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
@@ -34,7 +35,7 @@ def open_model(path: str | Path, *, base: ModelOnDisk | None = None) -> ModelOnD
         FormatError, FileAccessError: a file that cannot be read, truncated ones included.
     """
     place = Path(path)
-    if not place.exists() and (match := _REPO_ID.fullmatch(str(path))):
+    if not place.exists() and (match := _REPO_ID.fullmatch(as_ref(path))):
         return _open_cached(match[1], match[2], base)
     return _open_folder(place) if place.is_dir() else open_single(place, base)
 
@@ -90,7 +91,7 @@ def check_there(path: str | Path) -> None:
     """Raise MissingFile where `open_model` would find nothing to open; needs no base and no torch."""
     if Path(path).exists():
         return
-    if match := _REPO_ID.fullmatch(str(path)):
+    if match := _REPO_ID.fullmatch(as_ref(path)):
         _snapshot(match[1], match[2])
     else:
         raise MissingFile("no such file or folder", file=path)

@@ -130,7 +130,7 @@ class Cache:
         return self.folder / RECORDS / f"{commit}.json"
 
     def _link(self, blob: Path, path: Path) -> None:
-        """Let ``path`` be ``blob``: by a relative link, as a copy where the file system has none."""
+        """Let ``path`` be ``blob``: as `link_or_move` can."""
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
         link_or_move(blob, path, temporary)

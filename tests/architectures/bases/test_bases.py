@@ -130,7 +130,7 @@ def test_every_layout_of_a_base_goes_by_its_own_name() -> None:
 
 def constants(file: Path) -> Iterator[tuple[int, str]]:
     """The texts in a module's code, its documentation left out."""
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in texts:

@@ -56,7 +56,7 @@ def test_sgm_names_are_those_that_diffusers_converts(name: str, config: dict[str
 
 
 def test_sgm_names_of_a_tiny_unet_are_those_that_diffusers_converts(tiny_folder: Path) -> None:
-    config = json.loads((tiny_folder / "unet" / "config.json").read_text())
+    config = json.loads((tiny_folder / "unet" / "config.json").read_text(encoding="utf-8"))
     assert_diffusers_agrees(from_folder(tiny_folder).components["unet"], config)
 
 

@@ -21,6 +21,7 @@ from examples.miniature.report import render_scenes
 from si_hub.distill import distill
 from tests.miniature import BASE, PROMPTS, checkpoint
 from tests.places import ROOT
+from tests.systems import posix_alone
 
 pytestmark = pytest.mark.slow
 
@@ -66,6 +67,7 @@ def arguments(folder: Path, style: str = "ink") -> list[str]:
     return [str(BASE), str(checkpoint(style)), str(PROMPTS), str(folder)]
 
 
+@posix_alone
 def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, *arguments(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -79,7 +81,7 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Pat
 
 def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path, two_processes: Callable[..., str]) -> None:
     script = tmp_path / "call.py"
-    script.write_text(f"{CALL}\nrun(sys.argv[5], sys.argv[5] + '-cache')\n")
+    script.write_text(f"{CALL}\nrun(sys.argv[5], sys.argv[5] + '-cache')\n", encoding="utf-8")
     subprocess.run([sys.executable, str(script), *arguments(tmp_path), "one"], capture_output=True, check=True)
     two_processes(str(script), *arguments(tmp_path), "two")
     one, two = (load_file(tmp_path / name) for name in ("one", "two"))

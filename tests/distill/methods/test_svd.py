@@ -29,6 +29,7 @@ from tests.distill import families
 from tests.distill.checkpoints import write
 from tests.miniature import BASE, KOHYA_LORA, NEON, open_pair
 from tests.places import ROOT
+from tests.systems import posix_alone
 
 WORDS = "cond_stage_model.transformer.text_model.embeddings"
 
@@ -259,6 +260,7 @@ assert Fork(lambda: run("killed")).wait() == 0
 """
 
 
+@posix_alone
 def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(BASE), str(NEON), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

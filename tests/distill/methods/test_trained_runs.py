@@ -16,6 +16,7 @@ from tests.distill.killing import KILLS, PHASES
 from tests.killing import Command, python
 from tests.miniature import BASE, NEON, write_prompts
 from tests.places import ROOT
+from tests.systems import posix_alone
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +47,7 @@ def finish(child: Command) -> None:
     assert child.wait() == 0, child.err()
 
 
+@posix_alone
 def test_killed_at_ten_random_moments_it_goes_on_along_the_same_curve_to_the_same_bytes(
     tmp_path: Path, arguments: list[str]
 ) -> None:
@@ -78,6 +80,7 @@ def test_killed_at_ten_random_moments_it_goes_on_along_the_same_curve_to_the_sam
     assert last == {"whole", "killed", "plain", "counts.json", "whole.pt", "killed.pt"} | caches
 
 
+@posix_alone
 def test_ctrl_c_while_training_says_how_to_go_on(tmp_path: Path, arguments: list[str], cache: Path) -> None:
     output = tmp_path / "neon.safetensors"
     told = [*arguments, "--steps=40", "-o", str(output), f"--set=cache={cache}"]
@@ -94,6 +97,7 @@ def test_ctrl_c_while_training_says_how_to_go_on(tmp_path: Path, arguments: list
     assert [path.name for path in tmp_path.iterdir()] == ["neon.safetensors"]
 
 
+@posix_alone
 def test_the_same_command_twice_at_once_is_told_and_harms_nothing(
     tmp_path: Path, arguments: list[str], cache: Path
 ) -> None:

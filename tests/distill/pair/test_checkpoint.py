@@ -50,7 +50,9 @@ def test_another_prediction_type_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(WrongPair, match=r"predicts something else.*v_prediction.*found epsilon"):
         open_pair(write(tmp_path / "e.safetensors", load_file(NEON), {"modelspec.prediction_type": "epsilon"}))
     config = folder / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "epsilon"}))
+    config.write_text(
+        json.dumps({**json.loads(config.read_text(encoding="utf-8")), "prediction_type": "epsilon"}), encoding="utf-8"
+    )
     with pytest.raises(WrongPair, match="predicts something else"):
         open_pair(NEON, folder)
     with pytest.raises(WrongPair, match="predicts something else"):

@@ -33,7 +33,7 @@ def test_a_model_has_as_many_numbers_as_its_parameters() -> None:
 
 def test_a_folder_s_components_have_their_own_configurations_and_a_file_has_none() -> None:
     base = open_model(BASE)
-    assert base.config("unet") == json.loads((BASE / "unet" / "config.json").read_text())
+    assert base.config("unet") == json.loads((BASE / "unet" / "config.json").read_text(encoding="utf-8"))
     assert base.config("nothing") == {}
     assert open_model(NEON, base=base).config("unet") == {}
 

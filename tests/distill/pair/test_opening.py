@@ -69,7 +69,9 @@ def test_a_sharded_folder_and_an_fp16_variant_are_read(tmp_path: Path) -> None:
     for half, file in zip(halves, files, strict=True):
         save_file(half, folder / "unet" / file)
     index = {name: file for half, file in zip(halves, files, strict=True) for name in half}
-    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": index}), encoding="utf-8"
+    )
     (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "model.fp16.safetensors")
     model = open_model(folder)
     assert {name: weight.shape for name, weight in model.components["unet"].items()} == {
@@ -101,7 +103,7 @@ def test_a_cached_repository_is_opened_without_a_request(tmp_path: Path, monkeyp
     commit = "0123456789abcdef0123456789abcdef01234567"
     copy_base(tmp_path / "models--somebody--model" / "snapshots" / commit)
     (tmp_path / "models--somebody--model" / "refs").mkdir()
-    (tmp_path / "models--somebody--model" / "refs" / "main").write_text(commit)
+    (tmp_path / "models--somebody--model" / "refs" / "main").write_text(commit, encoding="utf-8")
     for name in ("somebody/model", f"somebody/model@{commit}"):
         model = open_model(name)
         assert (model.repo_id, model.revision, model.layout) == ("somebody/model", commit, "folder")

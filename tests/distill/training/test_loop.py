@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from si_hub.distill.training.loop import Course, Gradient, Recipe, root_mean_square, swap_values, train
 from si_hub.errors import FileAccessError, FormatError, UsageError
+from tests.systems import posix_alone
 
 
 class Killed(Exception):
@@ -147,8 +147,11 @@ def test_a_damaged_checkpoint_is_one_error_and_nothing_in_it_is_run(
     assert not (tmp_path / "exploded").exists()
 
 
+@posix_alone
 def test_without_room_for_a_checkpoint_the_last_one_stays(tmp_path: Path) -> None:
     """The limit on a file's size stands for a full disk: both are told by the call that writes."""
+    import resource
+
     file = tmp_path / "run.state"
     with pytest.raises(Killed):
         run(Regression(dies_at=20), checkpoint=file)
@@ -248,7 +251,7 @@ if accelerator.is_main_process:
 
 def test_two_processes_train_the_same_as_one(tmp_path: Path, two_processes: Callable[..., str]) -> None:
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(SCRIPT, encoding="utf-8")
     two_processes(str(script), str(tmp_path / "two.pt"))
     two = torch.load(tmp_path / "two.pt", weights_only=True)
     assert two["processes"] == 2

@@ -47,7 +47,7 @@ def test_pictures_of_flow_matching_models_are_noised_along_a_line() -> None:
 
 def test_lessons_of_pictures_are_what_the_tuned_model_sees_in_them(runner: Runner, tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), "green").save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text("a small green star, on sand\n")
+    (tmp_path / "a.txt").write_text("a small green star, on sand\n", encoding="utf-8")
     pictures = Pictures.of(runner, tmp_path, batch=32, seed=0)
     assert pictures.captions == ("a small green star, on sand",)
     assert pictures.latents.shape == (1, 8, 8, 8)

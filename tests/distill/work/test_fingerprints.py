@@ -48,13 +48,13 @@ TELLING: dict[str, Callable[[Path], object]] = {
     "another size of a layer's heads": lambda at: edited(at / "unet" / "config.json", b'"norm_eps"', b'"norm_epS"'),
     "a word of the tokenizer": lambda at: edited(next((at / "tokenizer").iterdir()), b"a", b"b"),
     "a weight": lambda at: last_byte(at / "unet" / "diffusion_pytorch_model.safetensors"),
-    "a file more": lambda at: (at / "tokenizer" / "added_tokens.json").write_text("{}"),
+    "a file more": lambda at: (at / "tokenizer" / "added_tokens.json").write_text("{}", encoding="utf-8"),
     "a file less": lambda at: (at / "model_index.json").unlink(),
     "another place of a file": lambda at: (at / "vae").rename(at / "vae_1"),
 }
 #: What is done to it that changes nothing.
 SILENT: dict[str, Callable[[Path], object]] = {
-    "a model card": lambda at: (at / "README.md").write_text("about"),
+    "a model card": lambda at: (at / "README.md").write_text("about", encoding="utf-8"),
     "a download's own notes": lambda at: shutil.copytree(at / "scheduler", at / ".cache" / "scheduler"),
     "a picture": lambda at: (at / "example.png").write_bytes(b"\x89PNG"),
     "a new time": lambda at: os.utime(at / "scheduler" / "scheduler_config.json", (1, 1)),
@@ -100,7 +100,7 @@ def test_other_pictures_or_captions_are_another_plan(pair: Pair, tmp_path: Path)
     seen = [plan()]
     for change in (
         lambda: edited(pictures / "one.png", b"one", b"two"),
-        lambda: (pictures / "one.txt").write_text("a fox"),
+        lambda: (pictures / "one.txt").write_text("a fox", encoding="utf-8"),
         lambda: edited(pictures / "one.txt", b"fox", b"cat"),
         lambda: (pictures / "two.JPG").rename(pictures / "three.jpg"),
         lambda: (pictures / "four.webp").write_bytes(b""),
@@ -108,6 +108,6 @@ def test_other_pictures_or_captions_are_another_plan(pair: Pair, tmp_path: Path)
         change()
         assert plan() not in seen
         seen.append(plan())
-    (pictures / "about.md").write_text("these are mine")
+    (pictures / "about.md").write_text("these are mine", encoding="utf-8")
     os.utime(pictures / "one.png", (1, 1))
     assert plan() == seen[-1]

@@ -15,6 +15,7 @@ from si_hub.errors import FileAccessError
 from si_hub.storage.tensors import Tensor
 from tests.killing import python
 from tests.places import ROOT
+from tests.systems import posix_alone
 
 PLAN = {"rank": 4}
 
@@ -93,6 +94,7 @@ def test_a_folder_is_one_run_s_at_a_time(work: Work) -> None:
         assert work.load("unet.conv_in") is not None
 
 
+@posix_alone
 def test_the_lock_of_a_killed_run_is_gone_and_what_it_was_writing_is_swept(work: Work) -> None:
     keep(work)
     killed = f"""
@@ -163,6 +165,7 @@ def test_parts_are_dropped_by_the_last_run_that_keeps_them(tmp_path: Path) -> No
     assert second.folder.is_dir()
 
 
+@posix_alone
 def test_a_killed_run_keeps_nothing(tmp_path: Path) -> None:
     script = "import sys; from pathlib import Path; from si_hub.distill.work.folder import Work"
     script += (

@@ -18,6 +18,7 @@ from si_hub.hub.pull import pull
 from si_hub.hub.pull.cache import Cache
 from tests.hub.loopback import LoopbackHub
 from tests.hub.pull.world import EXPECTED, STYLE, fetched, tree
+from tests.systems import IS_ROOT
 
 
 def test_the_cache_is_huggingface_hub_s_own(style: LoopbackHub, home: Path) -> None:
@@ -121,7 +122,7 @@ def test_a_damaged_record_is_none(damage: bytes, style: LoopbackHub, home: Path)
 def test_a_record_of_something_else_is_none(change: dict[str, str], style: LoopbackHub, home: Path) -> None:
     done = pull(STYLE)
     [record] = (home / "hub").glob("models--*/si-hub/*.json")
-    record.write_text(json.dumps(json.loads(record.read_text()) | change))
+    record.write_text(json.dumps(json.loads(record.read_text(encoding="utf-8")) | change), encoding="utf-8")
     assert Cache(STYLE).known_listing(done.commit) is None
     assert pull(done.lock).lock == done.lock
 
@@ -129,11 +130,11 @@ def test_a_record_of_something_else_is_none(change: dict[str, str], style: Loopb
 def test_a_record_that_is_wrong_is_not_believed_for_ever(style: LoopbackHub, home: Path) -> None:
     done = pull(STYLE)
     [record] = (home / "hub").glob("models--*/si-hub/*.json")
-    data = json.loads(record.read_text())
+    data = json.loads(record.read_text(encoding="utf-8"))
     data["files"]["README.md"]["digest"] = "0" * 40
-    record.write_text(json.dumps(data))
+    record.write_text(json.dumps(data), encoding="utf-8")
     assert tree(pull(done.lock).folder) == EXPECTED
-    assert json.loads(record.read_text())["files"]["README.md"]["digest"] != "0" * 40
+    assert json.loads(record.read_text(encoding="utf-8"))["files"]["README.md"]["digest"] != "0" * 40
 
 
 def test_offline_what_was_never_fetched_is_said_with_the_command(style: LoopbackHub) -> None:
@@ -144,7 +145,7 @@ def test_offline_what_was_never_fetched_is_said_with_the_command(style: Loopback
     assert len(style.log) == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
 def test_a_cache_that_is_read_only_serves_what_it_has(style: LoopbackHub, home: Path) -> None:
     done = pull(STYLE)
     for folder in [home, *(path for path in home.rglob("*") if path.is_dir())]:

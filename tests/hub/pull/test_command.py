@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -19,7 +18,8 @@ from si_hub.cli import main
 from tests.hub.conftest import RunClient
 from tests.hub.loopback import LoopbackHub, faults
 from tests.hub.pull.world import EXPECTED, FILES, STYLE, UNSAFE, kohya, tree
-from tests.killing import Command, python
+from tests.killing import KILL, Command, python
+from tests.systems import posix_alone
 
 CLI = ("-m", "si_hub.cli")
 
@@ -125,8 +125,9 @@ def start(hub: LoopbackHub, home: Path, folder: Path, *arguments: str) -> Comman
     return python(*CLI, *arguments, env=hub.environment(home), cwd=folder)
 
 
+@posix_alone
 @pytest.mark.parametrize("on", ["/api/models/", "/blob/"])
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGINT, KILL])
 def test_ctrl_c_and_kill_leave_nothing_half(
     on: str, end: signal.Signals, style: LoopbackHub, home: Path, tmp_path: Path, run_client: RunClient
 ) -> None:
@@ -147,6 +148,7 @@ def test_ctrl_c_and_kill_leave_nothing_half(
     assert {name: data for name, data in tree(tmp_path / "out").items() if not name.startswith(".si-hub-")} == EXPECTED
 
 
+@posix_alone
 @pytest.mark.parametrize("target", [[], ["--local-dir", "out"]])
 def test_a_full_disk_is_said_and_leaves_nothing_half(
     target: list[str], style: LoopbackHub, run_client: RunClient, tmp_path: Path, home: Path
@@ -162,10 +164,13 @@ def test_a_full_disk_is_said_and_leaves_nothing_half(
     run_client(*CLI, "pull", STYLE, *target)
 
 
+@posix_alone
 def test_a_progress_bar_is_drawn_on_a_terminal_and_nowhere_else(
     style: LoopbackHub, home: Path, tmp_path: Path, run_client: RunClient
 ) -> None:
     style.fault(faults.delay(0.5), on="/blob/")
+    import pty
+
     leader, follower = pty.openpty()
     command = [sys.executable, *CLI, "pull", STYLE]
     environment = style.environment(home) | {"TERM": "xterm"}

@@ -187,21 +187,21 @@ def test_a_folder_is_brought_up_to_date_and_the_user_s_words_are_not_touched(
 ) -> None:
     out = tmp_path / "out"
     pull(STYLE, local_dir=out)
-    (out / "mine.txt").write_text("mine")
+    (out / "mine.txt").write_text("mine", encoding="utf-8")
     style.repo(STYLE).commit({"README.md": "new"})
     assert pull(STYLE, local_dir=out).fetched == 3
-    assert (out / "README.md").read_text() == "new"
-    (out / "README.md").write_text("my own words")
+    assert (out / "README.md").read_text(encoding="utf-8") == "new"
+    (out / "README.md").write_text("my own words", encoding="utf-8")
     style.repo(STYLE).commit({"README.md": "newer", "config.json": "{}"})
     with pytest.raises(
         FileAccessError, match=r"out/README\.md: is not as it was pulled, and would be lost.*force_download=True"
     ):
         pull(STYLE, local_dir=out)
-    assert (out / "README.md").read_text() == "my own words"
+    assert (out / "README.md").read_text(encoding="utf-8") == "my own words"
     assert (out / "config.json").read_bytes() == EXPECTED["config.json"]
     pull(STYLE, local_dir=out, force_download=True)
-    assert (out / "README.md").read_text() == "newer"
-    assert (out / "mine.txt").read_text() == "mine"
+    assert (out / "README.md").read_text(encoding="utf-8") == "newer"
+    assert (out / "mine.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_folder_takes_the_place_of_the_cache(style: LoopbackHub, tmp_path: Path, home: Path) -> None:
@@ -212,11 +212,11 @@ def test_a_folder_takes_the_place_of_the_cache(style: LoopbackHub, tmp_path: Pat
 
 
 def test_a_file_of_the_same_name_is_not_overwritten(style: LoopbackHub, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "README.md").write_text("mine", encoding="utf-8")
     with pytest.raises(FileAccessError, match="would be lost"):
         pull(STYLE, local_dir=tmp_path)
     assert tree(tmp_path / "samples") == {}
-    (tmp_path / "README.md").write_text(CARD)
+    (tmp_path / "README.md").write_text(CARD, encoding="utf-8")
     assert pull(STYLE, local_dir=tmp_path).fetched == sum(map(len, EXPECTED.values())) - len(CARD)
 
 
@@ -231,7 +231,7 @@ def test_links_never_lead_out_of_the_folder(link: str, force: bool, style: Loopb
         pull(STYLE, local_dir=out, force_download=force)
     assert list(outside.iterdir()) == []
     (out / link).unlink()
-    (outside / "x.md").write_text("mine")
+    (outside / "x.md").write_text("mine", encoding="utf-8")
     (out / "README.md").symlink_to(outside / "x.md")
     if force:
         pull(STYLE, local_dir=out, force_download=True)
@@ -239,7 +239,7 @@ def test_links_never_lead_out_of_the_folder(link: str, force: bool, style: Loopb
     else:
         with pytest.raises(FileAccessError, match="would be lost"):
             pull(STYLE, local_dir=out)
-    assert (outside / "x.md").read_text() == "mine"
+    assert (outside / "x.md").read_text(encoding="utf-8") == "mine"
 
 
 def test_offline_a_folder_is_filled_from_the_cache(style: LoopbackHub, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_offline_a_folder_is_filled_from_the_cache(style: LoopbackHub, tmp_path:
 
 
 def test_a_file_in_the_way_of_the_folder_is_an_error(style: LoopbackHub, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("a file")
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
     with pytest.raises(FileAccessError, match="cannot be written"):
         pull(STYLE, local_dir=tmp_path / "out")
 

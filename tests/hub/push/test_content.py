@@ -26,6 +26,7 @@ from si_hub.hub.push import content
 from si_hub.hub.push.content import collect_content, digest_bytes, is_our_config, prepare_file
 from tests.miniature import INK, KOHYA_LORA
 from tests.places import GOLDEN
+from tests.systems import posix_alone
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 
@@ -57,12 +58,13 @@ def test_the_hashes_are_those_of_git_and_of_lfs(tmp_path: Path) -> None:
     assert (found.git_sha1, found.sha256) == (git.stdout.strip(), hashlib.sha256(raw).hexdigest())
 
 
+@posix_alone
 def test_everything_else_stays_and_is_named_with_its_reason(folder: Path) -> None:
     shutil.copy(folder / "ink.safetensors", folder.parent / "elsewhere.safetensors")
-    (folder / ".env").write_text("SECRET=1")
+    (folder / ".env").write_text("SECRET=1", encoding="utf-8")
     (folder / "model.ckpt").write_bytes(b"\x80\x04")
-    (folder / "run.py").write_text("")
-    (folder / "config.json").write_text("{}")
+    (folder / "run.py").write_text("", encoding="utf-8")
+    (folder / "config.json").write_text("{}", encoding="utf-8")
     (folder / "logs").mkdir()
     (folder / "link.safetensors").symlink_to(folder.parent / "elsewhere.safetensors")
     (folder / "broken.safetensors").write_bytes(b"x")
@@ -111,7 +113,7 @@ def test_pictures_go_in_the_order_of_their_numbers_up_to_a_limit(folder: Path, m
 
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_a_samples_that_is_no_folder_stays(folder: Path, kind: str) -> None:
-    (folder / "samples").symlink_to("/tmp") if kind == "link" else (folder / "samples").write_text("")
+    (folder / "samples").symlink_to("/tmp") if kind == "link" else (folder / "samples").write_text("", encoding="utf-8")
     assert collect_content(folder).left_out == {"samples": "not a folder of pictures"}
 
 
@@ -143,7 +145,7 @@ def test_what_is_named_must_be_the_file_itself(folder: Path) -> None:
         collect_content(folder / "model.pt")
     with pytest.raises(MissingFile, match="no such file"):
         collect_content(folder / "gone.safetensors")
-    (folder / "README.txt").write_text("x" * 20)
+    (folder / "README.txt").write_text("x" * 20, encoding="utf-8")
     with pytest.raises(FormatError):
         collect_content(folder / "README.txt")
 
@@ -177,9 +179,9 @@ def test_beside_a_named_file_only_a_model_card_is_its_card(folder: Path) -> None
         "---\nlicense: mit\n---\n",
         "words\n<!-- si-hub: generated, renewed by every push; write outside of it -->",
     ):
-        (folder / "README.md").write_text(text)
+        (folder / "README.md").write_text(text, encoding="utf-8")
         assert collect_content(folder / "ink.safetensors").readme == text
-    (folder / "README.md").write_text("# Another project\n")
+    (folder / "README.md").write_text("# Another project\n", encoding="utf-8")
     found = collect_content(folder / "ink.safetensors")
     assert (found.readme, list(found.left_out)) == (None, ["README.md"])
     assert collect_content(folder).readme == "# Another project\n"

@@ -70,11 +70,11 @@ def is_broken_here(world: World) -> None:
 
 
 def has_an_open_card(world: World) -> None:
-    (world.folder / "README.md").write_text("---\nlicense: mit\n")
+    (world.folder / "README.md").write_text("---\nlicense: mit\n", encoding="utf-8")
 
 
 def has_a_card_that_the_hub_refuses(world: World) -> None:
-    (world.folder / "README.md").write_text("---\nlicense: my-own\n---\n")
+    (world.folder / "README.md").write_text("---\nlicense: my-own\n---\n", encoding="utf-8")
     body = json.dumps({"errors": [{"message": "license must be one of these"}], "warnings": []}).encode()
     refusal = replace(faults.status(400), change=lambda answer: replace(answer, body=body))
     world.hub.fault(refusal, on="validate-yaml", times=None)

@@ -62,7 +62,7 @@ class Stage:
         self.folder = self.root / str(self.runs)
         (self.folder / "samples").mkdir(parents=True)
         (self.folder / "samples" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-        (self.folder / "README.md").write_text("# Mine\n")
+        (self.folder / "README.md").write_text("# Mine\n", encoding="utf-8")
         for repo_id in self.hub.repositories:
             self.hub.repo(repo_id).delete()
         if scene.pushed:

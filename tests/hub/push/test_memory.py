@@ -23,7 +23,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_this_repository_s_own_git_ignores_it() -> None:
     """README's commands are run in a checkout, and leave it there."""
-    assert MEMORY_NAME in (ROOT / ".gitignore").read_text().splitlines()
+    assert MEMORY_NAME in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
 def test_no_file_is_an_empty_memory(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_no_file_is_an_empty_memory(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_anything_else_is_an_error_that_says_what_to_do(tmp_path: Path, text: str) -> None:
-    (tmp_path / MEMORY_NAME).write_text(text)
+    (tmp_path / MEMORY_NAME).write_text(text, encoding="utf-8")
     with pytest.raises(UsageError, match="Delete it"):
         read_memory(tmp_path)
 
@@ -52,8 +52,8 @@ def test_a_renamed_only_adapter_keeps_its_repository(tmp_path: Path) -> None:
 
 
 def test_writing_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:
-    (tmp_path / "precious").write_text("x")
+    (tmp_path / "precious").write_text("x", encoding="utf-8")
     (tmp_path / MEMORY_NAME).symlink_to(tmp_path / "precious")
     Memory({"a": "user/style"}).write(tmp_path)
-    assert (tmp_path / "precious").read_text() == "x"
+    assert (tmp_path / "precious").read_text(encoding="utf-8") == "x"
     assert not (tmp_path / MEMORY_NAME).is_symlink()

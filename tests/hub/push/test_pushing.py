@@ -85,7 +85,7 @@ def test_the_folder_remembers_in_one_hidden_file_and_never_the_token(
     send: Push, client: LoopbackHub, folder: Path
 ) -> None:
     result = send(STYLE)
-    text = (folder / ".si-hub.json").read_text()
+    text = (folder / ".si-hub.json").read_text(encoding="utf-8")
     assert json.loads(text) == {
         "adapters": {"ink.safetensors": STYLE}, "commits": {f"{client.url}/{STYLE}@main": result.commit},
     }  # fmt: skip
@@ -270,12 +270,14 @@ def test_options_that_make_no_sense_are_refused(send: Push, client: LoopbackHub,
 
 def test_a_push_that_died_after_its_commit_knows_its_own_work(send: Push, client: LoopbackHub, folder: Path) -> None:
     send(STYLE)
-    before = (folder / ".si-hub.json").read_text()
+    before = (folder / ".si-hub.json").read_text(encoding="utf-8")
     retrain(folder)
     send()
     memory = json.loads(before)
     hashes = {name: digest_bytes(raw).text for name, raw in client.repo(STYLE).files().items()}
-    (folder / ".si-hub.json").write_text(json.dumps(memory | {"pending": {f"{client.url}/{STYLE}@main": hashes}}))
+    (folder / ".si-hub.json").write_text(
+        json.dumps(memory | {"pending": {f"{client.url}/{STYLE}@main": hashes}}), encoding="utf-8"
+    )
     raw = retrain(folder, "kron")
     assert send().changed
     assert client.repo(STYLE).files()["styleinject.safetensors"] == raw
@@ -286,10 +288,12 @@ def test_a_push_that_died_before_its_commit_takes_nobody_elses_for_its_own(
 ) -> None:
     send(STYLE)
     client.repo(STYLE).commit({"README.md": "theirs"})
-    memory = json.loads((folder / ".si-hub.json").read_text())
+    memory = json.loads((folder / ".si-hub.json").read_text(encoding="utf-8"))
     files = client.repo(STYLE).files() | {"README.md": b"mine"}
     hashes = {name: digest_bytes(raw).text for name, raw in files.items()}
-    (folder / ".si-hub.json").write_text(json.dumps(memory | {"pending": {f"{client.url}/{STYLE}@main": hashes}}))
+    (folder / ".si-hub.json").write_text(
+        json.dumps(memory | {"pending": {f"{client.url}/{STYLE}@main": hashes}}), encoding="utf-8"
+    )
     retrain(folder)
     with pytest.raises(ConflictError, match="moved since"):
         send()
@@ -396,7 +400,7 @@ def test_help_shows_examples(run: Callable[..., Any]) -> None:
 
 
 def test_what_is_left_out_is_listed(run: Callable[..., Any], folder: Path) -> None:
-    (folder / ".env").write_text("SECRET=1")
+    (folder / ".env").write_text("SECRET=1", encoding="utf-8")
     (folder / "model.ckpt").write_bytes(b"\x80")
     text = run("user/style").stdout
     assert "stays here  1 (.env): hidden" in text
@@ -404,7 +408,7 @@ def test_what_is_left_out_is_listed(run: Callable[..., Any], folder: Path) -> No
 
 
 def test_the_terminal_sees_no_control_characters_of_a_card(run: Callable[..., Any], folder: Path) -> None:
-    (folder / "README.md").write_text("words \x1b[31m red\n")
+    (folder / "README.md").write_text("words \x1b[31m red\n", encoding="utf-8")
     text = run("user/style", "--dry-run").stdout
     assert "red" in text
     assert "\x1b" not in text

@@ -18,6 +18,7 @@ from si_hub.hub.push.pushing import push
 from tests.hub.loopback import LoopbackHub, faults
 from tests.killing import Command, python
 from tests.places import GOLDEN
+from tests.systems import posix_alone
 
 STYLE = "user/style"
 PUSHERS = 8
@@ -84,6 +85,7 @@ MOMENTS = ["POST .*/preupload/", "POST .*/commit/"]
 OTHERS = ["GET .*/refs", "PUT ", "GET .*blobs=true"]
 
 
+@posix_alone
 @pytest.mark.parametrize("at", [*MOMENTS, *(pytest.param(at, marks=pytest.mark.slow) for at in OTHERS)])
 def test_ctrl_c_leaves_the_repository_as_it_was_or_whole(
     client: LoopbackHub, home: Path, tmp_path: Path, at: str

@@ -108,7 +108,7 @@ def test_a_branch_that_moved_to_the_same_content_is_no_conflict(send: Push, clie
 
 
 def test_metadata_that_the_hub_refuses_are_an_error_of_the_card(send: Push, client: LoopbackHub, folder: Path) -> None:
-    (folder / "README.md").write_text("---\nlicense: my-own\n---\n")
+    (folder / "README.md").write_text("---\nlicense: my-own\n---\n", encoding="utf-8")
     words = json.dumps({"errors": [{"message": f"license must be one of these, {client.token()}"}], "warnings": []})
     refusal = replace(faults.status(400), change=lambda answer: replace(answer, body=words.encode()))
     met = client.fault(refusal, on="validate-yaml", times=None)
