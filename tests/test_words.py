@@ -239,7 +239,7 @@ def test_every_thread_of_the_package_keeps_its_words() -> None:
     mute = {"digest.update", "_write_behind"}
     found = set()
     for file in PACKAGE.rglob("*.py"):
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         if "Thread(" not in text and "ThreadPoolExecutor(" not in text:
             continue
         for function in re.findall(r"Thread\(target=([\w.]+)|\b(?:submit|pool\.map)\(([\w.]+)", text):

@@ -192,7 +192,7 @@ def foreign_files(text: str, folder: Path) -> Iterator[tuple[str, Path]]:
         pair = {f"{PEFT}.lora_A.weight": np.ones((4, 320), "<f2"), f"{PEFT}.lora_B.weight": np.ones((320, 4), "<f2")}
         save_file(pair, home / "adapter_model.safetensors")
         config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["to_q"], **change}
-        (home / "adapter_config.json").write_text(json.dumps(config))
+        (home / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
         yield f"PEFT {place}", home
 
 

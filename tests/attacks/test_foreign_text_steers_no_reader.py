@@ -136,13 +136,13 @@ def test_a_base_model_says_it(tmp_path: Path) -> None:
         ("model_index.json", "_class_name"),
         ("unet/config.json", "_class_name"),
     ):
-        whole = (folder / file).read_text()
+        whole = (folder / file).read_text(encoding="utf-8")
         said: Any = ["diffusers", LONG] if key == "unet" else LONG
-        (folder / file).write_text(json.dumps(json.loads(whole) | {key: said}))
+        (folder / file).write_text(json.dumps(json.loads(whole) | {key: said}), encoding="utf-8")
         assert run("inspect", lora, "--base", folder)
         assert run("convert", lora, "--base", folder, "-o", tmp_path / "out.safetensors", "--force")
         assert run("distill", folder, INK, "--method", "svd", "--rank", "1", "-o", tmp_path / "o.safetensors")
-        (folder / file).write_text(whole)
+        (folder / file).write_text(whole, encoding="utf-8")
 
 
 def test_a_distillation_and_its_reports_say_it(tmp_path: Path) -> None:
@@ -155,8 +155,8 @@ def test_a_distillation_and_its_reports_say_it(tmp_path: Path) -> None:
         "distill", BASE, tuned, "--method", "svd", "--rank", "1", "-o", out, "--force", "--pictures", "0", *wishes
     )
     assert r"FORGED\x9b31m" in told
-    check_page(reports[0].read_text())
-    assert "owned" in reports[0].read_text()
+    check_page(reports[0].read_text(encoding="utf-8"))
+    assert "owned" in reports[0].read_text(encoding="utf-8")
     Image.open(reports[1]).verify()
     assert run("inspect", out)
 
@@ -169,7 +169,7 @@ def test_a_report_draws_and_writes_it(text: str, tmp_path: Path) -> None:
     report = full_report(text)
     for kind in (".html", ".png"):
         write_report(report, tmp_path / f"report{kind}")
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     check_page(page)
     found: list[str] = []
     parser = HTMLParser()
@@ -269,7 +269,9 @@ def test_a_push_says_it(place: str, hub: LoopbackHub, tmp_path: Path) -> None:
     write_somehow(folder / "ink.safetensors", place)
     for name in (f"{FILE_NAME}.txt", f"{FILE_NAME}.ckpt", f"samples/{FILE_NAME}.png"):
         (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n")
-    (folder / "README.md").write_text(f"---\ninstance_prompt: {json.dumps(NASTY)}\n---\nMine: \x1b[2J\u202e\n")
+    (folder / "README.md").write_text(
+        f"---\ninstance_prompt: {json.dumps(NASTY)}\n---\nMine: \x1b[2J\u202e\n", encoding="utf-8"
+    )
     token = ("--token", hub.token("writer"))
     told = run("push", folder, "user/style", "--dry-run", *token)
     assert "stays here" in told

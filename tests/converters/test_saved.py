@@ -103,7 +103,8 @@ def test_plain_weights_that_no_configuration_speaks_of_stay_unknown(tmp_path: Pa
 
     folder, _, _ = train(tmp_path / "peft", **CASES["modules_to_save"])
     config = folder / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"modules_to_save": ["conv_norm_out"]}))
+    changed = json.loads(config.read_bytes()) | {"modules_to_save": ["conv_norm_out"]}
+    config.write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(UnknownFamily, match="2 of"):
         convert(folder, tmp_path / "out.safetensors", base=BASE)
 

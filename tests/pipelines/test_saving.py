@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_is_an_error_of_ours(
     folder: str, sd: Make, lora: Make, adapter: Make, tmp_path: Path
 ) -> None:
     pipe = sd()
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").touch()
     pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet)))
     with pytest.raises(FileAccessError):
         pipe.save_styleinject_weights(str(tmp_path / folder))

@@ -80,6 +80,6 @@ def test_a_keyword_that_there_is_none_of_is_a_type_error_and_loras_have_hints(fi
 def test_an_unknown_field_of_a_file_is_never_dropped(tmp_path: Path) -> None:
     StyleInjectConfig(target_modules=["a"]).save_pretrained(tmp_path)
     file = tmp_path / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "curvature": 2}))
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), "curvature": 2}), encoding="utf-8")
     with pytest.raises(DocumentError, match="curvature: unknown field"):
         PeftConfig.from_pretrained(tmp_path)

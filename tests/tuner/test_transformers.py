@@ -79,7 +79,8 @@ def test_what_save_pretrained_wrote_from_pretrained_reads(trained: Any, tmp_path
     build().save_pretrained(tmp_path / "base")
     trained.save_pretrained(tmp_path / "adapter")
     file = tmp_path / "adapter" / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": str(tmp_path / "base")}))
+    config = {**json.loads(file.read_bytes()), "base_model_name_or_path": str(tmp_path / "base")}
+    file.write_text(json.dumps(config), encoding="utf-8")
     again = CLIPTextModel.from_pretrained(tmp_path / "adapter")
     assert torch.equal(run(again), run(trained))
 
