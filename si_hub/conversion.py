@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from si_hub import converters
 from si_hub.architectures import Architecture
 from si_hub.converters import Report
-from si_hub.converters.source import STYLEINJECT_SUFFIX
+from si_hub.converters.source import CONFIG_NAME, STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
 from si_hub.foreign import join_safely
 from si_hub.format import writer
@@ -20,6 +20,7 @@ from si_hub.hub.names import as_ref, is_repository, parse_ref
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
 from si_hub.storage.access import tell_access_errors
+from si_hub.storage.files import is_part
 from si_hub.storage.tensors import Span, Tensor
 from si_hub.tokens import conceal
 from si_hub.words import label, option, rename_keywords, switch
@@ -158,8 +159,7 @@ def convert(
         opened = source
     found = converters.convert_source(converters.open_source(opened), base=base, allow_partial=allow_partial)
     parts = found.source.parts
-    if path.exists() and any(path.samefile(part.path) for part in parts or (found.source,)):
-        raise FileAccessError("is the source itself", file=path, hint=f"Name another file with {option('output')}.")
+    _check_apart(path, parts or (found.source,), base)
     for entry, part in zip(found.adapter.about["provenance"].get("sources", ()), parts, strict=True):
         entry["sha256"] = _sha256(part)
     hashed = None if parts else found.source.path
@@ -175,6 +175,18 @@ def convert(
         count_ranks(layers), count_alphas(layers), written.source_sha256, written.tensors_sha256, written.identity,
         found.report, written.document["provenance"].get("exact") is True,
     )  # fmt: skip
+
+
+def _check_apart(path: Path, parts: Sequence[converters.Source], base: str | Path | Architecture | None) -> None:
+    """Raise FileAccessError where the output would take the place of what it is made from."""
+    hint = f"Name another file with {option('output')}."
+    for part in parts:
+        if is_part(path, part.path):
+            raise FileAccessError("is the source itself", file=path, hint=hint)
+        if is_part(path, part.path.with_name(CONFIG_NAME)):
+            raise FileAccessError("is the configuration of the source", file=path, hint=hint)
+    if isinstance(base, str | Path) and is_part(path, base):
+        raise FileAccessError("is the base model, or a file of it", file=path, hint=hint)
 
 
 def _sha256(source: converters.Source) -> str:

@@ -23,6 +23,7 @@ from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
 from si_hub.storage.access import tell_access_errors
+from si_hub.storage.files import is_part
 from si_hub.storage.header import read_safetensors
 from si_hub.words import label, option, rename_keywords, switch
 
@@ -114,7 +115,8 @@ def distill(
     if prompts:
         read_prompts(prompts)
     wish = Wish.of(report, pictures)
-    wish.check(overwrite=force)
+    given = (base, *tuned, *(one for one in (prompts, request.training.images) if one))
+    wish.check(overwrite=force, given=(*given, path))
     pairs = match_all(base, tuned, trust_order=trust_order)
     name, reason = (method, "") if method else choose_method(pairs[0].base)
     if not method:
@@ -147,11 +149,10 @@ def output_of(tuned: Path, given: Path | None) -> Path:
 
 def check_apart(path: Path, models: Sequence[str | Path]) -> None:
     """Raise FileAccessError where the output would replace a model or a file of its folder, forced or not."""
-    for model in (Path(one) for one in models if path.exists() and Path(one).exists()):
-        if path.samefile(model) or path.resolve().is_relative_to(model.resolve()):
-            raise FileAccessError(
-                "is one of the models, or a file of one", file=path, hint=f"Name another with {option('output')}."
-            )
+    if any(is_part(path, model) for model in models):
+        raise FileAccessError(
+            "is one of the models, or a file of one", file=path, hint=f"Name another with {option('output')}."
+        )
 
 
 def _make(pairs: list[Pair], request: Request, goal: Destination, name: str, reason: str) -> Distilled:

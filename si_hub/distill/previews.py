@@ -98,7 +98,7 @@ def curve(
     )
     others = [one for one in (read_size(size, "sizes") for size in sizes) if one is not None]
     wish = Wish.of(report)
-    wish.check(overwrite=force)
+    wish.check(overwrite=force, given=(base, *tuned, prompts or ""))
     pairs = match_all(base, tuned, trust_order=trust_order)
     from si_hub.distill.methods.calibrated import curve_points
 

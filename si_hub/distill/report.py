@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
-from si_hub.errors import UsageError
+from si_hub.errors import FileAccessError, UsageError
 from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend
 from si_hub.report.text import size_text
 from si_hub.report.writing import check_report_file, write_report
+from si_hub.storage.files import is_part
 from si_hub.words import label
 
 if TYPE_CHECKING:
@@ -38,10 +39,18 @@ class Wish:
         several = (files,) if isinstance(files, str | Path) else files
         return cls(tuple(map(Path, several)), pictures)
 
-    def check(self, *, overwrite: bool) -> None:
-        """Raise what can be known to go wrong, before any work; see `si_hub.report.writing.check_report_file`."""
+    def check(self, *, overwrite: bool, given: Iterable[str | Path] = ()) -> None:
+        """Raise what can be known to go wrong, before any work; see `si_hub.report.writing.check_report_file`.
+
+        Args:
+            overwrite: whether files may be replaced.
+            given: what never is.
+        """
+        given = [one for one in given if one]
         for file in self.files:
             check_report_file(file, overwrite=overwrite)
+            if any(is_part(file, one) for one in given):
+                raise FileAccessError("is what the report is made from", file=file, hint="Name another.")
         if self.pictures < 0:
             raise UsageError("a number of pictures is 0 or more", key=label("pictures"), found=self.pictures)
 

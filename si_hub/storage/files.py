@@ -24,7 +24,7 @@ def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
 
     Any exception, Ctrl-C included, removes the temporary; a killed process leaves at worst a temporary that cannot be
     taken for a result. An existing file is never replaced unless ``overwrite`` says so, even one that appears while
-    the block runs. A symbolic link is replaced, not followed.
+    the block runs. A symbolic link is replaced, not followed; devices, pipes and sockets are never replaced.
 
     Raises:
         MissingFile: the folder does not exist.
@@ -84,6 +84,22 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise FileAccessError("is a folder", file=path, hint="Name a file in it.")
     if not overwrite and os.path.lexists(path):
         raise _in_the_way(path)
+    _check_kind(path)
+
+
+def _check_kind(path: Path) -> None:
+    """Raise where something is that a file must not take the place of: a device, a pipe, a socket."""
+    mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise FileAccessError("is not a regular file, and is not replaced", file=path, hint="Name another.")
+
+
+def is_part(path: Path, given: str | Path) -> bool:
+    """Whether a file is what was given, or is there and lies in a folder that was."""
+    place = Path(given)
+    if path.exists() and place.exists():
+        return path.samefile(place) or path.resolve().is_relative_to(place.resolve())
+    return path.resolve() == place.resolve()
 
 
 def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
@@ -96,6 +112,7 @@ def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:
         # Without links nothing is atomic and exclusive at once; being whole matters more than this last moment.
         if os.path.lexists(path):
             raise _in_the_way(path)
+    _check_kind(path)
     os.replace(temporary, path)
 
 
