@@ -26,8 +26,8 @@ ORDER = {
         "known", "reach", "generate",
     ],
     "si_hub.converters": [
-        "source", "numbers", "metadata", "report", "naming", "families", "layers", "saved", "detect", "wayback",
-        "outline", "reading",
+        "source", "numbers", "metadata", "naming", "dense", "families", "checking", "report", "layers", "saved", "detect",
+        "wayback", "outline", "reading",
     ],
     "si_hub.hub": ["client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [

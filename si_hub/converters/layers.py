@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,17 +57,25 @@ class LayerTable:
 
 
 def cut(lowered: Lowered, part: Part) -> Layer:
-    """The layer of one part: rows of the output-axis leaves, the rest shared."""
-    tensors = {
-        leaf: _rows(tensor, part) if leaf in _OUTPUT_LEAVES else tensor for leaf, tensor in lowered.leaves.items()
-    }
+    """The layer of one part: rows of the output-axis leaves, the rest shared.
+
+    Where there is a ``kron``, its right factor is shared and the part is rows of it: whole blocks.
+    """
+    tensors = dict(lowered.leaves)
+    if part.rows is not None and (kron := tensors.get("kron")):
+        right = tensors["up.weight"] if "up.weight" in tensors else tensors["weight_delta"]
+        blocks = [(start // right.shape[0], stop // right.shape[0]) for start, stop in part.rows]
+        tensors["kron"] = _rows(kron, blocks)
+        if "bias_delta" in tensors:
+            tensors["bias_delta"] = _rows(tensors["bias_delta"], part.rows)
+    elif part.rows is not None:
+        for leaf in _OUTPUT_LEAVES & tensors.keys():
+            tensors[leaf] = _rows(tensors[leaf], part.rows)
     return Layer(tensors, lowered.alpha, groups=lowered.groups)
 
 
-def _rows(tensor: Tensor, part: Part) -> Tensor:
-    if part.rows is None:
-        return tensor
-    return Tensor.concatenate([tensor.rows(start, stop) for start, stop in part.rows])
+def _rows(tensor: Tensor, rows: Sequence[tuple[int, int]]) -> Tensor:
+    return Tensor.concatenate([tensor.rows(start, stop) for start, stop in rows])
 
 
 def _difference(first: Layer, second: Layer) -> str | None:

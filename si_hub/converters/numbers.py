@@ -62,6 +62,19 @@ def are_equal(first: Tensor, second: Tensor) -> bool:
     return bool((as_float64(first).ravel() == as_float64(second).ravel()).all())
 
 
+def integers(tensor: Tensor) -> numpy.ndarray[Any, Any]:
+    """The values of a tensor of whole numbers, int64.
+
+    Raises:
+        ValueError: it holds other numbers.
+    """
+    import numpy
+
+    if tensor.dtype[0] not in "IU":
+        raise ValueError(f"whole numbers are expected, not {tensor.dtype}")
+    return tensor.numpy().astype(numpy.int64)
+
+
 def multiply(tensor: Tensor, scale: float) -> Tensor:
     """``scale`` times a tensor, float32."""
     import numpy

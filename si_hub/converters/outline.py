@@ -10,7 +10,7 @@ from si_hub.architectures import Architecture, resolve
 from si_hub.converters.detect.detection import Detection, examine
 from si_hub.converters.detect.embeddings import place_embeddings
 from si_hub.converters.detect.matching import Match
-from si_hub.converters.families.scales import resolve_alpha
+from si_hub.converters.families.scales import config_of, resolve_alpha
 from si_hub.converters.saved import weights_of
 from si_hub.converters.source import Source
 from si_hub.converters.wayback import name_naming
@@ -65,7 +65,8 @@ def outline(source: Source, base: str | Path | Architecture | None = None) -> Ou
         UnknownFamily: not one module of a known family.
         LayerShapeError, FormatError: tensors that contradict each other.
     """
-    found = examine(source, None if base is None else resolve(base), weights_of(base))
+    architecture = None if base is None else resolve(base)
+    found = examine(source, architecture, weights_of(base, architecture))
     problem = found.objections[0].error if found.objections else None
     # What fits in part only is not for that base, unless the user says so.
     matches = found.matches if base is not None or all(match.fits_nearly for match in found.matches) else []
@@ -94,11 +95,11 @@ def _hold(source: Source, found: Detection, match: Match | None) -> tuple[dict[s
         holding = holdings.setdefault(component, Holding())
         holding.modules += parts
         holding.slots.update(module.tensors.keys())
-        if (rank_of := found.families[stem].rank) is not None:
-            rank = rank_of(module)
+        if (rank := found.families[stem].rank_of(module)) is not None:
             holding.ranks[rank] += parts
             try:
-                alpha = resolve_alpha(source.configs, module, component, body, rank)
+                module.config = config_of(source.configs, module, component)
+                alpha = resolve_alpha(module, body, rank)
             except SiHubError as error:
                 unreadable = unreadable or error
                 continue

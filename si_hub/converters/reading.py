@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from si_hub import __version__
 from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.architectures import Architecture, resolve
+from si_hub.architectures.layouts import Part
 from si_hub.converters import metadata
+from si_hub.converters.checking import Check, cut_difference, differ_by_layer
+from si_hub.converters.dense import BaseModule, Weights
 from si_hub.converters.detect.detection import Detection, examine
 from si_hub.converters.detect.embeddings import place_embeddings
 from si_hub.converters.detect.matching import Match, target
 from si_hub.converters.families.contract import Lowered, SourceModule
-from si_hub.converters.families.scales import resolve_alpha
+from si_hub.converters.families.scales import config_of, resolve_alpha
 from si_hub.converters.layers import LayerTable
+from si_hub.converters.naming.names import Place
 from si_hub.converters.numbers import are_equal
 from si_hub.converters.report import Report, Use
-from si_hub.converters.saved import weights_of
+from si_hub.converters.saved import subtract_base, weights_of
 from si_hub.converters.source import Source, open_source
 from si_hub.converters.wayback import alpha_layout, layout, name_naming
 from si_hub.errors import AmbiguousFamily, ConversionRefused, UnsupportedFamily
+from si_hub.words import option, switch
 
 
 @dataclass(slots=True)
@@ -46,14 +52,23 @@ class Conversion:
 
 
 def convert_source(
-    source: str | Path | Source, *, base: str | Path | Architecture | None = None, allow_partial: bool = False
+    source: str | Path | Source,
+    *,
+    base: str | Path | Architecture | None = None,
+    weights: Weights | None = None,
+    allow_partial: bool = False,
+    allow_large: bool = False,
+    check: bool = False,
 ) -> Conversion:
     """Read a foreign adapter as a StyleInject one, exactly.
 
     Args:
         source: a safetensors file, a PEFT folder, a diffusers LoRA folder, or one of them opened.
         base: name, folder or checkpoint of the base model; found by names and shapes where it is not given.
+        weights: of the base model, which some families are functions of; those of ``base`` where it is a folder.
         allow_partial: leave out what does not fit instead of refusing, and name it in the report.
+        check: recompute every layer in float64, by the format's formula and by its source's definition.
+        allow_large: convert to more than four times the source's numbers, where that is the exact form.
 
     Raises:
         UnknownFamily, AmbiguousFamily, UnsupportedFamily, ConversionRefused: what the file is.
@@ -62,9 +77,10 @@ def convert_source(
         MissingFile, FileAccessError: files that are not there or not readable.
     """
     source = source if isinstance(source, Source) else open_source(source)
-    found = examine(source, None if base is None else resolve(base), weights_of(base))
+    architecture = None if base is None else resolve(base)
+    found = examine(source, architecture, weights or weights_of(base, architecture))
     match = found.check(allow_partial=allow_partial)
-    report = Report()
+    report = Report(check=Check() if check else None)
     report.drop(found.grouped.dropped, harmless=True)
     report.drop(dict.fromkeys(found.grouped.unknown, "no converter knows what it is"))
     layers = LayerTable(match.architecture, source.path)
@@ -80,6 +96,11 @@ def convert_source(
         report.notes.append(f"alpha is 0 in {count} modules, which kohya's trainer reads as the rank")
     if not any(component.layers for component in layers.components.values()):
         raise ConversionRefused("nothing of it has an effect", file=source.path, found="modules of rank 0 only")
+    if not allow_large:
+        _check_size(source, layers.components)
+    if report.check is not None:
+        for stem in found.grouped.modules.keys() - left_out.keys():
+            _check_layers(found, match, stem, layers.components, report.check)
     return _assemble(source, found, match, layers.components, report)
 
 
@@ -87,14 +108,15 @@ def _convert_module(
     source: Source, found: Detection, match: Match, module: SourceModule, layers: LayerTable, report: Report
 ) -> None:
     family, place = found.families[module.stem], match.places[module.stem]
-    rank = family.rank(module) if family.rank else None
-    if rank is not None:
-        module.alpha = resolve_alpha(source.configs, module, place.component, place.body, rank) if rank else None
+    rank, whole = family.rank_of(module), target(match.architecture, place)
+    module.config = config_of(source.configs, module, place.component)
+    if family.rank is not None and rank != 0:
+        module.alpha = resolve_alpha(module, place.body, rank)
+    own = _base_module(found, match, module, place)
     if module.whole:
-        assert found.weights is not None, "what is saved whole is left out without the base"
-        found.weights.subtract_from(module, place, match.architecture)
-    assert family.lower is not None, "what is not lowered is left out"
-    lowered = family.lower(module, target(match.architecture, place))
+        assert own is not None, "what is saved whole is left out without the base"
+        subtract_base(module, whole, own)
+    lowered = family.lower_module(module, whole, own)
     if rank == 0:
         _drop_empty_pair(module, lowered, report)
         if not lowered.leaves:
@@ -102,10 +124,55 @@ def _convert_module(
     added = [layers.add(place.component, part, lowered, module) for part in place.parts]
     if rank and any(added) and "alpha" in module.tensors and module.alpha is None:
         layers.without_alpha.add(module.stem)
+    kept = {piece for leaf in lowered.leaves.values() for piece in leaf.pieces} if any(added) else set()
     for slot, name in module.names.items():
         if name not in report.uses:
-            folded = slot == "alpha" or slot in lowered.folded or not any(added)
-            report.uses[name] = Use("folded" if folded else "used")
+            report.uses[name] = Use("used" if kept.issuperset(module.tensors[slot].pieces) else "folded")
+
+
+def _check_layers(found: Detection, match: Match, stem: str, components: Mapping[str, Component], check: Check) -> None:
+    """Hold every layer that a module became against the module's own definition."""
+    module, family, place = found.grouped.modules[stem], found.families[stem], match.places[stem]
+    assert family.differ is not None, "what is not converted is left out"
+    whole = target(match.architecture, place)
+    difference = family.differ(module, whole, _base_module(found, match, module, place))
+    layers = components[place.component].layers
+    for part in place.parts:
+        if (layer := layers.get(part.path)) is None:
+            continue
+        alone = replace(place, parts=(Part(part.path),))
+        own = _base_module(found, match, module, alone)
+        mine = differ_by_layer(layer, target(match.architecture, alone), own)
+        check.add(f"{place.component}.{part.path}", mine, cut_difference(difference, part.rows))
+
+
+def _base_module(found: Detection, match: Match, module: SourceModule, place: Place) -> BaseModule | None:
+    """What the base has where a module belongs, where its weights are given."""
+    if found.weights is None or place.component not in found.weights:
+        return None
+    modules = match.architecture.components[place.component].modules
+    return BaseModule(found.weights[place.component], place.parts, modules, module.file, module.stem)
+
+
+#: How many times a source's numbers an exact form may have before it is refused.
+LARGE = 4
+
+
+def _check_size(source: Source, components: dict[str, Component]) -> None:
+    """Raise ConversionRefused where the exact form is so much larger than the source that nobody may want it."""
+    layers = [layer for component in components.values() for layer in component.layers.values()]
+    # A leaf that several parts of a fused module share is written once for each.
+    tensors = [tensor for layer in layers for tensor in layer.tensors.values()]
+    before, after = sum(tensor.count for tensor in source.tensors.values()), sum(tensor.count for tensor in tensors)
+    if after <= LARGE * before:
+        return
+    size = sum(tensor.nbytes for tensor in tensors)
+    raise ConversionRefused(
+        f"its exact form has {after / before:.1f} times its numbers", file=source.path,
+        expected=f"{LARGE} times at most", found=f"{size / 1e6:,.1f} MB from {source.size / 1e6:,.1f} MB",
+        hint=f"Write it all the same with {switch('allow_large')}, or a smaller one, whose error is measured, with "
+        f"{option('rank')} or {option('tolerance')}.",
+    )  # fmt: skip
 
 
 #: Slots of a low-rank pair and its scale.
@@ -184,6 +251,7 @@ def _assemble(
         "alpha_layout": alpha_layout(found, match, bool(source.configs)),
         "layout": layout(found, match),
         "tool": f"si-hub {__version__}",
+        **({"check": report.check.as_dict()} if report.check else {}),
         **({"exact": True} if not (lost := report.lost) else {"left_out": len(lost)}),
     }
     adapter = Adapter(BaseModel(architecture.name, prediction_type=prediction), components, (), about, kept)

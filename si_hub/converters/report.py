@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from si_hub.converters.checking import Check
+
 Fate = Literal["used", "folded", "dropped"]
 
 
@@ -33,11 +35,13 @@ class Report:
         uses: by source tensor name.
         left_out: header metadata that were not carried over, with the reason.
         notes: decisions a reader should know of.
+        check: what recomputing every layer found, where that was asked for.
     """
 
     uses: dict[str, Use] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    check: Check | None = None
 
     @property
     def dropped(self) -> dict[str, str]:
@@ -61,4 +65,4 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON data: counts, and names only where something was left out."""
         return {"tensors": self.count(), "dropped": self.dropped, "metadata_left_out": self.left_out,
-                "notes": self.notes}  # fmt: skip
+                "notes": self.notes, **({"check": self.check.as_dict()} if self.check else {})}  # fmt: skip

@@ -5,20 +5,23 @@ They become differences where the base model's weights are given; a base that is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from si_hub.architectures import Architecture
 from si_hub.architectures.folder import frozen_path, weight_files
-from si_hub.converters.families.contract import SourceModule
-from si_hub.converters.naming.names import Place
+from si_hub.converters.dense import BaseModule, Parameter, Values, Weights, widen
+from si_hub.converters.families.contract import SourceModule, Target
 from si_hub.converters.naming.suffixes import Key
-from si_hub.converters.numbers import as_float64
 from si_hub.errors import BaseMismatch
 from si_hub.storage.header import read_safetensors
 from si_hub.storage.tensors import Tensor
+
+if TYPE_CHECKING:
+    import torch
 
 _CONTAINER = "base_model.model."
 #: PEFT's name of the module that a LoRA wraps.
@@ -46,43 +49,43 @@ def _says(config: Mapping[str, Any], stem: str, leaf: str) -> bool:
     return isinstance(saved, list) and any(isinstance(one, str) and one and f".{one}." in f"{stem}." for one in saved)
 
 
+def subtract_base(module: SourceModule, target: Target, own: BaseModule) -> None:
+    """Make the whole parameters of a module differences, ``saved - base``, computed when they are read.
+
+    Raises:
+        BaseMismatch: the base has no such parameter, or one of another shape.
+    """
+    for slot in module.whole:
+        read = own.weight if slot == "diff" else own.bias
+        saved, shape = module.tensors[slot], target.shape if slot == "diff" else target.shape[:1]
+        if saved.shape != shape:
+            raise BaseMismatch(
+                "was saved whole, and the base has no such weight to subtract", file=module.file,
+                key=module.names[slot], expected=list(shape), found=list(saved.shape),
+            )  # fmt: skip
+        module.tensors[slot] = Tensor.compute(shape, partial(_subtract, saved, read))
+
+
+def _subtract(saved: Tensor, read: Values) -> torch.Tensor:
+    return widen(saved) - read()
+
+
 @dataclass(slots=True)
-class BaseWeights:
-    """The weights of a base model's folder, by component; headers are read once.
+class FolderWeights(Mapping[str, Mapping[str, Parameter]]):
+    """The weights of a base model's folder, by component; the headers of each are read when it is asked for.
 
     Attributes:
         folder: of a pipeline, or of one component.
+        architecture: its components.
     """
 
     folder: Path
+    architecture: Architecture
     _tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
-    def subtract_from(self, module: SourceModule, place: Place, architecture: Architecture) -> None:
-        """Make the whole parameters of a module differences, ``saved - base`` in float32.
-
-        Raises:
-            BaseMismatch: the folder has no such parameter, or one of another shape.
-            MissingFile, FileAccessError, FormatError: weights that cannot be read.
-        """
-        import numpy
-
-        held = self._weights(place.component, architecture.components[place.component].class_name)
-        for slot in module.whole:
-            leaf = next(leaf for leaf, own in _SLOTS.items() if own == slot)
-            path = place.parts[0].path
-            name = path if f"{path}.{leaf}" not in held and leaf == "weight" else f"{path}.{leaf}"
-            saved, base = module.tensors[slot], held.get(name)
-            if len(place.parts) > 1 or base is None or base.shape != saved.shape:
-                raise BaseMismatch(
-                    "was saved whole, and the base has no such weight to subtract", file=module.file,
-                    key=module.names[slot], expected=list(saved.shape), found=list(base.shape) if base else "none",
-                )  # fmt: skip
-            difference = as_float64(saved) - as_float64(base)
-            module.tensors[slot] = Tensor.from_numpy(difference.astype(numpy.float32))
-
-    def _weights(self, component: str, class_name: str) -> dict[str, Tensor]:
+    def __getitem__(self, component: str) -> Mapping[str, Parameter]:
         if component not in self._tensors:
-            own = self.folder / component
+            own, class_name = self.folder / component, self.architecture.components[component].class_name
             self._tensors[component] = {
                 frozen_path(name, class_name): tensor
                 for file in weight_files(own if own.is_dir() else self.folder)
@@ -90,9 +93,15 @@ class BaseWeights:
             }
         return self._tensors[component]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.architecture.components)
 
-def weights_of(base: str | Path | Architecture | None) -> BaseWeights | None:
+    def __len__(self) -> int:
+        return len(self.architecture.components)
+
+
+def weights_of(base: str | Path | Architecture | None, architecture: Architecture | None) -> Weights | None:
     """The weights of what a user named as the base model, where that is a folder."""
-    if base is None or isinstance(base, Architecture):
+    if base is None or architecture is None or isinstance(base, Architecture):
         return None
-    return BaseWeights(Path(base)) if Path(base).is_dir() else None
+    return FolderWeights(Path(base), architecture) if Path(base).is_dir() else None

@@ -42,7 +42,11 @@ class Rule(NamedTuple):
 
 def alpha_layout(found: Detection, match: Match, configured: bool) -> str:
     """Where the source kept its alphas: ``F32 [] in 264 of 264 modules``, ``configuration`` or ``none``."""
-    pairs = [found.grouped.modules[stem] for stem in _converted_places(found, match) if found.families[stem].rank]
+    pairs = [
+        found.grouped.modules[stem]
+        for stem in _converted_places(found, match)
+        if found.families[stem].rank_of(found.grouped.modules[stem])
+    ]
     kinds = Counter(_alpha_kind(module) for module in pairs if "alpha" in module.tensors)
     if not kinds:
         return "configuration" if configured else "none"
@@ -81,14 +85,15 @@ def _converted_places(found: Detection, match: Match) -> dict[str, Place]:
     return {
         stem: place
         for stem, place in match.places.items()
-        if stem not in match.misfits and found.families[stem].lower is not None
+        if stem not in match.misfits and found.families[stem].is_converted
     }
 
 
 def _rule(found: Detection, match: Match, stem: str) -> Rule:
     place, module = match.places[stem], found.grouped.modules[stem]
     suffixes = tuple(sorted((slot, name[len(stem) :]) for slot, name in module.names.items()))
-    zero = "alpha" in module.tensors and found.families[stem].rank is not None and module.alpha is None
+    ranked = found.families[stem].rank_of(module) is not None
+    zero = "alpha" in module.tensors and ranked and module.alpha is None
     return Rule(place.prefix, place.layout, suffixes, _alpha_kind(module), zero, _axes(found, match, stem))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from si_hub.storage.files import open_regular
-from si_hub.storage.tensors import CHUNK, Held, Piece, Tensor, fill_room
+from si_hub.storage.tensors import CHUNK, Held, Made, Piece, Tensor, fill_room
 
 
 class Sources(ExitStack):
@@ -16,6 +17,7 @@ class Sources(ExitStack):
     def __init__(self) -> None:
         super().__init__()
         self._open: dict[Path, int] = {}
+        self._made: tuple[Callable[[], bytes] | None, bytes] = None, b""
 
     def read(self, piece: Piece, start: int, room: memoryview) -> None:
         """Fill ``room`` with the bytes of ``piece`` from ``start`` on.
@@ -26,10 +28,21 @@ class Sources(ExitStack):
         if isinstance(piece, Held):
             room[:] = memoryview(piece.data)[start : start + len(room)]
             return
+        if isinstance(piece, Made):
+            start += piece.start
+            room[:] = memoryview(self._make(piece))[start : start + len(room)]
+            return
         if piece.path not in self._open:
             self._open[piece.path] = open_regular(piece.path)
             self.callback(os.close, self._open[piece.path])
         fill_room(self._open[piece.path], room, piece.offset + start, piece.path)
+
+    def _make(self, piece: Made) -> bytes:
+        """The computed bytes; those of the last computation are kept for the rest of it."""
+        if self._made[0] is not piece.make:
+            self._made = None, b""
+            self._made = piece.make, piece.make()
+        return self._made[1]
 
 
 class Comparison(Sources):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -93,7 +93,31 @@ class Held:
         room[:] = self.data
 
 
-Piece = Span | Held
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """Bytes that are computed when they are read, and not kept: the part from ``start`` of what ``make`` gives.
+
+    ``make`` gives the same bytes whenever it is asked. Equal only to itself.
+    """
+
+    length: int
+    make: Callable[[], bytes]
+    start: int = 0
+
+    def cut(self, start: int, stop: int) -> Made:
+        return Made(stop - start, self.make, self.start + start)
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        data = self.make()
+        for start in range(self.start, self.start + self.length, size):
+            yield data[start : min(start + size, self.start + self.length)]
+
+    def fill(self, room: memoryview) -> None:
+        """Fill ``room``, as long as the bytes, with them."""
+        room[:] = memoryview(self.make())[self.start : self.start + self.length]
+
+
+Piece = Span | Held | Made
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +154,22 @@ class Tensor:
             return cls("F32", (), (Held(struct.pack("<f", value)),))
         except OverflowError as error:
             raise ValueError(f"{value} does not fit float32") from error
+
+    @classmethod
+    def compute(cls, shape: Sequence[int], values: Callable[[], torch.Tensor]) -> Tensor:
+        """A float32 tensor whose values are computed when they are read, each time anew.
+
+        Args:
+            values: gives them in ``shape``, in any floating-point dtype; ValueError where the shape is another one.
+        """
+
+        def make() -> bytes:
+            found = values()
+            if tuple(found.shape) != tuple(shape):
+                raise ValueError(f"{list(shape)} was to be computed, {list(found.shape)} came out")
+            return cls.from_torch(found.float()).tobytes()
+
+        return cls("F32", tuple(shape), (Made(4 * math.prod(shape), make),))
 
     @classmethod
     def from_torch(cls, tensor: torch.Tensor) -> Tensor:

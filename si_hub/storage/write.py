@@ -17,7 +17,7 @@ from si_hub.storage.finite import count_bad
 from si_hub.storage.header import HEADER_LIMIT
 from si_hub.storage.sources import Sources
 from si_hub.storage.system import drop_cached, reserve_space, write_at
-from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Held, Tensor
+from si_hub.storage.tensors import CHUNK, DTYPE_SIZES, Span, Tensor
 from si_hub.words import keep_words
 
 _BUFFERS = 8
@@ -208,7 +208,7 @@ class _Stream:
 
 
 def _origin(tensor: Tensor) -> Path | None:
-    return next((piece.path for piece in tensor.pieces if not isinstance(piece, Held)), None)
+    return next((piece.path for piece in tensor.pieces if isinstance(piece, Span)), None)
 
 
 def _write_behind(target: int, data: memoryview, at: int) -> None:

@@ -10,20 +10,22 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from si_hub.architectures import Architecture
+from si_hub.converters.dense import Weights
 from si_hub.converters.detect.choosing import ambiguous_base, choose_base
 from si_hub.converters.detect.grouping import (
     SAVED_WHOLE,
+    WITHOUT_BASE,
     Grouped,
     classify_modules,
     group,
+    lacking_weights,
     quantised,
     refusal,
     saved_whole,
     unknown_tensors,
 )
-from si_hub.converters.detect.matching import Match, fit, fit_shipped, targets, whole_match
+from si_hub.converters.detect.matching import Match, fit, fit_shipped, target, targets, whole_match
 from si_hub.converters.families.contract import Family
-from si_hub.converters.saved import BaseWeights
 from si_hub.converters.source import Source
 from si_hub.errors import BaseMismatch, SiHubError
 
@@ -54,7 +56,7 @@ class Detection:
 
     grouped: Grouped
     families: dict[str, Family]
-    weights: BaseWeights | None = None
+    weights: Weights | None = None
     matches: list[Match] = field(default_factory=list)
     objections: list[Objection] = field(default_factory=list)
 
@@ -62,6 +64,14 @@ class Detection:
         """Names of the families, the most frequent first."""
         counts = Counter(family.name for family in self.families.values())
         return "+".join(name for name, _ in counts.most_common())
+
+    def needing_base(self, match: Match) -> list[str]:
+        """Modules that are functions of the base model's own weights."""
+        return [
+            stem for stem, place in match.places.items()
+            if stem not in match.misfits
+            and self.families[stem].needs_base(self.grouped.modules[stem], target(match.architecture, place))
+        ]  # fmt: skip
 
     def check(self, *, allow_partial: bool) -> Match:
         """The match, where the source can be converted, whole or in part; raises the first objection otherwise."""
@@ -80,10 +90,13 @@ class Detection:
         reasons = dict.fromkeys(match.strangers, f"{match.architecture.name} has no such module")
         reasons |= {stem: error.problem for stem, error in match.misfits.items()}
         reasons |= {
-            stem: f"{family.title}: {family.reason}" for stem, family in self.families.items() if family.lower is None
+            stem: f"{family.title}: {family.reason}"
+            for stem, family in self.families.items()
+            if not family.is_converted
         }
         if self.weights is None:
             reasons |= {stem: SAVED_WHOLE for stem, module in self.grouped.modules.items() if module.whole}
+            reasons |= {stem: f"{self.families[stem].title}: {WITHOUT_BASE}" for stem in self.needing_base(match)}
         lost = {changed: stem for stem, changed in targets(match) if stem in reasons}
         for stem, changed in targets(match):
             if changed in lost and stem not in reasons:
@@ -91,7 +104,7 @@ class Detection:
         return reasons
 
 
-def examine(source: Source, base: Architecture | None = None, weights: BaseWeights | None = None) -> Detection:
+def examine(source: Source, base: Architecture | None = None, weights: Weights | None = None) -> Detection:
     """Recognise a source against ``base``, or against every shipped base model; what is wrong is kept, not raised.
 
     Args:
@@ -111,7 +124,7 @@ def examine(source: Source, base: Architecture | None = None, weights: BaseWeigh
     if weights is None and (error := saved_whole(source, grouped)):
         found.objections.append(Objection(error, partial=True))
     if error := refusal(source, found.families):
-        found.objections.append(Objection(error, any(family.lower for family in found.families.values())))
+        found.objections.append(Objection(error, any(family.is_converted for family in found.families.values())))
     if grouped.unknown:
         found.objections.append(Objection(unknown_tensors(source, grouped), partial=True))
     matches = [fit(grouped, found.families, base)] if base else fit_shipped(grouped, found.families)
@@ -122,6 +135,9 @@ def examine(source: Source, base: Architecture | None = None, weights: BaseWeigh
     for match in found.matches[:1]:
         if len(found.matches) > 1 and match.fits_nearly:
             found.objections.append(Objection(ambiguous_base(source, found.matches), partial=False))
+        if weights is None and len(found.matches) == 1 and (stems := found.needing_base(match)):
+            lacking = lacking_weights(source, found.families, stems)
+            found.objections.append(Objection(lacking, partial=len(stems) < len(found.families)))
         whole = whole_match(source, match, given=base is not None)
         found.objections.extend(Objection(error, partial) for error, partial in whole)
     return found

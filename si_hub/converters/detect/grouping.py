@@ -27,6 +27,8 @@ _QUANTISED = re.compile(
 )
 #: What PEFT's ``modules_to_save`` and ``bias`` leave in a file.
 SAVED_WHOLE = "whole weights, saved by PEFT's modules_to_save or bias, not differences"
+#: Why a function of the base's weights is not converted without them.
+WITHOUT_BASE = "a function of the base model's own weights, which are needed to convert it"
 #: Names shown in a message.
 SHOWN = 3
 
@@ -129,12 +131,22 @@ def classify_modules(source: Source, grouped: Grouped) -> dict[str, Family]:
 
 def refusal(source: Source, families: Mapping[str, Family]) -> UnsupportedFamily | None:
     """The error for the modules of families that are not converted, each with its own reason."""
-    refused = {stem: family for stem, family in families.items() if family.lower is None}
+    refused = {stem: family for stem, family in families.items() if not family.is_converted}
     if not refused:
         return None
     counts = Counter((family.title, family.reason) for family in refused.values())
     said = (f"is {title} ({count} of {len(families)} modules): {reason}" for (title, reason), count in counts.items())
     return UnsupportedFamily("; ".join(said), file=source.path, key=next(iter(refused)))
+
+
+def lacking_weights(source: Source, families: Mapping[str, Family], stems: list[str]) -> UnsupportedFamily:
+    """The error for modules that are functions of the base's weights, where none are given."""
+    counts = Counter(families[stem].title for stem in stems)
+    said = ", ".join(f"{title} ({count} of {len(families)} modules)" for title, count in counts.items())
+    return UnsupportedFamily(
+        f"is {said}: {WITHOUT_BASE}", file=source.path, key=stems[0],
+        hint=f"Name the base model, a folder, checkpoint or cached repository: {option('base', 'FOLDER')}.",
+    )  # fmt: skip
 
 
 def quantised(source: Source) -> UnsupportedFamily | None:

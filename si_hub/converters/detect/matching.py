@@ -158,7 +158,7 @@ def _misfit(module: SourceModule, family: Family, target: Target) -> SiHubError 
     except BaseMismatch as error:
         return error
     except LayerShapeError as error:
-        if family.lower:
+        if family.is_converted:
             raise
         return error
     return None
@@ -168,10 +168,11 @@ def target(architecture: Architecture, place: Place) -> Target:
     """All parts of a place as one module, stacked along the output axis."""
     modules = architecture.components[place.component].modules
     held = [modules[part.path] for part in place.parts]
-    if len(held) == 1:
+    if len(held) == 1 and place.parts[0].rows is None:
         return Target(held[0].kind, held[0].shape, held[0].bias)
     rows = sum(module.shape[0] for module in held)
-    return Target(held[0].kind, (rows, *held[0].shape[1:]), all(module.bias for module in held))
+    cuts = sorted({at for part in place.parts for span in part.rows or () for at in span})
+    return Target(held[0].kind, (rows, *held[0].shape[1:]), all(module.bias for module in held), tuple(cuts))
 
 
 def whole_match(source: Source, match: Match, *, given: bool) -> Iterator[tuple[BaseMismatch, bool]]:

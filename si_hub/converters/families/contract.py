@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from si_hub.converters.dense import BaseModule, Difference
 from si_hub.converters.naming.names import Reading
 from si_hub.converters.naming.suffixes import Suffix
 from si_hub.storage.tensors import Tensor
@@ -23,6 +26,7 @@ class SourceModule:
         reading: the stem without its prefix.
         spelling: whose suffixes it has.
         alpha: the resolved numerator of alpha / rank; ``None`` means alpha = rank.
+        config: PEFT's configuration of its component, where there is one.
         whole: slots whose tensors are the trained parameter itself, until the base's is subtracted.
     """
 
@@ -33,6 +37,7 @@ class SourceModule:
     names: dict[str, str] = field(default_factory=dict)
     spelling: str = ""
     alpha: float | None = None
+    config: Mapping[str, Any] | None = None
     whole: set[str] = field(default_factory=set)
 
 
@@ -44,11 +49,18 @@ class Target:
         kind: of the base module.
         shape: of the weight, fused parts stacked along the output axis.
         bias: whether there is one.
+        cuts: rows where one part ends and the next begins; none for a module of one part.
     """
 
     kind: str
     shape: tuple[int, ...]
     bias: bool
+    cuts: tuple[int, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Numbers of the weight."""
+        return math.prod(self.shape)
 
 
 @dataclass(slots=True)
@@ -58,7 +70,11 @@ class Lowered:
     leaves: dict[str, Tensor]
     alpha: float | None = None
     groups: int = 1
-    folded: set[str] = field(default_factory=set)
+
+    @property
+    def count(self) -> int:
+        """Numbers of all leaves."""
+        return sum(leaf.count for leaf in self.leaves.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +109,21 @@ class Slots:
 
 
 Fits = Callable[[SourceModule, Target], None]
-Rank = Callable[[SourceModule], int]
+Rank = Callable[[SourceModule], "int | None"]
 AxesOf = Callable[[SourceModule], tuple[int, ...]]
-Lower = Callable[[SourceModule, Target], Lowered]
+Needs = Callable[[SourceModule, Target], bool]
+Differ = Callable[[SourceModule, Target, "BaseModule | None"], Difference]
+Lower = Callable[[SourceModule, Target, "BaseModule | None"], Lowered]
+
+
+def never(module: SourceModule, target: Target) -> bool:
+    """No module of the family needs the base's weights."""
+    return False
+
+
+def always(module: SourceModule, target: Target) -> bool:
+    """Every module of the family needs the base's weights."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +136,56 @@ class Family:
         when: the slots a module of it has.
         fits: raises BaseMismatch where the shapes are not the base module's, LayerShapeError where they contradict
             each other; nothing but shapes is looked at.
+        differ: its definition: the dense difference of a module, in float64.
         suffixes: of its tensors' names, where no other family has said them already.
-        rank: of a module, by its shapes, where the family's scale is alpha / rank; ``None`` for a family without one.
+        rank: of a module, by its shapes, where the family's scale is alpha / rank; ``None`` for a family without one,
+            and for a module without one, whose alpha says nothing.
         axes: numbers of axes of the tensors that are written for a linear layer or for a convolution; in all files
             these are the base weight's or not, whatever the family.
-        lower: gives the format's leaves, from numbers; ``None`` where the family is known and not converted.
-        needs_base: it is a function of the base model's own weights.
-        reason: why it is not converted.
+        lower: gives the format's leaves where there are smaller ones than the dense difference.
+        needs_base: whether a module is a function of the base model's own weights.
+        reason: why it is not converted, where it is only known.
     """
 
     name: str
     title: str
     when: Slots
     fits: Fits
+    differ: Differ | None = None
     suffixes: Mapping[str, Suffix] = field(default_factory=dict)
     rank: Rank | None = None
     axes: AxesOf | None = None
     lower: Lower | None = None
-    needs_base: bool = False
+    needs_base: Needs = never
     reason: str = ""
 
+    @property
+    def is_converted(self) -> bool:
+        """Whether it is converted at all."""
+        return self.differ is not None
 
-NOT_YET = "this version converts LoRA, LoCon, full and norm differences"
-NEEDS_BASE = "it is a function of the base model's own weights, which this version does not read"
+    def rank_of(self, module: SourceModule) -> int | None:
+        """The rank of a module, where its scale is alpha / rank."""
+        return self.rank(module) if self.rank else None
+
+    def lower_module(self, module: SourceModule, target: Target, own: BaseModule | None) -> Lowered:
+        """A module as the format's leaves: the family's own, or the dense difference."""
+        assert self.differ is not None, "what is not converted is left out"
+        lower = self.lower
+        return lower(module, target, own) if lower else lower_whole(self.differ(module, target, own), target)
+
+
+def lower_whole(difference: Difference, target: Target) -> Lowered:
+    """A dense difference as it is, float32, computed when it is read."""
+    leaves: dict[str, Tensor] = {}
+    if difference.weight:
+        leaf = "param_delta" if target.kind == "parameter" else "weight_delta"
+        leaves[leaf] = Tensor.compute(target.shape, difference.weight)
+    if difference.bias:
+        leaves["bias_delta"] = Tensor.compute(target.shape[:1], difference.bias)
+    return Lowered(leaves)
+
+
+def scale_of(module: SourceModule, rank: int | None) -> float:
+    """alpha / rank, once the module's alpha is resolved; a module without a rank has its scale in alpha."""
+    return 1.0 if module.alpha is None else module.alpha / (rank or 1)

@@ -1,47 +1,139 @@
-"""DoRA: W' = m · (W + ΔW) / ‖W + ΔW‖, on top of a pair or of LoHa or LoKr factors (arXiv 2402.09353)."""
+"""DoRA: W' = m · (W + ΔW) / ‖W + ΔW‖, on top of a pair, of LoHa or LoKr factors or of a difference (arXiv 2402.09353).
+
+The norm is that of every output's row, or of every input channel, as the magnitude's shape says: LyCORIS before
+version 3 and kohya's trainers have ``[1, in]``, all others ``[out, 1]``, and PEFT's convolutions ``[1, out, 1, 1]``.
+Biases are left as they are.
+"""
 
 from __future__ import annotations
 
-import math
+from typing import TYPE_CHECKING
 
-from si_hub.converters.families import loha, lokr
-from si_hub.converters.families.contract import NEEDS_BASE, Family, Slots, SourceModule, Target
-from si_hub.converters.families.shapes import Size, check_matrix, check_pair, misfit, size_of
+from si_hub.converters.dense import BaseModule, Difference, Values, once, widen
+from si_hub.converters.families import full, locon_tucker, loha, lokr, lora
+from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, always, lower_whole
+from si_hub.converters.families.shapes import along, misfit
 from si_hub.converters.naming.suffixes import spell
+from si_hub.errors import LayerShapeError
+from si_hub.storage.tensors import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+_BENEATH = (lora.FAMILY, locon_tucker.FAMILY, loha.FAMILY, lokr.FAMILY, full.FAMILY)
+
+
+def _beneath(module: SourceModule) -> Family:
+    """The family of the change that the magnitude is on top of."""
+    slots = module.tensors.keys() - {"magnitude"}
+    found = next((family for family in _BENEATH if family.when.objection(slots) is None), None)
+    if found is None:
+        raise LayerShapeError(
+            "a magnitude needs a change of the weight beneath it", file=module.file, key=module.names["magnitude"],
+            expected="a pair, LoHa or LoKr factors, or a difference", found=", ".join(sorted(slots)) or "nothing",
+        )  # fmt: skip
+    return found
 
 
 def check(module: SourceModule, target: Target) -> None:
-    """Raise where change or magnitude, of the output or the input axis, is not for the base module."""
-    if {"down", "up"} <= module.tensors.keys() and "mid" not in module.tensors:
-        check_pair(module, target)
-    else:
-        check_matrix(module, target, *_matrix(module))
-    if module.tensors["magnitude"].count not in target.shape[:2]:
-        raise misfit(
-            module, "magnitude", "magnitude's", " or ".join(map(str, target.shape[:2])),
-            list(module.tensors["magnitude"].shape), target,
-        )  # fmt: skip
+    """Raise where change or magnitude, of the output or the input axis, is not for the base module.
+
+    Raises:
+        LayerShapeError: no change that a magnitude can be on top of, or tensors that contradict each other.
+        BaseMismatch: they do not fit.
+    """
+    _beneath(module).fits(module, target)
+    _axis(module, target)
 
 
-def _matrix(module: SourceModule) -> tuple[Size | None, Size | None]:
-    if any(slot.startswith("lokr") for slot in module.tensors):
-        return lokr.lokr_size(module)
-    if any(slot.startswith("hada") for slot in module.tensors):
-        return loha.loha_size(module)
-    width, core = size_of(module, "down", 1), module.tensors.get("mid")
-    columns = width and ("down", width[1] * math.prod(core.shape[2:] if core else ()))
-    return size_of(module, "up", 0), columns
+def _axis(module: SourceModule, target: Target) -> int:
+    """0 where the magnitude is of the outputs, 1 where it is of the inputs; BaseMismatch where it is of neither."""
+    magnitude = module.tensors["magnitude"]
+    shape, sizes = magnitude.shape, target.shape[:2]
+    on_inputs = len(shape) > 1 and shape[0] == 1 and module.names["magnitude"].endswith(".dora_scale")
+    axis = int(on_inputs and not (magnitude.count == 1 and sizes[0] == 1))
+    if len(sizes) < 2 or magnitude.count != sizes[axis]:
+        raise misfit(module, "magnitude", "magnitude's", " or ".join(map(str, sizes)), list(magnitude.shape), target)
+    return axis
+
+
+def dora_rank(module: SourceModule) -> int | None:
+    """The rank of the change beneath."""
+    return _beneath(module).rank_of(module)
+
+
+def _gains(module: SourceModule, target: Target, own: BaseModule) -> Values:
+    """m / ‖W + ΔW‖ along the magnitude's axis, float64; 1 where there is nothing to scale."""
+    axis, beneath = _axis(module, target), _beneath(module)
+    differ_beneath = beneath.differ
+    assert differ_beneath is not None, "what can be beneath is converted"
+
+    def divide() -> torch.Tensor:
+        import torch
+
+        weight = own.weight()
+        if change := differ_beneath(module, target, own).weight:
+            weight += change()
+        norms = torch.linalg.vector_norm(weight.transpose(0, axis).flatten(1), dim=1)
+        gains: torch.Tensor = widen(module.tensors["magnitude"]).flatten() / norms
+        return torch.where(norms > 0, gains, 1.0)
+
+    return once(divide)
+
+
+def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Difference:
+    """g · (W + ΔW) - W, with g the gains along their axis."""
+    assert own is not None, "it is a function of the base's weight"
+    beneath = _beneath(module)
+    assert beneath.differ is not None, "what can be beneath is converted"
+    gains, change = _gains(module, target, own), beneath.differ(module, target, own)
+
+    def scale() -> torch.Tensor:
+        weight, factor = own.weight(), along(gains(), _axis(module, target), len(target.shape))
+        scaled = (factor - 1) * weight
+        return scaled + factor * change.weight() if change.weight else scaled
+
+    return Difference(scale, change.bias)
+
+
+def lower(module: SourceModule, target: Target, own: BaseModule | None) -> Lowered:
+    """``gain`` or ``gain_in``, and the change beneath scaled likewise; whole where a Kronecker product is beneath.
+
+    ``gain`` acts on the bias, which DoRA leaves as it is: ``bias_delta`` takes that back, (1 - g) · b.
+    """
+    assert own is not None, "it is a function of the base's weight"
+    axis, gains = _axis(module, target), _gains(module, target, own)
+    beneath = _beneath(module)
+    lowered = lokr.lower_expanded(module, target) if beneath is lokr.FAMILY else (
+        beneath.lower_module(module, target, own)
+    )  # fmt: skip
+    if lowered.groups > 1 or (len(target.shape) > 2 and target.shape[1] == 1):
+        return lower_whole(differ(module, target, own), target)
+    scaled = {"up.weight", "weight_delta"} if axis == 0 else {"down.weight", "weight_delta"}
+    for leaf in scaled & lowered.leaves.keys():
+        lowered.leaves[leaf] = _scale(lowered.leaves[leaf], gains, axis)
+    lowered.leaves["gain_in" if axis else "gain"] = Tensor.compute((target.shape[axis],), gains)
+    if target.bias and axis == 0:
+        trained = lowered.leaves.get("bias_delta")
+
+        def take_back() -> torch.Tensor:
+            kept = (1 - gains()) * own.bias()
+            return kept + widen(trained) if trained else kept
+
+        lowered.leaves["bias_delta"] = Tensor.compute(target.shape[:1], take_back)
+    return lowered
+
+
+def _scale(tensor: Tensor, gains: Values, axis: int) -> Tensor:
+    return Tensor.compute(tensor.shape, lambda: widen(tensor) * along(gains(), axis, len(tensor.shape)))
 
 
 FAMILY = Family(
     "dora", "DoRA",
-    Slots.of(
-        "magnitude",
-        may=f"down up mid alpha {loha.LOHA_FACTORS} {loha.CORES} {lokr.LOKR_FACTORS} diff diff_b w_norm b_norm",
-    ),
-    check,
+    Slots.of("magnitude", may=f"down up mid alpha {loha.LOHA_FACTORS} {loha.CORES} {lokr.LOKR_FACTORS} diff diff_b"),
+    check, differ,
     spell("kohya", magnitude=".dora_scale")
     | spell("peft", named=True, magnitude=".lora_magnitude_vector .lora_magnitude_vector.weight")
     | spell("ai-toolkit", magnitude=".magnitude"),
-    needs_base=True, reason=NEEDS_BASE,
+    rank=dora_rank, lower=lower, needs_base=always,
 )  # fmt: skip

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from si_hub.converters.dense import BaseModule, Difference, widen
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target
-from si_hub.converters.families.shapes import bias_delta, check_bias, check_difference, reshape
+from si_hub.converters.families.shapes import bias_delta, bias_difference, check_bias, check_difference, reshape
 from si_hub.converters.naming.suffixes import spell
 from si_hub.storage.tensors import Tensor
 
@@ -13,7 +14,12 @@ def check(module: SourceModule, target: Target) -> None:
     check_differences(module, target, "diff", "diff_b")
 
 
-def lower(module: SourceModule, target: Target) -> Lowered:
+def differ(module: SourceModule, target: Target, own: BaseModule | None = None) -> Difference:
+    """The differences in the base's shapes."""
+    return differ_by(module, target, "diff", "diff_b")
+
+
+def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:
     """The differences in the base's shapes."""
     return lower_differences(module, target, "diff", "diff_b")
 
@@ -24,6 +30,13 @@ def check_differences(module: SourceModule, target: Target, weight: str, bias: s
         check_difference(module, weight, target)
     if bias in module.tensors:
         check_bias(module, bias, target)
+
+
+def differ_by(module: SourceModule, target: Target, weight: str, bias: str) -> Difference:
+    """What the slots ``weight`` and ``bias`` hold, in the base's shapes."""
+    held = module.tensors.get(weight)
+    values = None if held is None else lambda: widen(held).reshape(target.shape)
+    return Difference(values, bias_difference(module, bias))
 
 
 def lower_differences(module: SourceModule, target: Target, weight: str, bias: str) -> Lowered:
@@ -38,6 +51,6 @@ def lower_differences(module: SourceModule, target: Target, weight: str, bias: s
 
 
 FAMILY = Family(
-    "full", "full difference", Slots.of(has_any="diff diff_b", may="alpha"), check,
+    "full", "full difference", Slots.of(has_any="diff diff_b", may="alpha"), check, differ,
     spell("lycoris", diff=".diff", diff_b=".diff_b"), lower=lower,
 )  # fmt: skip

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from si_hub.converters.families.contract import NOT_YET, Family, Slots, SourceModule, Target
-from si_hub.converters.families.shapes import Size, check_matrix, size_of
+from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, scale_of
+from si_hub.converters.families.shapes import (
+    Size,
+    bias_delta,
+    bias_difference,
+    check_bias,
+    check_matrix,
+    reshape,
+    size_of,
+    unequal_ranks,
+)
 from si_hub.converters.naming.suffixes import spell
+from si_hub.storage.tensors import Tensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check(module: SourceModule, target: Target) -> None:
-    """Raise BaseMismatch where up, mid ``[r, r, *kernel]`` and down ``[r, in, 1, 1]`` are not for the base module."""
+    """Raise where up, mid ``[r, r, *kernel]`` and down ``[r, in, 1, 1]`` are not for the base module.
+
+    Raises:
+        LayerShapeError: they do not multiply.
+        BaseMismatch: they do not fit.
+    """
+    core_rank(module)
     check_matrix(module, target, size_of(module, "up", 0), _columns(module))
+    if "diff_b" in module.tensors:
+        check_bias(module, "diff_b", target)
 
 
 def _columns(module: SourceModule) -> Size | None:
@@ -19,7 +42,46 @@ def _columns(module: SourceModule) -> Size | None:
     return width and ("down", width[1] * math.prod(module.tensors["mid"].shape[2:]))
 
 
+def core_rank(module: SourceModule) -> int:
+    """The rank of up, which alpha is divided by; LayerShapeError where up, mid and down do not multiply."""
+    up, mid, down = (module.tensors[slot].shape for slot in ("up", "mid", "down"))
+    if not (len(up) > 1 and len(mid) > 1 and len(down) > 1 and up[1] == mid[0] and mid[1] == down[0]):
+        raise unequal_ranks(module)
+    return up[1]
+
+
+def differ(module: SourceModule, target: Target, own: BaseModule | None = None) -> Difference:
+    """up times the core times down, scaled."""
+
+    def multiply() -> torch.Tensor:
+        up = widen(module.tensors["up"]).flatten(1)
+        product = up @ fold_core(module).flatten(1)
+        return product.reshape(target.shape) * scale_of(module, up.shape[1])
+
+    return Difference(multiply, bias_difference(module, "diff_b"))
+
+
+def fold_core(module: SourceModule) -> torch.Tensor:
+    """The core with down in it: ``[r, in, *kernel]``, float64."""
+    import torch
+
+    return torch.einsum("mn...,ni->mi...", widen(module.tensors["mid"]), widen(module.tensors["down"]).flatten(1))
+
+
+def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:
+    """up's bytes as they are; the core goes into down, which gets the kernel."""
+    up, mid, down = (module.tensors[slot] for slot in ("up", "mid", "down"))
+    shape = (mid.shape[0], down.shape[1], *target.shape[2:])
+    leaves = {
+        "down.weight": Tensor.compute(shape, lambda: fold_core(module).reshape(shape)),
+        "up.weight": reshape(up, up.shape[:2]),
+    }
+    if "diff_b" in module.tensors:
+        leaves["bias_delta"] = bias_delta(module, "diff_b", target)
+    return Lowered(leaves, module.alpha)
+
+
 FAMILY = Family(
-    "locon-tucker", "LoCon with a Tucker core", Slots.of("down mid up", may="alpha diff_b"), check,
-    spell("kohya", mid=".lora_mid.weight"), reason=NOT_YET,
+    "locon-tucker", "LoCon with a Tucker core", Slots.of("down mid up", may="alpha diff_b"), check, differ,
+    spell("kohya", mid=".lora_mid.weight"), rank=core_rank, lower=lower,
 )  # fmt: skip

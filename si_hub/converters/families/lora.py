@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target
+from typing import TYPE_CHECKING
+
+from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, scale_of
 from si_hub.converters.families.shapes import (
     bias_delta,
+    bias_difference,
     check_bias,
     check_pair,
     pair_axes,
@@ -13,6 +17,9 @@ from si_hub.converters.families.shapes import (
     reshape,
 )
 from si_hub.converters.naming.suffixes import spell
+
+if TYPE_CHECKING:
+    import torch
 
 LORA_SUFFIXES = (
     spell("kohya", down=".lora_down.weight", up=".lora_up.weight", alpha=".alpha")
@@ -31,7 +38,26 @@ def check(module: SourceModule, target: Target) -> None:
         check_bias(module, "diff_b", target)
 
 
-def lower(module: SourceModule, target: Target) -> Lowered:
+def differ(module: SourceModule, target: Target, own: BaseModule | None = None) -> Difference:
+    """up ``[out, rank / groups]`` times down ``[rank, in, *kernel]``, times alpha / rank."""
+    return Difference(lambda: multiply_pair(module, target), bias_difference(module, "diff_b"))
+
+
+def multiply_pair(module: SourceModule, target: Target) -> torch.Tensor:
+    """The product of a pair, scaled, float64, in the target's shape; with all inputs for a grouped convolution's.
+
+    Each group of outputs has its own share of the rank, which reads all inputs, as PEFT shapes it.
+    """
+    import torch
+
+    up, down = widen(module.tensors["up"]).flatten(1), widen(module.tensors["down"])
+    groups = pair_groups(module)
+    shares = zip(up.chunk(groups), down.flatten(1).chunk(groups), strict=True)
+    product = torch.cat([rows @ share for rows, share in shares]) * scale_of(module, pair_rank(module))
+    return product.reshape(target.shape if groups == 1 else (up.shape[0], *down.shape[1:]))
+
+
+def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:
     """up ``[out, rank(, 1, 1)]`` and down ``[rank, in(, *kernel)]`` as the format's pair, in the base's own kind.
 
     ``diff_b`` is no part of the product and is not scaled.
@@ -47,6 +73,6 @@ def lower(module: SourceModule, target: Target) -> Lowered:
 
 
 FAMILY = Family(
-    "lora", "LoRA or LoCon", Slots.of("down up", may="alpha diff_b"), check, LORA_SUFFIXES,
+    "lora", "LoRA or LoCon", Slots.of("down up", may="alpha diff_b"), check, differ, LORA_SUFFIXES,
     rank=pair_rank, axes=pair_axes, lower=lower,
 )  # fmt: skip

@@ -1,31 +1,124 @@
-"""OFT and BOFT of LyCORIS and kohya: W' = R W, with block-diagonal rotations on the output axis (arXiv 2306.07280)."""
+"""OFT and BOFT of LyCORIS and kohya: W' = R W, with block rotations on the output axis (arXiv 2306.07280, 2311.06243).
+
+Every block is a rotation by Cayley's formula, R = (I + Q)(I - Q)⁻¹ of a skew-symmetric Q = B - Bᵀ; R - I is computed
+as 2 Q (I - Q)⁻¹, without a difference of nearly equal numbers. Biases are left as they are.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from si_hub.converters.families.contract import NEEDS_BASE, Family, Slots, SourceModule, Target
+from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.families.contract import Family, Slots, SourceModule, Target, always
+from si_hub.converters.families.scales import read_limit
 from si_hub.converters.families.shapes import check_matrix
 from si_hub.converters.naming.suffixes import spell
+from si_hub.errors import LayerShapeError
+from si_hub.storage.tensors import Tensor
+
+if TYPE_CHECKING:
+    import torch
 
 _NUMBERED = "oft_blocks_0 oft_blocks_1 oft_blocks_2 oft_blocks_3"
 
 
 def check(module: SourceModule, target: Target) -> None:
-    """Raise BaseMismatch where blocks ``(m,) n, b, b`` do not cover the outputs of the base module: n · b = out.
+    """Raise where blocks ``(m,) n, b, b`` do not cover the outputs of the base module: n · b = out.
 
     kohya's numbered blocks each cover one part of a fused module.
+
+    Raises:
+        LayerShapeError: blocks that are no squares.
+        BaseMismatch: they do not fit.
     """
-    rows = [math.prod(tensor.shape[-3:-1]) for slot, tensor in module.tensors.items() if slot.startswith("oft_")]
-    check_matrix(module, target, (next(iter(module.names)), sum(rows)), None)
+    blocks = _blocks(module)
+    for slot, tensor in blocks.items():
+        if not 3 <= len(tensor.shape) <= 4 or tensor.shape[-1] != tensor.shape[-2]:
+            raise LayerShapeError(
+                "rotations are square blocks", file=module.file, key=module.names[slot],
+                expected="[blocks, size, size] or [stages, blocks, size, size]", found=list(tensor.shape),
+            )  # fmt: skip
+    rows = [math.prod(tensor.shape[-3:-1]) for tensor in blocks.values()]
+    check_matrix(module, target, (next(iter(blocks)), sum(rows)), None)
+
+
+def _blocks(module: SourceModule) -> dict[str, Tensor]:
+    """The tensors of rotations, in the order of the outputs that they are for."""
+    return {slot: module.tensors[slot] for slot in sorted(module.tensors) if slot.startswith("oft_")}
+
+
+def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Difference:
+    """The rotated weight, rescaled where the file says so, less the weight."""
+    assert own is not None, "it is a function of the base's weight"
+
+    def rotate() -> torch.Tensor:
+        import torch
+
+        weight = own.weight().flatten(1)
+        blocks = _blocks(module)
+        rows = torch.split(weight, [math.prod(tensor.shape[-3:-1]) for tensor in blocks.values()])
+        turned = [
+            _turn_stages(part, _cayley(module, tensor)) if len(tensor.shape) == 4
+            else _turn_blocks(part, _turns(module, slot, tensor))
+            for part, (slot, tensor) in zip(rows, blocks.items(), strict=True)
+        ]  # fmt: skip
+        change = torch.cat(turned)
+        if "rescale" in module.tensors:
+            factor = widen(module.tensors["rescale"]).reshape(-1, 1)
+            change = factor * change + (factor - 1) * weight
+        return change.reshape(target.shape)
+
+    return Difference(rotate)
+
+
+def _turns(module: SourceModule, slot: str, tensor: Tensor) -> torch.Tensor:
+    """R - I of every block, ``[n, b, b]``; files of old versions hold R itself."""
+    import torch
+
+    if slot == "oft_diag":
+        return widen(tensor) - torch.eye(tensor.shape[-1], dtype=torch.float64)
+    return _cayley(module, tensor)
+
+
+def _cayley(module: SourceModule, tensor: Tensor) -> torch.Tensor:
+    """R - I of every block; the norm of all Q together is held to alpha times the number of outputs."""
+    import torch
+
+    blocks = widen(tensor)
+    skew = blocks - blocks.mT
+    limit = read_limit(module)
+    if limit is not None:
+        norm, most = float(skew.norm()), limit * math.prod(tensor.shape[-3:-1])
+        if norm > most:
+            skew = skew * (most / norm)
+    turns: torch.Tensor = 2 * torch.linalg.solve(torch.eye(skew.shape[-1], dtype=skew.dtype) - skew, skew, left=False)
+    return turns
+
+
+def _turn_blocks(weight: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Rᵀ W - W, block by block of rows; it is the transpose by which both libraries turn."""
+    return (turns.mT @ weight.reshape(*turns.shape[:2], -1)).reshape(weight.shape)
+
+
+def _turn_stages(weight: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """A butterfly: stage i turns blocks of rows that lie 2^i · b / 2 apart."""
+    size, turned = turns.shape[-1], weight
+    for stage, blocks in enumerate(turns):
+        step = 2**stage * (size // 2)
+        # Rows (c, 2, step) → (c, step, 2), cut into blocks, and back.
+        mixed = turned.reshape(-1, 2, step, weight.shape[1]).transpose(1, 2).reshape(len(blocks), size, -1)
+        mixed = mixed + blocks @ mixed
+        turned = mixed.reshape(-1, step, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+    return turned - weight
 
 
 FAMILY = Family(
     "oft", "OFT or BOFT of LyCORIS or kohya",
-    Slots.of(has_any=f"oft_blocks {_NUMBERED} oft_diag", may="rescale alpha"), check,
+    Slots.of(has_any=f"oft_blocks {_NUMBERED} oft_diag", may="rescale alpha"), check, differ,
     spell("lycoris", oft_blocks=".oft_blocks", oft_diag=".oft_diag", rescale=".rescale")
     # kohya's OFT of Flux numbers the blocks of a fused layer.
     | spell("kohya", oft_blocks_0=".oft_blocks.0", oft_blocks_1=".oft_blocks.1", oft_blocks_2=".oft_blocks.2",
             oft_blocks_3=".oft_blocks.3"),
-    needs_base=True, reason=NEEDS_BASE,
+    needs_base=always,
 )  # fmt: skip

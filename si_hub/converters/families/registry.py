@@ -26,6 +26,7 @@ from si_hub.converters.families import (
     norm,
     oft,
     oft_peft,
+    reshaped,
     set_weight,
     sparse,
 )
@@ -34,7 +35,7 @@ from si_hub.converters.naming.suffixes import Suffixes
 
 _MODULES = (
     lora, lora_bias, full, norm, locon_tucker, sparse, dora, loha, lokr, glora, ia3_lycoris, ia3_peft, oft, oft_peft,
-    boft_peft, embedding_lora, set_weight,
+    boft_peft, embedding_lora, reshaped, set_weight,
 )  # fmt: skip
 
 FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in _MODULES)

@@ -21,6 +21,8 @@ _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
     # These change the base model's weights when the adapter is loaded.
     "init_lora_weights": lambda value: str(value).startswith(("pissa", "olora", "corda", "loftq", "lora_ga", "milora")),
 }
+#: PEFT's families whose tensors are named as LyCORIS names them, which has an alpha tensor beside them.
+_KINDS_WITHOUT_ALPHA = {"LOHA", "LOKR"}
 #: A group under a quantifier can take a matcher exponential time; no real configuration has one.
 _QUANTIFIED_GROUP = re.compile(r"\)[*+{]")
 _PATTERN_LIMIT = 512
@@ -43,50 +45,77 @@ def read_alpha(module: SourceModule) -> float | None:
     return value or None
 
 
-def config_alpha(module: SourceModule, path: str, rank: int, config: Mapping[str, Any]) -> float:
+def read_limit(module: SourceModule) -> float | None:
+    """What an OFT's alpha tensor limits its rotations to; ``None`` where nothing does: no alpha, or LyCORIS's 0.
+
+    Raises:
+        FormatError, NotFinite: as `read_alpha`.
+    """
+    if "alpha" not in module.tensors:
+        return None
+    limit = read_alpha(module)
+    # kohya's trainer holds them to 0 then, and LyCORIS to nothing.
+    return 0.0 if limit is None and module.reading.prefix.startswith("oft_") else limit
+
+
+def config_alpha(module: SourceModule, path: str, rank: int | None, config: Mapping[str, Any]) -> float:
     """alpha of a module under a PEFT configuration: patterns first, and rank-stabilised scales folded in.
 
     PEFT scales by alpha / r, with ``use_rslora`` by alpha / √r; the result over ``rank`` is that scale.
 
     Args:
         path: the module's name as PEFT knew it.
+        rank: ``None`` for a module without one, whose scale is returned.
 
     Raises:
         UnsupportedFamily: the configuration asks for what a LoRA cannot express.
         FormatError, LayerShapeError: a value of the wrong kind; another rank than the tensors'.
     """
     for setting, value in config.items():
+        if setting == "use_dora" and "magnitude" in module.tensors:
+            continue
         if (reason := _UNSUPPORTED.get(setting)) and value and reason(value):
             raise UnsupportedFamily(
                 f"its configuration sets {setting}, which a plain LoRA cannot express",
                 file=module.file, key=module.stem, found=f"{setting} = {value}",
             )  # fmt: skip
-    given = _number(module, _pattern(config.get("rank_pattern"), path, config.get("r", rank)), "r")
-    alpha = _number(module, _pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", given)), "lora_alpha")
+    given = _number(module, _pattern(config.get("rank_pattern"), path, config.get("r", rank or 1)), "r")
+    key = "lora_alpha" if "lora_alpha" in config else "alpha"
+    alpha = _number(module, _pattern(config.get("alpha_pattern"), path, config.get(key, given)), key)
+    if rank is None:
+        return alpha / given if given else 1.0
     if given != rank:
         raise LayerShapeError(
-            "its rank differs from the configuration's", file=module.file, key=module.names["down"],
+            "its rank differs from the configuration's", file=module.file, key=next(iter(module.names.values())),
             expected=f"r = {given:g}", found=rank,
         )  # fmt: skip
     return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
 
 
-def resolve_alpha(
-    configs: Mapping[str, Mapping[str, Any]], module: SourceModule, component: str, path: str, rank: int
-) -> float | None:
+def config_of(
+    configs: Mapping[str, Mapping[str, Any]], module: SourceModule, component: str
+) -> Mapping[str, Any] | None:
+    """PEFT's configuration of a module, where there is one: its component's, or that for all."""
+    common = configs.get("", {})
+    own = module.spelling == "peft" or str(common.get("peft_type", "")).upper() in _KINDS_WITHOUT_ALPHA
+    return configs.get(component, common if own and common else None)
+
+
+def resolve_alpha(module: SourceModule, path: str, rank: int | None) -> float | None:
     """The numerator of alpha / rank, wherever the source keeps it; ``None`` where it is the rank.
 
     Args:
-        configs: PEFT configurations by component; ``""`` is the one for all.
-        component, path: of the module, as the source names it.
+        path: of the module, as the source names it.
+        rank: of the module; ``None`` for a family whose scale stands in a configuration alone.
 
     Raises:
         FormatError, LayerShapeError, NotFinite, UnsupportedFamily: as `read_alpha` and `config_alpha`.
     """
-    if "alpha" in module.tensors:
+    if rank is not None and "alpha" in module.tensors:
         return read_alpha(module)
-    config = configs.get(component, configs.get("") if module.spelling == "peft" else None)
-    return None if config is None else config_alpha(module, path, rank, config)
+    if "alpha" in module.tensors or module.config is None:
+        return None
+    return config_alpha(module, path, rank, module.config)
 
 
 def _pattern(patterns: Any, path: str, default: Any) -> Any:

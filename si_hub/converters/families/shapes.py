@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
+from si_hub.converters.dense import Values, widen
 from si_hub.converters.families.contract import SourceModule, Target
 from si_hub.errors import BaseMismatch, LayerShapeError
 from si_hub.storage.tensors import Tensor
 from si_hub.words import option
+
+if TYPE_CHECKING:
+    import torch
 
 #: A slot, and the size that its shape says.
 Size = tuple[str, int]
@@ -69,6 +74,14 @@ def unequal_ranks(module: SourceModule) -> LayerShapeError:
         "up and down have different ranks", file=module.file, key=module.names["up"],
         expected=f"{module.tensors['down'].shape[0]} columns, the rows of {module.names['down']}",
         found=list(module.tensors["up"].shape),
+    )  # fmt: skip
+
+
+def unequal_factors(module: SourceModule, a: str, b: str) -> LayerShapeError:
+    """The error for two factors that do not multiply."""
+    return LayerShapeError(
+        "two factors do not multiply", file=module.file, key=module.names[b],
+        expected=f"to fit {module.names[a]} {list(module.tensors[a].shape)}", found=list(module.tensors[b].shape),
     )  # fmt: skip
 
 
@@ -135,9 +148,20 @@ def check_bias(module: SourceModule, slot: str, target: Target) -> None:
         raise misfit(module, slot, "bias", out, list(tensor.shape), target)
 
 
+def bias_difference(module: SourceModule, slot: str) -> Values | None:
+    """What ``slot`` adds to the bias, float64 ``[out]``; ``None`` where there is no such tensor."""
+    tensor = module.tensors.get(slot)
+    return None if tensor is None else lambda: widen(tensor).flatten()
+
+
 def bias_delta(module: SourceModule, slot: str, target: Target) -> Tensor:
     """The change of a bias in ``slot``, as ``[out]``."""
     return reshape(module.tensors[slot], target.shape[:1])
+
+
+def along(values: torch.Tensor, axis: int, ndim: int) -> torch.Tensor:
+    """Numbers, one for each place along an axis, in a shape that broadcasts over ``ndim`` axes."""
+    return values.reshape([-1 if at == axis else 1 for at in range(ndim)])
 
 
 def reshape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -2,19 +2,98 @@
 
 from __future__ import annotations
 
-from si_hub.converters.families.contract import NOT_YET, Family, Slots, SourceModule, Target
-from si_hub.converters.families.shapes import check_matrix, size_of
+from typing import TYPE_CHECKING
+
+from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.families import full, locon_tucker, lora
+from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target
+from si_hub.converters.families.shapes import check_matrix, misfit, pair_rank, size_of
 from si_hub.converters.naming.suffixes import spell
+from si_hub.converters.numbers import integers
+from si_hub.errors import FormatError
+from si_hub.storage.tensors import Tensor
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check(module: SourceModule, target: Target) -> None:
-    """Raise BaseMismatch where the pair beside the residual is not for the base module."""
+    """Raise where the residual or the pair beside it is not for the base module.
+
+    Raises:
+        LayerShapeError: tensors that contradict each other.
+        BaseMismatch: they do not fit.
+    """
+    indices, values = module.tensors["sparse_indices"], module.tensors["sparse_values"]
+    if indices.shape != (2, values.count):
+        raise misfit(module, "sparse_indices", "coordinates'", [2, values.count], list(indices.shape), target)
     check_matrix(module, target, size_of(module, "up", 0), None)
+    if found := _companion(module):
+        found.fits(module, target)
+
+
+def _companion(module: SourceModule) -> Family | None:
+    """The family of what stands beside the residual."""
+    families = (lora.FAMILY, locon_tucker.FAMILY, full.FAMILY)
+    slots = {slot for slot in module.tensors if not slot.startswith("sparse_")} - {"alpha"}
+    return next((family for family in families if slots and family.when.objection(slots) is None), None)
+
+
+def sparse_rank(module: SourceModule) -> int | None:
+    """The rank of the pair beside it."""
+    return pair_rank(module) if {"down", "up"} <= module.tensors.keys() and "mid" not in module.tensors else (
+        locon_tucker.core_rank(module) if "mid" in module.tensors else None
+    )  # fmt: skip
+
+
+def differ(module: SourceModule, target: Target, own: BaseModule | None = None) -> Difference:
+    """What stands beside the residual, and the residual, which no alpha scales."""
+    found = _companion(module)
+    beside = found.differ(module, target, own) if found and found.differ else Difference()
+
+    def add() -> torch.Tensor:
+        residual = _residual(module, target)
+        return residual + beside.weight() if beside.weight else residual
+
+    return Difference(add, beside.bias)
+
+
+def _residual(module: SourceModule, target: Target) -> torch.Tensor:
+    """The residual, float64, in the target's shape; FormatError for coordinates outside of it."""
+    import torch
+
+    rows, columns = torch.from_numpy(integers(module.tensors["sparse_indices"])).reshape(2, -1)
+    # LyCORIS stores them in 16 bits, in which the last ones of a large layer are negative.
+    rows, columns = rows % 65536, columns % 65536
+    dense = torch.zeros(target.shape[0], target.count // target.shape[0], dtype=torch.float64)
+    if rows.numel() and (int(rows.max()) >= dense.shape[0] or int(columns.max()) >= dense.shape[1]):
+        raise FormatError(
+            "has coordinates outside of the layer", file=module.file, key=module.names["sparse_indices"],
+            expected=f"below {list(dense.shape)}", found=[int(rows.max()), int(columns.max())],
+        )  # fmt: skip
+    dense.index_put_((rows, columns), widen(module.tensors["sparse_values"]).flatten(), accumulate=True)
+    return dense.reshape(target.shape)
+
+
+def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:
+    """The residual as ``weight_delta``, beside the pair as it is; a full difference takes it in."""
+    found = _companion(module)
+    if found is None or found is full.FAMILY:
+        lowered = Lowered({}) if found is None else full.lower(module, target)
+        lowered.leaves["weight_delta"] = Tensor.compute(target.shape, differ(module, target, own).weight or _nothing)
+        return lowered
+    lowered = found.lower_module(module, target, own)
+    lowered.leaves["weight_delta"] = Tensor.compute(target.shape, lambda: _residual(module, target))
+    return lowered
+
+
+def _nothing() -> torch.Tensor:
+    raise AssertionError("a sparse module always has a residual")
 
 
 FAMILY = Family(
     "sparse", "LoCon with a sparse residual",
-    Slots.of("sparse_indices sparse_values sparse_size", may="down mid up alpha diff diff_b"), check,
+    Slots.of("sparse_indices sparse_values sparse_size", may="down mid up alpha diff diff_b"), check, differ,
     spell("lycoris", sparse_indices=".bias_indices", sparse_values=".bias_values", sparse_size=".bias_size"),
-    reason=NOT_YET,
+    rank=sparse_rank, lower=lower,
 )  # fmt: skip

@@ -1,0 +1,129 @@
+"""The proof of a conversion: what each layer does by docs/FORMAT.md, against what its source does by its definition.
+
+Both are dense differences in float64, and neither is computed from the other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from si_hub.adapter import Layer
+from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.families.contract import Target
+from si_hub.converters.families.shapes import along
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(slots=True)
+class Check:
+    """What a check found.
+
+    Attributes:
+        modules: how many layers were recomputed.
+        largest_error: the largest relative error, ‖ΔW_result - ΔW_source‖ / ‖ΔW_source‖ in the Frobenius norm, the
+            bias counted in.
+        module: the layer with that error.
+    """
+
+    modules: int = 0
+    largest_error: float = 0.0
+    module: str = ""
+
+    def add(self, module: str, found: Difference, expected: Difference) -> None:
+        """Count one layer."""
+        self.modules += 1
+        error = measure_error(found, expected)
+        if not error <= self.largest_error or not self.module:
+            self.largest_error, self.module = error, module
+
+    def as_dict(self) -> dict[str, int | float]:
+        """As it stands in the document."""
+        return {"modules": self.modules, "largest_error": float(f"{self.largest_error:.3g}")}
+
+
+def measure_error(found: Difference, expected: Difference) -> float:
+    """The relative error of a difference; infinite where something is changed that should not be."""
+    error = norm = 0.0
+    for leaf in ("weight", "bias"):
+        mine, theirs = (getattr(difference, leaf) for difference in (found, expected))
+        wanted = theirs() if theirs else None
+        if wanted is not None:
+            norm += float(wanted.square().sum())
+        if mine:
+            error += float((mine() - (0 if wanted is None else wanted)).square().sum())
+        elif wanted is not None:
+            error += float(wanted.square().sum())
+    return math.sqrt(error / norm) if norm else math.inf if error else 0.0
+
+
+def differ_by_layer(layer: Layer, target: Target, own: BaseModule | None) -> Difference:
+    """What a layer of one branch adds to weight and bias of its module, by docs/FORMAT.md, for the transform ``add``.
+
+    ΔW = (gain - 1) · W + W · (gain_in - 1) + weight_delta + alpha / rank · up down, where ``kron`` is the left factor
+    of the pair's product, or of ``weight_delta`` where there is no pair; Δb = (gain - 1) · b + bias_delta.
+    """
+    leaves = layer.tensors
+    acts_on_bias = "bias_delta" in leaves or ("gain" in leaves and target.bias)
+
+    def weigh() -> torch.Tensor:
+        parts = [_product(layer, target)]
+        for leaf, axis in (("gain", 0), ("gain_in", 1)):
+            if leaf in leaves:
+                assert own is not None, "gains are of the base's weight"
+                parts.append(own.weight() * along(widen(leaves[leaf]) - 1, axis, len(target.shape)))
+        return sum(part for part in parts if part is not None)  # type: ignore[return-value]
+
+    def shift() -> torch.Tensor:
+        parts = [widen(leaves["bias_delta"])] if "bias_delta" in leaves else []
+        if "gain" in leaves and target.bias:
+            assert own is not None, "gains are of the base's bias"
+            parts.append((widen(leaves["gain"]) - 1) * own.bias())
+        return sum(parts)  # type: ignore[return-value]
+
+    acts_on_weight = leaves.keys() - {"bias_delta"}
+    return Difference(weigh if acts_on_weight else None, shift if acts_on_bias else None)
+
+
+def _product(layer: Layer, target: Target) -> torch.Tensor | None:
+    """The low-rank product and the dense difference, ``kron`` applied, in the target's shape."""
+    import torch
+
+    leaves = layer.tensors
+    delta = leaves.get("weight_delta") or leaves.get("param_delta")
+    whole = None if delta is None else widen(delta)
+    pair = _multiply(layer) if layer.rank else None
+    if "kron" in leaves:
+        right = whole if pair is None else pair
+        assert right is not None, "kron has a right factor"
+        product: torch.Tensor = torch.kron(widen(leaves["kron"]), right.flatten(1))
+        return product.reshape(target.shape)
+    if pair is None:
+        return None if whole is None else whole.reshape(target.shape)
+    pair = pair if layer.groups > 1 else pair.reshape(target.shape)
+    return pair if whole is None else pair + whole.reshape(target.shape)
+
+
+def _multiply(layer: Layer) -> torch.Tensor:
+    import torch
+
+    up, down = widen(layer.tensors["up.weight"]), widen(layer.tensors["down.weight"])
+    shares = zip(up.chunk(layer.groups), down.flatten(1).chunk(layer.groups), strict=True)
+    product = torch.cat([rows @ share for rows, share in shares]) * layer.scale
+    return product.reshape(up.shape[0], *down.shape[1:])
+
+
+def cut_difference(difference: Difference, rows: tuple[tuple[int, int], ...] | None) -> Difference:
+    """The part of a fused module's difference that belongs to one of its parts."""
+    import torch
+
+    if rows is None:
+        return difference
+    weight, bias = difference.weight, difference.bias
+    return Difference(
+        (lambda: torch.cat([weight()[start:stop] for start, stop in rows])) if weight else None,
+        (lambda: torch.cat([bias()[start:stop] for start, stop in rows])) if bias else None,
+    )
