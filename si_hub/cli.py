@@ -162,9 +162,18 @@ class NamesBases(click.Command):
 @main.command("convert", cls=NamesBases)
 @click.argument("source", type=GivenPath())
 @click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the source]")
-@click.option("--base", type=GivenModel(), metavar="NAME|PATH", help="Base model: a name below, or a diffusers folder.")
+@click.option(
+    "--base", type=GivenModel(), metavar="NAME|PATH",
+    help="Base model: a name below, or, for DoRA, OFT and others that need its weights, a diffusers folder, "
+    "a checkpoint or a cached repository.",
+)  # fmt: skip
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--allow-partial", is_flag=True, help="Convert what fits, name every tensor left out, and succeed.")
+@click.option("--allow-large", is_flag=True, help="Write an exact form of more than four times the source's numbers.")
+@click.option("--check", is_flag=True, help="Recompute every layer in float64 from both files; say the largest error.")
+@click.option("--rank", type=int, metavar="N", help="Make it smaller: pairs of this rank at most, errors measured.")
+@click.option("--tolerance", type=float, metavar="X", help="Make it smaller: this relative error of a layer at most.")
+@click.option("--size", callback=as_bytes, metavar="SIZE", help="Make it smaller: such as 40MB.")
 @click.option("--weight-name", metavar="FILE", help="Which file of a repository.")
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
@@ -176,6 +185,8 @@ def convert_command(source: Path, output: Path | None, json_: bool, **options: A
       si-hub convert lora.safetensors
       si-hub convert lora.safetensors -o style.safetensors --force
       si-hub convert peft_folder/ --base ./my-stable-diffusion
+      si-hub convert dora.safetensors --base ./sdxl --check
+      si-hub convert oft.safetensors --base sd_xl_base_1.0.safetensors --rank 32
       si-hub convert user/lora@v1                   a repository on the Hub becomes lora.styleinject.safetensors
     """
     from si_hub.conversion import convert as convert_file

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from si_hub import converters
 from si_hub.architectures import Architecture
+from si_hub.basemodel import find_base
+from si_hub.compression import Compression, check_options, compress
 from si_hub.converters import Report
 from si_hub.converters.source import CONFIG_NAME, STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
@@ -18,7 +20,7 @@ from si_hub.format import writer
 from si_hub.format.layers import EMBEDDING, split_name
 from si_hub.hub.names import as_ref, is_repository, parse_ref
 from si_hub.report.layers import count_alphas, count_ranks
-from si_hub.report.text import reasons, size_text, tally
+from si_hub.report.text import reasons, size_bytes, size_text, tally
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.files import is_part
 from si_hub.storage.tensors import Span, Tensor
@@ -43,6 +45,7 @@ class Converted:
         identity: of the adapter.
         report: every source tensor's fate.
         exact: as the document says: it acts as the source does; never of a part of it.
+        compression: the measured errors of layers that were made smaller.
     """
 
     source: Path
@@ -60,6 +63,7 @@ class Converted:
     identity: str
     report: Report
     exact: bool
+    compression: Compression = field(default_factory=Compression)
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
@@ -68,7 +72,7 @@ class Converted:
             "base": self.base, "family": self.family, "naming": self.naming, "modules": self.modules,
             "ranks": {str(rank): count for rank, count in self.ranks.items()}, "alphas": self.alphas,
             "source_sha256": self.source_sha256, "tensors_sha256": self.sha256, "identity": self.identity,
-            "exact": self.exact, **self.report.as_dict(),
+            "exact": self.exact, **self.report.as_dict(), **self.compression.as_dict(),
         }  # fmt: skip
 
     def as_text(self) -> str:
@@ -84,11 +88,20 @@ class Converted:
                 f"  size     {size_text(self.source_size)} -> {size_text(self.size)}{', exact' if self.exact else ''}",
                 f"  sha256   {self.sha256} (tensors)",
                 f"  identity {self.identity}",
+                *self.compression.as_lines(),
+                *_check_lines(self.report),
                 *(f"  dropped: {line}" for line in reasons(self.report.dropped)),
                 *(f"  metadata left out: {line}" for line in reasons(self.report.left_out)),
                 *(f"  note     {note}" for note in self.report.notes),
             ]
         )
+
+
+def _check_lines(report: Report) -> list[str]:
+    check = report.check
+    if check is None:
+        return []
+    return [f"  check    {check.modules} layers recomputed, largest relative error {check.largest_error:.2g}"]
 
 
 def default_output(source: Path) -> Path:
@@ -112,6 +125,11 @@ def convert(
     base: str | Path | Architecture | None = None,
     force: bool = False,
     allow_partial: bool = False,
+    allow_large: bool = False,
+    check: bool = False,
+    rank: int | None = None,
+    tolerance: float | None = None,
+    size: int | str | None = None,
     weight_name: str | None = None,
     token: str | bool | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -123,9 +141,15 @@ def convert(
             no such path, a repository of one, ``user/name`` or ``user/name@revision``, which is fetched to the cache.
         output: the file to write, or an existing folder for it; by default beside the source, for a repository
             under its name in the current folder.
-        base: name, folder or checkpoint of the base model; found by names and shapes where it is not given.
+        base: name, folder or checkpoint of the base model, or a repository in the local cache; found by names and
+            shapes where it is not given. DoRA, OFT and others are functions of its weights, which a name has not.
         force: overwrite an existing output.
         allow_partial: convert what fits and name what was left out, instead of refusing.
+        allow_large: write an exact form of more than four times the source's numbers, instead of refusing.
+        check: recompute every layer in float64 from the source and from the result; the largest relative error is in
+            the result and in the document.
+        rank, tolerance, size: make it smaller, with a measured error: the rank of every layer at most, the relative
+            error of every layer at most, or bytes of the file at most, such as ``"40MB"``.
         weight_name: which file of a repository.
         token: for private and gated repositories.
         progress: called with (bytes done, bytes in all).
@@ -134,6 +158,7 @@ def convert(
         FileAccessError: the output exists, or is the source.
         SiHubError: everything of `si_hub.converters.convert_source`, `si_hub.format.write` and `si_hub.hub.pull.pull`.
     """
+    smaller = check_options(rank, tolerance, size := _as_bytes(size))
     remote, token = is_repository(source), conceal(token)
     source = Path(source)
     usual = repository_output(source) if remote else default_output(source)
@@ -157,7 +182,12 @@ def convert(
         raise UsageError("names a file of a repository", key=label("weight_name"), hint="Name the file itself.")
     else:
         opened = source
-    found = converters.convert_source(converters.open_source(opened), base=base, allow_partial=allow_partial)
+    architecture, weights = find_base(base)
+    found = converters.convert_source(
+        converters.open_source(opened), base=architecture, weights=weights, allow_partial=allow_partial,
+        allow_large=allow_large or smaller, check=check and not smaller,
+    )  # fmt: skip
+    cost = compress(found, rank=rank, tolerance=tolerance, size=size) if smaller else Compression()
     parts = found.source.parts
     _check_apart(path, parts or (found.source,), base)
     for entry, part in zip(found.adapter.about["provenance"].get("sources", ()), parts, strict=True):
@@ -173,8 +203,16 @@ def convert(
         source, path, found.source.size, written.size, found.base.name, found.family, found.naming,
         {name: len(component.layers) for name, component in components.items()},
         count_ranks(layers), count_alphas(layers), written.source_sha256, written.tensors_sha256, written.identity,
-        found.report, written.document["provenance"].get("exact") is True,
+        found.report, written.document["provenance"].get("exact") is True, cost,
     )  # fmt: skip
+
+
+def _as_bytes(size: int | str | None) -> int | None:
+    """A size in bytes; UsageError for a text that is none."""
+    try:
+        return size_bytes(size) if isinstance(size, str) else size
+    except ValueError as error:
+        raise UsageError("is no size such as 40MB", key=label("size"), found=size) from error
 
 
 def _check_apart(path: Path, parts: Sequence[converters.Source], base: str | Path | Architecture | None) -> None:

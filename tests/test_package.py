@@ -19,15 +19,16 @@ PACKAGE = Path(si_hub.__file__).parent
 ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "storage", "adapter", "schemas", "architectures", "converters",
-        "format", "report", "hub", "tuner", "pipelines", "distill", "conversion", "inspection", "cli", "__main__",
+        "format", "report", "hub", "tuner", "pipelines", "distill",
+        "basemodel", "compression", "conversion", "inspection", "cli", "__main__",
     ],
     "si_hub.architectures": [
         "model", "layouts", "bases", "namings", "shipped", "folder", "checkpoint", "sketch", "titles", "recognise",
         "known", "reach", "generate",
     ],
     "si_hub.converters": [
-        "source", "numbers", "metadata", "naming", "dense", "families", "checking", "report", "layers", "saved", "detect",
-        "wayback", "outline", "reading",
+        "source", "numbers", "metadata", "naming", "dense", "families", "checking", "report", "layers", "saved",
+        "detect", "origins", "wayback", "outline", "reading",
     ],
     "si_hub.hub": ["client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [
@@ -56,6 +57,7 @@ PER_MODULE = {
     "BASE": "architectures/bases/",
     "FAMILY": "converters/families/",
     "check": "converters/families/",
+    "differ": "converters/families/",
     "lower": "converters/families/",
     "run": "distill/methods/",
 }

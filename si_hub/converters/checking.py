@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from si_hub.adapter import Layer
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Target
 from si_hub.converters.families.shapes import along
 
@@ -74,14 +74,14 @@ def differ_by_layer(layer: Layer, target: Target, own: BaseModule | None) -> Dif
         for leaf, axis in (("gain", 0), ("gain_in", 1)):
             if leaf in leaves:
                 assert own is not None, "gains are of the base's weight"
-                parts.append(own.weight() * along(widen(leaves[leaf]) - 1, axis, len(target.shape)))
+                parts.append(own.weight() * along(as_double(leaves[leaf]) - 1, axis, len(target.shape)))
         return sum(part for part in parts if part is not None)  # type: ignore[return-value]
 
     def shift() -> torch.Tensor:
-        parts = [widen(leaves["bias_delta"])] if "bias_delta" in leaves else []
+        parts = [as_double(leaves["bias_delta"])] if "bias_delta" in leaves else []
         if "gain" in leaves and target.bias:
             assert own is not None, "gains are of the base's bias"
-            parts.append((widen(leaves["gain"]) - 1) * own.bias())
+            parts.append((as_double(leaves["gain"]) - 1) * own.bias())
         return sum(parts)  # type: ignore[return-value]
 
     acts_on_weight = leaves.keys() - {"bias_delta"}
@@ -94,12 +94,12 @@ def _product(layer: Layer, target: Target) -> torch.Tensor | None:
 
     leaves = layer.tensors
     delta = leaves.get("weight_delta") or leaves.get("param_delta")
-    whole = None if delta is None else widen(delta)
+    whole = None if delta is None else as_double(delta)
     pair = _multiply(layer) if layer.rank else None
     if "kron" in leaves:
         right = whole if pair is None else pair
         assert right is not None, "kron has a right factor"
-        product: torch.Tensor = torch.kron(widen(leaves["kron"]), right.flatten(1))
+        product: torch.Tensor = torch.kron(as_double(leaves["kron"]), right.flatten(1))
         return product.reshape(target.shape)
     if pair is None:
         return None if whole is None else whole.reshape(target.shape)
@@ -110,7 +110,7 @@ def _product(layer: Layer, target: Target) -> torch.Tensor | None:
 def _multiply(layer: Layer) -> torch.Tensor:
     import torch
 
-    up, down = widen(layer.tensors["up.weight"]), widen(layer.tensors["down.weight"])
+    up, down = as_double(layer.tensors["up.weight"]), as_double(layer.tensors["down.weight"])
     shares = zip(up.chunk(layer.groups), down.flatten(1).chunk(layer.groups), strict=True)
     product = torch.cat([rows @ share for rows, share in shares]) * layer.scale
     return product.reshape(up.shape[0], *down.shape[1:])

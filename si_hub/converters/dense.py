@@ -53,14 +53,16 @@ class BaseModule:
     """What the base has where a module of the source belongs: all parts as one module, read when asked.
 
     Attributes:
-        parameters: of the component.
+        weights: of the base model, looked into when one of them is wanted.
+        component: where the module is.
         parts: the base's modules, and the rows of the source's that each of them is.
         modules: their kinds and shapes.
         file: the source, for messages.
         key: the source's module, for messages.
     """
 
-    parameters: Mapping[str, Parameter]
+    weights: Weights
+    component: str
     parts: tuple[Part, ...]
     modules: Mapping[str, Module]
     file: Path
@@ -101,9 +103,10 @@ class BaseModule:
 
         module = self.modules[path]
         expected = module.shape if leaf == "weight" else module.shape[:1]
-        bare = leaf == "weight" and f"{path}.weight" not in self.parameters
+        held = self.weights.get(self.component, {})
+        bare = leaf == "weight" and f"{path}.weight" not in held
         name = path if bare else f"{path}.{leaf}"
-        found = self.parameters.get(name)
+        found = held.get(name)
         if found is None or _squeeze(found.shape) != _squeeze(expected):
             raise BaseMismatch(
                 f"its numbers need the base model's {name}", file=self.file, key=self.key, expected=list(expected),
@@ -117,7 +120,7 @@ def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(shape[:2]) if set(shape[2:]) == {1} else tuple(shape)
 
 
-def widen(tensor: Tensor) -> torch.Tensor:
+def as_double(tensor: Tensor) -> torch.Tensor:
     """The values of a tensor of any dtype, float64, one's own."""
     import torch
 

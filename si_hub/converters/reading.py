@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from si_hub import __version__
 from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.architectures import Architecture, resolve
-from si_hub.architectures.layouts import Part
 from si_hub.converters import metadata
-from si_hub.converters.checking import Check, cut_difference, differ_by_layer
-from si_hub.converters.dense import BaseModule, Weights
+from si_hub.converters.checking import Check
+from si_hub.converters.dense import Weights
 from si_hub.converters.detect.detection import Detection, examine
 from si_hub.converters.detect.embeddings import place_embeddings
 from si_hub.converters.detect.matching import Match, target
 from si_hub.converters.families.contract import Lowered, SourceModule
 from si_hub.converters.families.scales import config_of, resolve_alpha
 from si_hub.converters.layers import LayerTable
-from si_hub.converters.naming.names import Place
 from si_hub.converters.numbers import are_equal
+from si_hub.converters.origins import Origins
 from si_hub.converters.report import Report, Use
 from si_hub.converters.saved import subtract_base, weights_of
 from si_hub.converters.source import Source, open_source
 from si_hub.converters.wayback import alpha_layout, layout, name_naming
-from si_hub.errors import AmbiguousFamily, ConversionRefused, UnsupportedFamily
+from si_hub.errors import AmbiguousFamily, ConversionRefused, NotFinite, UnsupportedFamily
 from si_hub.words import option, switch
 
 
@@ -41,6 +40,7 @@ class Conversion:
         family: names of the families, most frequent first, joined by ``+``.
         naming: prefixes and layouts the source used.
         base: the base model it was matched against.
+        origins: what each layer is by its source's own definition.
     """
 
     adapter: Adapter
@@ -49,6 +49,7 @@ class Conversion:
     family: str
     naming: str
     base: Architecture = field(repr=False)
+    origins: Origins = field(repr=False)
 
 
 def convert_source(
@@ -83,13 +84,13 @@ def convert_source(
     report = Report(check=Check() if check else None)
     report.drop(found.grouped.dropped, harmless=True)
     report.drop(dict.fromkeys(found.grouped.unknown, "no converter knows what it is"))
-    layers = LayerTable(match.architecture, source.path)
+    layers, origins = LayerTable(match.architecture, source.path), Origins(found, match)
     left_out = found.left_out(match)
     for stem, module in found.grouped.modules.items():
         if stem in left_out:
             report.drop(dict.fromkeys(module.names.values(), left_out[stem]))
         else:
-            _convert_module(source, found, match, module, layers, report)
+            _convert_module(source, origins, module, layers, report)
     _check_repeated(source, found, report)
     _embed(source, found, match.architecture, layers.components, report, allow_partial=allow_partial)
     if count := len(layers.without_alpha):
@@ -99,20 +100,17 @@ def convert_source(
     if not allow_large:
         _check_size(source, layers.components)
     if report.check is not None:
-        for stem in found.grouped.modules.keys() - left_out.keys():
-            _check_layers(found, match, stem, layers.components, report.check)
-    return _assemble(source, found, match, layers.components, report)
+        _check_layers(source, layers.components, origins, report.check)
+    return _assemble(source, found, match, layers.components, report, origins)
 
 
-def _convert_module(
-    source: Source, found: Detection, match: Match, module: SourceModule, layers: LayerTable, report: Report
-) -> None:
-    family, place = found.families[module.stem], match.places[module.stem]
-    rank, whole = family.rank_of(module), target(match.architecture, place)
+def _convert_module(source: Source, origins: Origins, module: SourceModule, layers: LayerTable, report: Report) -> None:
+    family, place = origins.found.families[module.stem], origins.match.places[module.stem]
+    rank, whole = family.rank_of(module), target(origins.match.architecture, place)
     module.config = config_of(source.configs, module, place.component)
     if family.rank is not None and rank != 0:
         module.alpha = resolve_alpha(module, place.body, rank)
-    own = _base_module(found, match, module, place)
+    own = origins.base_module(module, place)
     if module.whole:
         assert own is not None, "what is saved whole is left out without the base"
         subtract_base(module, whole, own)
@@ -121,6 +119,7 @@ def _convert_module(
         _drop_empty_pair(module, lowered, report)
         if not lowered.leaves:
             return
+    origins.remember(module)
     added = [layers.add(place.component, part, lowered, module) for part in place.parts]
     if rank and any(added) and "alpha" in module.tensors and module.alpha is None:
         layers.without_alpha.add(module.stem)
@@ -130,28 +129,20 @@ def _convert_module(
             report.uses[name] = Use("used" if kept.issuperset(module.tensors[slot].pieces) else "folded")
 
 
-def _check_layers(found: Detection, match: Match, stem: str, components: Mapping[str, Component], check: Check) -> None:
-    """Hold every layer that a module became against the module's own definition."""
-    module, family, place = found.grouped.modules[stem], found.families[stem], match.places[stem]
-    assert family.differ is not None, "what is not converted is left out"
-    whole = target(match.architecture, place)
-    difference = family.differ(module, whole, _base_module(found, match, module, place))
-    layers = components[place.component].layers
-    for part in place.parts:
-        if (layer := layers.get(part.path)) is None:
-            continue
-        alone = replace(place, parts=(Part(part.path),))
-        own = _base_module(found, match, module, alone)
-        mine = differ_by_layer(layer, target(match.architecture, alone), own)
-        check.add(f"{place.component}.{part.path}", mine, cut_difference(difference, part.rows))
+def _check_layers(source: Source, components: dict[str, Component], origins: Origins, check: Check) -> None:
+    """Hold every layer against its source's own definition.
 
-
-def _base_module(found: Detection, match: Match, module: SourceModule, place: Place) -> BaseModule | None:
-    """What the base has where a module belongs, where its weights are given."""
-    if found.weights is None or place.component not in found.weights:
-        return None
-    modules = match.architecture.components[place.component].modules
-    return BaseModule(found.weights[place.component], place.parts, modules, module.file, module.stem)
+    Raises:
+        NotFinite: one of them is no number.
+    """
+    for key in origins:
+        component, path = key
+        check.add(".".join(key), origins.reached(key, components[component].layers[path]), origins.expected(key))
+    if not math.isfinite(check.largest_error):
+        raise NotFinite(
+            "recomputing it gives no number", file=source.path, key=check.module,
+            hint="Training or a download damaged the adapter or the base model.",
+        )  # fmt: skip
 
 
 #: How many times a source's numbers an exact form may have before it is refused.
@@ -237,7 +228,7 @@ def _embed(
 
 
 def _assemble(
-    source: Source, found: Detection, match: Match, components: dict[str, Component], report: Report
+    source: Source, found: Detection, match: Match, components: dict[str, Component], report: Report, origins: Origins
 ) -> Conversion:
     kept, report.left_out = metadata.keep(source.metadata)
     architecture = match.architecture
@@ -255,7 +246,7 @@ def _assemble(
         **({"exact": True} if not (lost := report.lost) else {"left_out": len(lost)}),
     }
     adapter = Adapter(BaseModel(architecture.name, prediction_type=prediction), components, (), about, kept)
-    return Conversion(adapter, report, source, found.family(), naming, architecture)
+    return Conversion(adapter, report, source, found.family(), naming, architecture, origins)
 
 
 def _origin(source: Source) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from si_hub.architectures import Architecture
 from si_hub.architectures.folder import frozen_path, weight_files
-from si_hub.converters.dense import BaseModule, Parameter, Values, Weights, widen
+from si_hub.converters.dense import BaseModule, Parameter, Values, Weights, as_double
 from si_hub.converters.families.contract import SourceModule, Target
 from si_hub.converters.naming.suffixes import Key
 from si_hub.errors import BaseMismatch
@@ -67,7 +67,7 @@ def subtract_base(module: SourceModule, target: Target, own: BaseModule) -> None
 
 
 def _subtract(saved: Tensor, read: Values) -> torch.Tensor:
-    return widen(saved) - read()
+    return as_double(saved) - read()
 
 
 @dataclass(slots=True)

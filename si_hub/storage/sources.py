@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from si_hub.storage.files import open_regular
-from si_hub.storage.tensors import CHUNK, Held, Made, Piece, Tensor, fill_room
+from si_hub.storage.tensors import CHUNK, Computed, Held, Piece, Tensor, fill_room
 
 
 class Sources(ExitStack):
@@ -28,7 +28,7 @@ class Sources(ExitStack):
         if isinstance(piece, Held):
             room[:] = memoryview(piece.data)[start : start + len(room)]
             return
-        if isinstance(piece, Made):
+        if isinstance(piece, Computed):
             start += piece.start
             room[:] = memoryview(self._make(piece))[start : start + len(room)]
             return
@@ -37,7 +37,7 @@ class Sources(ExitStack):
             self.callback(os.close, self._open[piece.path])
         fill_room(self._open[piece.path], room, piece.offset + start, piece.path)
 
-    def _make(self, piece: Made) -> bytes:
+    def _make(self, piece: Computed) -> bytes:
         """The computed bytes; those of the last computation are kept for the rest of it."""
         if self._made[0] is not piece.make:
             self._made = None, b""

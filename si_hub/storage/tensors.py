@@ -94,7 +94,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Made:
+class Computed:
     """Bytes that are computed when they are read, and not kept: the part from ``start`` of what ``make`` gives.
 
     ``make`` gives the same bytes whenever it is asked. Equal only to itself.
@@ -104,8 +104,8 @@ class Made:
     make: Callable[[], bytes]
     start: int = 0
 
-    def cut(self, start: int, stop: int) -> Made:
-        return Made(stop - start, self.make, self.start + start)
+    def cut(self, start: int, stop: int) -> Computed:
+        return Computed(stop - start, self.make, self.start + start)
 
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
         data = self.make()
@@ -117,7 +117,7 @@ class Made:
         room[:] = memoryview(self.make())[self.start : self.start + self.length]
 
 
-Piece = Span | Held | Made
+Piece = Span | Held | Computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Tensor:
                 raise ValueError(f"{list(shape)} was to be computed, {list(found.shape)} came out")
             return cls.from_torch(found.float()).tobytes()
 
-        return cls("F32", tuple(shape), (Made(4 * math.prod(shape), make),))
+        return cls("F32", tuple(shape), (Computed(4 * math.prod(shape), make),))
 
     @classmethod
     def from_torch(cls, tensor: torch.Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def convert(
 def merge(found: converters.Conversion, path: str, held: dict[str, dict[str, torch.Tensor]]) -> Pair:
     """Weight and bias of a module with the converted adapter in it, float64, by docs/FORMAT.md."""
     module = MODULES[path]
-    own = BaseModule(as_parameters(held)["unet"], (Part(path),), MODULES, Path("adapter"), path)
+    own = BaseModule(as_parameters(held), "unet", (Part(path),), MODULES, Path("adapter"), path)
     target = Target(module.kind, module.shape, module.bias)
     layer = found.adapter.components["unet"].layers[path]
     change = differ_by_layer(layer, target, own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, Values, once, widen
+from si_hub.converters.dense import BaseModule, Difference, Values, as_double, once
 from si_hub.converters.families import full, locon_tucker, loha, lokr, lora
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, always, lower_whole
 from si_hub.converters.families.shapes import along, misfit
@@ -75,7 +75,7 @@ def _gains(module: SourceModule, target: Target, own: BaseModule) -> Values:
         if change := differ_beneath(module, target, own).weight:
             weight += change()
         norms = torch.linalg.vector_norm(weight.transpose(0, axis).flatten(1), dim=1)
-        gains: torch.Tensor = widen(module.tensors["magnitude"]).flatten() / norms
+        gains: torch.Tensor = as_double(module.tensors["magnitude"]).flatten() / norms
         return torch.where(norms > 0, gains, 1.0)
 
     return once(divide)
@@ -118,14 +118,14 @@ def lower(module: SourceModule, target: Target, own: BaseModule | None) -> Lower
 
         def take_back() -> torch.Tensor:
             kept = (1 - gains()) * own.bias()
-            return kept + widen(trained) if trained else kept
+            return kept + as_double(trained) if trained else kept
 
         lowered.leaves["bias_delta"] = Tensor.compute(target.shape[:1], take_back)
     return lowered
 
 
 def _scale(tensor: Tensor, gains: Values, axis: int) -> Tensor:
-    return Tensor.compute(tensor.shape, lambda: widen(tensor) * along(gains(), axis, len(tensor.shape)))
+    return Tensor.compute(tensor.shape, lambda: as_double(tensor) * along(gains(), axis, len(tensor.shape)))
 
 
 FAMILY = Family(

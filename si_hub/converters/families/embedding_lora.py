@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Slots, SourceModule, Target, scale_of
 from si_hub.converters.families.shapes import check_matrix, size_of, unequal_factors
 from si_hub.converters.naming.suffixes import spell
@@ -36,7 +36,7 @@ def differ(module: SourceModule, target: Target, own: BaseModule | None = None) 
     """The transposed product, scaled."""
 
     def multiply() -> torch.Tensor:
-        product = widen(module.tensors["embedding_up"]) @ widen(module.tensors["embedding_down"])
+        product = as_double(module.tensors["embedding_up"]) @ as_double(module.tensors["embedding_down"])
         return product.T * scale_of(module, embedding_rank(module))
 
     return Difference(multiply)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target
 from si_hub.converters.families.shapes import bias_delta, bias_difference, check_bias, check_difference, reshape
 from si_hub.converters.naming.suffixes import spell
@@ -35,7 +35,7 @@ def check_differences(module: SourceModule, target: Target, weight: str, bias: s
 def differ_by(module: SourceModule, target: Target, weight: str, bias: str) -> Difference:
     """What the slots ``weight`` and ``bias`` hold, in the base's shapes."""
     held = module.tensors.get(weight)
-    values = None if held is None else lambda: widen(held).reshape(target.shape)
+    values = None if held is None else lambda: as_double(held).reshape(target.shape)
     return Difference(values, bias_difference(module, bias))
 
 

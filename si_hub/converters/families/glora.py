@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import (
     Family,
     Lowered,
@@ -60,7 +60,7 @@ def glora_rank(module: SourceModule) -> int:
 
 
 def _matrix(module: SourceModule, slot: str) -> torch.Tensor:
-    return widen(module.tensors[slot]).flatten(1)
+    return as_double(module.tensors[slot]).flatten(1)
 
 
 def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Difference:

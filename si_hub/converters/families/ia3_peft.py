@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target
 from si_hub.converters.families.shapes import along, misfit
 from si_hub.converters.naming.suffixes import spell
@@ -45,8 +45,8 @@ def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Diff
     """The base's weight times l - 1, and its bias too where the outputs are scaled."""
     axis, scales = _axis(module, target), module.tensors["ia3"]
     assert own is not None, "it is a function of the base's weight"
-    bias = (lambda: own.bias() * (widen(scales).flatten() - 1)) if target.bias and not axis else None
-    return Difference(lambda: own.weight() * along(widen(scales) - 1, axis, len(target.shape)), bias)
+    bias = (lambda: own.bias() * (as_double(scales).flatten() - 1)) if target.bias and not axis else None
+    return Difference(lambda: own.weight() * along(as_double(scales) - 1, axis, len(target.shape)), bias)
 
 
 def lower(module: SourceModule, target: Target, own: BaseModule | None) -> Lowered:

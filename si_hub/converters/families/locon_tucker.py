@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, scale_of
 from si_hub.converters.families.shapes import (
     Size,
@@ -54,7 +54,7 @@ def differ(module: SourceModule, target: Target, own: BaseModule | None = None) 
     """up times the core times down, scaled."""
 
     def multiply() -> torch.Tensor:
-        up = widen(module.tensors["up"]).flatten(1)
+        up = as_double(module.tensors["up"]).flatten(1)
         product = up @ fold_core(module).flatten(1)
         return product.reshape(target.shape) * scale_of(module, up.shape[1])
 
@@ -65,7 +65,9 @@ def fold_core(module: SourceModule) -> torch.Tensor:
     """The core with down in it: ``[r, in, *kernel]``, float64."""
     import torch
 
-    return torch.einsum("mn...,ni->mi...", widen(module.tensors["mid"]), widen(module.tensors["down"]).flatten(1))
+    return torch.einsum(
+        "mn...,ni->mi...", as_double(module.tensors["mid"]), as_double(module.tensors["down"]).flatten(1)
+    )
 
 
 def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, lower_whole, scale_of
 from si_hub.converters.families.shapes import (
     Size,
@@ -81,10 +81,10 @@ def _halve(module: SourceModule, a: str, b: str, core: str) -> tuple[torch.Tenso
     """One half as a pair ``[out, r]`` and ``[r, in, *kernel]`` or ``[r, in · kernel]``, float64."""
     import torch
 
-    first, second = widen(module.tensors[a]), widen(module.tensors[b])
+    first, second = as_double(module.tensors[a]), as_double(module.tensors[b])
     if core not in module.tensors:
         return first, second
-    return first.T, torch.einsum("ij...,jr->ir...", widen(module.tensors[core]), second)
+    return first.T, torch.einsum("ij...,jr->ir...", as_double(module.tensors[core]), second)
 
 
 def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, lower_whole, scale_of
 from si_hub.converters.families.shapes import (
     Size,
@@ -103,14 +103,14 @@ def differ(module: SourceModule, target: Target, own: BaseModule | None = None) 
 def _multiply_left(module: SourceModule) -> torch.Tensor:
     """w1, float64 ``[o1, i1]``."""
     if "lokr_w1" in module.tensors:
-        return widen(module.tensors["lokr_w1"]).flatten(1)
-    return widen(module.tensors["lokr_w1_a"]) @ widen(module.tensors["lokr_w1_b"])
+        return as_double(module.tensors["lokr_w1"]).flatten(1)
+    return as_double(module.tensors["lokr_w1_a"]) @ as_double(module.tensors["lokr_w1_b"])
 
 
 def _multiply_right(module: SourceModule) -> torch.Tensor:
     """w2, float64, its kernel behind it or laid flat."""
     if "lokr_w2" in module.tensors:
-        return widen(module.tensors["lokr_w2"])
+        return as_double(module.tensors["lokr_w2"])
     up, down = _pair_right(module)
     return up @ down.flatten(1)
 
@@ -119,10 +119,10 @@ def _pair_right(module: SourceModule) -> tuple[torch.Tensor, torch.Tensor]:
     """w2 as a pair ``[o2, r]`` and ``[r, i2, *kernel]`` or ``[r, i2 · kernel]``, float64."""
     import torch
 
-    first, second = widen(module.tensors["lokr_w2_a"]), widen(module.tensors["lokr_w2_b"])
+    first, second = as_double(module.tensors["lokr_w2_a"]), as_double(module.tensors["lokr_w2_b"])
     if "lokr_t2" not in module.tensors:
         return first, second
-    return first.T, torch.einsum("ij...,jr->ir...", widen(module.tensors["lokr_t2"]), second)
+    return first.T, torch.einsum("ij...,jr->ir...", as_double(module.tensors["lokr_t2"]), second)
 
 
 def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:
@@ -200,10 +200,10 @@ def _as_pair(module: SourceModule, name: str) -> tuple[torch.Tensor, torch.Tenso
 
     if name not in module.tensors:
         up, down = _pair_right(module) if name == "lokr_w2" else (
-            widen(module.tensors["lokr_w1_a"]), widen(module.tensors["lokr_w1_b"])
+            as_double(module.tensors["lokr_w1_a"]), as_double(module.tensors["lokr_w1_b"])
         )  # fmt: skip
         return up, down.flatten(1)
-    whole = widen(module.tensors[name]).flatten(1)
+    whole = as_double(module.tensors[name]).flatten(1)
     rows, columns = whole.shape
     one = torch.eye(min(rows, columns), dtype=torch.float64)
     return (one, whole) if rows <= columns else (whole, one)

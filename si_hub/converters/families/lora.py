@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, scale_of
 from si_hub.converters.families.shapes import (
     bias_delta,
@@ -50,7 +50,7 @@ def multiply_pair(module: SourceModule, target: Target) -> torch.Tensor:
     """
     import torch
 
-    up, down = widen(module.tensors["up"]).flatten(1), widen(module.tensors["down"])
+    up, down = as_double(module.tensors["up"]).flatten(1), as_double(module.tensors["down"])
     groups = pair_groups(module)
     shares = zip(up.chunk(groups), down.flatten(1).chunk(groups), strict=True)
     product = torch.cat([rows @ share for rows, share in shares]) * scale_of(module, pair_rank(module))

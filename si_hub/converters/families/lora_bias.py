@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families import lora
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, scale_of
 from si_hub.converters.families.shapes import bias_delta, check_bias, check_pair, pair_axes, pair_rank
@@ -20,7 +20,7 @@ def differ(module: SourceModule, target: Target, own: BaseModule | None = None) 
     """The pair's product and the bias, both scaled."""
     scale = scale_of(module, pair_rank(module))
     return Difference(
-        lambda: lora.multiply_pair(module, target), lambda: scale * widen(module.tensors["up_bias"]).flatten()
+        lambda: lora.multiply_pair(module, target), lambda: scale * as_double(module.tensors["up_bias"]).flatten()
     )
 
 

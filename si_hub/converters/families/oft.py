@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Slots, SourceModule, Target, always
 from si_hub.converters.families.scales import read_limit
 from si_hub.converters.families.shapes import check_matrix
@@ -65,7 +65,7 @@ def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Diff
         ]  # fmt: skip
         change = torch.cat(turned)
         if "rescale" in module.tensors:
-            factor = widen(module.tensors["rescale"]).reshape(-1, 1)
+            factor = as_double(module.tensors["rescale"]).reshape(-1, 1)
             change = factor * change + (factor - 1) * weight
         return change.reshape(target.shape)
 
@@ -77,7 +77,7 @@ def _turns(module: SourceModule, slot: str, tensor: Tensor) -> torch.Tensor:
     import torch
 
     if slot == "oft_diag":
-        return widen(tensor) - torch.eye(tensor.shape[-1], dtype=torch.float64)
+        return as_double(tensor) - torch.eye(tensor.shape[-1], dtype=torch.float64)
     return _cayley(module, tensor)
 
 
@@ -85,7 +85,7 @@ def _cayley(module: SourceModule, tensor: Tensor) -> torch.Tensor:
     """R - I of every block; the norm of all Q together is held to alpha times the number of outputs."""
     import torch
 
-    blocks = widen(tensor)
+    blocks = as_double(tensor)
     skew = blocks - blocks.mT
     limit = read_limit(module)
     if limit is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from si_hub.converters.dense import BaseModule, Difference, Values, widen
+from si_hub.converters.dense import BaseModule, Difference, Values, as_double
 from si_hub.converters.families.contract import Family, Slots, SourceModule, Target, always
 from si_hub.converters.families.shapes import bias_difference, check_bias, check_difference
 from si_hub.converters.naming.suffixes import spell
@@ -18,7 +18,7 @@ def check(module: SourceModule, target: Target) -> None:
 def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Difference:
     """The weight less the base's."""
     assert own is not None, "it is a function of the base's weight"
-    values: Values = lambda: widen(module.tensors["set_weight"]).reshape(target.shape) - own.weight()  # noqa: E731
+    values: Values = lambda: as_double(module.tensors["set_weight"]).reshape(target.shape) - own.weight()  # noqa: E731
     return Difference(values, bias_difference(module, "diff_b"))
 
 

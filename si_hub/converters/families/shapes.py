@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import Values, widen
+from si_hub.converters.dense import Values, as_double
 from si_hub.converters.families.contract import SourceModule, Target
 from si_hub.errors import BaseMismatch, LayerShapeError
 from si_hub.storage.tensors import Tensor
@@ -151,7 +151,7 @@ def check_bias(module: SourceModule, slot: str, target: Target) -> None:
 def bias_difference(module: SourceModule, slot: str) -> Values | None:
     """What ``slot`` adds to the bias, float64 ``[out]``; ``None`` where there is no such tensor."""
     tensor = module.tensors.get(slot)
-    return None if tensor is None else lambda: widen(tensor).flatten()
+    return None if tensor is None else lambda: as_double(tensor).flatten()
 
 
 def bias_delta(module: SourceModule, slot: str, target: Target) -> Tensor:

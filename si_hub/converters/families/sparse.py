@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from si_hub.converters.dense import BaseModule, Difference, widen
+from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families import full, locon_tucker, lora
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target
 from si_hub.converters.families.shapes import check_matrix, misfit, pair_rank, size_of
@@ -71,7 +71,7 @@ def _residual(module: SourceModule, target: Target) -> torch.Tensor:
             "has coordinates outside of the layer", file=module.file, key=module.names["sparse_indices"],
             expected=f"below {list(dense.shape)}", found=[int(rows.max()), int(columns.max())],
         )  # fmt: skip
-    dense.index_put_((rows, columns), widen(module.tensors["sparse_values"]).flatten(), accumulate=True)
+    dense.index_put_((rows, columns), as_double(module.tensors["sparse_values"]).flatten(), accumulate=True)
     return dense.reshape(target.shape)
 
 

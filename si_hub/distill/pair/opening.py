@@ -97,6 +97,15 @@ def check_there(path: str | Path) -> None:
         raise MissingFile("no such file or folder", file=path)
 
 
+def find_cached(name: str) -> Path | None:
+    """The folder of a repository in the local cache; ``None`` where there is none, or the name is no repository's."""
+    match = _REPO_ID.fullmatch(name)
+    try:
+        return _snapshot(match[1], match[2]) if match else None
+    except MissingFile:
+        return None
+
+
 def _snapshot(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -112,13 +112,13 @@ def test_kohyas_flag_tells_the_first_stable_diffusion_from_the_second(says: str,
     assert convert(write(held, metadata)).base == base
 
 
-def test_a_family_that_is_not_converted_is_known_with_its_base(write: Write) -> None:
+def test_a_family_that_is_not_converted_as_it_is_is_known_with_its_base(write: Write) -> None:
     stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
-    held = {f"{stem}.lokr_w1": numbers(8, 8), f"{stem}.lokr_w2": numbers(80, 256)}
+    held = {f"{stem}.oft_blocks": numbers(16, 40, 40)}
     metadata = {"ss_base_model_version": "sdxl_base_v1-0"}
     found = look(write(held, metadata))
-    assert (found.kind, found.family, found.base) == ("adapter", "lokr", "sdxl")
-    refuse(write(held, metadata), UnsupportedFamily, "is LoKr")
+    assert (found.kind, found.family, found.base) == ("adapter", "oft", "sdxl")
+    refuse(write(held, metadata), UnsupportedFamily, "is OFT or BOFT.*which are needed.*--base|base=FOLDER")
 
 
 def test_after_a_base_was_named_the_hint_says_what_of_it_does_not_fit(write: Write) -> None:

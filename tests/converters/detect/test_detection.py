@@ -142,13 +142,13 @@ def test_several_peft_adapters_in_one_file_are_an_error(tmp_path: Path, write_ze
          r"lora_unet_nothing_like_it: none of its 1 modules is in sd15\. It is for another base model"),
         ({"conv.rezero": ("F16", (1,))}, UnknownFamily, r"1 of 1 tensors are of no known family.*found conv\.rezero"),
         ({f"{ATTN}_attn2_to_k{DOWN}": ("F16", (4, 768))}, UnknownFamily, "nearest is LoRA.*a module lacks up"),
-        ({**pair("double_blocks.0.img_attn.proj", 8, 8), "double_blocks.0.img_attn.norm.key_norm.scale": ("F16", (4,))},
-         UnsupportedFamily, r"key_norm: is control LoRA that replaces weights \(1 of 2 modules\)"),
+        ({f"{ATTN}_attn2_to_k.reshape_weight": ("I64", (2,)), **pair(f"{ATTN}_attn2_to_k", 320, 999)},
+         UnsupportedFamily, r"attn2_to_k: is control LoRA that makes layers wider \(1 of 1 modules\)"),
         ({}, UnknownFamily, "holds no tensors"),
         ({"bundle_emb.x.string_to_param.*": ("F16", (1, 768))}, UnsupportedFamily, "textual inversion alone"),
         ({"model.diffusion_model.out.2.weight": ("F16", (4,))}, UnsupportedFamily, "a full checkpoint.*distill"),
         ({f"{ATTN}_attn2_to_k.hada_{half}": ("F16", (4, 4)) for half in ("w1_a", "w1_b", "w2_a", "w2_b")},
-         UnsupportedFamily, rf"{ATTN}_attn2_to_k: is LoHa \(1 of 1 modules\)"),
+         BaseMismatch, rf"{ATTN}_attn2_to_k.hada_w1_a: none of its modules fits sd15"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_clear_error(
@@ -160,10 +160,10 @@ def test_what_does_not_fit_is_one_clear_error(
 def test_part_of_a_file_is_converted_only_when_asked(tmp_path: Path, write_zeros: WriteZeros) -> None:
     entries = {
         **pair(f"{ATTN}_attn2_to_k", 320, 768), **pair(f"{ATTN}_attn2_to_v", 320, 999), **pair("lora_unet_other", 4, 4),
-        "left.over": ("F16", (1,)), f"{ATTN}_attn2_to_q.ia3_l": ("F16", (320, 1)),
+        "left.over": ("F16", (1,)), f"{ATTN}_attn2_to_q.oft_blocks": ("F16", (8, 40, 40)),
     }  # fmt: skip
     file = write_zeros(tmp_path / "lora.safetensors", entries)
-    refuse(file, UnsupportedFamily, r"\(IA\)³ of PEFT \(1 of 4 modules\)")
+    refuse(file, UnknownFamily, "left.over: 1 of 8 tensors are of no known family")
     refuse(file, BaseMismatch, r"1 of 4 modules are not in sd15, the nearest.*Name its base model", allow_partial=True)
     found = converters.convert_source(file, base="sd15", allow_partial=True)
     assert set(found.report.uses) == set(entries)
@@ -174,8 +174,8 @@ def test_part_of_a_file_is_converted_only_when_asked(tmp_path: Path, write_zeros
     assert "no such module" in reasons
     assert "input size differs" in reasons
     assert "no converter knows" in reasons
-    assert "(IA)³" in reasons
-    del entries["left.over"], entries[f"{ATTN}_attn2_to_q.ia3_l"]
+    assert "OFT or BOFT" in reasons
+    del entries["left.over"], entries[f"{ATTN}_attn2_to_q.oft_blocks"]
     refuse(write_zeros(file, entries), BaseMismatch, "1 of 3 modules are not in sd15", base="sd15")
     entries = {name: entry for name, entry in entries.items() if "other" not in name}
     refuse(write_zeros(file, entries), BaseMismatch, "1 of 2 modules do not fit sd15.*input size differs", base="sd15")

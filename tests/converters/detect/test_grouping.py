@@ -60,11 +60,13 @@ def test_a_dora_is_never_converted_without_its_magnitudes(write: Write) -> None:
     assert {name for name in held if name.startswith((first, dotted))} == set(result.report.lost)
 
 
-def test_each_family_of_a_file_is_refused_for_its_own_reason(write: Write) -> None:
-    held = {f"diffusion_model.blocks.0.{name}.lokr_w{side}": numbers(8, 8) for name in "qk" for side in "12"}
-    held["diffusion_model.blocks.0.q.dora_scale"] = numbers(64)
-    problem = refuse(write(held), UnsupportedFamily, "is DoRA").problem
-    reasons = dict(part.split(" (1 of 2 modules): ") for part in problem.split("; "))
-    assert reasons.keys() == {"is DoRA", "is LoKr"}
-    assert "base model's own weights" in reasons["is DoRA"]
-    assert "base model's own weights" not in reasons["is LoKr"]
+def test_each_family_that_needs_the_base_is_counted(write: Write) -> None:
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_{}"
+    held = {f"{stem.format(name)}.lokr_w1": numbers(8, 8) for name in "qk"}
+    held |= {f"{stem.format(name)}.lokr_w2": numbers(40, 40) for name in "qk"}
+    held[f"{stem.format('q')}.dora_scale"] = numbers(320, 1)
+    held[f"{stem.format('v')}.oft_blocks"] = numbers(8, 40, 40)
+    problem = refuse(write(held), UnsupportedFamily, "is DoRA", base="sd15").problem
+    families, reason = problem.rsplit(": ", 1)
+    assert families == "is DoRA (1 of 3 modules), OFT or BOFT of LyCORIS or kohya (1 of 3 modules)"
+    assert "base model's own weights" in reason

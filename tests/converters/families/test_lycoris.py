@@ -61,14 +61,16 @@ def build(path: str, held: dict[str, torch.Tensor]) -> nn.Module:
     """The base module with its numbers."""
     module, weight = MODULES[path], held[f"{path}.weight"]
     out, *rest = module.shape
-    made: Any = (
-        nn.GroupNorm(4, out) if module.kind == "norm"
-        else nn.Conv2d(rest[0], out, tuple(rest[1:]), bias=module.bias) if module.kind == "conv"
-        else nn.Linear(rest[0], out, bias=module.bias)
-    )  # fmt: skip
+    made: nn.GroupNorm | nn.Conv2d | nn.Linear
+    if module.kind == "norm":
+        made = nn.GroupNorm(4, out)
+    elif module.kind == "conv":
+        made = nn.Conv2d(rest[0], out, rest[1], bias=module.bias)
+    else:
+        made = nn.Linear(rest[0], out, bias=module.bias)
     with torch.no_grad():
         made.weight.copy_(weight)
-        if module.bias:
+        if made.bias is not None:
             made.bias.copy_(held[f"{path}.bias"])
     return made
 
@@ -119,5 +121,6 @@ def draw_inputs(path: str) -> torch.Tensor:
 def run(path: str, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if MODULES[path].kind == "norm":
         return nn.functional.group_norm(inputs, 4, weight, bias)
-    act = nn.functional.linear if MODULES[path].kind == "linear" else nn.functional.conv2d
-    return act(inputs, weight, bias)
+    act: Any = nn.functional.linear if MODULES[path].kind == "linear" else nn.functional.conv2d
+    outputs: torch.Tensor = act(inputs, weight, bias)
+    return outputs

@@ -1,0 +1,225 @@
+"""A converted adapter made smaller on request: layers as low-rank pairs, each with its measured error.
+
+A layer stays as it is where it is exact and no larger than its pair would be. The others are the best pair of their
+rank by the distiller's randomized singular value decomposition, of the dense difference that their source defines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from si_hub.adapter import Layer
+from si_hub.converters.dense import Difference
+from si_hub.converters.families.contract import Target
+from si_hub.converters.origins import LayerKey
+from si_hub.converters.reading import Conversion
+from si_hub.distill.budget.filesize import SOURCE_HASH, TYPICAL_ENTRY, adapter_bytes
+from si_hub.errors import NotFinite, UsageError
+from si_hub.report.text import size_text
+from si_hub.storage.tensors import Tensor
+from si_hub.words import label
+
+if TYPE_CHECKING:
+    import torch
+
+#: Kinds of modules that a pair can change.
+_PAIRED = {"linear", "conv"}
+
+
+@dataclass(slots=True)
+class Compression:
+    """What a compression cost.
+
+    Attributes:
+        errors: relative Frobenius error by layer, of those that are not exact any more.
+        error: of all layers together, the exact ones counted in.
+    """
+
+    errors: dict[str, float] = field(default_factory=dict)
+    error: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON data; nothing where nothing was made smaller."""
+        return {"error": self.error, "errors": self.errors} if self.errors else {}
+
+    def as_lines(self) -> list[str]:
+        """For people; none where nothing was made smaller."""
+        if not self.errors:
+            return []
+        layer, most = max(self.errors.items(), key=lambda item: item[1])
+        return [
+            f"  error    {self.error:.3g} of what it changes in all, in {len(self.errors)} layers; "
+            f"at most {most:.3g}, in {layer}"
+        ]
+
+
+def check_options(rank: int | None, tolerance: float | None, size: int | None) -> bool:
+    """Whether a compression is asked for at all.
+
+    Raises:
+        UsageError: more than one of them, or one that is no rank, no share or no size.
+    """
+    given = {"rank": rank, "tolerance": tolerance, "size": size}
+    asked = [name for name, value in given.items() if value is not None]
+    if len(asked) > 1:
+        raise UsageError("say one of them", key=", ".join(map(label, asked)))
+    if rank is not None and rank < 1:
+        raise UsageError("a rank is 1 or more", key=label("rank"), found=rank)
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise UsageError("a tolerance is a relative error", key=label("tolerance"), expected="0 to 1", found=tolerance)
+    return bool(asked)
+
+
+def compress(
+    found: Conversion,
+    *,
+    rank: int | None = None,
+    tolerance: float | None = None,
+    size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Compression:
+    """Replace layers of a conversion by pairs, in place.
+
+    Args:
+        rank: of every pair at most.
+        tolerance: the relative error of every layer at most; each gets the lowest rank that keeps it.
+        size: bytes of the file at most; the highest rank for all that keeps it.
+        progress: called with (numbers done, numbers in all).
+
+    Raises:
+        UsageError: see `check_options`; or no rank is small enough for ``size``.
+        NotFinite: a layer's numbers are none.
+    """
+    check_options(rank, tolerance, size)
+    layers = {
+        (name, path): layer
+        for name, component in found.adapter.components.items()
+        for path, layer in component.layers.items()
+    }
+    targets = {key: found.origins.target(key) for key in layers}
+    if size is not None:
+        rank = _rank_for(found, layers, targets, size)
+    result, squares, norms = Compression(), 0.0, 0.0
+    total, done = sum(one.count for one in targets.values()), 0
+    for key, layer in layers.items():
+        difference = found.origins.expected(key)
+        norm = _squared_norm(difference)
+        if not math.isfinite(norm):
+            raise NotFinite("its numbers are not finite", file=found.source.path, key=".".join(key))
+        norms += norm
+        if _is_replaced(layer, targets[key], rank):
+            pair, error = _approximate(key, difference, rank, tolerance, norm)
+            if pair is not None:
+                found.adapter.components[key[0]].layers[key[1]] = pair
+                result.errors[".".join(key)] = math.sqrt(error / norm) if norm else 0.0
+                squares += error
+        done += targets[key].count
+        if progress:
+            progress(done, total)
+    result.error = math.sqrt(squares / norms) if norms else 0.0
+    provenance = found.adapter.about["provenance"]
+    if result.errors:
+        provenance.pop("exact", None)
+        provenance["error"] = float(f"{result.error:.4g}")
+    return result
+
+
+def _is_replaced(layer: Layer, target: Target, rank: int | None) -> bool:
+    """Whether a pair of this rank, or of any where only a tolerance is given, would be smaller than the layer."""
+    if target.kind not in _PAIRED or layer.groups > 1 or not layer.tensors.keys() & {"weight_delta", "up.weight"}:
+        return False
+    count = sum(tensor.count for leaf, tensor in layer.tensors.items() if leaf != "bias_delta")
+    return count > _pair_count(target, rank or 1)
+
+
+def _pair_count(target: Target, rank: int) -> int:
+    return rank * (target.shape[0] + math.prod(target.shape[1:]))
+
+
+def _rank_for(found: Conversion, layers: dict[LayerKey, Layer], targets: dict[LayerKey, Target], size: int) -> int:
+    """The highest rank for all layers that keeps the file within ``size`` bytes."""
+    now = sum(tensor.nbytes for layer in layers.values() for tensor in layer.tensors.values())
+    around = adapter_bytes(found.adapter) + SOURCE_HASH - now
+
+    def measure(rank: int) -> int:
+        total = around
+        for key, layer in layers.items():
+            kept = layer.tensors
+            if _is_replaced(layer, targets[key], rank):
+                kept = {leaf: tensor for leaf, tensor in kept.items() if leaf == "bias_delta"}
+                total += 4 * _pair_count(targets[key], rank) + len(".".join(key)) + TYPICAL_ENTRY
+            total += sum(tensor.nbytes for tensor in kept.values())
+        return total
+
+    low, high = 0, max(min(one.shape[0], math.prod(one.shape[1:])) for one in targets.values() if one.shape)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if measure(middle) <= size else (low, middle - 1)
+    if not low:
+        raise UsageError(
+            "no pairs of rank 1 are that small", key=label("size"), expected=f"{size_text(measure(1))} or more",
+            found=size_text(size),
+        )  # fmt: skip
+    return low
+
+
+def _squared_norm(difference: Difference) -> float:
+    """Squared Frobenius norm of weight and bias."""
+    return sum(float(values().square().sum()) for values in (difference.weight, difference.bias) if values)
+
+
+def _approximate(
+    key: LayerKey, difference: Difference, rank: int | None, tolerance: float | None, norm: float
+) -> tuple[Layer | None, float]:
+    """The pair that stands for a layer and its squared error; none where none within the tolerance is smaller."""
+    from si_hub.distill.survey.lowrank import truncate
+
+    assert difference.weight is not None, "what a pair replaces is a weight"
+    matrix = difference.weight().float()
+    shape, flat = matrix.shape, matrix.reshape(len(matrix), -1)
+    most = min(flat.shape)
+    wanted = rank or 1
+    while True:
+        down, up = truncate(matrix, wanted, generator=_generator(key))
+        error = float((flat - up @ down.flatten(1)).double().square().sum())
+        if tolerance is None or error <= tolerance**2 * norm:
+            break
+        if wanted >= most or wanted * sum(flat.shape) >= flat.numel():
+            return None, 0.0
+        wanted = min(2 * wanted, most)
+    if tolerance is not None:
+        down, up, error = _trim(flat, down.reshape(wanted, -1), up, tolerance**2 * norm)
+    leaves = {
+        "down.weight": Tensor.from_torch(down.reshape(-1, *shape[1:])), "up.weight": Tensor.from_torch(up),
+    }  # fmt: skip
+    if difference.bias:
+        leaves["bias_delta"] = Tensor.from_torch(difference.bias().float())
+    return Layer(leaves), error
+
+
+def _trim(
+    matrix: torch.Tensor, down: torch.Tensor, up: torch.Tensor, allowed: float
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The fewest leading ranks of a pair that keep the squared error within what is allowed."""
+    # Both factors carry the root of each singular value, so what rank k adds is the square of their norms' product.
+    energies = (down.double().square().sum(1) * up.double().square().sum(0)).flip(0).cumsum(0).flip(0)
+    rest = float((matrix - up @ down).double().square().sum())
+    enough = int((rest + energies > allowed).sum())
+    rank = max(1, enough)
+    while True:
+        error = float((matrix - up[:, :rank] @ down[:rank]).double().square().sum())
+        if error <= allowed or rank >= len(down):
+            return down[:rank].contiguous(), up[:, :rank].contiguous(), error
+        rank += 1
+
+
+def _generator(key: LayerKey) -> torch.Generator:
+    """A layer's own random numbers, so that the same source gives the same bytes."""
+    import torch
+
+    digest = hashlib.sha256(".".join(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
