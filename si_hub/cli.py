@@ -160,7 +160,7 @@ class NamesBases(click.Command):
 
 
 @main.command("convert", cls=NamesBases)
-@click.argument("source", type=GivenPath())
+@click.argument("sources", type=GivenPath(), nargs=-1, required=True)
 @click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the source]")
 @click.option(
     "--base", type=GivenModel(), metavar="NAME|PATH",
@@ -177,8 +177,11 @@ class NamesBases(click.Command):
 @click.option("--weight-name", metavar="FILE", help="Which file of a repository.")
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
-def convert_command(source: Path, output: Path | None, json_: bool, **options: Any) -> None:
-    """Convert the adapter file, folder or repository SOURCE to the StyleInject format, exactly.
+def convert_command(sources: tuple[Path, ...], output: Path | None, json_: bool, **options: Any) -> None:
+    """Convert the adapter file, folder or repository SOURCES to the StyleInject format, exactly.
+
+    Several, a pattern, or a folder that is no adapter itself: every adapter in it is converted, what is done is left,
+    what fails is named at the end.
 
     \b
     Examples:
@@ -187,34 +190,67 @@ def convert_command(source: Path, output: Path | None, json_: bool, **options: A
       si-hub convert peft_folder/ --base ./my-stable-diffusion
       si-hub convert dora.safetensors --base ./sdxl --check
       si-hub convert oft.safetensors --base sd_xl_base_1.0.safetensors --rank 32
+      si-hub convert ./loras -o ./styleinject       every adapter of a folder and its subfolders
       si-hub convert user/lora@v1                   a repository on the Hub becomes lora.styleinject.safetensors
     """
+    from si_hub.batch import is_many
     from si_hub.conversion import convert as convert_file
     from si_hub.report.progress import progress_bar
 
     with progress_bar("converting", quiet=json_) as progress:
-        result = convert_file(source, output, progress=progress, **options)
-    show(result, json_)
+        if is_many(sources):
+            convert_many(sources, output, json_, progress=progress, **options)
+        else:
+            show(convert_file(sources[0], output, progress=progress, **options), json_)
+
+
+def convert_many(sources: tuple[Path, ...], output: Path | None, json_: bool, **options: Any) -> None:
+    """One line of JSON each as it is done, or a table at the end."""
+    from si_hub.batch import convert_all, exit_code_of, table_of
+
+    if options.pop("weight_name", None):
+        raise UsageError("names a file of one repository", key="--weight-name", hint="Name the files themselves.")
+    items = []
+    for item in convert_all(sources, output, **options):
+        items.append(item)
+        if json_:
+            say(json_text(item.as_dict()))
+    if not json_:
+        say(table_of(items))
+    codes = [item.error.exit_code for item in items if item.error and item.status == "failed"]
+    click.get_current_context().exit(exit_code_of(codes))
 
 
 @main.command("inspect")
-@click.argument("path", type=GivenPath())
+@click.argument("paths", type=GivenPath(), nargs=-1, required=True)
 @click.option("--base", type=GivenModel(), metavar="NAME|PATH", help="Base model to match a foreign file against.")
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
-def inspect_command(path: Path, base: str | None, token: str | None, json_: bool) -> None:
-    """Say what PATH is, read from its header alone: an adapter or checkpoint file, a folder or a repository of them.
+def inspect_command(paths: tuple[Path, ...], base: str | None, token: str | None, json_: bool) -> None:
+    """Say what PATHS are, read from headers alone: adapters and checkpoints, folders or repositories of them.
 
     \b
     Examples:
       si-hub inspect lora.safetensors
       si-hub inspect v1-5-pruned-emaonly.safetensors --json
-      si-hub inspect ./loras
+      si-hub inspect ./loras                        every file of a folder, and a table at the end
       si-hub inspect user/style                     a repository on the Hub, by one ranged read
     """
+    from si_hub.batch import exit_code_of, inspect_all, inspect_table, is_many_files
     from si_hub.inspection import inspect as inspect_path
 
-    show(inspect_path(path, base=base, token=token), json_)
+    if not is_many_files(paths):
+        show(inspect_path(paths[0], base=base, token=token), json_)
+        return
+    found = []
+    for one in inspect_all(paths, base=base, token=token):
+        found.append(one)
+        say(json_text(one.as_dict()) if json_ else one.as_text())
+    if not json_:
+        say(inspect_table(found))
+    broken = [one.problem.get("exit_code") for one in found if one.kind == "unreadable"]
+    codes = [code for code in broken if isinstance(code, int)]
+    click.get_current_context().exit(exit_code_of(codes))
 
 
 @main.command("validate")

@@ -70,7 +70,9 @@ def test_inspect_describes_a_converted_file(lora: Path) -> None:
 
 def test_inspect_lists_every_file_of_a_folder_and_names_the_broken_one(lora: Path) -> None:
     lora.with_name("broken.safetensors").write_bytes(b"")
-    answer = {Path(item["path"]).name: item for item in json.loads(run("inspect", lora.parent, "--json"))}
+    result = CliRunner().invoke(main, ["inspect", str(lora.parent), "--json"])
+    assert result.exit_code == 3
+    answer = {Path(item["path"]).name: item for item in map(json.loads, result.stdout.splitlines())}
     assert answer["style.safetensors"]["kind"] == "adapter"
     assert answer["broken.safetensors"]["kind"] == "unreadable"
     assert "empty" in answer["broken.safetensors"]["problem"]["problem"]

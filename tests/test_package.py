@@ -20,7 +20,7 @@ ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "storage", "adapter", "schemas", "architectures", "converters",
         "format", "report", "hub", "tuner", "pipelines", "distill",
-        "basemodel", "compression", "conversion", "inspection", "cli", "__main__",
+        "basemodel", "compression", "conversion", "inspection", "batch", "cli", "__main__",
     ],
     "si_hub.architectures": [
         "model", "layouts", "bases", "namings", "shipped", "folder", "checkpoint", "sketch", "titles", "recognise",
