@@ -18,8 +18,8 @@ PACKAGE = Path(si_hub.__file__).parent
 #: Left to right, the way data flows; a room, or a module beside rooms, imports only what is to its left.
 ORDER = {
     "si_hub": [
-        "lazy", "tokens", "foreign", "words", "errors", "storage", "adapter", "schemas", "architectures", "converters",
-        "format", "report", "hub", "tuner", "pipelines", "distill",
+        "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schemas", "architectures",
+        "converters", "format", "report", "hub", "tuner", "pipelines", "distill",
         "basemodel", "compression", "conversion", "inspection", "batch", "cli", "__main__",
     ],
     "si_hub.architectures": [

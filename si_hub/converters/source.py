@@ -9,6 +9,7 @@ from typing import Any
 from si_hub.architectures.folder import COMPONENT, read_object
 from si_hub.architectures.recognise import may_be_pickle
 from si_hub.errors import AmbiguousFamily, FormatError, MissingFile, NotSafetensors, UnsupportedFamily
+from si_hub.expressions import read_patterns
 from si_hub.storage.header import SafetensorsFile, parse_json, read_safetensors
 from si_hub.storage.pickles import load_pickle
 from si_hub.storage.tensors import Tensor
@@ -18,6 +19,8 @@ FOLDER_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 CONFIG_NAME = "adapter_config.json"
 #: Where diffusers keeps the PEFT configuration of each component, inside the header.
 METADATA_CONFIG = "lora_adapter_metadata"
+#: Settings of a PEFT configuration that are values by pattern.
+_PATTERNS = ("rank_pattern", "alpha_pattern")
 #: How converted files are called: they are never a source.
 STYLEINJECT_SUFFIX = ".styleinject.safetensors"
 
@@ -31,7 +34,7 @@ class Source:
         size: bytes of the weights.
         tensors: by name, not read.
         metadata: of its header.
-        configs: PEFT configurations by component name; ``""`` is the one for all.
+        configs: PEFT configurations by component name, their patterns as tables; ``""`` is the one for all.
         parts: where each component has a folder of its own, the sources there.
     """
 
@@ -72,7 +75,7 @@ def source_of(file: SafetensorsFile) -> Source:
     configs = _header_configs(file.metadata, file.path)
     beside = file.path.parent / CONFIG_NAME
     if beside.is_file():
-        configs[""] = read_object(beside)
+        configs[""] = _with_tables(read_object(beside), beside)
     return Source(file.path, file.size, file.tensors, file.metadata, configs)
 
 
@@ -148,4 +151,18 @@ def _header_configs(metadata: dict[str, str], path: Path) -> dict[str, dict[str,
     for key, value in table.items():
         component, _, name = key.rpartition(".")
         configs.setdefault(component, {})[name] = value
-    return configs
+    return {component: _with_tables(config, path, f"{component}.") for component, config in configs.items()}
+
+
+def _with_tables(config: dict[str, Any], file: Path, prefix: str = "") -> dict[str, Any]:
+    """A configuration whose patterns are read: once, and not for every module.
+
+    Raises:
+        FormatError: a pattern that is not understood.
+    """
+    tables = {
+        name: read_patterns(config[name], prefix + name, file)
+        for name in _PATTERNS
+        if isinstance(config.get(name), dict)
+    }
+    return config | tables

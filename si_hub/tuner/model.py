@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import Any
 
 import torch
@@ -19,10 +20,11 @@ from peft.tuners.tuners_utils import (
     check_target_module_exists,
 )
 from peft.utils import register_peft_method, save_and_load
-from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from si_hub.errors import BaseMismatch, UsageError
+from si_hub.expressions import PatternTable, read_expression, read_patterns
 from si_hub.tuner.config import TUNER_NAME, StyleInjectConfig, extend_peft_type
 from si_hub.tuner.door import Door, close_door, find_door, logical, open_door
 from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
@@ -82,7 +84,7 @@ class StyleInjectModel(BaseTuner):
     def _check_target_module_exists(peft_config: Any, key: str) -> Any:
         if any(part.startswith(StyleInjectModel.prefix) for part in key.split(".")):
             return False
-        return check_target_module_exists(peft_config, key)
+        return check_target_module_exists(_without_expressions(peft_config, key), key)
 
     def _create_and_replace(
         self,
@@ -235,8 +237,34 @@ def _peft_names(door: Door | None) -> list[str]:
     return [] if door is None else door.peft_names()
 
 
-def _pattern(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
-    return patterns.get(get_pattern_key(patterns.keys(), path), default)
+def _without_expressions(config: Any, path: str) -> Any:
+    """The configuration with names in place of expressions: PEFT would match a stranger's for as long as it takes."""
+    names = {}
+    for setting in ("target_modules", "exclude_modules"):
+        value = getattr(config, setting)
+        if isinstance(value, str):
+            names[setting] = {path} if _expression(value, setting).matches(path) else set()
+    return _changed(config, names) if names else config
+
+
+def _changed(config: Any, values: dict[str, Any]) -> Any:
+    other = copy.copy(config)
+    for name, value in values.items():
+        setattr(other, name, value)
+    return other
+
+
+_expression = lru_cache(maxsize=64)(read_expression)
+
+
+def _pattern(config: StyleInjectConfig, setting: str, path: str, default: Any) -> Any:
+    patterns: Mapping[str, Any] = getattr(config, setting)
+    return _table(setting, tuple(patterns.items())).find(path, default) if patterns else default
+
+
+@lru_cache(maxsize=16)
+def _table(setting: str, patterns: tuple[tuple[str, Any], ...]) -> PatternTable:
+    return read_patterns(dict(patterns), setting)
 
 
 def fresh(
@@ -252,7 +280,9 @@ def fresh(
     kind = kind_of(base, path)
     if not kind.low_rank:
         raise BaseMismatch("only linear layers and convolutions are trained", key=path, found=type(base).__name__)
-    rank, alpha = _pattern(config.rank_pattern, path, config.r), _pattern(config.alpha_pattern, path, config.alpha)
+    rank, alpha = (
+        _pattern(config, "rank_pattern", path, config.r), _pattern(config, "alpha_pattern", path, config.alpha)
+    )  # fmt: skip
     groups = getattr(base, "groups", 1)
     if rank % groups:
         raise BaseMismatch(

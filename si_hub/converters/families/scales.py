@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from si_hub.converters.families.contract import SourceModule
 from si_hub.converters.numbers import number
 from si_hub.errors import FormatError, LayerShapeError, NotFinite, UnsupportedFamily
+from si_hub.expressions import PatternTable, read_patterns
 
 #: PEFT settings that make a LoRA more than ΔW = scale · B · A, and the values for which they do.
 _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
@@ -23,9 +23,6 @@ _UNSUPPORTED: dict[str, Callable[[Any], bool]] = {
 }
 #: PEFT's families whose tensors are named as LyCORIS names them, which has an alpha tensor beside them.
 _KINDS_WITHOUT_ALPHA = {"LOHA", "LOKR"}
-#: A group under a quantifier can take a matcher exponential time; no real configuration has one.
-_QUANTIFIED_GROUP = re.compile(r"\)[*+{]")
-_PATTERN_LIMIT = 512
 
 
 def read_alpha(module: SourceModule) -> float | None:
@@ -69,7 +66,8 @@ def config_alpha(module: SourceModule, path: str, rank: int | None, config: Mapp
 
     Raises:
         UnsupportedFamily: the configuration asks for what a LoRA cannot express.
-        FormatError, LayerShapeError: a value of the wrong kind; another rank than the tensors'.
+        FormatError, LayerShapeError: a value of the wrong kind, a pattern that is not understood; another rank than
+            the tensors'.
     """
     for setting, value in config.items():
         if setting == "use_dora" and "magnitude" in module.tensors:
@@ -79,9 +77,9 @@ def config_alpha(module: SourceModule, path: str, rank: int | None, config: Mapp
                 f"its configuration sets {setting}, which a plain LoRA cannot express",
                 file=module.file, key=module.stem, found=f"{setting} = {value}",
             )  # fmt: skip
-    given = _number(module, _pattern(config.get("rank_pattern"), path, config.get("r", rank or 1)), "r")
+    given = _number(module, _pattern(config, "rank_pattern", path, config.get("r", rank or 1)), "r")
     key = "lora_alpha" if "lora_alpha" in config else "alpha"
-    alpha = _number(module, _pattern(config.get("alpha_pattern"), path, config.get(key, given)), key)
+    alpha = _number(module, _pattern(config, "alpha_pattern", path, config.get(key, given)), key)
     if rank is None:
         return alpha / given if given else 1.0
     if given != rank:
@@ -89,7 +87,7 @@ def config_alpha(module: SourceModule, path: str, rank: int | None, config: Mapp
             "its rank differs from the configuration's", file=module.file, key=next(iter(module.names.values())),
             expected=f"r = {given:g}", found=rank,
         )  # fmt: skip
-    return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+    return _number(module, alpha * math.sqrt(rank), "lora_alpha") if config.get("use_rslora") else alpha
 
 
 def config_of(
@@ -118,26 +116,27 @@ def resolve_alpha(module: SourceModule, path: str, rank: int | None) -> float | 
     return config_alpha(module, path, rank, module.config)
 
 
-def _pattern(patterns: Any, path: str, default: Any) -> Any:
-    """A value for ``path``; PEFT matches each pattern against the end of the name, at a dot."""
-    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-        if path == pattern or path.endswith(f".{pattern}"):
-            return value
-        if not _QUANTIFIED_GROUP.search(pattern) and len(pattern) <= _PATTERN_LIMIT and _matches(pattern, path):
-            return value
-    return default
-
-
-def _matches(pattern: str, path: str) -> bool:
-    try:
-        return re.match(rf"(.*\.)?({pattern})$", path) is not None
-    except re.error:
-        return False
+def _pattern(config: Mapping[str, Any], name: str, path: str, default: Any) -> Any:
+    """A value for ``path`` by a table of patterns, as `si_hub.converters.source` reads them."""
+    patterns = config.get(name)
+    if isinstance(patterns, dict):
+        patterns = read_patterns(patterns, name)
+    return patterns.find(path, default) if isinstance(patterns, PatternTable) else default
 
 
 def _number(module: SourceModule, value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    """A setting as a number.
+
+    Raises:
+        FormatError: it is none, or one that no float holds.
+    """
+    try:
+        # Python's whole numbers have no end; floats have.
+        number = math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise FormatError(
-            "the adapter's configuration has no usable number", file=module.file, key=name, found=repr(value)
+            "the adapter's configuration has no usable number", file=module.file, key=name, found=repr(value)[:60]
         )
-    return float(value)
+    return number
