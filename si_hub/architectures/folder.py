@@ -15,6 +15,8 @@ _WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
 #: Component attribute names of a single-component folder, by what its class name says.
 _ATTRIBUTES = ((r"UNet", "unet"), (r"Transformer", "transformer"), (r"CLIPText|T5Encoder", "text_encoder"))
 #: Pipeline attribute names of the models that adapters are for.
+#: Bytes of a configuration or an index of shards; of real ones a megabyte at most.
+OBJECT_LIMIT = 4 << 20
 COMPONENT = re.compile(r"unet|prior|text_conditioner|(transformer|text_encoder)(_\d+)?")
 
 
@@ -119,6 +121,10 @@ def read_object(path: Path, *, finite: bool = True) -> dict[str, Any]:
         FormatError: not JSON, or no object.
     """
     try:
+        if (size := path.stat().st_size) > OBJECT_LIMIT:
+            raise FormatError(
+                "is larger than any real configuration", file=path, expected=f"at most {OBJECT_LIMIT} bytes", found=size
+            )
         raw = path.read_bytes()
     except OSError as error:
         raise FileAccessError(f"cannot be read: {error.strerror}", file=path) from error

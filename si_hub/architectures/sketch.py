@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from si_hub.architectures.bases import BASES
 from si_hub.architectures.bases.contract import Base
 from si_hub.architectures.model import Model
 from si_hub.architectures.namings import LAYOUTS
@@ -65,3 +66,17 @@ def find_footprints(base: Base, sketch: str) -> Iterator[Footprint]:
     """What lies under names like a sketched one in any component of a base model."""
     for part in base.components.values():
         yield from sketch_table(part.table).get(sketch, ())
+
+
+def bases_knowing(sketch: str) -> tuple[Base, ...]:
+    """The base models that have a name like a sketched one, in the order of their table."""
+    return _knowing().get(sketch, ())
+
+
+@cache
+def _knowing() -> Mapping[str, tuple[Base, ...]]:
+    found: dict[str, tuple[Base, ...]] = {}
+    for base in BASES:
+        for sketch in dict.fromkeys(name for part in base.components.values() for name in sketch_table(part.table)):
+            found[sketch] = (*found.get(sketch, ()), base)
+    return found

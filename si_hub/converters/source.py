@@ -10,7 +10,7 @@ from si_hub.architectures.folder import COMPONENT, read_object
 from si_hub.architectures.recognise import may_be_pickle
 from si_hub.errors import AmbiguousFamily, FormatError, MissingFile, NotSafetensors, UnsupportedFamily
 from si_hub.expressions import read_patterns
-from si_hub.storage.header import SafetensorsFile, parse_json, read_safetensors
+from si_hub.storage.header import SafetensorsFile, check_count, parse_json, read_safetensors
 from si_hub.storage.pickles import load_pickle
 from si_hub.storage.tensors import Tensor
 
@@ -21,6 +21,8 @@ CONFIG_NAME = "adapter_config.json"
 METADATA_CONFIG = "lora_adapter_metadata"
 #: Settings of a PEFT configuration that are values by pattern.
 _PATTERNS = ("rank_pattern", "alpha_pattern")
+#: Names of ``modules_to_save``; real configurations have a few.
+_SAVED_LIMIT = 64
 #: How converted files are called: they are never a source.
 STYLEINJECT_SUFFIX = ".styleinject.safetensors"
 
@@ -68,10 +70,12 @@ def source_of(file: SafetensorsFile) -> Source:
 
     Raises:
         UnsupportedFamily: it is a StyleInject file.
+        HeaderTooLarge: more tensors than any adapter has.
         FormatError: a configuration that breaks its rules.
     """
     if "styleinject" in file.metadata:
         raise UnsupportedFamily("is a StyleInject adapter already", file=file.path, hint="Load it as it is.")
+    check_count(file)
     configs = _header_configs(file.metadata, file.path)
     beside = file.path.parent / CONFIG_NAME
     if beside.is_file():
@@ -158,8 +162,14 @@ def _with_tables(config: dict[str, Any], file: Path, prefix: str = "") -> dict[s
     """A configuration whose patterns are read: once, and not for every module.
 
     Raises:
-        FormatError: a pattern that is not understood.
+        FormatError: a pattern that is not understood; more names than any real configuration has.
     """
+    saved = config.get("modules_to_save")
+    if isinstance(saved, list) and len(saved) > _SAVED_LIMIT:
+        raise FormatError(
+            "names more modules than any real configuration", file=file, key=f"{prefix}modules_to_save",
+            expected=f"at most {_SAVED_LIMIT}", found=len(saved),
+        )  # fmt: skip
     tables = {
         name: read_patterns(config[name], prefix + name, file)
         for name in _PATTERNS

@@ -7,7 +7,7 @@ import math
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -270,7 +270,19 @@ def warn_unknown(fields: list[str], file: Path) -> None:
 def _validator(strict: bool) -> Any:
     import jsonschema
 
-    return jsonschema.Draft202012Validator(schemas.load_schema(FORMAT_VERSION, strict=strict))
+    linear = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"uniqueItems": _find_repeated})
+    return linear(schemas.load_schema(FORMAT_VERSION, strict=strict))
+
+
+def _find_repeated(_: Any, unique: bool, items: Any, __: Any) -> Iterator[Any]:
+    """``uniqueItems`` in one go: jsonschema compares each item of a list of several types with each other one."""
+    import jsonschema
+
+    if unique and isinstance(items, list):
+        texts = [json.dumps(item, sort_keys=True) for item in items]
+        if len(set(texts)) < len(texts):
+            [(text, _)] = Counter(texts).most_common(1)
+            yield jsonschema.ValidationError(f"{text} stands there twice")
 
 
 def not_styleinject(file: Path) -> NotStyleInject:

@@ -15,6 +15,8 @@ FLOATS = frozenset({
     "F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ",
 })  # fmt: skip
 NAME_LIMIT = 512
+#: Vectors of all textual inversions of one text encoder; a prompt has room for a few hundred.
+ROWS_LIMIT = 512
 
 _COMPONENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SEGMENT = re.compile(r"[A-Za-z0-9_-]+")

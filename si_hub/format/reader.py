@@ -8,11 +8,11 @@ from si_hub.adapter import Adapter, Component, Layer
 from si_hub.errors import DocumentError, LayerShapeError, LeafDtypeError, MissingTensor, NotFinite
 from si_hub.format import document as documents
 from si_hub.format.hashes import check_data
-from si_hub.format.layers import EMBEDDING, Tensors, check_embedding, check_layer, gather, join_name
+from si_hub.format.layers import EMBEDDING, ROWS_LIMIT, Tensors, check_embedding, check_layer, gather, join_name
 from si_hub.format.modelspec import derive
 from si_hub.format.versions import Document, check_version, migrate
 from si_hub.storage.finite import count_bad
-from si_hub.storage.header import SafetensorsFile, read_safetensors
+from si_hub.storage.header import SafetensorsFile, check_count, read_safetensors
 from si_hub.storage.tensors import Tensor
 
 
@@ -63,6 +63,7 @@ def parse_adapter(file: SafetensorsFile) -> Adapter:
     Raises:
         FormatError: see `read`.
     """
+    check_count(file)
     document = migrate(read_document(file))
     documents.check_schema(document, strict=False, file=file.path)
     unknown = documents.unknown_fields(document)
@@ -141,6 +142,11 @@ def check_adapter(adapter: Adapter, file: Path | None = None) -> None:
         DocumentError: branch names that do not fit the layers, settings without meaning.
     """
     for name, component in adapter.components.items():
+        if (rows := sum(tensor.shape[0] for tensor in component.embeddings.values() if tensor.shape)) > ROWS_LIMIT:
+            raise LayerShapeError(
+                "more vectors than any textual inversions have", file=file, key=f"{name}.{EMBEDDING}",
+                expected=f"at most {ROWS_LIMIT} rows", found=rows,
+            )  # fmt: skip
         for token, tensor in component.embeddings.items():
             check_embedding(tensor, join_name(name, token, EMBEDDING), file)
         for module, layer in component.layers.items():

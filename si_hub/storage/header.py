@@ -5,11 +5,14 @@ Every rule of the container is one function here and one error of `si_hub.errors
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,18 +22,21 @@ from si_hub.storage.files import open_regular
 from si_hub.storage.system import read_at
 from si_hub.storage.tensors import DTYPE_SIZES, Span, Tensor
 
-#: The safetensors library refuses longer headers, so no file that it can load has one.
-HEADER_LIMIT = 100_000_000
+#: Real headers have a few megabytes at most, most of it what a trainer counted; the safetensors library takes 100 MB.
+HEADER_LIMIT = 32 << 20
 #: More axes than numpy or torch can hold.
 AXES_LIMIT = 64
 #: Byte counts stay below this, as in every reader with 64-bit signed sizes.
 SIZE_LIMIT = 1 << 63
-#: Values in one header; a million tensors have six million. Bounds memory, which JSON can multiply twentyfold.
-VALUES_LIMIT = 8_000_000
+#: Values in one header; a hundred thousand tensors have 800,000. Bounds memory, which JSON can multiply twentyfold.
+VALUES_LIMIT = 1_000_000
+#: Tensors of one adapter; the largest real ones have ten thousand.
+TENSORS_LIMIT = 32_768
 #: Covers the metadata and document of a StyleInject file, and the whole header of most adapters.
 FIRST_READ = 100_000
 
 _METADATA = "__metadata__"
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 #: First bytes of what people rename to ``.safetensors``, with the way out.
 _MAGICS: tuple[tuple[bytes, str, str], ...] = (
@@ -134,14 +140,44 @@ def header_length(head: bytes, size: int, path: Path) -> int:
 
 def parse_header(raw: bytes, size: int, path: Path) -> SafetensorsFile:
     """Check the JSON header ``raw`` of a file of ``size`` bytes; pure, so that a ranged download can use it."""
-    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-    if values > VALUES_LIMIT:
+    if len(raw) > HEADER_LIMIT:
+        raise errors.HeaderTooLarge(
+            "the header is larger than any real file's", file=path, expected=f"at most {HEADER_LIMIT}", found=len(raw)
+        )
+    if (values := _count_values(raw)) > VALUES_LIMIT:
         raise errors.HeaderTooLarge(
             "the header has more values than any real file's",
             file=path,
             expected=f"at most {VALUES_LIMIT}",
             found=values,
         )
+    with _uncollected():
+        return _parse_header(raw, size, path)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """While tables of names are made no cycles are, and looking for some would take most of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _count_values(raw: bytes) -> int:
+    """About how many values a text of JSON has: those outside of its strings, where there are too many inside."""
+    count = _count_marks(raw)
+    return count if count <= VALUES_LIMIT else _count_marks(_STRING.sub(b"", raw))
+
+
+def _count_marks(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
+def _parse_header(raw: bytes, size: int, path: Path) -> SafetensorsFile:
     header = parse_json(raw, file=path, what="the header")
     if not isinstance(header, dict):
         raise errors.HeaderSyntaxError("the header is not a JSON object", file=path)
@@ -299,3 +335,16 @@ def _short(value: object) -> str:
     if isinstance(value, int) and abs(value) >= SIZE_LIMIT:
         return "an integer beyond 2**63"
     return repr(value)[:60] if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+
+
+def check_count(file: SafetensorsFile) -> None:
+    """Refuse a file of more tensors than an adapter has: each is looked up in many base models.
+
+    Raises:
+        HeaderTooLarge: says how many there are.
+    """
+    if len(file.tensors) > TENSORS_LIMIT:
+        raise errors.HeaderTooLarge(
+            "has more tensors than any adapter", file=file.path, expected=f"at most {TENSORS_LIMIT}",
+            found=len(file.tensors),
+        )  # fmt: skip

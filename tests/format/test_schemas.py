@@ -29,7 +29,7 @@ def derive_open(strict: dict[str, Any]) -> dict[str, Any]:
     major = strict["properties"]["format_version"]["const"].split(".")[0]
     schema: dict[str, Any] = without_closing(strict)
     schema["$id"] = strict["$id"].replace(":strict", ":open")
-    schema["properties"]["format_version"] = {"type": "string", "pattern": rf"^{major}\.(0|[1-9][0-9]*)$"}
+    schema["properties"]["format_version"] = {"type": "string", "pattern": rf"^{major}\.(0|[1-9][0-9]*)(?!\n)$"}
     return schema
 
 

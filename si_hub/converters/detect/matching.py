@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from si_hub.architectures import Architecture, load, names
-from si_hub.architectures.bases import BASES, USUAL, Base
-from si_hub.architectures.sketch import find_footprints, sketch_name
+from si_hub.architectures.bases import USUAL, Base
+from si_hub.architectures.sketch import bases_knowing, find_footprints, sketch_name
 from si_hub.converters.detect.grouping import SHOWN, Grouped
 from si_hub.converters.families.contract import Family, SourceModule, Target
 from si_hub.converters.naming.names import Place, count_alike, locate
@@ -18,6 +18,8 @@ from si_hub.words import option, switch
 
 #: The number of modules of one kind from which a model's depth can be told, and from which they are a list of blocks.
 DEEP, LIST = 8, 4
+#: Above the modules of any adapter, they are not all held against all bases: so many likeliest ones by name are tried.
+MODULES, TRIED = 6000, 4
 #: The share of modules that must fit before leaving the others out is worth a thought.
 NEARLY = 0.9
 
@@ -80,10 +82,15 @@ def fit_shipped(grouped: Grouped, families: Mapping[str, Family]) -> list[Match]
     No more modules of a source fit a base than fit what lies there under any name like theirs, so where another has
     more that do fit, it need not be looked at.
     """
+    bounds: Counter[str] = Counter()
     kinds = _gather_alike(grouped, families)
-    bounds = {base.name: sum(len(kind) for kind in kinds if _may_fit(base, kind[0], families)) for base in BASES}
+    is_huge = len(grouped.modules) > MODULES
+    for kind in kinds:
+        for base in bases_knowing(_sketch(kind[0])):
+            if is_huge or _may_fit(base, kind[0], families):
+                bounds[base.name] += len(kind)
     matches: list[Match] = []
-    for name in sorted(bounds, key=lambda name: -bounds[name]):
+    for name in sorted(names(), key=lambda name: -bounds[name])[: TRIED if is_huge else None]:
         if bounds[name] < max((match.fitting for match in matches), default=0):
             break
         matches.append(fit(grouped, families, load(name)))

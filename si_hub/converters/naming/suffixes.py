@@ -54,7 +54,7 @@ class Suffixes(Mapping[str, Suffix]):
         self._dots = max(text.count(".") + suffix.named for text, suffix in self._table.items())
         # Suffixes that do not begin at a dot.
         self._inner = tuple(text for text in self._table if not text.startswith("."))
-        self.split = lru_cache(maxsize=1 << 14)(self._split)
+        self.split = lru_cache(maxsize=1 << 15)(self._split)
 
     def __getitem__(self, text: str) -> Suffix:
         return self._table[text]
