@@ -36,6 +36,7 @@ TENSORS_LIMIT = 32_768
 FIRST_READ = 100_000
 
 _METADATA = "__metadata__"
+_MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 #: First bytes of what people rename to ``.safetensors``, with the way out.
@@ -178,6 +179,9 @@ def _count_marks(raw: bytes) -> int:
 
 
 def _parse_header(raw: bytes, size: int, path: Path) -> SafetensorsFile:
+    # JSON's minus zero is a number that the safetensors library does not take for a size.
+    if b"-0" in raw and _MINUS_ZERO.search(_STRING.sub(b'""', raw)):
+        raise errors.HeaderSyntaxError("the header has a size of -0", file=path)
     header = parse_json(raw, file=path, what="the header")
     if not isinstance(header, dict):
         raise errors.HeaderSyntaxError("the header is not a JSON object", file=path)

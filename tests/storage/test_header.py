@@ -213,7 +213,7 @@ def test_hostile_text_is_cut_and_never_reaches_the_terminal_raw(make_file: MakeF
 @pytest.mark.parametrize("item", ["[],", "{},", "12,", '"ab",'])
 def test_a_header_that_would_fill_the_memory_is_refused_before_it_is_parsed(item: str, make_file: MakeFile) -> None:
     with pytest.raises(errors.HeaderTooLarge, match="more values"):
-        read_safetensors(make_file('{"a":[' + item * 8_000_000 + "1]}"))
+        read_safetensors(make_file('{"a":[' + item * 1_000_000 + "1]}"))
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:
