@@ -270,7 +270,8 @@ def warn_unknown(fields: list[str], file: Path) -> None:
 def _validator(strict: bool) -> Any:
     import jsonschema
 
-    linear = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"uniqueItems": _find_repeated})
+    validators: Any = jsonschema.validators  # its stubs leave this untyped
+    linear = validators.extend(jsonschema.Draft202012Validator, {"uniqueItems": _find_repeated})
     return linear(schemas.load_schema(FORMAT_VERSION, strict=strict))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import safetensors
+from safetensors.numpy import load_file
 
 from si_hub import schemas
 from si_hub.converters import convert_source
@@ -43,7 +44,7 @@ def test_what_the_library_refuses_is_refused(entry: str, tmp_path: Path) -> None
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     with pytest.raises(safetensors.SafetensorError):
-        safetensors.safe_open(path, "np").__enter__()
+        load_file(path)
     with pytest.raises(FormatError):
         read_safetensors(path)
 

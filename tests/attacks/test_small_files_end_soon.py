@@ -75,7 +75,8 @@ def many_patterns(folder: Path) -> Path:
 def test_no_pattern_of_a_configuration_holds_a_command_up(
     build: Callable[[Path], Path], command: str, tmp_path: Path
 ) -> None:
-    code, said = run(command, build(tmp_path), *(["-o", tmp_path / "out.safetensors"] if command == "convert" else []))
+    output: list[str | Path] = ["-o", tmp_path / "out.safetensors"] if command == "convert" else []
+    code, said = run(command, build(tmp_path), *output)
     assert code in (0, 5), said
 
 
