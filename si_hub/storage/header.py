@@ -20,7 +20,7 @@ from typing import Any, cast
 from si_hub import errors
 from si_hub.storage.files import open_regular
 from si_hub.storage.system import read_at
-from si_hub.storage.tensors import DTYPE_SIZES, Span, Tensor
+from si_hub.storage.tensors import DTYPE_SIZES, FileState, Span, Tensor, file_state
 
 #: Real headers have a few megabytes at most, most of it what a trainer counted; the safetensors library takes 100 MB.
 HEADER_LIMIT = 32 << 20
@@ -83,8 +83,12 @@ class SafetensorsFile:
         return 8 + self.header_size
 
 
-def read_safetensors(path: str | Path) -> SafetensorsFile:
+def read_safetensors(path: str | Path, *, watched: bool = True) -> SafetensorsFile:
     """Read and check the header of a safetensors file; tensor data is never touched.
+
+    Args:
+        path: the file.
+        watched: whether its tensors are an error to read once the file was written anew.
 
     Raises:
         MissingFile, FileAccessError: no such file; a folder, a device, no permission.
@@ -96,7 +100,8 @@ def read_safetensors(path: str | Path) -> SafetensorsFile:
     path = Path(path)
     descriptor = open_regular(path)
     try:
-        size = os.fstat(descriptor).st_size
+        state = file_state(descriptor)
+        size = state.size
         head = read_at(descriptor, FIRST_READ, 0)
         length = header_length(head, size, path)
         if 8 + length > len(head):
@@ -109,7 +114,7 @@ def read_safetensors(path: str | Path) -> SafetensorsFile:
         os.close(descriptor)
     if len(head) < 8 + length:
         raise errors.TruncatedFile("shrank while it was read", file=path)
-    return parse_header(head[8 : 8 + length], size, path)
+    return parse_header(head[8 : 8 + length], size, path, state if watched else None)
 
 
 def header_length(head: bytes, size: int, path: Path) -> int:
@@ -139,7 +144,7 @@ def header_length(head: bytes, size: int, path: Path) -> int:
     return length
 
 
-def parse_header(raw: bytes, size: int, path: Path) -> SafetensorsFile:
+def parse_header(raw: bytes, size: int, path: Path, state: FileState | None = None) -> SafetensorsFile:
     """Check the JSON header ``raw`` of a file of ``size`` bytes; pure, so that a ranged download can use it."""
     if len(raw) > HEADER_LIMIT:
         raise errors.HeaderTooLarge(
@@ -187,7 +192,7 @@ def _parse_header(raw: bytes, size: int, path: Path) -> SafetensorsFile:
         raise errors.HeaderSyntaxError("the header is not a JSON object", file=path)
     metadata = _metadata(header.pop(_METADATA, {}), path)
     start = 8 + len(raw)
-    tensors = {name: _tensor(name, entry, start, path) for name, entry in header.items()}
+    tensors = {name: _tensor(name, entry, start, path, state) for name, entry in header.items()}
     _check_tiling(tensors, start, size, path)
     return SafetensorsFile(path, size, len(raw), metadata, tensors)
 
@@ -264,7 +269,7 @@ def _metadata(value: object, path: Path) -> dict[str, str]:
     return value
 
 
-def _tensor(name: str, entry: object, start: int, path: Path) -> Tensor:
+def _tensor(name: str, entry: object, start: int, path: Path, state: FileState | None) -> Tensor:
     if not isinstance(entry, dict):
         raise errors.BadTensorEntry("is not an object", file=path, key=name, found=type(entry).__name__)
     for part in ("dtype", "shape", "data_offsets"):
@@ -290,7 +295,7 @@ def _tensor(name: str, entry: object, start: int, path: Path) -> Tensor:
             f"{dtype} {_short(shape)} does not fill its data_offsets", file=path, key=name,
             expected=f"{needed} bytes", found=end - begin,
         )  # fmt: skip
-    return Tensor(dtype, tuple(shape), (Span(path, start + begin, needed),))
+    return Tensor(dtype, tuple(shape), (Span(path, start + begin, needed, state),))
 
 
 def _sizes(value: object) -> bool:

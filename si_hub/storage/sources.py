@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from si_hub.storage.files import open_regular
-from si_hub.storage.tensors import CHUNK, Computed, Held, Piece, Tensor, fill_room
+from si_hub.storage.tensors import CHUNK, Computed, FileState, Held, Piece, Tensor, file_state, fill_room
 
 
 class Sources(ExitStack):
@@ -18,6 +18,7 @@ class Sources(ExitStack):
         super().__init__()
         self._open: dict[Path, int] = {}
         self._made: tuple[Callable[[], bytes] | None, bytes] = None, b""
+        self._states: dict[Path, FileState] = {}
 
     def read(self, piece: Piece, start: int, room: memoryview) -> None:
         """Fill ``room`` with the bytes of ``piece`` from ``start`` on.
@@ -35,6 +36,8 @@ class Sources(ExitStack):
         if piece.path not in self._open:
             self._open[piece.path] = open_regular(piece.path)
             self.callback(os.close, self._open[piece.path])
+            self._states[piece.path] = file_state(self._open[piece.path])
+        piece.check(self._states[piece.path])
         fill_room(self._open[piece.path], room, piece.offset + start, piece.path)
 
     def _make(self, piece: Computed) -> bytes:

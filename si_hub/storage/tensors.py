@@ -11,10 +11,10 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from si_hub.errors import FileAccessError, TruncatedFile
 from si_hub.storage.files import open_regular
@@ -36,20 +36,57 @@ DTYPE_SIZES: dict[str, int] = {
 CHUNK = 4 << 20
 
 
+class FileState(NamedTuple):
+    """What tells a file from one that was written anew: which it is, its size, and when it was written to."""
+
+    number: int
+    size: int
+    written: int
+
+
+def file_state(file: int | Path) -> FileState:
+    """The state of a file, open or by its path; OSError where there is none."""
+    found = os.stat(file)
+    return FileState(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
-    """``length`` bytes of ``path`` from ``offset``."""
+    """``length`` bytes of ``path`` from ``offset``; where ``state`` is known, of the file as it was then alone."""
 
     path: Path
     offset: int
     length: int
+    state: FileState | None = field(default=None, compare=False)
 
     def cut(self, start: int, stop: int) -> Span:
-        return Span(self.path, self.offset + start, stop - start)
+        return Span(self.path, self.offset + start, stop - start, self.state)
+
+    def open_unchanged(self) -> int:
+        """A descriptor of the file.
+
+        Raises:
+            MissingFile, FileAccessError: it cannot be opened, or was written anew since.
+        """
+        descriptor = open_regular(self.path)
+        try:
+            self.check(file_state(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def check(self, now: FileState) -> None:
+        """Raise TruncatedFile or FileAccessError where the file is not as it was."""
+        if self.state is None or now == self.state:
+            return
+        if now.size < self.offset + self.length:
+            raise TruncatedFile("was cut after its header was read", file=self.path, found=f"{now.size} bytes")
+        raise FileAccessError("was written anew after its header was read", file=self.path, hint="Open it again.")
 
     def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
         """The bytes in pieces of ``size``; TruncatedFile, MissingFile or FileAccessError where they cannot be had."""
-        descriptor = open_regular(self.path)
+        descriptor = self.open_unchanged()
         try:
             done = 0
             while done < self.length:
@@ -64,7 +101,7 @@ class Span:
 
     def fill(self, room: memoryview) -> None:
         """Fill ``room``, as long as the span, with its bytes; errors as of `chunks`."""
-        descriptor = open_regular(self.path)
+        descriptor = self.open_unchanged()
         try:
             fill_room(descriptor, room, self.offset, self.path)
         finally:

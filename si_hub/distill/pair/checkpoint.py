@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from si_hub.architectures import Architecture, load, names
 from si_hub.architectures.bases import BASES
@@ -21,8 +21,12 @@ from si_hub.distill.pair.scaling import check_scaled
 from si_hub.distill.pair.weights import Weight
 from si_hub.errors import FormatError, NotAModel, NotSafetensors, TruncatedFile, WrongPair
 from si_hub.storage.header import read_safetensors
-from si_hub.storage.pickles import load_pickle
+from si_hub.storage.pickles import find_bytes, load_pickle, load_unread
+from si_hub.storage.tensors import Tensor, file_state, torch_names
 from si_hub.words import call
+
+if TYPE_CHECKING:
+    import torch
 
 #: Classes whose original names are known, so that a misfit is found without torch.
 _KNOWN_NAMES = frozenset(part.class_name for base in BASES if base.layouts for part in base.denoisers().values())
@@ -94,35 +98,46 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Weight], dict[str, str]]:
 
 
 def _unpickle(path: Path) -> dict[str, Weight]:
-    """The tensors of a PyTorch file, memory-mapped and opened by torch so that no code in it can run."""
-    in_archive = _is_zip(path)
-    if in_archive and not zipfile.is_zipfile(path):
+    """The tensors of a PyTorch file, opened by torch so that no code in it can run; of an archive none is read yet."""
+    state = file_state(path) if _is_zip(path) else None
+    if state and not zipfile.is_zipfile(path):
         raise TruncatedFile(
             "is a PyTorch file whose end is missing or damaged", file=path, hint="Download it again."
         )  # fmt: skip
+    if state:
+        unread = _tensors_of(load_unread(path, FormatError))
+        found = {name: find_bytes(value, path, state) for name, value in unread.items()}
+        if None not in found.values():
+            return {name: _weight_of(unread[name], name, flat) for name, flat in found.items()}
+    return {name: _weight_of(value, name) for name, value in _tensors_of(load_pickle(path, FormatError)).items()}
+
+
+def _tensors_of(held: Any) -> dict[str, torch.Tensor]:
     import torch
 
-    from si_hub.storage.tensors import torch_names
-
-    held = load_pickle(path, FormatError, mmap=in_archive)
     while isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
         held = held["state_dict"]
-    tensors = held if isinstance(held, dict) else {}
     kinds = torch_names()
     return {
-        str(name): Weight(kinds[value.dtype], tuple(value.shape), (str(name),), _giver(value))
-        for name, value in tensors.items()
-        if isinstance(value, torch.Tensor) and value.dtype in kinds
+        str(name): value
+        for name, value in (held.items() if isinstance(held, dict) else ())
+        if isinstance(value, torch.Tensor) and value.dtype in kinds and value.layout is torch.strided
     }
+
+
+def _weight_of(value: torch.Tensor, name: str, flat: Tensor | None = None) -> Weight:
+    """A weight of a tensor that was read, or of a stand-in and its bytes."""
+    kind, shape, strides = torch_names()[value.dtype], tuple(value.shape), value.stride()
+    if flat is None:
+        return Weight(kind, shape, (name,), lambda: value)
+    if value.is_contiguous():
+        return Weight.in_file(flat.reshape(*shape), name)
+    return Weight(kind, shape, (name,), lambda: flat.torch().as_strided(shape, strides))
 
 
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"PK"
-
-
-def _giver(value: Any) -> Any:
-    return lambda: value
 
 
 def refuse_others(path: Path, held: Collection[str]) -> None:

@@ -25,7 +25,7 @@ class Weight:
         dtype: safetensors' name of how it is stored.
         shape: in diffusers' layout, whatever the file has.
         sources: names in the file that its values come from.
-        read: gives the values; memory-mapped wherever the file's bytes are the values in order.
+        read: gives the values, a copy of the file's.
         tensor: where the bytes are, if they are the values in order.
     """
 

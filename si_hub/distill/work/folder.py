@@ -143,7 +143,7 @@ class Work:
         data = b"".join(tensor.tobytes() for tensor in ordered.values())
         metadata = {_NAME: name, _FACTS: json.dumps(facts, sort_keys=True), _DIGEST: hashlib.sha256(data).hexdigest()}
         _appear(self._file(name), header_bytes(ordered, metadata) + data)
-        return WorkEntry(read_safetensors(self._file(name)).tensors, dict(facts))
+        return WorkEntry(read_safetensors(self._file(name), watched=False).tensors, dict(facts))
 
     def load(self, name: str) -> WorkEntry | None:
         """What is kept under ``name``; ``None`` where it is not there or damaged."""
@@ -151,7 +151,8 @@ class Work:
         if not path.is_file():
             return None
         try:
-            file = read_safetensors(path)
+            # Another run may put the same part in its place.
+            file = read_safetensors(path, watched=False)
             digest = hashlib.sha256()
             for tensor in file.tensors.values():
                 for chunk in tensor.chunks():

@@ -68,10 +68,18 @@ def test_other_dtypes_are_kept_as_stored(dtype: torch.dtype, tmp_path: Path) -> 
     assert torch.equal(weight.float(), stored["model.diffusion_model.input_blocks.0.0.weight"].float())
 
 
-def test_a_pickle_of_tensors_is_read_and_one_of_code_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("says_where", [True, False])
+def test_a_pickle_of_tensors_is_read_and_one_of_code_is_refused(
+    says_where: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the places of its tensors, where torch says them."""
+    if not says_where:
+        monkeypatch.setattr("si_hub.storage.pickles._OFFSET", "_not_said")
     file, base = tmp_path / "tuned.ckpt", open_model(BASE)
     torch.save({"state_dict": load_file(NEON), "global_step": 7}, file)
-    expect_live(open_model(file, base=base), "unet", unfold(NEON).unet)
+    model = open_model(file, base=base)
+    assert (model.components["unet"]["conv_in.weight"].tensor is not None) is says_where
+    expect_live(model, "unet", unfold(NEON).unet)
     torch.save({"state_dict": {"weight": torch.zeros(2), "run": Path}}, file)
     with pytest.raises(FormatError, match="a pickle of more than tensors"):
         open_model(file, base=base)
