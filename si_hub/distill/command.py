@@ -59,6 +59,7 @@ def distill(
     work: str | Path | None = None,
     seed: int = 0,
     prompts: str | Path | None = None,
+    device: str | None = None,
     embeddings: bool = False,
     trust_order: bool = False,
     report: str | Path | Sequence[str | Path] = (),
@@ -82,6 +83,8 @@ def distill(
         work: folder for unfinished work; by default beside the output, removed when the adapter is written.
         seed: of everything random.
         prompts: a file of prompts, one a line, for methods that run the pipeline.
+        device: what to compute on, by torch's name: ``cpu``, ``cuda``, ``cuda:1``, ``xpu``, ``mps``; by default the
+            machine's accelerator, or its CPU.
         embeddings: carry changed token embeddings whole, with the method ``svd``.
         trust_order: base and tuned model are in the right order, whatever it looks like.
         report: HTML or PNG files to write a report to.
@@ -100,7 +103,7 @@ def distill(
         check_method(method)
     request = Request.of(
         method, tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype, seed=seed, embeddings=embeddings,
-        prompts=prompts, progress=progress, options=options,
+        prompts=prompts, device=device, progress=progress, options=options,
     )  # fmt: skip
     path = output_of(Path(tuned[0]), Path(output) if output else None)
     if path.exists() and not force:
@@ -111,6 +114,7 @@ def distill(
         )
     if not path.absolute().parent.is_dir():
         raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
+    given = (base, *tuned, *(one for one in (prompts, request.training.images) if one))
     check_apart(path, (base, *tuned))
     if prompts:
         read_prompts(prompts)
@@ -159,7 +163,7 @@ def _make(pairs: list[Pair], request: Request, goal: Destination, name: str, rea
     from si_hub.distill.work.processes import processes
 
     run = method_of(name)
-    crew = processes()
+    crew = processes(request.device)
     if crew.main:
         goal.work.open(_plan(pairs, request, name))
     crew.wait()

@@ -66,6 +66,7 @@ def curve(
     dtype: str = "fp32",
     seed: int = 0,
     prompts: str | Path | None = None,
+    device: str | None = None,
     trust_order: bool = False,
     report: str | Path | Sequence[str | Path] = (),
     pictures: int = 0,
@@ -76,7 +77,7 @@ def curve(
     """What calibrated adapters of several sizes leave of the error, predicted and measured; no adapter is written.
 
     Args:
-        base, tuned, dtype, seed, prompts, trust_order, progress: as for `si_hub.distill.distill`.
+        base, tuned, dtype, seed, prompts, device, trust_order, progress: as for `si_hub.distill.distill`.
         size: bytes, or a text such as ``40MB``, that one point is to have, and that is marked.
         sizes: of the other points; by default halves of all that the method can carry.
         report: HTML or PNG files to plot it in.
@@ -94,8 +95,9 @@ def curve(
     if options.pop("method", None) not in {None, "calibrated"}:
         raise UsageError("only the method calibrated has a curve", key=label("method"), hint="Leave it out.")
     request = Request.of(
-        "calibrated", tuned, size=size, dtype=dtype, seed=seed, prompts=prompts, progress=progress, options=options
-    )
+        "calibrated", tuned, size=size, dtype=dtype, seed=seed, prompts=prompts, device=device,
+        progress=progress, options=options,
+    )  # fmt: skip
     others = [one for one in (read_size(size, "sizes") for size in sizes) if one is not None]
     wish = Wish.of(report)
     wish.check(overwrite=force, given=(base, *tuned, prompts or ""))
@@ -126,6 +128,7 @@ def compare(
     work: str | Path | None = None,
     seed: int = 0,
     prompts: str | Path | None = None,
+    device: str | None = None,
     trust_order: bool = False,
     progress: Progress | None = None,
     force: bool = False,
@@ -135,7 +138,7 @@ def compare(
     """The sharing report of several tuned models; no adapter is made.
 
     Args:
-        base, tuned, dtype, work, seed, prompts, trust_order, progress: as for `si_hub.distill.distill`.
+        base, tuned, dtype, work, seed, prompts, device, trust_order, progress: as for `si_hub.distill.distill`.
         force, pictures: of no use here, and harmless.
         options: of the method ``calibrated``, and ``branches``.
 
@@ -149,15 +152,16 @@ def compare(
     if len(tuned) < 2:
         raise UsageError("sharing takes two tuned models or more", found=len(tuned))
     request = Request.of(
-        "calibrated", tuned, dtype=dtype, seed=seed, prompts=prompts, progress=progress, options=options
-    )
+        "calibrated", tuned, dtype=dtype, seed=seed, prompts=prompts, device=device,
+        progress=progress, options=options,
+    )  # fmt: skip
     pairs = match_all(base, tuned, trust_order=trust_order)
     from si_hub.distill.methods.several import Teachers
     from si_hub.distill.work.processes import processes
 
     beside = output_of(Path(tuned[0]), None)
     store = Work(Path(work) if work else beside.with_name(f".{beside.name}.sharing.work"))
-    crew = processes()
+    crew = processes(request.device)
     with store.hold() if crew.main else nullcontext():
         if crew.main:
             store.open({"sharing": [str(path) for path in tuned]})

@@ -65,9 +65,10 @@ class Wish:
         shown: list[ImageRow] = []
         reason = why_not(pairs[0].base) if self.pictures else None
         if self.pictures and reason is None:
+            device = processes(request.device).device
             shown = drawing.rows(
                 pairs, result.path, self.pictures, file=request.prompts, seed=request.seed,
-                options=request.call.keywords(), seen=request.survey.trajectories, device=processes().device,
+                options=request.call.keywords(), seen=request.survey.trajectories, device=device,
             )  # fmt: skip
         report = report_of(result, pairs, shown, {"pictures": f"none, since the base {reason}"} if reason else {})
         for file in self.files:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from si_hub.distill.pair.model import name_of
+from si_hub.distill.work.processes import choose_device
 from si_hub.errors import UsageError
 from si_hub.report.progress import Progress
 from si_hub.report.text import size_bytes
@@ -151,6 +152,7 @@ class Request:
         router: one of `BRANCH_ROUTERS`, where there are several.
         call, survey, training: how the pipeline is called, looked at, and trained in.
         cache: folder of the surveys; ``None`` for the user's own.
+        device: what to compute on, by torch's name; ``None`` for the machine's accelerator, or its CPU.
         said: the loose options as they were said, which unfinished work is known by.
         progress: called with (work done, all work).
     """
@@ -168,6 +170,7 @@ class Request:
     survey: SurveyOptions = SurveyOptions()
     training: TrainingOptions = TrainingOptions()
     cache: Path | None = None
+    device: str | None = None
     said: Mapping[str, str] = field(default_factory=dict)
     progress: Progress | None = None
 
@@ -184,6 +187,7 @@ class Request:
         seed: int = 0,
         embeddings: bool = False,
         prompts: str | Path | None = None,
+        device: str | None = None,
         progress: Progress | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Request:
@@ -192,7 +196,7 @@ class Request:
         Args:
             method: by name; ``None`` where it is still to be chosen: `check_for` then.
             tuned: the tuned models, whose files name the branches.
-            rank, size, fidelity, dtype, seed, embeddings, prompts, progress: see `si_hub.distill.distill`.
+            rank, size, fidelity, dtype, seed, embeddings, prompts, device, progress: see `si_hub.distill.distill`.
             options: everything else.
 
         Raises:
@@ -227,10 +231,12 @@ class Request:
                     "no such router", key=name_option("router"), expected=", ".join(BRANCH_ROUTERS), found=router
                 )
             branches = branch_names(str(options.get("branches", "")), [stem_of(Path(one)) for one in tuned])
+        if device is not None:
+            choose_device(device)
         cache = options.get("cache")
         return cls(
             rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None, branches, router,
-            call, survey, training, Path(str(cache)) if cache else None,
+            call, survey, training, Path(str(cache)) if cache else None, device,
             {name: str(options[name]) for name in sorted(options)}, progress,
         )  # fmt: skip
 

@@ -249,3 +249,10 @@ def working_device(module: nn.Module) -> torch.device:
     if weight is None or weight.device.type == "meta":
         return torch.device("cpu")
     return weight.device
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes with float64: Apple's do not, and some of Intel's."""
+    if device.type == "xpu":
+        return bool(getattr(torch.xpu.get_device_properties(device), "has_fp64", False))
+    return device.type != "mps"

@@ -421,7 +421,13 @@ def _gently(fn: Callable[[Tensor], Tensor], itemsize: int, tensor: Tensor) -> Te
 
     Layerwise casting stores a base layer with all its children in float8; an adapter would lose its precision.
     """
-    moved = fn(tensor)
+    try:
+        moved = fn(tensor)
+    except (TypeError, RuntimeError):
+        # Apple's devices and some of Intel's take no float64, which a file's gains may be.
+        if tensor.dtype != torch.float64:
+            raise
+        moved = fn(tensor.float())
     lossy = moved.itemsize < min(itemsize, tensor.itemsize)
     return tensor.to(moved.device) if lossy else moved
 
@@ -435,7 +441,7 @@ def _parameter(module: nn.Module, name: str) -> Tensor:
 def _align(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Input and weight in one dtype: the weight's, for trainable float32 leaves too, but never float8."""
     weight = weight.to(x.device, dtype if weight.dtype in FLOAT8 else weight.dtype)
-    if torch.is_autocast_enabled(x.device.type):
+    if operator.is_autocast_on(x.device):
         return x, weight
     return x.to(weight.dtype), weight
 
@@ -449,7 +455,7 @@ def _compute_dtype(leaf: nn.Module, dtype: torch.dtype) -> torch.dtype:
 def _call(leaf: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
     """leaf(x), through the leaf itself wherever a hook may be waiting for the call."""
     if not is_plain(leaf):
-        result: Tensor = leaf(x if torch.is_autocast_enabled(x.device.type) else x.to(_compute_dtype(leaf, dtype)))
+        result: Tensor = leaf(x if operator.is_autocast_on(x.device) else x.to(_compute_dtype(leaf, dtype)))
         return result
     x, weight = _align(x, _parameter(leaf, "weight"), dtype)
     return _with_weight(leaf, x, weight)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from si_hub.adapter import Layer
 from si_hub.errors import BaseMismatch
-from si_hub.tuner.kinds import Kind, bias_shape, channels, weight_shape
+from si_hub.tuner.kinds import Kind, bias_shape, channels, has_float64, weight_shape
 from si_hub.tuner.layer import PRECISE, FixedRouter, LayerAdapter, Value
 
 
@@ -38,6 +38,8 @@ class Placement:
     def __call__(self, tensor: Tensor, leaf: str = "") -> Tensor:
         keeps = leaf.split(".")[0] in PRECISE and tensor.itemsize > 1
         dtype = torch.promote_types(self.dtype, tensor.dtype) if keeps else self.dtype
+        if dtype == torch.float64 and not has_float64(self.device):
+            dtype = torch.float32
         placed = tensor.to(self.device, dtype)
         return placed.clone() if placed is tensor and not self.share else placed
 

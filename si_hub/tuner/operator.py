@@ -14,6 +14,7 @@ Shapes: ``N`` instances of a batch, ``C`` channels, ``n`` branches, ``r`` the ra
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -58,10 +59,20 @@ def pool(x: Tensor, axes: Axes) -> Tensor:
 
 def route(pooled: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
     """The style probabilities: ``[N, n]`` of a learned router, ``[n]`` of a fixed one (no ``weight``)."""
-    with torch.autocast(pooled.device.type, enabled=False):
+    with _without_autocast(pooled.device):
         bias = bias.to(pooled.dtype)
         logits = bias if weight is None else F.linear(pooled, weight.to(pooled.dtype), bias)
         return torch.softmax(logits, dim=-1)
+
+
+def is_autocast_on(device: torch.device) -> bool:
+    """Whether operations on a device cast by themselves; the meta device and some others know no autocast."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def mix(down: Tensor, s: Tensor) -> Tensor:

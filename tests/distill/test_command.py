@@ -139,6 +139,8 @@ def test_a_wrong_pair_is_one_line_before_what_is_not_needed_is_imported(what: st
         (["--rank", "4", "--size", "40kB"], "three ways to say one thing"),
         (["--fidelity", "1"], "--fidelity: a fidelity lies between 0 and 1"),
         (["--dtype", "int8"], "--dtype: no such dtype"),
+        (["--device", "gpu"], "--device: is no device (expected cpu"),
+        (["--device", "cpu:1", "--curve"], "--device: this machine has no such device (expected cpu"),
         (["--router", "learned", "--method", "trained"], "--router: is for several tuned models"),
         (["--steps", "3", "--set", "steps=4"], "steps: is nothing to --set, or is said twice"),
         (["--set", "size=40000"], "size: is nothing to --set, or is said twice"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from si_hub.tuner.kinds import (
     channels,
     check_called,
     evaluate,
+    has_float64,
     is_plain,
     is_readable,
     kind_of,
@@ -141,3 +143,12 @@ def test_a_float8_weight_says_nothing_of_what_is_computed_in() -> None:
     model[0].register_parameter("bias", None)
     assert working_dtype(model[0], model) == torch.float16
     assert not is_readable(model[0])
+
+
+@pytest.mark.parametrize(("known", "expected"), [(True, True), (False, False)])
+def test_apple_has_no_float64_and_intel_says_whether(
+    known: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.xpu, "get_device_properties", lambda _: SimpleNamespace(has_fp64=known))
+    assert has_float64(torch.device("xpu")) is expected
+    assert [has_float64(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, True, False]

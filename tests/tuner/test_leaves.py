@@ -14,6 +14,7 @@ from si_hub.errors import BaseMismatch
 from si_hub.format.layers import check_layer
 from si_hub.storage.tensors import Tensor as Stored
 from si_hub.tuner.kinds import kind_of
+from si_hub.tuner.layer import LayerAdapter
 from si_hub.tuner.leaves import Placement, build_layer, mismatches
 
 
@@ -108,6 +109,34 @@ def test_a_layer_that_changes_nothing_is_refused(leaves: dict[str, tuple[int, ..
     layer = Layer({leaf: _zeros(*shape) for leaf, shape in leaves.items()})
     with pytest.raises(BaseMismatch, match="fc: the layer changes nothing"):
         build_layer("fc", linear, kind_of(linear, "fc"), layer, Placement(torch.device("cpu"), torch.float32, True))
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, torch.float64), (False, torch.float32)])
+def test_a_gain_of_a_file_is_float64_only_where_the_device_has_it(
+    has: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("si_hub.tuner.leaves.has_float64", lambda device: has and device.type == "cpu")
+    place = Placement(torch.device("cpu"), torch.float16, False)
+    assert place(torch.ones(2, dtype=torch.float64), "gain").dtype == expected
+    assert place(torch.ones(2, dtype=torch.float64), "up.weight").dtype == torch.float16
+
+
+def test_a_gain_of_float64_goes_with_its_model_to_a_device_without(linear_with_gain: LayerAdapter) -> None:
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return tensor.clone()
+
+    linear_with_gain._apply(move)
+    assert {value.dtype for value in linear_with_gain.parameters()} == {torch.float32}
+
+
+@pytest.fixture
+def linear_with_gain() -> LayerAdapter:
+    linear, layer = nn.Linear(4, 8), Layer({"gain": Stored.from_torch(torch.ones(8, dtype=torch.float64))})
+    built = build_layer("fc", linear, kind_of(linear, "fc"), layer, Placement(torch.device("cpu"), torch.float32, True))
+    assert {value.dtype for value in built.parameters()} == {torch.float64}
+    return built
 
 
 _LEAVES = st.sets(st.sampled_from(["pair", "router", "gain", "gain_in", "weight_delta", "bias_delta"]), min_size=1)

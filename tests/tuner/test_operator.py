@@ -139,3 +139,15 @@ def test_mixing_pays_where_it_saves_multiplications(
     rank_kernel_in = 7
     mixed = (1 if constant else instances) * branches * rank_kernel_in + instances * positions * rank_kernel_in
     assert (mixed < instances * positions * branches * rank_kernel_in) is expected
+
+
+def test_a_device_without_autocast_is_no_error() -> None:
+    """Shapes are worked out on the meta device, which torch refuses to ask about autocast."""
+    meta = torch.device("meta")
+    with pytest.raises(RuntimeError):
+        torch.is_autocast_enabled(meta.type)
+    assert not operator.is_autocast_on(meta)
+    routed = operator.route(torch.empty(2, 3, device=meta), torch.empty(4, 3, device=meta), torch.empty(4, device=meta))
+    assert routed.shape == (2, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert operator.is_autocast_on(torch.device("cpu"))

@@ -171,7 +171,7 @@ def train_branches(
         teaching = partial(student.away, survey.runner)
         pools.append(LessonPool(walks, teaching, work, survey.crew, turn(options.walks, share), name))
     task = Imitations(student, branches, pools, request.seed, request.router == "learned")
-    accelerator = accelerator_of(options.precision)
+    accelerator = accelerator_of(options.precision, branches[0].survey.crew.device)
     file = work.folder / "training.pt"
     with checkpoint_activations(student.runner.denoiser, options.checkpointing):
         course = train(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))

@@ -107,8 +107,8 @@ def fit_routers(student: Student, branches: Sequence[Branch]) -> None:
                 seen.setdefault(name, []).append(torch.cat(rows))
         for name, each in seen.items():
             weight, bias = posterior(each)
-            student.leaves[f"{name}.router.weight"].data.copy_(weight)
-            student.leaves[f"{name}.router.bias"].data.copy_(bias)
+            student.leaves[f"{name}.router.weight"].data.copy_(weight.float())
+            student.leaves[f"{name}.router.bias"].data.copy_(bias.float())
 
 
 @contextmanager

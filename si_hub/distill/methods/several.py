@@ -134,7 +134,7 @@ class Teachers:
         return commons
 
     def _common(self, key: ModuleKey) -> Common:
-        device = self.crew.device
+        device = self.crew.solver
         deltas: list[torch.Tensor | None] = []
         inputs: list[Root | None] = []
         total = Curvature([self.changes[key]], self.limit, device)

@@ -84,7 +84,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
             hint=f"Give {label('rank')} or {label('size')}, or another {label('method')}.",
         )  # fmt: skip
     [pair] = pairs
-    crew = processes()
+    crew = processes(request.device)
     rank = request.rank or (_rank_for(pair, request) if request.size else DEFAULT_RANK)
     plans = [plan_of(change, rank, embeddings=request.embeddings) for change in pair.changes]
     _work(plans, request, work, crew)
@@ -145,13 +145,13 @@ def _work(plans: Sequence[Plan], request: Request, work: Work, crew: Processes) 
 
     def finish(item: Plan) -> Plan:
         if work.load(item.name) is None:
-            leaves, facts = compute(item, request.dtype, request.seed, crew.device)
+            leaves, facts = compute(item, request.dtype, request.seed, crew.solver)
             work.save(item.name, leaves, facts)
         return item
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    workers = min(threads, _WORKERS) if crew.device.type == "cpu" else 1
+    workers = min(threads, _WORKERS) if crew.solver.type == "cpu" else 1
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
         for item in pool.map(keep_words(finish), mine):
@@ -198,7 +198,7 @@ def _finite(norm: float, name: str) -> float:
 
 def _squared_norm(tensor: torch.Tensor) -> float:
     """Squared Frobenius norm."""
-    return float(torch.linalg.vector_norm(tensor).double().square())
+    return float(torch.linalg.vector_norm(tensor)) ** 2
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

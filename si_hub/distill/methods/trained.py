@@ -36,6 +36,7 @@ from si_hub.distill.training.options import (
 )
 from si_hub.distill.training.pictures import Pictures, check_pictures
 from si_hub.distill.work.folder import Work
+from si_hub.distill.work.processes import processes
 
 
 @dataclass(slots=True)
@@ -99,7 +100,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     options = request.training
     if options.images:
         check_pictures(options.images)
-    accelerator = accelerator_of(options.precision)
+    accelerator = accelerator_of(options.precision, processes(request.device).device)
     size = None if request.size is None else request.size - TRAINING
     calibration = Calibration(pairs[0], replace(request, size=size))
     choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()

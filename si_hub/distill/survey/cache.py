@@ -35,7 +35,7 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
         CannotRun: the base's pipeline cannot be run.
     """
     settings, options = request.survey, request.call.keywords()
-    crew = processes()
+    crew = processes(request.device)
     runner = Runner(pair, pipeline, device=crew.device, options=options)
     given, held_out, source = prompts.choose_prompts(
         request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed

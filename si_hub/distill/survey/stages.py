@@ -219,12 +219,12 @@ class Survey:
     def _pieces(self, change: Change, moments: Sequence[WorkEntry]) -> Made:
         delta = change.delta()
         assert delta is not None
-        curvature = Curvature([change], self._limit(), self.crew.device)
+        curvature = Curvature([change], self._limit(), self.crew.solver)
         curvature.add_up([values_of(entry) for entry in moments])
         [(inputs, outputs)] = curvature.moments.values()
         seed = seed_of(self.settings.seed, change.name, 0)
-        generator = torch.Generator(self.crew.device).manual_seed(seed)
-        down, up = pieces(delta.to(self.crew.device), inputs, outputs, self.settings.pieces, generator)
+        generator = torch.Generator(self.crew.solver).manual_seed(seed)
+        down, up = pieces(delta.to(self.crew.solver), inputs, outputs, self.settings.pieces, generator)
         return {"down": down, "up": up}, {}
 
     def _effects(self, states: States, parts: dict[ModuleKey, ChangeParts], chunk: int) -> Made:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from si_hub.errors import FormatError, UsageError
 from si_hub.storage.files import atomic_file, open_regular
+from si_hub.tuner.kinds import has_float64
 
 #: Called with (steps done, all of them, what to show beside the bar).
 Show = Callable[[int, int, str], None]
@@ -278,12 +279,12 @@ class _Run:
 
 
 class Gradient:
-    """The gradient of a whole batch, added up part by part in float64."""
+    """The gradient of a whole batch, added up part by part in float64, or in float32 on a device without."""
 
     def __init__(self, leaves: Sequence[nn.Parameter]) -> None:
         self.leaves = leaves
         self.device = leaves[0].device
-        self.dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        self.dtype = torch.float64 if has_float64(self.device) else torch.float32
         self.total = torch.zeros(sum(leaf.numel() for leaf in leaves), dtype=self.dtype, device=self.device)
 
     def take(self) -> None:

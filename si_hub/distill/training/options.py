@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from inspect import unwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from si_hub.distill.request import TrainingOptions
 from si_hub.distill.training.loop import Course, Recipe
+from si_hub.distill.work.processes import is_launched
 from si_hub.report.progress import Progress, ProgressBar
 from si_hub.words import setting
+
+if TYPE_CHECKING:
+    import torch
 
 #: Numbers of a course that the document keeps.
 _SHOWN = 40
@@ -29,24 +33,30 @@ def recipe_of(options: TrainingOptions) -> Recipe:
 
 @contextmanager
 def keep_accelerate() -> Iterator[None]:
-    """Afterwards accelerate is as it was: all Accelerators of a process, its user's too, have one precision."""
-    from accelerate.state import AcceleratorState
+    """Afterwards accelerate is as it was: all Accelerators of a process, its user's too, share device and precision."""
+    from accelerate.state import AcceleratorState, PartialState
 
-    before = dict(AcceleratorState._shared_state)
+    states = (AcceleratorState, PartialState)
+    before = [dict(state._shared_state) for state in states]
     try:
         yield
     finally:
-        AcceleratorState._reset_state()
-        AcceleratorState._shared_state.update(before)
+        for state, kept in zip(states, before, strict=True):
+            state._reset_state()
+            state._shared_state.update(kept)
 
 
-def accelerator_of(precision: str) -> Any:
-    """accelerate's ``Accelerator`` for a precision, whatever an earlier one in this process had."""
+def accelerator_of(precision: str, device: torch.device) -> Any:
+    """accelerate's ``Accelerator`` for a precision and kind of device, whatever an earlier one in this process had.
+
+    It must not choose a device by itself: what is trained is on ours, and its autocast would be another's.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision)
+    # Launched processes have met on this device already, and are not to meet again.
+    AcceleratorState._reset_state(reset_partial_state=not is_launched())
+    return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", device_placement=False)
 
 
 @contextmanager

@@ -246,6 +246,7 @@ course = train(task, RECIPE, accelerator)
 if accelerator.is_main_process:
     leaves = {name: leaf.detach() for name, leaf in task.leaves.items()}
     torch.save({"leaves": leaves, "processes": accelerator.num_processes, "losses": course.losses}, sys.argv[1])
+accelerator.end_training()
 """
 
 

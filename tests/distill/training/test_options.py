@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from diffusers import UNet2DConditionModel
 
 from si_hub.distill.request import TrainingOptions
@@ -29,10 +31,23 @@ def test_the_precision_of_ones_own_accelerator_is_left_alone(own: str | None) ->
     AcceleratorState._reset_state()
     mine = Accelerator(cpu=True, mixed_precision=own) if own else None
     with keep_accelerate():
-        assert accelerator_of("fp16").mixed_precision == "fp16"
+        assert accelerator_of("fp16", torch.device("cpu")).mixed_precision == "fp16"
     assert AcceleratorState._shared_state.get("_mixed_precision") == own
     assert mine is None or mine.mixed_precision == own
     AcceleratorState._reset_state()
+
+
+def test_training_on_the_cpu_is_autocast_there_though_ones_own_accelerator_is_elsewhere() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState()
+    PartialState._shared_state["device"] = torch.device("cuda")
+    with keep_accelerate():
+        accelerator = accelerator_of("bf16", torch.device("cpu"))
+        with accelerator.autocast():
+            assert torch.is_autocast_enabled("cpu")
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    assert PartialState().device == torch.device("cuda")
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def course(losses: list[float], errors: list[tuple[int, float]], best: int, stopped: str | None = None) -> Course:
@@ -101,3 +116,13 @@ def test_a_screen_follows_every_step_and_a_bar_is_told_the_words() -> None:
     # `distill` hands on what it is given so that it speaks the words of who gave it.
     show_of(keep_words(bar))(3, 4, "loss 0.5")
     assert told == {"text": "3/4 loss 0.5", "completed": 3, "total": 4}
+
+
+def test_what_is_trained_on_the_cpu_is_not_autocast_for_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate takes Apple's device where there is one, whatever device the leaves are on."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("accelerate.Accelerator", lambda **words: asked.append(words))
+    for device in ("cpu", "mps", "cuda:1"):
+        accelerator_of("bf16", torch.device(device))
+    assert [words["cpu"] for words in asked] == [True, False, False]
+    assert {words["device_placement"] for words in asked} == {False}

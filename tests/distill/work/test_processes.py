@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.utils.other import get_free_port
 
-from si_hub.distill.work.processes import Processes, is_launched, is_main, processes
+from si_hub.distill.work.processes import Processes, choose_device, is_launched, is_main, processes
+from si_hub.errors import UsageError
 from tests.killing import python
 from tests.miniature import BASE, NEON
 from tests.places import ROOT
@@ -100,3 +102,41 @@ def test_launched_by_accelerate_on_the_cpu_the_adapter_is_the_same(tmp_path: Pat
         subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
     assert (tmp_path / "launched").read_bytes() == (tmp_path / "plain").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"plain", "launched"}
+
+
+@pytest.mark.parametrize(
+    ("present", "chosen"), [(None, "cpu"), ("cuda", "cuda"), ("mps", "mps"), ("xpu", "xpu"), ("hpu", "cpu")]
+)
+def test_an_accelerator_that_is_known_is_chosen_where_it_is_present(
+    present: str | None, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_accelerator(present, 2, monkeypatch)
+    assert choose_device() == torch.device(chosen)
+    assert choose_device("cpu") == torch.device("cpu")
+    if chosen != "cpu":
+        assert choose_device(f"{chosen}:1") == torch.device(chosen, 1)
+
+
+def has_accelerator(name: str | None, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let torch find another accelerator than this machine's."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: name is not None)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: name and torch.device(name))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize("said", ["mps", "cuda:2", "gpu", "cuda:one", "xpu", "cpu:1"])
+def test_a_device_that_is_not_there_is_a_usage_error_that_says_which_are(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_accelerator("cuda", 2, monkeypatch)
+    with pytest.raises(UsageError, match=r"device: .* \(expected cpu, cuda, found "):
+        choose_device(said)
+
+
+def test_closed_forms_are_computed_where_float64_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, cuda, mps, xpu = (torch.device(name) for name in ("cpu", "cuda", "mps", "xpu"))
+    for known, solver in ((True, xpu), (False, cpu)):
+        monkeypatch.setattr(torch.xpu, "get_device_properties", lambda _, known=known: SimpleNamespace(has_fp64=known))
+        assert Processes(0, 1, xpu).solver == solver
+    assert Processes(0, 1, cuda).solver == cuda
+    assert Processes(0, 1, mps).solver == cpu
