@@ -97,9 +97,12 @@ def _check_kind(path: Path) -> None:
 def is_part(path: Path, given: str | Path) -> bool:
     """Whether a file is what was given, or is there and lies in a folder that was."""
     place = Path(given)
-    if path.exists() and place.exists():
-        return path.samefile(place) or path.resolve().is_relative_to(place.resolve())
-    return path.resolve() == place.resolve()
+    # A name that cannot be is nobody's, and is told of where it is used.
+    with suppress(OSError, ValueError):
+        if path.exists() and place.exists():
+            return path.samefile(place) or path.resolve().is_relative_to(place.resolve())
+        return path.resolve() == place.resolve()
+    return False
 
 
 def _put_in_place(temporary: Path, path: Path, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from si_hub import errors
-from si_hub.storage.files import atomic_file
+from si_hub.storage.files import atomic_file, is_part
 from tests.systems import IS_ROOT, posix_alone
 
 
@@ -201,3 +201,18 @@ def test_the_data_is_synced_before_the_name_and_the_folder_after_it(
     with atomic_file(tmp_path / "a", overwrite=False) as file:
         file.write(b"x")
     assert events == ["file", "name", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("a", True), ("x/../a", True), (".", True), ("x", False), ("none", False), ("x" * 300, False), ("\0", False)],
+)
+def test_what_a_file_is_part_of(given: str, expected: bool, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    (tmp_path / "x").mkdir()
+    assert is_part(tmp_path / "a", tmp_path / given) is expected
+
+
+def test_a_file_that_is_not_there_is_part_of_itself_alone(tmp_path: Path) -> None:
+    assert is_part(tmp_path / "a", tmp_path / "a")
+    assert not is_part(tmp_path / "a", tmp_path)
