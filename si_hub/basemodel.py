@@ -5,6 +5,7 @@ A name says what a base model is; a folder, a checkpoint or a repository of the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from si_hub.converters.dense import Parameter, Weights
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import find_cached, open_model
 from si_hub.errors import UsageError
+from si_hub.hub.names import as_ref
 
 
 @dataclass(slots=True)
@@ -51,13 +53,17 @@ def find_base(base: str | Path | Architecture | None) -> tuple[Architecture | No
         UsageError: no base model is called so, and there is no such folder, file or cached repository.
         SiHubError: as `si_hub.architectures.resolve`.
     """
-    if base is None or isinstance(base, Architecture):
-        return base, None
-    weights = ModelWeights(str(base)) if Path(base).exists() or find_cached(str(base)) else None
+    if base is None:
+        return None, None
+    if not isinstance(base, str | Path):
+        return resolve(base), None
+    # Path.exists raises where a name cannot be a file's, such as one that is too long.
+    there = os.path.exists(base)
+    weights = ModelWeights(str(base)) if there or find_cached(as_ref(base)) else None
     try:
         return resolve(base), weights
     except UsageError:
         # A repository whose name says nothing: what is in the cache says it.
-        if weights is None or Path(base).exists():
+        if weights is None or there:
             raise
         return weights.model.architecture, weights
