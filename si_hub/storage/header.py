@@ -158,7 +158,7 @@ def parse_header(raw: bytes, size: int, path: Path, state: FileState | None = No
             found=values,
         )
     with _uncollected():
-        return _parse_header(raw, size, path)
+        return _parse_header(raw, size, path, state)
 
 
 @contextmanager
@@ -183,7 +183,7 @@ def _count_marks(raw: bytes) -> int:
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
-def _parse_header(raw: bytes, size: int, path: Path) -> SafetensorsFile:
+def _parse_header(raw: bytes, size: int, path: Path, state: FileState | None) -> SafetensorsFile:
     # JSON's minus zero is a number that the safetensors library does not take for a size.
     if b"-0" in raw and _MINUS_ZERO.search(_STRING.sub(b'""', raw)):
         raise errors.HeaderSyntaxError("the header has a size of -0", file=path)

@@ -24,7 +24,7 @@ def test_a_whole_number_of_401_digits_is_no_scale(name: str, tmp_path: Path) -> 
     pair = {f"{stem}.lora_A.weight": ("F16", (2, 320)), f"{stem}.lora_B.weight": ("F16", (320, 2))}
     write_zeros(tmp_path / "adapter_model.safetensors", pair)
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, name: 10**400}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(FormatError, match=f"{name}: the adapter's configuration has no usable number"):
         convert_source(tmp_path, base="sd15")
 

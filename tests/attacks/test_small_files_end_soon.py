@@ -44,7 +44,9 @@ def peft_names(prefix: str) -> dict[str, Entry]:
 
 
 def beside(folder: Path, config: dict[str, object], names: dict[str, Entry]) -> Path:
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, **config}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, **config}), encoding="utf-8"
+    )
     write_zeros(folder / "adapter_model.safetensors", names)
     return folder
 

@@ -141,7 +141,7 @@ def test_a_header_that_no_reader_takes_is_refused_and_nothing_is_written(tmp_pat
         write_safetensors(tmp_path / "x", {"a": tensor(1)}, {"k": "\ud800"})
     with pytest.raises(errors.NotUtf8, match="surrogate"):
         write_safetensors(tmp_path / "x", {"\udc00": tensor(1)}, {})
-    with pytest.raises(errors.HeaderTooLarge, match="100000000"):
+    with pytest.raises(errors.HeaderTooLarge, match="33554432"):
         write_safetensors(tmp_path / "x", {"a": tensor(1)}, {"k": "x" * 100_000_001})
     assert list(tmp_path.iterdir()) == []
 
