@@ -14,6 +14,7 @@ from si_hub.architectures import Architecture, resolve
 from si_hub.architectures.reach import out_of_reach
 from si_hub.converters import Source
 from si_hub.converters.outline import Holding
+from si_hub.converters.pictures import Training, describe_training
 from si_hub.converters.source import component_folders
 from si_hub.errors import MissingFile, NotAnAdapter, SiHubError
 from si_hub.foreign import join_safely, make_safe
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Lines of metadata for people; kohya writes about sixty keys.
 METADATA_SHOWN = 80
+#: Folders of pictures for people.
+FOLDERS_SHOWN = 8
 #: Tensors of a low-rank pair, of our layers and of others' modules: its rank and alpha say it all.
 _PAIR = {"down.weight", "up.weight", "down", "up", "alpha"}
 #: In place of the alphas of a repository's file: they lie among the data.
@@ -99,6 +102,7 @@ class Inspection:
             "naming": self.naming, "base": self.base, "candidates": list(self.candidates),
             "tensors": self.tensors, "parameters": self.parameters,
             "dtypes": self.dtypes, "components": {name: part.as_dict() for name, part in self.parts.items()},
+            "training": describe_training(self.metadata).as_dict(),
             "metadata": self.metadata, "document": self.document, "dropped": self.dropped,
             "out_of_reach": list(self.out_of_reach), "problem": self.problem,
         }  # fmt: skip
@@ -116,11 +120,26 @@ class Inspection:
             *((name, _part_text(part)) for name, part in self.parts.items()),
             *(("dropped", line) for line in reasons(self.dropped)),
             ("beware", _reach_text(self.out_of_reach)),
+            *_training_rows(describe_training(self.metadata)),
             *_metadata_rows(self.metadata),
             ("problem", _problem_text(self.problem)),
         ]
         lines = [f"  {make_safe(label, 200, keep_end=True):<16}{text}" for label, text in rows if text]
         return join_safely([make_safe(self.path, 500, keep_end=True), *lines])
+
+
+def _training_rows(training: Training) -> list[tuple[str, str]]:
+    """Words, pictures, tags and preview, for people."""
+    rows = [("trigger words", ", ".join(training.triggers))]
+    rows += [
+        ("pictures", f"{name}: {count} pictures, {repeats} times each")
+        for name, (repeats, count) in list(training.folders.items())[:FOLDERS_SHOWN]
+    ]
+    tags = ", ".join(f"{tag} {count}" for tag, count in training.tags.items())
+    more = training.tag_count - len(training.tags)
+    rows.append(("tags", f"{tags}{f', and {more} more' if more else ''}"))
+    rows += [("preview", f"{one.kind or 'a picture'}, {size_text(one.size)} ({one.key})") for one in training.previews]
+    return [(name, make_safe(text, 1200)) for name, text in rows if text]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ ORDER = {
         "known", "reach", "generate",
     ],
     "si_hub.converters": [
-        "source", "numbers", "metadata", "naming", "dense", "families", "checking", "report", "layers", "saved",
-        "detect", "origins", "wayback", "outline", "reading",
+        "source", "numbers", "metadata", "pictures", "naming", "dense", "families", "checking", "report", "layers",
+        "saved", "detect", "origins", "wayback", "outline", "reading",
     ],
     "si_hub.hub": ["client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [

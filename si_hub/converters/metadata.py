@@ -23,9 +23,12 @@ _TEXTS = {
     "license": ("modelspec.license", "model_spec.license"),
 }
 _LISTS = {
-    "trigger_words": ("modelspec.trigger_phrase", "modelspec.usage_hint_trigger", "trained_words", "TrainedWords"),
+    "trigger_words": (
+        "modelspec.trigger_phrase", "model_spec.trigger_phrase", "modelspec.usage_hint_trigger", "trained_words",
+        "TrainedWords", "trainedWords",
+    ),
     "tags": ("modelspec.tags", "model_spec.tags"),
-}
+}  # fmt: skip
 #: They say something of the old file that is not true of the new one.
 _STALE = {
     "modelspec.hash_sha256": "hash of the source file",
