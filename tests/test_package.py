@@ -32,8 +32,8 @@ ORDER = {
     ],
     "si_hub.hub": ["client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [
-        "config", "operator", "kinds", "layer", "leaves", "parameters", "projections", "ledger", "fuse", "door",
-        "steering", "injection", "model",
+        "config", "operator", "kinds", "layer", "leaves", "offloaded", "parameters", "projections", "ledger", "fuse",
+        "door", "steering", "injection", "model",
     ],
     "si_hub.distill": [
         "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",

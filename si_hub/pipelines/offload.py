@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from threading import RLock
 from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
+
+from si_hub.pipelines.groups import Groups
+from si_hub.pipelines.registry import models
+from si_hub.storage.access import tell_access_errors
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -31,33 +35,32 @@ def in_turn(change: Callable[_P, _R]) -> Callable[_P, _R]:
 def pause(pipeline: Any) -> Iterator[None]:
     """Run the body without offload hooks, one thread at a time; on the way out they are as they were, come what may.
 
-    Model and sequential CPU offload go back to the device they were enabled for. Group offload indexes the new
-    tensors. Hooks that the pipeline did not put there itself, and those of a device map, stay where they are: the
-    adapter's tensors follow the inputs.
-    """
-    from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading as reapply
+    Model and sequential CPU offload go back to the device they were enabled for, group offload to its settings. Hooks
+    that the pipeline did not put there itself, and those of a device map, stay where they are: the adapter's tensors
+    follow the inputs.
 
-    with TURN:
+    Raises:
+        MissingFile, FileAccessError: what group offload stored on a disk is gone.
+    """
+    with TURN, ExitStack() as undo:
         enable = None if getattr(pipeline, "hf_device_map", None) is not None else _enabler(pipeline)
+        with tell_access_errors():
+            for model in models(pipeline).values():
+                undo.callback(Groups(model).put_back)
         if enable is not None:
             pipeline.remove_all_hooks()
-            _clear_leftovers(pipeline)
-        try:
-            yield
-        finally:
-            if enable is not None:
-                enable(device=pipeline._offload_device)
-            for model in pipeline.components.values():
-                if isinstance(model, nn.Module):
-                    reapply(model)
+            undo.callback(lambda: enable(device=pipeline._offload_device))
+        for model in models(pipeline).values():
+            _clear_leftovers(model)
+        yield
 
 
-def _clear_leftovers(pipeline: Any) -> None:
-    # accelerate leaves every module's own forward behind in its __dict__, which looks like a hook to everyone else.
-    for model in pipeline.components.values():
-        for module in model.modules() if isinstance(model, nn.Module) else ():
-            if getattr(module.__dict__.get("forward"), "__func__", None) is type(module).forward:
-                del module.__dict__["forward"]
+def _clear_leftovers(model: nn.Module) -> None:
+    # accelerate and diffusers leave every module's own forward behind in its __dict__, which looks like a hook to
+    # everyone else.
+    for module in model.modules():
+        if getattr(module.__dict__.get("forward"), "__func__", None) is type(module).forward:
+            del module.__dict__["forward"]
 
 
 def _enabler(pipeline: Any) -> Any:

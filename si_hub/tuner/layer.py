@@ -78,25 +78,28 @@ class Control:
 
 
 class Value(nn.Module):
-    """One tensor as a module that returns it when called, so that offloading hooks treat it like any leaf."""
+    """One tensor as a module that returns it when called, so that offloading hooks treat it like any leaf.
+
+    What it returns is a view: after the call, offloading to a disk empties the parameter itself.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight, requires_grad=False)
 
     def forward(self) -> Tensor:
-        return self.weight
+        return self.weight.view_as(self.weight)
 
 
 class FixedRouter(nn.Module):
-    """A router without an input: logits ``[n]`` that are the same for everything."""
+    """A router without an input: logits ``[n]`` that are the same for everything; a view, as that of `Value`."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()
         self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self) -> Tensor:
-        return self.bias
+        return self.bias.view_as(self.bias)
 
 
 class LayerAdapter(nn.Module):
@@ -314,8 +317,12 @@ class GuestLayer(nn.Module):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """As every module's, but empty for a thread that looks for modules to adapt."""
-        if not (_LOOKING and get_ident() in _LOOKING):
+        """As every module's, but empty for a thread that looks for modules to adapt, and where the base is asked.
+
+        Group offloading stores what a base module calls its parameters, and what ours calls its own, each for itself.
+        """
+        beside = bool(self.home) and "." not in prefix and prefix.startswith(CHILD)
+        if not beside and not (_LOOKING and get_ident() in _LOOKING):
             yield from super().named_modules(memo, prefix, remove_duplicate)
 
     def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from si_hub.adapter import Pool, Transform
 from si_hub.errors import BaseMismatch
 from si_hub.tuner.layer import CHILD, Control, GuestLayer, Value
+from si_hub.tuner.offloaded import find_parameter, find_stored
 
 
 class ParameterAdapter(nn.Module):
@@ -40,9 +41,10 @@ class ParameterAdapter(nn.Module):
         self.styles: tuple[float, ...] | None = None
         self.param_delta = Value(delta)
 
-    def forward(self, parameter: Tensor, weight: float) -> Tensor:
+    def forward(self, parent: nn.Module, parameter: Tensor, weight: float) -> Tensor:
         """weight · delta, in the parameter's dtype and on its device."""
-        delta: Tensor = self.param_delta()
+        stored = find_stored(parent, self.param_delta.weight)
+        delta: Tensor = self.param_delta() if stored is None else stored
         return weight * delta.to(parameter.device, parameter.dtype)
 
 
@@ -84,9 +86,9 @@ class ParameterLayer(GuestLayer):
         if not torch.compiler.is_compiling():
             self.turn.lock.acquire()
         scale = self.control.scale
-        parameter = parent._parameters[self.name]
         acting = [self[name] for name in self.active if self[name].weight * scale != 0]
-        if parameter is None or not acting:
+        parameter = find_parameter(parent, self.name) if acting else None
+        if parameter is None:
             return
         if parameter.device.type == "meta":
             raise BaseMismatch(
@@ -94,9 +96,9 @@ class ParameterLayer(GuestLayer):
                 key=acting[0].path,
                 hint="Use model offloading (enable_model_cpu_offload), not sequential offloading, with this adapter",
             )
-        effective: Tensor = parameter
+        effective = parameter
         for adapter in acting:
-            effective = effective + adapter(parameter, adapter.weight * scale)
+            effective = effective + adapter(parent, parameter, adapter.weight * scale)
         parent.__dict__[self.name] = effective
 
     def after(self, parent: nn.Module, _args: Any, _output: Any) -> None:
