@@ -73,7 +73,7 @@ def test_a_group_s_tables_get_their_deltas(
 
 def test_what_is_on_a_disk_is_empty_in_memory_and_found_all_the_same(model: Any, tmp_path: Path) -> None:
     block: Any = model.transformer_blocks[0]
-    parameter = block.get_parameter("scale_shift_table")
+    parameter: Tensor = block.get_parameter("scale_shift_table")
     table = parameter.detach().clone()
     assert find_parameter(block, "scale_shift_table") is parameter
     assert find_stored(block, parameter) is None
