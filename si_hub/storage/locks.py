@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 
 def take_lock(file: Path, wait: float = 0) -> BaseFileLock | None:
@@ -33,6 +33,10 @@ def let_go(lock: BaseFileLock) -> None:
     POSIX removes it while it is held: who waits for it notices that the name has gone, and makes another. Windows
     removes nothing that is open, and so only what nobody waits for, once it is closed.
     """
+    if isinstance(lock, SoftFileLock):
+        # Where the system has no locks, being there is the lock, and letting go of it is to remove it.
+        lock.release()
+        return
     file = Path(lock.lock_file)
     try:
         file.unlink(missing_ok=True)

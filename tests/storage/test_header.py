@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from si_hub import errors
+from si_hub.storage import header
 from si_hub.storage.header import HEADER_LIMIT, parse_header, read_safetensors
+from si_hub.storage.system import read_at
 from si_hub.storage.tensors import Span
 from tests.systems import IS_ROOT, posix_alone
 
@@ -257,7 +259,7 @@ def test_an_operating_system_that_refuses_is_an_access_error(
         with pytest.raises(errors.FileAccessError, match="Permission denied"):
             read_safetensors(path)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pread", refuse)
+        patch.setattr(header, "read_at", refuse)
         with pytest.raises(errors.FileAccessError, match="cannot be read"):
             read_safetensors(path)
 
@@ -268,18 +270,15 @@ def test_a_name_that_no_file_can_have_is_an_access_error(name: str, tmp_path: Pa
         read_safetensors(tmp_path / name)
 
 
-@posix_alone
 def test_a_file_that_shrinks_while_it_is_read_is_truncated(
     make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_file('{"__metadata__":{"pad":"' + "x" * 200_000 + '"}}')
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, size, at: pread(fd, size, at) if at == 0 else b"")
+    monkeypatch.setattr(header, "read_at", lambda fd, size, at: read_at(fd, size, at) if at == 0 else b"")
     with pytest.raises(errors.TruncatedFile, match="shrank"):
         read_safetensors(path)
 
 
-@posix_alone
 def test_a_header_is_read_in_at_most_two_requests_and_no_data_with_it(
     make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,13 +288,12 @@ def test_a_header_is_read_in_at_most_two_requests_and_no_data_with_it(
         bytes(1_000_000),
     )
     calls: list[tuple[int, int]] = []
-    pread = os.pread
 
     def counted(descriptor: int, size: int, at: int) -> bytes:
         calls.append((at, size))
-        return pread(descriptor, size, at)
+        return read_at(descriptor, size, at)
 
-    monkeypatch.setattr(os, "pread", counted)
+    monkeypatch.setattr(header, "read_at", counted)
     file = read_safetensors(path)
     assert len(calls) == 2
     assert max(at + size for at, size in calls) == file.data_start
