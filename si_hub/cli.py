@@ -170,6 +170,12 @@ class NamesBases(click.Command):
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--allow-partial", is_flag=True, help="Convert what fits, name every tensor left out, and succeed.")
 @click.option("--allow-large", is_flag=True, help="Write an exact form of more than four times the source's numbers.")
+@click.option(
+    "--pair", is_flag=True, help="Two files, of high and low noise, are one adapter for two denoisers (Wan 2.2)."
+)
+@click.option(
+    "--denoiser", metavar="NAME", help="Which of a base model's two denoisers it is for, such as transformer_2."
+)
 @click.option("--check", is_flag=True, help="Recompute every layer in float64 from both files; say the largest error.")
 @click.option("--rank", type=int, metavar="N", help="Make it smaller: pairs of this rank at most, errors measured.")
 @click.option("--tolerance", type=float, metavar="X", help="Make it smaller: this relative error of a layer at most.")
@@ -177,7 +183,7 @@ class NamesBases(click.Command):
 @click.option("--weight-name", metavar="FILE", help="Which file of a repository.")
 @click.option("--token", metavar="TOKEN", help="Default: the one of `hf auth login`, or HF_TOKEN.")
 @as_json
-def convert_command(sources: tuple[Path, ...], output: Path | None, json_: bool, **options: Any) -> None:
+def convert_command(sources: tuple[Path, ...], output: Path | None, pair: bool, json_: bool, **options: Any) -> None:
     """Convert the adapter file, folder or repository SOURCES to the StyleInject format, exactly.
 
     Several, a pattern, or a folder that is no adapter itself: every adapter in it is converted, what is done is left,
@@ -191,6 +197,7 @@ def convert_command(sources: tuple[Path, ...], output: Path | None, json_: bool,
       si-hub convert dora.safetensors --base ./sdxl --check
       si-hub convert oft.safetensors --base sd_xl_base_1.0.safetensors --rank 32
       si-hub convert ./loras -o ./styleinject       every adapter of a folder and its subfolders
+      si-hub convert high.safetensors low.safetensors --pair --base wan2.2-t2v-a14b
       si-hub convert user/lora@v1                   a repository on the Hub becomes lora.styleinject.safetensors
     """
     from si_hub.batch import is_many
@@ -198,7 +205,9 @@ def convert_command(sources: tuple[Path, ...], output: Path | None, json_: bool,
     from si_hub.report.progress import progress_bar
 
     with progress_bar("converting", quiet=json_) as progress:
-        if is_many(sources):
+        if pair:
+            show(convert_file(sources, output, progress=progress, **options), json_)
+        elif is_many(sources):
             convert_many(sources, output, json_, progress=progress, **options)
         else:
             show(convert_file(sources[0], output, progress=progress, **options), json_)

@@ -13,6 +13,7 @@ from si_hub.architectures import Architecture
 from si_hub.basemodel import find_base
 from si_hub.compression import Compression, check_options, compress
 from si_hub.converters import Report
+from si_hub.converters.pairing import order_pair
 from si_hub.converters.source import CONFIG_NAME, STYLEINJECT_SUFFIX
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
 from si_hub.foreign import join_safely
@@ -119,7 +120,7 @@ def repository_output(source: Path) -> Path:
 @tell_access_errors()
 @rename_keywords(overwrite="force")
 def convert(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     output: str | Path | None = None,
     *,
     base: str | Path | Architecture | None = None,
@@ -127,6 +128,7 @@ def convert(
     allow_partial: bool = False,
     allow_large: bool = False,
     check: bool = False,
+    denoiser: str | None = None,
     rank: int | None = None,
     tolerance: float | None = None,
     size: int | str | None = None,
@@ -139,12 +141,15 @@ def convert(
     Args:
         source: a safetensors file, a PEFT folder or a parent of such, or a diffusers LoRA folder; or, where there is
             no such path, a repository of one, ``user/name`` or ``user/name@revision``, which is fetched to the cache.
+            Two files are one adapter for the two denoisers of a base model, high noise first, unless their names
+            say which is which.
         output: the file to write, or an existing folder for it; by default beside the source, for a repository
             under its name in the current folder.
         base: name, folder or checkpoint of the base model, or a repository in the local cache; found by names and
             shapes where it is not given. DoRA, OFT and others are functions of its weights, which a name has not.
         force: overwrite an existing output.
         allow_partial: convert what fits and name what was left out, instead of refusing.
+        denoiser: the component that takes what is for a denoiser, of a base model that has two alike.
         allow_large: write an exact form of more than four times the source's numbers, instead of refusing.
         check: recompute every layer in float64 from the source and from the result; the largest relative error is in
             the result and in the document.
@@ -159,8 +164,9 @@ def convert(
         SiHubError: everything of `si_hub.converters.convert_source`, `si_hub.format.write` and `si_hub.hub.pull.pull`.
     """
     smaller = check_options(rank, tolerance, size := _as_bytes(size))
-    remote, token = is_repository(source), conceal(token)
-    source = Path(source)
+    pair = None if isinstance(source, str | Path) else order_pair(source)
+    source = Path(source) if isinstance(source, str | Path) else order_pair(source)[0]
+    remote, token = pair is None and is_repository(source), conceal(token)
     usual = repository_output(source) if remote else default_output(source)
     path = usual if output is None else Path(output)
     if output is not None and path.is_dir():
@@ -183,9 +189,13 @@ def convert(
     else:
         opened = source
     architecture, weights = find_base(base)
-    found = converters.convert_source(
-        converters.open_source(opened), base=architecture, weights=weights, allow_partial=allow_partial,
-        allow_large=allow_large or smaller, check=check and not smaller,
+    wanted: dict[str, Any] = {
+        "base": architecture, "weights": weights, "allow_partial": allow_partial, "check": check and not smaller,
+        "allow_large": allow_large or smaller,
+    }  # fmt: skip
+    found = (
+        converters.convert_pair(pair, **wanted) if pair
+        else converters.convert_source(converters.open_source(opened), denoiser=denoiser, **wanted)
     )  # fmt: skip
     cost = compress(found, rank=rank, tolerance=tolerance, size=size) if smaller else Compression()
     parts = found.source.parts

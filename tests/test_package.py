@@ -28,7 +28,7 @@ ORDER = {
     ],
     "si_hub.converters": [
         "source", "numbers", "metadata", "pictures", "naming", "dense", "families", "checking", "report", "layers",
-        "saved", "detect", "origins", "wayback", "outline", "reading",
+        "saved", "detect", "origins", "wayback", "outline", "reading", "pairing",
     ],
     "si_hub.hub": ["client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [

@@ -30,6 +30,11 @@ class Origins:
     found: Detection
     match: Match
     _stems: dict[LayerKey, tuple[str, Part]] = field(default_factory=dict)
+    _others: dict[LayerKey, Origins] = field(default_factory=dict)
+
+    def beside(self, other: Origins) -> Origins:
+        """These origins and those of another source's layers."""
+        return replace(self, _others={**self._others, **dict.fromkeys(other, other)})
 
     def remember(self, module: SourceModule) -> None:
         """Note what a module became."""
@@ -39,7 +44,7 @@ class Origins:
 
     def __iter__(self) -> Iterator[LayerKey]:
         """Every layer."""
-        return iter(self._stems)
+        return iter((*self._stems, *self._others))
 
     def base_module(self, module: SourceModule, place: Place) -> BaseModule | None:
         """What the base has where a module belongs, where its weights are given."""
@@ -50,11 +55,15 @@ class Origins:
 
     def target(self, key: LayerKey) -> Target:
         """The base's module that a layer is for."""
+        if key in self._others:
+            return self._others[key].target(key)
         place, _ = self._alone(key)
         return target(self.match.architecture, place)
 
     def expected(self, key: LayerKey) -> Difference:
         """What the source does to a layer's module, by its family's definition."""
+        if key in self._others:
+            return self._others[key].expected(key)
         stem, part = self._stems[key]
         module, family, place = self.found.grouped.modules[stem], self.found.families[stem], self.match.places[stem]
         assert family.differ is not None, "what is not converted has no layer"
@@ -63,6 +72,8 @@ class Origins:
 
     def reached(self, key: LayerKey, layer: Layer) -> Difference:
         """What a layer does to its module, by docs/FORMAT.md."""
+        if key in self._others:
+            return self._others[key].reached(key, layer)
         place, module = self._alone(key)
         return differ_by_layer(layer, target(self.match.architecture, place), self.base_module(module, place))
 

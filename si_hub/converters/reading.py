@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from si_hub import __version__
 from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.architectures import Architecture, resolve
+from si_hub.architectures.checkpoint import DENOISERS
 from si_hub.converters import metadata
 from si_hub.converters.checking import Check
 from si_hub.converters.dense import Weights
@@ -25,8 +26,8 @@ from si_hub.converters.report import Report, Use
 from si_hub.converters.saved import subtract_base, weights_of
 from si_hub.converters.source import Source, open_source
 from si_hub.converters.wayback import alpha_layout, layout, name_naming
-from si_hub.errors import AmbiguousFamily, ConversionRefused, NotFinite, UnsupportedFamily
-from si_hub.words import option, switch
+from si_hub.errors import AmbiguousFamily, BaseMismatch, ConversionRefused, NotFinite, UnsupportedFamily
+from si_hub.words import label, option, switch
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ def convert_source(
     allow_partial: bool = False,
     allow_large: bool = False,
     check: bool = False,
+    denoiser: str | None = None,
 ) -> Conversion:
     """Read a foreign adapter as a StyleInject one, exactly.
 
@@ -69,6 +71,7 @@ def convert_source(
         weights: of the base model, which some families are functions of; those of ``base`` where it is a folder.
         allow_partial: leave out what does not fit instead of refusing, and name it in the report.
         check: recompute every layer in float64, by the format's formula and by its source's definition.
+        denoiser: the component that takes what is for a denoiser, of a base model that has two alike.
         allow_large: convert to more than four times the source's numbers, where that is the exact form.
 
     Raises:
@@ -81,6 +84,8 @@ def convert_source(
     architecture = None if base is None else resolve(base)
     found = examine(source, architecture, weights or weights_of(base, architecture))
     match = found.check(allow_partial=allow_partial)
+    if denoiser is not None:
+        _steer(source, match, denoiser)
     report = Report(check=Check() if check else None)
     report.drop(found.grouped.dropped, harmless=True)
     report.drop(dict.fromkeys(found.grouped.unknown, "no converter knows what it is"))
@@ -102,6 +107,21 @@ def convert_source(
     if report.check is not None:
         _check_layers(source, layers.components, origins, report.check)
     return _assemble(source, found, match, layers.components, report, origins)
+
+
+def _steer(source: Source, match: Match, denoiser: str) -> None:
+    """Place what is for a denoiser in another one of the base's; BaseMismatch where that has other modules."""
+    components = match.architecture.components
+    for stem, place in match.places.items():
+        if place.component not in DENOISERS:
+            continue
+        if denoiser not in components or components[denoiser].modules != components[place.component].modules:
+            alike = [name for name in DENOISERS if name in components]
+            raise BaseMismatch(
+                f"{match.architecture.name} has no such denoiser", file=source.path, key=label("denoiser"),
+                expected=" or ".join(alike), found=denoiser,
+            )  # fmt: skip
+        match.places[stem] = replace(place, component=denoiser)
 
 
 def _convert_module(source: Source, origins: Origins, module: SourceModule, layers: LayerTable, report: Report) -> None:
