@@ -7,7 +7,7 @@ OLD_CLIENT := $(CURDIR)/build/old-client
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo hub test test-hub test-slow lint types wheel-test bench bench-distill house world clean
+.PHONY: help demo hub test test-hub test-slow fuzz lint types wheel-test bench bench-distill house world clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ test-hub: $(OLD_CLIENT)/.ready  ## the Hub's tests, and README, with the oldest 
 
 test-slow: $(READY)  ## full-size models and many-times checks
 	$(BIN)/python -m pytest -q -n 2 -m slow
+
+fuzz: $(READY)  ## a million changed files given to every reader, against the safetensors library and FORMAT.md's rules
+	$(BIN)/python -m tests.fuzz
 
 house: $(READY)  ## modules by room, their lines, the longest functions
 	$(BIN)/python -m tests.house

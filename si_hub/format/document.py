@@ -248,10 +248,18 @@ def check_schema(document: Document, *, strict: bool, file: Path | None = None) 
         raise DocumentError(error.message[:300], file=file, key=f"{KEY}.{where}" if where else KEY)
 
 
-def unknown_fields(document: Document) -> list[str]:
-    """Fields that the strict schema does not know, as dotted paths; the document already fits the open one."""
+def find_unknown(document: Document, file: Path | None = None) -> list[str]:
+    """Check a document against the open schema; the fields that the strict one does not know, as dotted paths.
+
+    Raises:
+        DocumentError: names the field.
+    """
+    errors = list(_validator(strict=True).iter_errors(document))
+    if not errors:  # what fits the strict schema fits the open one
+        return []
+    check_schema(document, strict=False, file=file)
     found: set[str] = set()
-    for error in _validator(strict=True).iter_errors(document):
+    for error in errors:
         if error.validator == "additionalProperties":
             known = error.schema.get("properties", {})
             found.update(".".join(map(str, (*error.absolute_path, key))) for key in error.instance if key not in known)
@@ -272,7 +280,19 @@ def _validator(strict: bool) -> Any:
 
     validators: Any = jsonschema.validators  # its stubs leave this untyped
     linear = validators.extend(jsonschema.Draft202012Validator, {"uniqueItems": _find_repeated})
-    return linear(schemas.load_schema(FORMAT_VERSION, strict=strict))
+    schema = schemas.load_schema(FORMAT_VERSION, strict=strict)
+    return linear(_put_in_place(schema, schema["$defs"]))
+
+
+def _put_in_place(node: Any, definitions: Mapping[str, Any]) -> Any:
+    """A schema with its definitions where it refers to them: jsonschema takes longest to look them up."""
+    if isinstance(node, list):
+        return [_put_in_place(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        return _put_in_place(definitions[node["$ref"].removeprefix("#/$defs/")], definitions)
+    return {key: _put_in_place(item, definitions) for key, item in node.items() if key != "$defs"}
 
 
 def _find_repeated(_: Any, unique: bool, items: Any, __: Any) -> Iterator[Any]:

@@ -65,8 +65,7 @@ def parse_adapter(file: SafetensorsFile) -> Adapter:
     """
     check_count(file)
     document = migrate(read_document(file))
-    documents.check_schema(document, strict=False, file=file.path)
-    unknown = documents.unknown_fields(document)
+    unknown = documents.find_unknown(document, file.path)
     adapter = _adapter(file, document, bool(unknown))
     if unknown:
         documents.warn_unknown(unknown, file.path)

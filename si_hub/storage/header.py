@@ -36,7 +36,8 @@ TENSORS_LIMIT = 32_768
 FIRST_READ = 100_000
 
 _METADATA = "__metadata__"
-_MINUS_ZERO = re.compile(rb"-0(?![0-9.eE])")
+#: Numbers that the safetensors library does not take, wherever in a header: minus zero, and beyond what a double holds.
+_NO_SIZE = re.compile(rb"-0(?![0-9.eE])|(?<![0-9.])[0-9]{309}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 #: First bytes of what people rename to ``.safetensors``, with the way out.
@@ -184,9 +185,8 @@ def _count_marks(raw: bytes) -> int:
 
 
 def _parse_header(raw: bytes, size: int, path: Path, state: FileState | None) -> SafetensorsFile:
-    # JSON's minus zero is a number that the safetensors library does not take for a size.
-    if b"-0" in raw and _MINUS_ZERO.search(_STRING.sub(b'""', raw)):
-        raise errors.HeaderSyntaxError("the header has a size of -0", file=path)
+    if _NO_SIZE.search(raw) and (number := _NO_SIZE.search(_STRING.sub(b'""', raw))):
+        raise errors.HeaderSyntaxError("the header has an absurd number", file=path, found=number[0][:20].decode())
     header = parse_json(raw, file=path, what="the header")
     if not isinstance(header, dict):
         raise errors.HeaderSyntaxError("the header is not a JSON object", file=path)

@@ -37,6 +37,7 @@ def test_a_whole_number_of_401_digits_is_no_scale(name: str, tmp_path: Path) -> 
         '{"dtype":"U8","shape":[18446744073709551616],"data_offsets":[0,0]}',
         '{"dtype":"U8","shape":[0.0],"data_offsets":[0,0]}',
         '{"dtype":"U8","shape":[0],"data_offsets":[0,0,0]}',
+        '{"dtype":"U8","shape":[0],"data_offsets":[0,0],"more":1' + "0" * 400 + "}",
     ],
 )
 def test_what_the_library_refuses_is_refused(entry: str, tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_hostile_text_is_cut_and_never_reaches_the_terminal_raw(make_file: MakeF
         read_safetensors(path)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
-    path = make_file(json.dumps({"a": entry(shape=[10**4000] * 9)}), bytes(4))
+    path = make_file(json.dumps({"a": entry(shape=[10**300] * 9)}), bytes(4))
     with pytest.raises(errors.BadTensorEntry) as caught_shape:
         read_safetensors(path)
     assert len(str(caught_shape.value)) < 1000

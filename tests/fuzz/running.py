@@ -1,0 +1,83 @@
+"""Many changed files tried, over several processes, and what came of them."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import resource
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.fuzz.trial import Finding, Trial
+
+#: Findings of one process that are told; more are the same mistake.
+TOLD = 20
+#: Seconds after which a call hangs, and its stack is shown.
+HANGING = 60
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of some inputs."""
+
+    inputs: int = 0
+    accepted: int = 0
+    findings: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")
+    memory: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
+
+
+def fuzz(numbers: Iterable[int], seed: int) -> Outcome:
+    """Try these inputs in this process; files lie in memory where the system has such a folder."""
+    warnings.simplefilter("ignore")
+    memory = Path("/dev/shm")
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="si-hub-fuzz-") as folder:
+        trial = Trial(Path(folder), seed)
+        for number in numbers:
+            if outcome.inputs % 500 == 0:
+                faulthandler.dump_traceback_later(HANGING, exit=True)
+            before = trial.slowest[0]
+            try:
+                trial.run(number)
+            except Finding as error:
+                outcome.findings.append(f"{number}: {error}")
+            except Exception:
+                outcome.findings.append(f"{number}: {traceback.format_exc()}")
+            if trial.slowest[0] > before:
+                outcome.slowest = (trial.slowest[0], f"{trial.slowest[1]} of {number}")
+            outcome.inputs += 1
+        faulthandler.cancel_dump_traceback_later()
+        outcome.accepted = trial.accepted
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcome.memory = peak if sys.platform == "darwin" else peak * 1024
+    return outcome
+
+
+def _fuzz_share(share: tuple[range, int]) -> Outcome:
+    return fuzz(*share)
+
+
+def run(inputs: int, processes: int, seed: int) -> Outcome:
+    """All inputs 0 … ``inputs`` - 1, every process taking its share of each kind of file."""
+    # Shares of consecutive numbers: each holds all kinds, and a finding shows up while the rest goes on.
+    size = max(1, min(20_000, -(-inputs // processes)))
+    shares = [(range(start, min(start + size, inputs)), seed) for start in range(0, inputs, size)]
+    total = Outcome()
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for outcome in pool.imap_unordered(_fuzz_share, shares):
+            total.inputs += outcome.inputs
+            total.accepted += outcome.accepted
+            total.findings += outcome.findings
+            total.slowest = max(total.slowest, outcome.slowest)
+            total.memory = max(total.memory, outcome.memory)
+            for finding in outcome.findings[:TOLD]:
+                print(finding, flush=True)
+    return total
