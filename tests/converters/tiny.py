@@ -23,6 +23,7 @@ MODULES = {
     "mid_block.point": Module("conv", (32, 16, 1, 1), bias=True),
     "mid_block.conv": Module("conv", (32, 16, 3, 3), bias=True),
     "mid_block.norm": Module("norm", (24,), bias=True),
+    "mid_block.table": Module("embedding", (20, 16)),
 }
 TINY = Architecture("tiny", {"unet": Model("UNet2DConditionModel", MODULES)})
 
@@ -64,8 +65,13 @@ def convert(
 ) -> converters.Conversion:
     """Write the tensors as a file and convert it for the tiny base model."""
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+    return convert_saved(file, held, **options)
+
+
+def convert_saved(path: Path, held: dict[str, dict[str, torch.Tensor]] | None, **options: Any) -> converters.Conversion:
+    """Convert a file or folder for the tiny base model."""
     own = None if held is None else as_parameters(held)
-    return converters.convert_source(file, base=TINY, weights=own, allow_large=True, **options)
+    return converters.convert_source(path, base=TINY, weights=own, **{"allow_large": True, **options})
 
 
 def merge(found: converters.Conversion, path: str, held: dict[str, dict[str, torch.Tensor]]) -> Pair:

@@ -3,101 +3,196 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from si_hub.converters.dense import BaseModule, Difference
 from si_hub.converters.families.contract import SourceModule, Target
+from si_hub.converters.families.scales import find_pattern
 from si_hub.errors import LayerShapeError, UnsupportedFamily
-from si_hub.storage.tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
 
-_NAME = "default"
 #: Settings that say which modules are adapted or how they begin: the one module here is named by us.
 _OURS = {
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "rank_pattern",
-    "alpha_pattern", "base_model_name_or_path", "auto_mapping", "task_type", "inference_mode", "revision", "bias",
+    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+    "base_model_name_or_path", "auto_mapping", "task_type", "inference_mode", "revision", "bias", "peft_type",
+    "peft_version",
 }  # fmt: skip
+#: Settings that say another one's value for some modules.
+_PATTERNS = {
+    "rank_pattern": "r", "alpha_pattern": "alpha", "n_frequency_pattern": "n_frequency", "lambda_pattern":
+    "delora_lambda", "block_size_pattern": "block_size",
+}  # fmt: skip
+#: Whole numbers that are no size.
+_NO_SIZES = ("seed", "key", "step", "alpha", "scaling")
+#: The one module, in PEFT's names of its tensors.
+_LAYER = "layer"
+_PREFIX = "base_model.model."
 
 
 def differ_by_peft(
-    module: SourceModule, target: Target, own: BaseModule, kind: str, names: Mapping[str, str]
+    module: SourceModule,
+    target: Target,
+    own: BaseModule | None,
+    kind: str,
+    names: Mapping[str, str],
+    *,
+    changes: str = "weight",
 ) -> Difference:
-    """What PEFT's merge makes of the base's weight, less the weight, in float64; biases stay as they are.
+    """What PEFT's merge makes of the base's weight or bias, less that, in float64.
 
     Args:
+        own: the base's numbers; zeros where none are given, for what is only added to them.
         kind: PEFT's name of the family.
-        names: parameter of PEFT's layer, ``{}`` for the adapter's name, by slot.
+        names: what PEFT saves a slot's tensor as, after the module's name; whole names for what modules share.
+        changes: ``weight``, ``bias`` or ``both``.
 
     Raises:
         UnsupportedFamily: no configuration says the family's settings, or PEFT has no layer for this module.
         LayerShapeError: tensors that are not its parameters'.
     """
-    settings = dict(module.config or {})
-    if str(settings.get("peft_type", "")).upper() != kind:
+    settings = _read_settings(module, kind)
+    has_bias = target.bias and changes != "weight"
+
+    def merge(leaf: str) -> torch.Tensor:
+        import torch
+
+        before = {"weight": own.weight() if own else torch.zeros(target.shape, dtype=torch.float64)}
+        if has_bias:
+            before["bias"] = own.bias() if own else torch.zeros(target.shape[0], dtype=torch.float64)
+        return _merge(module, target, kind, settings, names, before)[leaf] - before[leaf]
+
+    return Difference(
+        None if changes == "bias" else lambda: merge("weight"), (lambda: merge("bias")) if has_bias else None
+    )
+
+
+def _read_settings(module: SourceModule, kind: str) -> dict[str, Any]:
+    """The configuration of one module: PEFT's settings without those that name modules, patterns resolved."""
+    config = dict(module.config or {})
+    if str(config.get("peft_type", "")).upper() != kind:
         raise UnsupportedFamily(
             f"{kind} of PEFT, whose settings are in its configuration", file=module.file, key=module.stem,
-            expected=f"adapter_config.json with peft_type {kind}", found=settings.get("peft_type", "none"),
+            expected=f"adapter_config.json with peft_type {kind}", found=config.get("peft_type", "none"),
             hint="Keep adapter_config.json beside it.",
         )  # fmt: skip
-    held = {names[slot].format(_NAME): tensor for slot, tensor in module.tensors.items()}
-
-    def merge() -> torch.Tensor:
-        weight = own.weight()
-        return (_merge(module, kind, settings, held, weight) - weight).reshape(target.shape)
-
-    return Difference(merge)
+    for pattern, name in _PATTERNS.items():
+        found = find_pattern(config, pattern, module.reading.body, None)
+        if found is not None:
+            config[name] = found
+    return {name: value for name, value in config.items() if name not in _OURS and name not in _PATTERNS}
 
 
 def _merge(
-    module: SourceModule, kind: str, settings: Mapping[str, Any], held: Mapping[str, Tensor], weight: torch.Tensor
-) -> torch.Tensor:
+    module: SourceModule,
+    target: Target,
+    kind: str,
+    settings: Mapping[str, Any],
+    names: Mapping[str, str],
+    before: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
     import torch
-    from peft import inject_adapter_in_model
+    from peft import get_peft_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-    from peft.utils import PeftType
+    from peft.utils import PeftType, get_peft_model_state_dict, set_peft_model_state_dict
 
     config_class: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
-    known = set(config_class.__dataclass_fields__) - _OURS - {"peft_type", "peft_version"}
+    known = {name: value for name, value in settings.items() if name in config_class.__dataclass_fields__}
+    _check_sizes(module, target, kind, known)
+    held = {_name(names[slot]): tensor.torch() for slot, tensor in module.tensors.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            config = config_class(target_modules=["layer"], **{k: v for k, v in settings.items() if k in known})
-            model = inject_adapter_in_model(config, _hold(weight), _NAME)
-        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+            model = get_peft_model(_hold(target, before), config_class(target_modules=[_LAYER], **known))
+            expected = get_peft_model_state_dict(model)
+            _check_shapes(module, kind, names, held, expected)
+            set_peft_model_state_dict(model, {name: _cut(held[name], one.shape) for name, one in expected.items()})
+            layer: Any = model.base_model.model.get_submodule(_LAYER).double().eval()
+            with torch.no_grad():
+                layer.merge()
+        except LayerShapeError:
+            raise
+        except (
+            TypeError, ValueError, AttributeError, RuntimeError, LookupError, NotImplementedError, ImportError,
+            AssertionError, ArithmeticError,
+        ) as error:  # fmt: skip
             raise UnsupportedFamily(
                 f"PEFT makes no {kind} layer of its configuration for this module", file=module.file, key=module.stem,
                 found=str(error),
             ) from error  # fmt: skip
-        layer: Any = model.layer
-        own = dict(layer.named_parameters())
-        for name, tensor in held.items():
-            parameter = own.get(name)
-            if parameter is None or tuple(parameter.shape) != tensor.shape:
-                raise LayerShapeError(
-                    f"is no parameter of PEFT's {kind} layer", file=module.file, key=module.stem,
-                    expected=f"{name} {list(parameter.shape)}" if parameter is not None else ", ".join(sorted(own)),
-                    found=f"{name} {list(tensor.shape)}",
-                )  # fmt: skip
-            parameter.data = tensor.torch().double()
-        with torch.no_grad():
-            layer.merge()
-    merged: torch.Tensor = layer.get_base_layer().weight.detach()
-    return merged
+    base: Any = layer.get_base_layer()
+    return {leaf: getattr(base, leaf).detach().reshape(one.shape) for leaf, one in before.items()}
 
 
-def _hold(weight: torch.Tensor) -> torch.nn.Module:
-    """A model of one module, ``layer``, with this weight."""
+def _name(suffix: str) -> str:
+    return f"{_PREFIX}{_LAYER}{suffix}" if suffix.startswith(".") else suffix
+
+
+def _check_sizes(module: SourceModule, target: Target, kind: str, settings: Mapping[str, Any]) -> None:
+    """Raise LayerShapeError for a size that is no axis of anything here: PEFT makes room for it before it looks."""
+    axes = [size for tensor in module.tensors.values() for size in (*tensor.shape, tensor.count)]
+    most = max((*axes, *target.shape, 64))
+    for name, value in settings.items():
+        if isinstance(value, int) and value > most and not any(part in name for part in _NO_SIZES):
+            raise LayerShapeError(
+                f"its {kind} configuration has a size that is none of its tensors'", file=module.file, key=module.stem,
+                expected=f"{name} up to {most}", found=value,
+            )  # fmt: skip
+
+
+def _check_shapes(
+    module: SourceModule,
+    kind: str,
+    names: Mapping[str, str],
+    held: Mapping[str, torch.Tensor],
+    expected: Mapping[str, torch.Tensor],
+) -> None:
+    """Raise LayerShapeError where the tensors are not those that PEFT would save of the layer."""
+    for name, one in expected.items():
+        found = held.get(name)
+        # What modules share is as large as the largest of them needs.
+        shared = not name.startswith(_PREFIX)
+        fits = found is not None and (
+            found.ndim == one.ndim and all(a >= b for a, b in zip(found.shape, one.shape, strict=True))
+            if shared else found.shape == one.shape
+        )  # fmt: skip
+        if not fits:
+            raise LayerShapeError(
+                f"is no parameter of PEFT's {kind} layer", file=module.file, key=module.stem,
+                expected=f"{name.removeprefix(_PREFIX)} {list(one.shape)}",
+                found="none" if found is None else f"{name.removeprefix(_PREFIX)} {list(found.shape)}",
+            )  # fmt: skip
+    if extra := held.keys() - expected.keys():
+        raise LayerShapeError(
+            f"is no parameter of PEFT's {kind} layer", file=module.file, key=module.stem,
+            expected=", ".join(names.values()), found=", ".join(sorted(extra)),
+        )  # fmt: skip
+
+
+def _cut(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The beginning of a tensor along each axis: what a smaller module takes of what several share."""
+    return tensor[tuple(slice(size) for size in shape)]
+
+
+def _hold(target: Target, before: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+    """A model of one module with these numbers."""
     import torch
     from torch import nn
 
-    out, width, *kernel = weight.shape
-    model = nn.Module()
-    kind: dict[str, Any] = {"bias": False, "dtype": torch.float64}
+    out, width, *kernel = target.shape
     size: Any = tuple(kernel)
-    model.layer = nn.Conv2d(width, out, size, **kind) if kernel else nn.Linear(width, out, **kind)
+    made: nn.Module
+    if target.kind == "embedding":
+        made = nn.Embedding(out, width, dtype=torch.float64)
+    elif kernel:
+        made = nn.Conv2d(width, out, size, bias="bias" in before, dtype=torch.float64)
+    else:
+        made = nn.Linear(width, out, bias="bias" in before, dtype=torch.float64)
     with torch.no_grad():
-        model.layer.weight.copy_(weight)
+        for leaf, values in before.items():
+            getattr(made, leaf).copy_(values)
+    model = nn.Module()
+    model.add_module(_LAYER, made)
     return model

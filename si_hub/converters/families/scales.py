@@ -77,9 +77,9 @@ def config_alpha(module: SourceModule, path: str, rank: int | None, config: Mapp
                 f"its configuration sets {setting}, which a plain LoRA cannot express",
                 file=module.file, key=module.stem, found=f"{setting} = {value}",
             )  # fmt: skip
-    given = _number(module, _pattern(config, "rank_pattern", path, config.get("r", rank or 1)), "r")
+    given = _number(module, find_pattern(config, "rank_pattern", path, config.get("r", rank or 1)), "r")
     key = "lora_alpha" if "lora_alpha" in config else "alpha"
-    alpha = _number(module, _pattern(config, "alpha_pattern", path, config.get(key, given)), key)
+    alpha = _number(module, find_pattern(config, "alpha_pattern", path, config.get(key, given)), key)
     if rank is None:
         return alpha / given if given else 1.0
     if given != rank:
@@ -116,7 +116,7 @@ def resolve_alpha(module: SourceModule, path: str, rank: int | None) -> float | 
     return config_alpha(module, path, rank, module.config)
 
 
-def _pattern(config: Mapping[str, Any], name: str, path: str, default: Any) -> Any:
+def find_pattern(config: Mapping[str, Any], name: str, path: str, default: Any) -> Any:
     """A value for ``path`` by a table of patterns, as `si_hub.converters.source` reads them."""
     patterns = config.get(name)
     if isinstance(patterns, dict):

@@ -20,7 +20,7 @@ from torch import nn
 
 from tests.converters.tiny import MODULES, convert, merge, stem_of, weights
 
-LINEAR, SQUARE, POINT, CONV, NORM = MODULES
+LINEAR, SQUARE, POINT, CONV, NORM, *_ = MODULES
 WEIGHTED = (LINEAR, SQUARE, POINT, CONV)
 
 #: family: a name → (LyCORIS's class, its options, the modules it is made for).
@@ -61,17 +61,19 @@ def build(path: str, held: dict[str, torch.Tensor]) -> nn.Module:
     """The base module with its numbers."""
     module, weight = MODULES[path], held[f"{path}.weight"]
     out, *rest = module.shape
-    made: nn.GroupNorm | nn.Conv2d | nn.Linear
+    made: nn.GroupNorm | nn.Conv2d | nn.Linear | nn.Embedding
     if module.kind == "norm":
         made = nn.GroupNorm(4, out)
+    elif module.kind == "embedding":
+        made = nn.Embedding(out, rest[0])
     elif module.kind == "conv":
         made = nn.Conv2d(rest[0], out, rest[1], bias=module.bias)
     else:
         made = nn.Linear(rest[0], out, bias=module.bias)
     with torch.no_grad():
         made.weight.copy_(weight)
-        if made.bias is not None:
-            made.bias.copy_(held[f"{path}.bias"])
+        if module.bias:
+            made.get_parameter("bias").copy_(held[f"{path}.bias"])
     return made
 
 
@@ -113,6 +115,8 @@ def test_a_converted_adapter_acts_as_lycoris_own_module_does(name: str, path: st
 
 def draw_inputs(path: str) -> torch.Tensor:
     shape = MODULES[path].shape
+    if MODULES[path].kind == "embedding":
+        return torch.arange(shape[0])
     width = shape[0] if MODULES[path].kind == "norm" else shape[1]
     sizes = (3, width) if MODULES[path].kind == "linear" else (2, width, 5, 5)
     return torch.randn(sizes, generator=torch.Generator().manual_seed(1))
@@ -121,6 +125,8 @@ def draw_inputs(path: str) -> torch.Tensor:
 def run(path: str, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     if MODULES[path].kind == "norm":
         return nn.functional.group_norm(inputs, 4, weight, bias)
+    if MODULES[path].kind == "embedding":
+        return weight[inputs]
     act: Any = nn.functional.linear if MODULES[path].kind == "linear" else nn.functional.conv2d
     outputs: torch.Tensor = act(inputs, weight, bias)
     return outputs
