@@ -7,7 +7,7 @@ matter. The originals are kept as they are, in their own storage: unfusing puts 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,28 @@ _HOLDERS = {"bias_delta": "bias", "gain": "weight", "weight_delta": "weight"}
 
 @dataclass(slots=True)
 class Originals:
-    """What a base module had before: by parameter name, its tensor (None for a bias it did not have) and the mark of
+    """What a base object had before: by parameter name, its tensor (None for a bias it did not have) and the mark of
     the fused tensor that stands in for it."""
 
+    base: nn.Module
     tensors: dict[str, Tensor | None]
     marks: dict[str, int]
     weights: dict[str, float]
+
+    def follow(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """What the base had is cast as its parameters are about to be, so that it is the base's own cast, bit for bit.
+
+        Casts to float8 and back are left out: they are how a base is stored between its calls.
+        """
+        for name, original in self.tensors.items():
+            parameter = self.base._parameters.get(name)
+            if original is None or parameter is None or name not in self.marks:
+                continue
+            narrow, dtype = original.itemsize < 2, fn(torch.empty(0, dtype=original.dtype)).dtype
+            if narrow or dtype == original.dtype or dtype.itemsize < 2 or _mark(parameter.data) != self.marks[name]:
+                continue
+            self.tensors[name] = original.to(dtype)
+            self.marks[name] = _mark(parameter.data.to(dtype))
 
 
 def fuse_into_base(ledger: Ledger, names: list[str], scale: float, *, safe: bool = False) -> None:
@@ -148,9 +164,10 @@ def _settle(ledger: Ledger, factors: dict[str, float], *, fresh: set[str], safe:
         tensors = {name: _add(kept, name, total) for name, total in totals.items()}
         if safe:
             _check_finite(path, tensors)
-        prepared[path] = (Originals(kept.tensors, {}, weights), tensors)
+        prepared[path] = (Originals(site.base, kept.tensors, {}, weights), tensors)
     for path, (kept, tensors) in prepared.items():
         _write(ledger.sites[path].base, kept, tensors)
+        ledger.sites[path].layer.originals = kept if kept.weights else None
         attention = ledger.sites[path].attention
         if attention is not None:
             renew(attention)
@@ -169,7 +186,11 @@ def _up_to_date(path: str, site: Site, kept: Originals) -> Originals:
     for name, original in kept.tensors.items():
         parameter = site.base._parameters.get(name)
         current = None if parameter is None else parameter.data
-        tensors[name] = original if original is None or current is None else original.to(current.device)
+        if name not in kept.marks:
+            # Nothing was fused into it, so it is still the base's own, whatever became of it.
+            tensors[name] = current
+        else:
+            tensors[name] = original if original is None or current is None else original.to(current.device)
     for name, mark in kept.marks.items():
         current = site.base._parameters.get(name)
         if current is None or _mark(current.data) != mark:
@@ -180,7 +201,7 @@ def _up_to_date(path: str, site: Site, kept: Originals) -> Originals:
             )
             total = _totals(kept.tensors, site.layer, kept.weights)[name]
             tensors[name] = None if current is None else (wide(current.data) - total).to(current.dtype)
-    return Originals(tensors, kept.marks, kept.weights)
+    return Originals(site.base, tensors, kept.marks, kept.weights)
 
 
 def _originals(base: nn.Module, layer: nn.Module) -> Originals:
@@ -188,7 +209,7 @@ def _originals(base: nn.Module, layer: nn.Module) -> Originals:
     for name in _fusable(layer):
         parameter = base._parameters.get(name)
         tensors[name] = None if parameter is None else parameter.data
-    return Originals(tensors, {}, {})
+    return Originals(base, tensors, {}, {})
 
 
 def _fusable(layer: nn.Module) -> tuple[str, ...]:

@@ -224,9 +224,7 @@ def bake(model: nn.Module, names: Iterable[str]) -> None:
     chosen = list(names)
     door = door_with(model, chosen)
     check_bakeable(door, chosen)
-    for path, kept in list(door.originals.items()):
-        if kept.weights.keys() <= set(chosen):
-            del door.originals[path]
+    door.let_go(chosen)
     _drop_all(model, door, chosen)
 
 

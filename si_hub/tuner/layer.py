@@ -305,9 +305,18 @@ class GuestLayer(nn.Module):
 
     Attributes:
         home: the base module's path in the adapted model.
+        originals: what `si_hub.tuner.fuse` put aside of it.
     """
 
     home: str | None = None
+    originals: Any = None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GuestLayer:
+        # Children go first: the base's own parameters are still what they were.
+        if self.originals is not None:
+            self.originals.follow(fn)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     @property
     def adapters(self) -> Shelf:
@@ -369,17 +378,17 @@ class StyleInjectLayer(GuestLayer):
     def hook(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         """The forward hook on the base module: output + Σ_a c_a, or None (output as it is) where nothing acts."""
         scale = self.control.scale
+        # Looked up once: another thread may choose others, or take one away, meanwhile.
+        acting = [adapter for adapter in map(self._modules.get, self.active) if isinstance(adapter, LayerAdapter)]
         # An empty batch gets nothing, and has no shapes to split.
-        if not self.active or scale == 0 or output.numel() == 0:
+        if not acting or scale == 0 or output.numel() == 0:
             return None
         x: Tensor = args[0] if args else next(iter(kwargs.values()))
         x = x.to(output.device)
-        # A method, no property: torch.jit.trace asks a module for every attribute of its class, active or not.
-        bare = output.ndim == (1 if self._has_channels_last() else 3)
+        bare = output.ndim == (1 if acting[0].kind.channels_last else 3)
         h, x = (output[None], x[None]) if bare else (output, x)
         total: Tensor | None = None
-        for name in self.active:
-            adapter = self[name]
+        for adapter in acting:
             weight = adapter.weight * scale
             if weight != 0:
                 part = adapter(base, x, h, weight)
@@ -387,9 +396,6 @@ class StyleInjectLayer(GuestLayer):
         if total is None:
             return None
         return output + (total[0] if bare else total)
-
-    def _has_channels_last(self) -> bool:
-        return self[self.active[0]].kind.channels_last
 
     def attach(self, base: nn.Module) -> None:
         base.add_module(CHILD, self)

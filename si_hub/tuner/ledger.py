@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,9 @@ class Ledger:
 
     def drop(self, name: str) -> None:
         """Take one adapter out of every layer, and every layer that is left empty out of the model."""
+        # Other threads may be drawing: an adapter stops acting before it goes.
+        self.records.pop(name, None)
+        self.refresh()
         for path, site in list(self.sites.items()):
             if name in site.layer.adapters:
                 del site.layer.adapters[name]
@@ -118,8 +121,14 @@ class Ledger:
                     unwatch(site.attention)
                 del self.sites[path]
                 self._hooks_changed = True
-        self.records.pop(name, None)
         self.refresh()
+
+    def let_go(self, names: Collection[str]) -> None:
+        """Forget the originals of what these adapters are fused into: the fused weights are the model's from now on."""
+        for path, kept in list(self.originals.items()):
+            if kept.weights.keys() <= set(names):
+                del self.originals[path]
+                self.sites[path].layer.originals = None
 
     def peft_names(self) -> list[str]:
         """Adapters that PEFT knows of."""

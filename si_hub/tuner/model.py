@@ -177,10 +177,7 @@ class StyleInjectModel(BaseTuner):
             self._check_merge_allowed()
             left = [name for name in self._choose(door, adapter_names) if name not in merged]
             fuse_into_base(door, left, 1.0, safe=safe_merge)
-            # What is kept of the originals is let go: the fused weights are the model's weights from now on.
-            for path, kept in list(door.originals.items()):
-                if kept.weights.keys() <= set(door.peft_names()):
-                    del door.originals[path]
+            door.let_go(door.peft_names())
         else:
             unfuse_from_base(door, merged)
         for name in door.peft_names():

@@ -86,7 +86,8 @@ class ParameterLayer(GuestLayer):
         if not torch.compiler.is_compiling():
             self.turn.lock.acquire()
         scale = self.control.scale
-        acting = [self[name] for name in self.active if self[name].weight * scale != 0]
+        found = map(self._modules.get, self.active)
+        acting = [one for one in found if isinstance(one, ParameterAdapter) and one.weight * scale != 0]
         parameter = find_parameter(parent, self.name) if acting else None
         if parameter is None:
             return

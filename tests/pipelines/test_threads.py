@@ -136,3 +136,16 @@ def test_loads_wait_for_one_another(
     assert set(pipe.get_list_styleinject_adapters()["unet"]) == names
     pipe.unload_styleinject_weights()
     assert same(state(pipe), before)
+
+
+def test_who_draws_is_not_disturbed_by_who_takes_an_adapter_away(sd: Make, lora: Make, adapter: Make) -> None:
+    pipe = sd()
+    made = adapter(unet=lora(pipe.unet))
+    layer = pipe.unet.down_blocks[1].attentions[0].transformer_blocks[0].attn1.to_q
+    x = torch.randn(1, 3, layer.in_features)
+    pipe.load_styleinject_weights(made, "a")
+    child = layer.styleinject_layer
+    taken_away = child.active  # what a thread has seen before another one removes the adapter
+    pipe.unload_styleinject_weights()
+    child.active = taken_away
+    assert child.hook(layer, (x,), {}, layer(x)) is None

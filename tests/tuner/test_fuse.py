@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -183,6 +184,43 @@ def test_a_fused_adapter_keeps_the_weight_it_was_fused_with(net: nn.Module, whol
     assert not torch.equal(net.get_parameter("fc.weight"), alone)
     tuner.unfuse(net, ["two"])
     assert torch.equal(net.get_parameter("fc.weight"), alone)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "casts",
+    [(torch.bfloat16,), (torch.float16, torch.float32), (torch.float64,), (torch.bfloat16, torch.float64)],
+)
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_base_that_is_cast_while_fused_comes_back_as_its_own_cast(
+    casts: tuple[torch.dtype, ...], copied: bool, net: nn.Module, whole: Any
+) -> None:
+    wanted = copy.deepcopy(net)
+    tuner.inject(net, whole(n=1, seed=1), name="a")
+    tuner.fuse(net)
+    net = copy.deepcopy(net) if copied else net
+    for dtype in casts:
+        net.to(dtype)
+        wanted.to(dtype)
+    tuner.unfuse(net)
+    tuner.remove(net)
+    found = net.state_dict()
+    assert list(found) == list(wanted.state_dict())
+    for name, value in wanted.state_dict().items():
+        assert found[name].dtype == value.dtype
+        assert torch.equal(found[name], value)
+
+
+def test_what_nothing_was_fused_into_is_left_alone(net: nn.Module) -> None:
+    weight, bias = net.get_parameter("fc.weight"), net.get_parameter("fc.bias")
+    delta = Component(layers={"fc": Layer({"weight_delta": Stored.from_torch(torch.ones_like(weight))})})
+    tuner.inject(net, delta, name="a")
+    before = weight.detach().clone()
+    tuner.fuse(net)
+    bias.data = torch.full_like(bias, 7.0)
+    tuner.unfuse(net)
+    assert torch.equal(weight, before)
+    assert torch.equal(bias, torch.full_like(bias, 7.0))
 
 
 def test_half_precision_bases_come_back_bit_for_bit(net: nn.Module, whole: Any) -> None:
