@@ -203,7 +203,9 @@ def convert_command(sources: tuple[Path, ...], output: Path | None, pair: bool, 
     from si_hub.batch import is_many
     from si_hub.conversion import convert as convert_file
     from si_hub.report.progress import progress_bar
+    from si_hub.storage.system import return_large_memory
 
+    return_large_memory()
     with progress_bar("converting", quiet=json_) as progress:
         if pair:
             show(convert_file(sources, output, progress=progress, **options), json_)

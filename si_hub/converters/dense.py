@@ -69,28 +69,38 @@ class BaseModule:
     key: str
 
     def weight(self) -> torch.Tensor:
-        """The weight, float64, in the target's shape.
+        """The weight, float64, in the target's shape, one's own.
 
         Raises:
             BaseMismatch: the base has no such parameter, or one of another shape.
         """
-        return self._stack("weight")
+        import torch
+
+        return self._stack("weight", torch.float64)
+
+    def single_weight(self) -> torch.Tensor:
+        """As `weight`, float32: for what is stored so, and is no small difference of its numbers."""
+        import torch
+
+        return self._stack("weight", torch.float32)
 
     def bias(self) -> torch.Tensor:
-        """The bias, float64, ``[out]``.
+        """The bias, float64, ``[out]``, one's own.
 
         Raises:
             BaseMismatch: as `weight`.
         """
-        return self._stack("bias")
-
-    def _stack(self, leaf: str) -> torch.Tensor:
         import torch
 
-        held = [self._read(part.path, leaf) for part in self.parts]
+        return self._stack("bias", torch.float64)
+
+    def _stack(self, leaf: str, dtype: torch.dtype) -> torch.Tensor:
+        import torch
+
+        held = [self._read(part.path, leaf, dtype) for part in self.parts]
         if len(held) == 1 and self.parts[0].rows is None:
             return held[0]
-        whole = torch.empty(sum(len(one) for one in held), *held[0].shape[1:], dtype=torch.float64)
+        whole = torch.empty(sum(len(one) for one in held), *held[0].shape[1:], dtype=dtype)
         for part, one in zip(self.parts, held, strict=True):
             at = 0
             for start, stop in part.rows or ((0, len(one)),):
@@ -98,9 +108,7 @@ class BaseModule:
                 at += stop - start
         return whole
 
-    def _read(self, path: str, leaf: str) -> torch.Tensor:
-        import torch
-
+    def _read(self, path: str, leaf: str, dtype: torch.dtype) -> torch.Tensor:
         module = self.modules[path]
         expected = module.shape if leaf == "weight" else module.shape[:1]
         held = self.weights.get(self.component, {})
@@ -112,7 +120,7 @@ class BaseModule:
                 f"its numbers need the base model's {name}", file=self.file, key=self.key, expected=list(expected),
                 found=list(found.shape) if found else "no such weight",
             )  # fmt: skip
-        return found.torch().detach().to(torch.float64, copy=True).reshape(expected)
+        return found.torch().detach().to(dtype, copy=True).reshape(expected)
 
 
 def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:

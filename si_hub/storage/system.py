@@ -6,6 +6,7 @@ by Python is never inherited by child processes, on any system, and so needs no 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -21,6 +22,9 @@ _NO_LINKS = frozenset(
 )
 #: Windows alone translates the ends of lines where it is not told that a file is no text.
 _BINARY: int = getattr(os, "O_BINARY", 0)
+
+#: glibc's number of the setting: from which size a block is the system's own, and stays so.
+_M_MMAP_THRESHOLD = -3
 
 #: Seeking and reading are two calls where there is no call for both; one thread at a time makes both.
 _SEEKING = threading.Lock()
@@ -110,6 +114,17 @@ def reserve_space(descriptor: int, size: int) -> None:
         # File systems that cannot reserve say so; they report a full disk when it is full.
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP):
             raise
+
+
+def return_large_memory() -> None:
+    """Have the C library give blocks of 4 MiB and more back to the system when they are freed; where it is not
+    glibc, nothing.
+
+    For a process of our own: glibc learns from the first large block that is freed to keep such blocks, and holds
+    gigabytes in pieces after weights of many sizes have come and gone.
+    """
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 << 20)
 
 
 def drop_cached(descriptor: int, start: int, length: int) -> None:

@@ -161,3 +161,27 @@ def test_a_system_that_knows_no_advice_is_not_asked(
     system.drop_cached(descriptor, 0, 10)
     system.sync_folder(tmp_path)
     assert (tmp_path / "digits").read_bytes() == b"0123456789"
+
+
+def test_large_blocks_go_back_to_the_system_where_it_is_glibc_and_nothing_happens_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Library:
+        def mallopt(self, setting: int, value: int) -> int:
+            asked.append((setting, value))
+            return 1
+
+    monkeypatch.setattr("ctypes.CDLL", lambda _: Library())
+    system.return_large_memory()
+    assert asked == [(-3, 4 << 20)]
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    system.return_large_memory()
+
+    def refuse(name: object) -> object:
+        raise TypeError(f"no library {name}")
+
+    monkeypatch.setattr("ctypes.CDLL", refuse)
+    system.return_large_memory()
+    assert len(asked) == 1

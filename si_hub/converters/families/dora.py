@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from si_hub.adapter import Layer
 from si_hub.converters.dense import BaseModule, Difference, Values, as_double, once
 from si_hub.converters.families import full, locon_tucker, loha, lokr, lora
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, always, lower_whole
@@ -62,38 +63,63 @@ def dora_rank(module: SourceModule) -> int | None:
     return _beneath(module).rank_of(module)
 
 
-def _gains(module: SourceModule, target: Target, own: BaseModule) -> Values:
-    """m / ‖W + ΔW‖ along the magnitude's axis, float64; 1 where there is nothing to scale."""
-    axis, beneath = _axis(module, target), _beneath(module)
-    differ_beneath = beneath.differ
-    assert differ_beneath is not None, "what can be beneath is converted"
+def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Difference:
+    """g · (W + ΔW) - W, with g = m / ‖W + ΔW‖ along the magnitude's axis."""
+    assert own is not None, "it is a function of the base's weight"
+    beneath, axis = _beneath(module), _axis(module, target)
+    assert beneath.differ is not None, "what can be beneath is converted"
+    change = beneath.differ(module, target, own)
+
+    def scale() -> torch.Tensor:
+        weight = own.weight()
+        changed = weight + change.weight() if change.weight else weight
+        squares = changed.square().transpose(0, axis).flatten(1).sum(1)
+        return changed * along(_divide(module, squares), axis, len(target.shape)) - weight
+
+    return Difference(scale, change.bias)
+
+
+def _divide(module: SourceModule, squares: torch.Tensor) -> torch.Tensor:
+    """The gains m / ‖W + ΔW‖, float64, from the squares of the norms; 1 where there is nothing to scale."""
+    import torch
+
+    norms = squares.sqrt()
+    gains: torch.Tensor = as_double(module.tensors["magnitude"]).flatten() / norms
+    return torch.where(norms > 0, gains, 1.0)
+
+
+#: Numbers of a weight that are worked on at once.
+_BLOCK = 1 << 22
+
+
+def _gains(module: SourceModule, target: Target, own: BaseModule, beneath: Lowered) -> Values:
+    """The gains along the magnitude's axis, float64: sums in float64 of squares of float32 numbers, block by block."""
+    axis = _axis(module, target)
 
     def divide() -> torch.Tensor:
         import torch
 
-        weight = own.weight()
-        if change := differ_beneath(module, target, own).weight:
-            weight += change()
-        norms = torch.linalg.vector_norm(weight.transpose(0, axis).flatten(1), dim=1)
-        gains: torch.Tensor = as_double(module.tensors["magnitude"]).flatten() / norms
-        return torch.where(norms > 0, gains, 1.0)
+        weight = own.single_weight()
+        up, down, delta = (
+            leaf.torch().float() if (leaf := beneath.leaves.get(name)) else None
+            for name in ("up.weight", "down.weight", "weight_delta")
+        )
+        scale = Layer(beneath.leaves, beneath.alpha).scale
+        squares = torch.zeros(target.shape[axis], dtype=torch.float64)
+        rows = max(1, _BLOCK // max(1, target.count // target.shape[0]))
+        for start in range(0, len(weight), rows):
+            block = weight[start : start + rows]
+            if up is not None and down is not None:
+                block.flatten(1).addmm_(up[start : start + rows], down.flatten(1), alpha=scale)
+            if delta is not None:
+                block += delta[start : start + rows]
+            if axis == 0:
+                squares[start : start + rows] = block.flatten(1).double().square_().sum(1)
+            else:
+                squares += block.reshape(*block.shape[:2], -1).double().square_().sum((0, 2))
+        return _divide(module, squares)
 
     return once(divide)
-
-
-def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Difference:
-    """g · (W + ΔW) - W, with g the gains along their axis."""
-    assert own is not None, "it is a function of the base's weight"
-    beneath = _beneath(module)
-    assert beneath.differ is not None, "what can be beneath is converted"
-    gains, change = _gains(module, target, own), beneath.differ(module, target, own)
-
-    def scale() -> torch.Tensor:
-        weight, factor = own.weight(), along(gains(), _axis(module, target), len(target.shape))
-        scaled = (factor - 1) * weight
-        return scaled + factor * change.weight() if change.weight else scaled
-
-    return Difference(scale, change.bias)
 
 
 def lower(module: SourceModule, target: Target, own: BaseModule | None) -> Lowered:
@@ -102,13 +128,13 @@ def lower(module: SourceModule, target: Target, own: BaseModule | None) -> Lower
     ``gain`` acts on the bias, which DoRA leaves as it is: ``bias_delta`` takes that back, (1 - g) · b.
     """
     assert own is not None, "it is a function of the base's weight"
-    axis, gains = _axis(module, target), _gains(module, target, own)
-    beneath = _beneath(module)
+    axis, beneath = _axis(module, target), _beneath(module)
     lowered = lokr.lower_expanded(module, target) if beneath is lokr.FAMILY else (
         beneath.lower_module(module, target, own)
     )  # fmt: skip
     if lowered.groups > 1 or (len(target.shape) > 2 and target.shape[1] == 1):
         return lower_whole(differ(module, target, own), target)
+    gains = _gains(module, target, own, Lowered(dict(lowered.leaves), lowered.alpha))
     scaled = {"up.weight", "weight_delta"} if axis == 0 else {"down.weight", "weight_delta"}
     for leaf in scaled & lowered.leaves.keys():
         lowered.leaves[leaf] = _scale(lowered.leaves[leaf], gains, axis)

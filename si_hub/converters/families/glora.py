@@ -90,7 +90,8 @@ def lower(module: SourceModule, target: Target, own: BaseModule | None) -> Lower
     def join_columns() -> torch.Tensor:
         import torch
 
-        return torch.cat([own.weight().flatten(1) @ _matrix(module, a), _matrix(module, c)], 1)
+        mixed = own.single_weight().flatten(1) @ _matrix(module, a).float()
+        return torch.cat([mixed, _matrix(module, c).float()], 1)
 
     def join_rows() -> torch.Tensor:
         import torch
