@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import peft.utils.peft_types as peft_types
 from peft import PeftConfig
 
 from si_hub.adapter import POOLS, TRANSFORMS
-from si_hub.errors import UnknownField, UsageError
+from si_hub.errors import FormatError, UnknownField, UsageError
 
 TUNER_NAME = "styleinject"
 ROUTERS = ("learned", "fixed")
@@ -81,13 +82,40 @@ class StyleInjectConfig(PeftConfig):
     layers_pattern: list[str] | str | None = None
     modules_to_save: list[str] | None = None
 
+    #: Whether a file says it, a stranger's perhaps: then its expressions are matched by `si_hub.expressions`.
+    from_file: ClassVar[bool] = False
+
+    @classmethod
+    def from_peft_type(cls, **kwargs: Any) -> Any:
+        """What PEFT makes of a file's settings."""
+        return super().from_peft_type(**{"peft_type": TUNER_NAME.upper(), **kwargs})
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Files say their type, which nobody who writes StyleInjectConfig(...) does.
+        said: Any = getattr(self, "peft_type", None)
+        if said is not None:
+            self.__dict__["from_file"] = True
+            _check_names(self)
         self.peft_type = extend_peft_type()
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             setattr(self, name, set(value) if isinstance(value, (list, tuple)) else value)
         _check(self)
+
+
+def _check_names(config: StyleInjectConfig) -> None:
+    """PEFT would put these into expressions of its own; of a stranger's only names go there."""
+    for setting in ("layers_pattern", "modules_to_save"):
+        held = getattr(config, setting)
+        for name in [held] if isinstance(held, str) else held or ():
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise FormatError(
+                    "is no module's name", key=setting, expected="letters, digits, _, - and dots", found=str(name)
+                )
+
+
+_NAME = re.compile(r"[\w.-]{1,256}", re.ASCII)
 
 
 def _check(config: StyleInjectConfig) -> None:

@@ -20,7 +20,7 @@ from peft.tuners.tuners_utils import (
     check_target_module_exists,
 )
 from peft.utils import register_peft_method, save_and_load
-from peft.utils.other import AuxiliaryTrainingWrapper
+from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
 
 from si_hub.errors import BaseMismatch, UsageError
@@ -35,6 +35,9 @@ from si_hub.tuner.leaves import pair, router
 from si_hub.tuner.ledger import Record
 
 _OURS = f".{CHILD}."
+_PATTERNS = ("rank_pattern", "alpha_pattern")
+#: Where a configuration's patterns are while PEFT does not see them.
+_KEPT = "_patterns_put_away"
 
 
 class StyleInjectModel(BaseTuner):
@@ -57,7 +60,8 @@ class StyleInjectModel(BaseTuner):
         taken = door is not None and adapter_name in door.records
         try:
             check_name(model, adapter_name)
-            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            with _put_patterns_away(self.peft_config[adapter_name]):
+                super().inject_adapter(model, adapter_name, *args, **kwargs)
         except BaseException:
             door = find_door(model)
             if not taken or adapter_name not in _peft_names(door):
@@ -237,11 +241,26 @@ def _peft_names(door: Door | None) -> list[str]:
 def _without_expressions(config: Any, path: str) -> Any:
     """The configuration with names in place of expressions: PEFT would match a stranger's for as long as it takes."""
     names = {}
-    for setting in ("target_modules", "exclude_modules"):
+    for setting in ("target_modules", "exclude_modules") if config.from_file else ():
         value = getattr(config, setting)
         if isinstance(value, str):
             names[setting] = {path} if _expression(value, setting).matches(path) else set()
     return _changed(config, names) if names else config
+
+
+@contextmanager
+def _put_patterns_away(config: Any) -> Iterator[None]:
+    """PEFT tries itself whether the patterns match anything, to warn; of a stranger's it sees none meanwhile."""
+    kept = {setting: getattr(config, setting) for setting in _PATTERNS if getattr(config, "from_file", False)}
+    config.__dict__[_KEPT] = kept
+    for setting in kept:
+        setattr(config, setting, {})
+    try:
+        yield
+    finally:
+        del config.__dict__[_KEPT]
+        for setting, patterns in kept.items():
+            setattr(config, setting, patterns)
 
 
 def _changed(config: Any, values: dict[str, Any]) -> Any:
@@ -255,7 +274,9 @@ _expression = lru_cache(maxsize=64)(read_expression)
 
 
 def _pattern(config: StyleInjectConfig, setting: str, path: str, default: Any) -> Any:
-    patterns: Mapping[str, Any] = getattr(config, setting)
+    patterns: Mapping[str, Any] = config.__dict__.get(_KEPT, {}).get(setting, getattr(config, setting))
+    if not config.from_file:
+        return patterns.get(get_pattern_key(patterns.keys(), path), default)
     return _table(setting, tuple(patterns.items())).find(path, default) if patterns else default
 
 
