@@ -110,6 +110,10 @@ class BaseMismatch(SiHubError, ValueError):
     exit_code = 5
 
 
+class NumberOverflow(BaseMismatch):
+    """A finite number of the adapter that the base model's dtype cannot hold."""
+
+
 class ChecksumError(SiHubError, ValueError):
     """Bytes that are not those that were promised."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from si_hub.errors import DocumentError
 
 #: Patterns times layers of one table; the most irregular adapter for SDXL has half a million.
-WORK_LIMIT = 10_000_000
+WORK_LIMIT = 1_000_000
 
 _WILD = {"*": r"[^.]+\.", "**": r"(?:[^.]+\.)*"}
 
@@ -43,15 +43,67 @@ def resolve_patterns(
     Raises:
         DocumentError: more patterns for more layers than any real adapter has.
     """
-    listed = [module + "." for module in modules]
+    listed = list(modules)
     pairs = [(value, pattern) for value, patterns in exceptions.items() for pattern in patterns]
     if len(pairs) * len(listed) > WORK_LIMIT:
         raise DocumentError(
             "too many patterns", file=file, key=key, expected=f"at most {WORK_LIMIT // len(listed)}", found=len(pairs)
         )
+    places = _Places(listed, [pattern for _, pattern in pairs])
     for value, pattern in pairs:
-        match = _matcher(pattern)
-        yield from ((path[:-1], value, pattern) for path in listed if match(path))
+        yield from ((listed[index], value, pattern) for index in places.find(pattern))
+
+
+class _Places:
+    """Which of many paths have which segment where: as bits of integers, one for each path.
+
+    Thousands of patterns cost a few steps each, however long the paths are and however much of them matches.
+    """
+
+    def __init__(self, paths: Sequence[str], patterns: Iterable[str]) -> None:
+        self.whole = len(paths)
+        self.wanted = {pattern: _literals(pattern) for pattern in patterns}
+        rows: dict[tuple[int, str], list[int]] = {place: [] for held in self.wanted.values() for place in held}
+        lengths: dict[int, list[int]] = defaultdict(list)
+        for index, path in enumerate(paths):
+            segments = path.split(".")
+            lengths[len(segments)].append(index)
+            for place in (*enumerate(segments), *((-at, name) for at, name in enumerate(reversed(segments), 1))):
+                if place in rows:
+                    rows[place].append(index)
+        self.rows = {place: self._bits(held) for place, held in rows.items()}
+        self.lengths = {length: self._bits(held) for length, held in lengths.items()}
+
+    def _bits(self, indices: Iterable[int]) -> int:
+        held = bytearray(self.whole // 8 + 1)
+        for index in indices:
+            held[index // 8] |= 1 << index % 8
+        return int.from_bytes(held, "little")
+
+    def find(self, pattern: str) -> Iterator[int]:
+        """The paths that a pattern matches."""
+        count = len(pattern.split("."))
+        left = 0
+        for length, held in self.lengths.items():
+            if length == count or ("**" in pattern and length >= count - 1):
+                left |= held
+        for place in self.wanted[pattern]:
+            left &= self.rows[place]
+        while left:
+            lowest = left & -left
+            yield lowest.bit_length() - 1
+            left ^= lowest
+
+
+def _literals(pattern: str) -> list[tuple[int, str]]:
+    """Where literal segments stand: counted from 0 before a ``**``, from -1 at the end behind it."""
+    segments = pattern.split(".")
+    if segments.count("**") > 1:
+        raise DocumentError("a pattern with more than one **", key=pattern)
+    cut = segments.index("**") if "**" in segments else len(segments)
+    return [
+        (at if at < cut else at - len(segments), name) for at, name in enumerate(segments) if name not in ("*", "**")
+    ]
 
 
 def cover(wanted: Iterable[str], others: Iterable[str]) -> list[str]:

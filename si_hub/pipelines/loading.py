@@ -40,6 +40,7 @@ def load_adapter(
     Raises:
         UsageError: the name is in use, or no name for an adapter.
         NotFinite: a tensor holds NaN or infinity.
+        NumberOverflow: a finite number that the model's dtype cannot hold.
         BaseMismatch: nothing matched, or not everything did and ``strict`` is set; a component out of reach.
     """
     name = registry.free_name(pipeline) if name is None else name

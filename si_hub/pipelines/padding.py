@@ -11,6 +11,7 @@ from si_hub.adapter import Component, Layer
 from si_hub.errors import UsageError
 from si_hub.pipelines import registry
 from si_hub.storage.tensors import Tensor
+from si_hub.tuner.leaves import check_held
 
 _RANK = "styleinject_hotswap_rank"
 
@@ -38,6 +39,7 @@ def pad(model: nn.Module, content: Component, component: str = "model") -> Compo
 
     Raises:
         UsageError: a layer of a higher rank.
+        NumberOverflow: a scale that the tensors' dtype cannot hold.
     """
     rank = model.__dict__.get(_RANK)
     if rank is None:
@@ -59,7 +61,9 @@ def _pad_layer(layer: Layer, rank: int, key: str) -> Layer:
         )
     down, up = layer.tensors["down.weight"].torch(), layer.tensors["up.weight"].torch()
     if layer.scale != 1.0:
-        up = up * layer.scale
+        scaled = up * layer.scale
+        check_held(up, scaled, f"{key}.up.weight")
+        up = scaled
     wide_down = down.new_zeros(layer.branches, rank, *down.shape[1:])
     wide_down[:, : layer.rank] = down.reshape(layer.branches, layer.rank, *down.shape[1:])
     wide_up = up.new_zeros(up.shape[0], rank)

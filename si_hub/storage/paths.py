@@ -13,8 +13,8 @@ _PATH = re.compile(
     r"/[^/\s]|~[\w.-]*[\\/]|\\\\\w|[A-Za-z]:[\\/]|file:/|\.{1,2}[\\/]|(?:[\w .-]+\\+)+[\w .-]+\\*$", re.ASCII
 )
 #: ``/home/NAME``, ``/Users/NAME``, ``C:\Users\NAME``, the last also with backslashes doubled, as JSON writes them; and
-#: Windows' as Linux beside it sees it, ``/mnt/c/Users/NAME``.
-_HOME = re.compile(r"(?<![\w.-])(?:(?:/mnt/[a-z])?/+(?:home|Users)/+|[A-Za-z]:[\\/]+[Uu]sers[\\/]+)[^\W_][\w.-]*")
+#: Windows' as Linux beside it sees it, ``/mnt/c/Users/NAME``. Slashes are counted: each of a million may begin one.
+_HOME = re.compile(r"(?<![\w.-])(?:(?:/mnt/[a-z])?/{1,9}(?:home|Users)/+|[A-Za-z]:[\\/]+[Uu]sers[\\/]+)[^\W_][\w.-]*")
 #: Folders of home folders.
 _HOMES = ("home", "users")
 #: This user's, where it is a shorter one (``/``), is in every address.

@@ -18,6 +18,7 @@ from si_hub.errors import ConversionRefused, NotFinite, UsageError
 from si_hub.foreign import make_safe
 from si_hub.tuner.kinds import is_readable
 from si_hub.tuner.layer import FixedRouter, LayerAdapter
+from si_hub.tuner.leaves import check_held
 from si_hub.tuner.ledger import Ledger, Site
 from si_hub.tuner.operator import mix, route, wide
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
@@ -163,7 +164,7 @@ def _settle(ledger: Ledger, factors: dict[str, float], *, fresh: set[str], safe:
         totals = _totals(kept.tensors, site.layer, weights)
         tensors = {name: _add(kept, name, total) for name, total in totals.items()}
         if safe:
-            _check_finite(path, tensors)
+            _check_finite(path, tensors, kept.tensors, totals)
         prepared[path] = (Originals(site.base, kept.tensors, {}, weights), tensors)
     for path, (kept, tensors) in prepared.items():
         _write(ledger.sites[path].base, kept, tensors)
@@ -310,9 +311,13 @@ def _write(base: nn.Module, kept: Originals, tensors: dict[str, Tensor]) -> None
             parameter.data = original
 
 
-def _check_finite(path: str, tensors: dict[str, Tensor]) -> None:
+def _check_finite(
+    path: str, tensors: dict[str, Tensor], originals: dict[str, Tensor | None], totals: dict[str, Tensor]
+) -> None:
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
+            original = originals[name]
+            check_held(totals[name] if original is None else wide(original) + totals[name], tensor, f"{path}.{name}")
             raise NotFinite("the fused weight would hold NaN or infinity", key=f"{path}.{name}")
 
 

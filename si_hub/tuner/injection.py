@@ -194,7 +194,7 @@ def _parameter_plan(
         report.mismatched.append(Mismatch(path, "param_delta", str(list(value.shape)), str(list(delta.shape))))
         return None
     device = value.device if value.device.type != "meta" else torch.device("cpu")
-    adapter = ParameterAdapter(path, Placement(device, value.dtype, share)(delta.torch()))
+    adapter = ParameterAdapter(path, Placement(device, value.dtype, share)(delta.torch(), key=f"{path}.param_delta"))
     return _Plan(path, base, parameter, adapter)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.adapter import Layer
-from si_hub.errors import BaseMismatch
+from si_hub.errors import BaseMismatch, NumberOverflow
 from si_hub.tuner.kinds import Kind, bias_shape, channels, has_float64, weight_shape
 from si_hub.tuner.layer import PRECISE, FixedRouter, LayerAdapter, Value
 
@@ -35,13 +35,35 @@ class Placement:
     dtype: torch.dtype
     share: bool
 
-    def __call__(self, tensor: Tensor, leaf: str = "") -> Tensor:
+    def __call__(self, tensor: Tensor, leaf: str = "", *, key: str = "") -> Tensor:
+        """The tensor where it acts; ``key`` is for errors.
+
+        Raises:
+            NumberOverflow: the dtype cannot hold one of its numbers.
+        """
         keeps = leaf.split(".")[0] in PRECISE and tensor.itemsize > 1
         dtype = torch.promote_types(self.dtype, tensor.dtype) if keeps else self.dtype
         if dtype == torch.float64 and not has_float64(self.device):
             dtype = torch.float32
         placed = tensor.to(self.device, dtype)
+        if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
+            check_held(tensor, placed, key)
         return placed.clone() if placed is tensor and not self.share else placed
+
+
+def check_held(before: Tensor, after: Tensor, key: str) -> None:
+    """Whether numbers of one dtype are still numbers in another, or after adding.
+
+    Raises:
+        NumberOverflow: some are infinite now.
+    """
+    if lost := int((torch.isinf(after) & torch.isfinite(before).to(after.device)).sum()):
+        name = str(after.dtype).removeprefix("torch.")
+        raise NumberOverflow(
+            f"holds numbers too large for {name}, which would be infinite in the model", key=key,
+            expected=f"at most {torch.finfo(after.dtype).max:g}", found=f"{lost} of {after.numel()} beyond it",
+            hint="Load the base model in a wider dtype, such as float32",
+        )  # fmt: skip
 
 
 def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> dict[str, tuple[int, ...]]:
@@ -96,6 +118,7 @@ def build_layer(path: str, module: nn.Module, kind: Kind, layer: Layer, placemen
     """The live form of a layer whose shapes fit.
 
     Raises:
+        NumberOverflow: a number that the module's dtype cannot hold.
         BaseMismatch: for a layer that changes nothing, a pair without its other half, or several branches without a
             router.
     """
@@ -103,7 +126,7 @@ def build_layer(path: str, module: nn.Module, kind: Kind, layer: Layer, placemen
     _check_complete(path, layer)
 
     def take(leaf: str) -> Tensor:
-        return placement(layer.tensors[leaf].torch().reshape(shapes[leaf]), leaf)
+        return placement(layer.tensors[leaf].torch().reshape(shapes[leaf]), leaf, key=f"{path}.{leaf}")
 
     leaves: dict[str, nn.Module] = {}
     if layer.branches:

@@ -92,6 +92,21 @@ def test_branch_names_of_mixed_types_are_told_apart_at_once(tmp_path: Path) -> N
     assert "is not of type 'string'" in said
 
 
+def test_the_most_patterns_of_a_document_are_matched_within_the_time(tmp_path: Path) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    patterns = sorted({f"**.{a}{b}{c}" for a in letters for b in letters for c in letters})[:5500]
+    names: dict[str, Entry] = {}
+    for index in range(160):
+        # Many short segments: what a ** goes through.
+        stem = f"unet.{'b.' * 200}{index}.q"
+        names |= {f"{stem}.down.weight": ("F16", (1, 1)), f"{stem}.up.weight": ("F16", (1, 1))}
+    unet = {"alpha": None, "transform": "add", "pool": "mean", "exceptions": {"transform": {"adain": patterns}}}
+    document = json.dumps({**DOCUMENT, "components": {"unet": unet}}, separators=(",", ":"))
+    code, said = run("validate", write_zeros(tmp_path / "x.safetensors", names, {"styleinject": document}))
+    assert code == 3
+    assert "a pattern that matches no layer" in said
+
+
 @pytest.mark.parametrize("pairs", [16_400, 95_000])
 def test_more_tensors_than_any_adapter_has_are_refused_by_their_number(pairs: int, tmp_path: Path) -> None:
     stems = [f"unet.b{index}.q.lora_" for index in range(pairs)]

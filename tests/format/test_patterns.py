@@ -123,3 +123,19 @@ def test_even_a_random_choice_among_all_modules_stays_within_the_document(values
         for value in range(1, values)
     ]
     assert len(json.dumps(json.dumps(covers))) < 60_000
+
+
+def test_many_patterns_at_once_match_what_each_matches_by_definition() -> None:
+    dice = random.Random(1)
+    segments = ["a", "b", "0", "1"]
+    paths = sorted({".".join(dice.choices(segments, k=dice.randrange(1, 6))) for _ in range(200)})
+    patterns: set[str] = set()
+    while len(patterns) < 800:
+        parts = dice.choices([*segments, "*", "*"], k=dice.randrange(1, 6))
+        if dice.random() < 0.5:
+            parts.insert(dice.randrange(len(parts) + 1), "**")
+        patterns.add(".".join(parts))
+    found = {(path, pattern) for path, _, pattern in resolve_patterns({"x": sorted(patterns)}, paths)}
+    held = {(p, q) for p in paths for q in patterns if matches_by_definition(q.split("."), p.split("."))}
+    assert found == held
+    assert len(found) > 1000

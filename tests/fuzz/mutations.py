@@ -103,7 +103,7 @@ def _change_config(case: Case, dice: Random) -> None:
 def _change_inner(case: Case, dice: Random) -> None:
     try:
         tree = json.loads(case.metadata["lora_adapter_metadata"])
-    except (KeyError, TypeError, ValueError):  # by a change before this one
+    except (KeyError, TypeError, ValueError, RecursionError):  # by a change before this one
         return
     text = _change_text(write_json(_change_tree(tree, dice)), dice, 0.1)
     case.metadata["lora_adapter_metadata"] = text.decode("utf-8", "replace")

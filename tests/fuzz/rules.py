@@ -26,7 +26,7 @@ LEAVES = (
     "down.weight", "up.weight", "router.weight", "router.bias", "alpha", "gain", "gain_in", "weight_delta",
     "bias_delta", "kron", "param_delta",
 )  # fmt: skip
-HEADER, VALUES, TENSORS, DOCUMENT, DEPTH, ROWS, MATCHES = 32 << 20, 1_000_000, 32_768, 65_536, 32, 512, 2_000_000
+HEADER, VALUES, TENSORS, DOCUMENT, DEPTH, ROWS, MATCHES = 32 << 20, 1_000_000, 32_768, 65_536, 32, 512, 1_000_000
 SEGMENT, COMPONENT = r"[A-Za-z0-9_-]+", r"[A-Za-z_][A-Za-z0-9_]{0,63}"
 
 Shapes = dict[str, tuple[int, ...]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from si_hub.storage.paths import find_home, is_path, last_name, names_a_place
@@ -85,3 +87,14 @@ def test_a_home_folder_is_found(text: str, home: str | None, monkeypatch: pytest
 def test_a_path_ends_with_a_name_that_is_no_users(path: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/srv/me")
     assert last_name(path) == name
+
+
+@pytest.mark.parametrize("text", ["/" * 1_000_000, "/mnt/a" * 150_000, "C:/" * 300_000, "home/" * 200_000])
+def test_the_longest_text_is_looked_through_in_one_go(text: str) -> None:
+    start = time.process_time()
+    assert find_home(text) is None
+    assert time.process_time() - start < 2
+
+
+def test_a_home_behind_any_number_of_slashes_is_found() -> None:
+    assert (find_home("/" * 50 + "home/ada/x") or "").endswith("/home/ada")
