@@ -3,11 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What some system lacks is taken away by tests/elsewhere/sitecustomize.py, which Python imports first of all.
+ELSEWHERE := PYTHONPATH=$(CURDIR)/tests/elsewhere
 OLD_CLIENT := $(CURDIR)/build/old-client
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo hub test test-hub test-slow fuzz lint types wheel-test bench bench-distill house world clean
+.PHONY: help demo hub test test-hub test-platform test-platform-short test-slow fuzz lint types wheel-test bench
+.PHONY: bench-distill house world clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,7 +35,7 @@ types: $(READY)
 
 test: lint types  ## linters, types, the test suite, and once against the built wheel
 	$(BIN)/python -m pytest -q -n 2
-	$(MAKE) --no-print-directory test-hub wheel-test
+	$(MAKE) --no-print-directory test-platform-short test-hub wheel-test
 
 $(OLD_CLIENT)/.ready: $(READY) tests/hub/old-client.txt
 	rm -rf $(OLD_CLIENT)
@@ -41,6 +44,13 @@ $(OLD_CLIENT)/.ready: $(READY) tests/hub/old-client.txt
 
 test-hub: $(OLD_CLIENT)/.ready  ## the Hub's tests, and README, with the oldest huggingface_hub that is supported
 	PYTHONPATH=$(OLD_CLIENT) SI_HUB_TEST_CLIENT=1.32 $(BIN)/python -m pytest -q -n 2 tests/hub tests/test_readme.py -k 'not demo'
+
+test-platform: $(READY)  ## all rooms that touch files as on a system that is not POSIX, with cp1252 for texts
+	$(ELSEWHERE) $(BIN)/python -m pytest -q -n 2 tests/test_*.py tests/storage tests/format tests/golden tests/converters \
+		tests/report tests/hub tests/pipelines tests/distill tests/attacks
+
+test-platform-short: $(READY)  ## some of them
+	$(ELSEWHERE) $(BIN)/python -m pytest -q -n 2 $$(sed 's/ *\#.*//' tests/elsewhere/tests.txt)
 
 test-slow: $(READY)  ## full-size models and many-times checks
 	$(BIN)/python -m pytest -q -n 2 -m slow

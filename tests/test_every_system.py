@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.places import ROOT
 
@@ -91,3 +93,26 @@ def test_a_checkout_without_links_works(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(tmp_path)
+
+
+def test_what_is_run_as_elsewhere_is_there_and_of_every_room_that_touches_files() -> None:
+    lines = (ROOT / "tests" / "elsewhere" / "tests.txt").read_text(encoding="utf-8").splitlines()
+    listed = [Path(name) for line in lines for name in line.partition("#")[0].split()]
+    assert [str(path) for path in listed if not (ROOT / path).is_file()] == []
+    rooms = {path.parts[1] for path in listed if len(path.parts) > 2}
+    assert {"storage", "format", "converters", "report", "hub", "pipelines", "distill"} <= rooms
+
+
+def test_the_suite_runs_on_three_systems() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))["jobs"]
+    matrix = jobs["suite"]["strategy"]["matrix"]["include"]
+    assert {one["os"].partition("-")[0] for one in matrix} == {"ubuntu", "windows", "macos"}
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    called = [
+        word
+        for job in jobs.values()
+        for step in job["steps"]
+        for word in re.findall(r"make ([\w-]+)", step.get("run", ""))
+    ]
+    assert called
+    assert set(called) <= set(targets)
