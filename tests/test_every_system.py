@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.places import ROOT
+from tests.storage.test_system import MODULES_OF_POSIX
 
 FOLDERS = ("si_hub", "tests", "benchmarks", "examples")
 #: Calls that open texts → where their mode stands among the arguments; the text of none has one.
@@ -116,3 +117,15 @@ def test_the_suite_runs_on_three_systems() -> None:
     ]
     assert called
     assert set(called) <= set(targets)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_module_needs_a_module_of_posix_to_be_imported(folder: str) -> None:
+    """Inside a function it is another matter: the test says that it is of POSIX alone."""
+    found = []
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{file.relative_to(ROOT).as_posix()}: {name}" for name in names if name in MODULES_OF_POSIX]
+    assert found == []

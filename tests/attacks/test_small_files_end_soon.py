@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 
 from si_hub.architectures import load
 from tests.sparse import Entry, write_zeros
+from tests.systems import limit_processor
 
 #: Seconds of one processor that a command may take here, its start among them; then the system ends it.
 SECONDS = 4
@@ -29,8 +29,8 @@ DOCUMENT = {
 def run(*arguments: str | Path) -> tuple[int, str]:
     """A command under the limit: how it ended, and what it said."""
     done = subprocess.run(
-        [sys.executable, "-m", "si_hub", *map(str, arguments)], capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS)),
+        [sys.executable, "-m", "si_hub", *map(str, arguments)], capture_output=True, encoding="utf-8",
+        **limit_processor(SECONDS),
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import multiprocessing
-import resource
-import sys
 import tempfile
 import traceback
 import warnings
@@ -15,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.fuzz.trial import Finding, Trial
+from tests.systems import peak_memory
 
 #: Findings of one process that are told; more are the same mistake.
 TOLD = 20
@@ -56,8 +55,7 @@ def fuzz(numbers: Iterable[int], seed: int) -> Outcome:
             outcome.inputs += 1
         faulthandler.cancel_dump_traceback_later()
         outcome.accepted = trial.accepted
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcome.memory = peak if sys.platform == "darwin" else peak * 1024
+    outcome.memory = peak_memory()
     return outcome
 
 
