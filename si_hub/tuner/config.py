@@ -52,7 +52,8 @@ class StyleInjectConfig(PeftConfig):
         transform: the injection T, see docs/FORMAT.md. ``variance`` keeps most of the base model's own ability.
         pool: how the router sees the input.
         router: ``learned`` per instance, or ``fixed``: the same for every input.
-        target_modules: names or path endings, or a regular expression that matches whole paths.
+        target_modules: names or path endings, or a regular expression that matches whole paths. None: those that a
+            LoRA adapts in a transformers model of this type.
         exclude_modules: the same, for modules to leave out.
         rank_pattern: rank by path ending or regular expression, where it is not ``r``.
         alpha_pattern: alpha likewise.
@@ -132,6 +133,17 @@ def _check(config: StyleInjectConfig) -> None:
             key="branches",
             expected=config.num_branches,
             found=config.branches,
+        )
+    for name in ("layers_to_transform", "layers_pattern"):
+        if isinstance(config.target_modules, str) and getattr(config, name) is not None:
+            raise UsageError(
+                f"`{name}` cannot be used when `target_modules` is a str",
+                hint="Name the layers in the expression itself",
+            )
+    if config.layers_pattern and config.layers_to_transform is None:
+        raise UsageError(
+            "When `layers_pattern` is specified, `layers_to_transform` must also be specified",
+            hint="Say which of the layers by their numbers",
         )
 
 

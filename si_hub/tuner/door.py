@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
 from si_hub.tuner.kinds import working_device, working_dtype
-from si_hub.tuner.layer import CHILD
+from si_hub.tuner.layer import CHILD, LayerAdapter
 from si_hub.tuner.ledger import Ledger
 
 #: Name of the door under the model.
@@ -66,12 +66,7 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
     @property
     def adapters_by_name(self) -> nn.ModuleDict:
         """What PEFT knows of, every adapter's parts in all layers."""
-        return nn.ModuleDict(
-            {
-                name: nn.ModuleList(layer[name] for _, layer in self.layers() if name in layer.adapters)
-                for name in self.peft_names()
-            }
-        )
+        return _AdaptersByName(self)
 
     @property
     def merged_adapters(self) -> list[str]:
@@ -85,6 +80,20 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
     @property
     def disable_adapters(self) -> bool:
         return not self.known_enabled
+
+    @property
+    def cast_input_dtype_enabled(self) -> bool:
+        """What ``peft.helpers.disable_input_dtype_casting`` switches, for leaves whose weights are cast by hooks."""
+        return all(adapter.casts_inputs for adapter in self._module_adapters())
+
+    @cast_input_dtype_enabled.setter
+    def cast_input_dtype_enabled(self, enabled: bool) -> None:
+        for adapter in self._module_adapters():
+            adapter.casts_inputs = enabled
+
+    def _module_adapters(self) -> list[LayerAdapter]:
+        adapters = (adapter for _, layer in self.layers() for adapter in layer.values())
+        return [adapter for adapter in adapters if isinstance(adapter, LayerAdapter)]
 
     def _get_available_adapters(self) -> set[str]:
         return set(self.peft_names())
@@ -173,6 +182,26 @@ class Door(nn.Module, BaseTunerLayer, Ledger):
         for base, layer in self.layers():
             if adapter_name in layer.adapters and not _is_empty(layer[adapter_name]):
                 layer[adapter_name].to(device or working_device(base), working_dtype(base, base))
+
+
+class _AdaptersByName(nn.ModuleDict):
+    """The adapters that PEFT knows of, as they are whenever they are looked at: PEFT keeps what it was given."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        object.__setattr__(self, "_ledger", ledger)  # no child of this one
+        super().__init__()
+
+    @property  # type: ignore[override]
+    def _modules(self) -> dict[str, nn.Module]:
+        ledger: Ledger = self.__dict__["_ledger"]
+        return {
+            name: nn.ModuleList(layer[name] for _, layer in ledger.layers() if name in layer.adapters)
+            for name in ledger.peft_names()
+        }
+
+    @_modules.setter
+    def _modules(self, modules: dict[str, nn.Module]) -> None:
+        """Nothing: torch begins a module with none."""
 
 
 def _is_empty(adapter: nn.Module) -> bool:

@@ -7,7 +7,7 @@ exact inverse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -116,6 +116,7 @@ class LayerAdapter(nn.Module):
         alpha: numerator of the scale alpha / rank.
         weight: the user's weight w in this layer.
         styles: branch weights that override the router, used as given.
+        casts_inputs: whether leaves are given their weights' dtype; not where hooks cast the weights themselves.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class LayerAdapter(nn.Module):
         self.groups = groups
         self.weight = 1.0
         self.styles: tuple[float, ...] | None = None
+        self.casts_inputs = True
         for name, leaf in leaves.items():
             self.add_module(name, leaf)
 
@@ -226,17 +228,17 @@ class LayerAdapter(nn.Module):
         z = self._mixed_product(down, x if split is None else split.x, h) * scale
         if split is not None:
             z = split.apply(z)
-        dh = _call(up, z, h.dtype)
+        dh = self._call(up, z, h.dtype)
         return (dh if split is None else split.join(dh)).to(h.dtype)
 
     def _mixed_product(self, down: nn.Module, x: Tensor, h: Tensor) -> Tensor:
         s = self._styles(x, h)
         if s is None:
-            return _call(down, x, h.dtype)
+            return self._call(down, x, h.dtype)
         positions = h.shape[1:-1].numel() if self.kind.channels_last else h.shape[2:].numel()
         pays = operator.mixing_pays(self.branches, h.shape[0], positions, constant=s.ndim == 1)
         if not (pays and is_plain(down)):
-            return operator.weigh(_call(down, x, h.dtype), s, self.kind.channels_last)
+            return operator.weigh(self._call(down, x, h.dtype), s, self.kind.channels_last)
         x, weight = _align(x, _parameter(down, "weight"), h.dtype)
         return _with_weight(down, x, operator.mix(weight, s))
 
@@ -254,31 +256,18 @@ class LayerAdapter(nn.Module):
         if is_plain(router):
             weight, bias = _parameter(router, "weight"), _parameter(router, "bias")
             return operator.route(pooled, weight.to(h.device), bias.to(h.device))
-        return torch.softmax(operator.wide(router(pooled.to(_compute_dtype(router, h.dtype)))), dim=-1)
+        if self.casts_inputs:
+            pooled = pooled.to(_compute_dtype(router, h.dtype))
+        return torch.softmax(operator.wide(router(pooled)), dim=-1)
 
-
-class Shelf(MutableMapping[str, nn.Module]):
-    """The adapters of one layer by name. They are its children, as PEFT and transformers expect it of their names."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer = layer
-
-    def __getitem__(self, name: str) -> nn.Module:
-        module = self.layer._modules[name]
-        assert module is not None
-        return module
-
-    def __setitem__(self, name: str, adapter: nn.Module) -> None:
-        self.layer.add_module(name, adapter)
-
-    def __delitem__(self, name: str) -> None:
-        del self.layer._modules[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.layer._modules)
-
-    def __len__(self) -> int:
-        return len(self.layer._modules)
+    def _call(self, leaf: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """leaf(x), through the leaf itself wherever a hook may be waiting for the call."""
+        if not is_plain(leaf):
+            keeps = operator.is_autocast_on(x.device) or not self.casts_inputs
+            result: Tensor = leaf(x if keeps else x.to(_compute_dtype(leaf, dtype)))
+            return result
+        x, weight = _align(x, _parameter(leaf, "weight"), dtype)
+        return _with_weight(leaf, x, weight)
 
 
 #: Threads that look for modules to adapt.
@@ -298,10 +287,11 @@ def hide_guests() -> Iterator[None]:
             _LOOKING.discard(own)
 
 
-class GuestLayer(nn.Module):
-    """What stands beside a base object: in the state of the model that was adapted, and in no part's of it.
+class GuestLayer(nn.ModuleDict):
+    """The adapters that stand beside a base object, by name: PEFT looks for a dictionary of modules with these names.
 
-    Other models are made of parts of a model, weight by weight (``ControlNetModel.from_unet``), and know no adapters.
+    They are in the state of the model that was adapted, and in no part's of it. Other models are made of parts of a
+    model, weight by weight (``ControlNetModel.from_unet``), and know no adapters.
 
     Attributes:
         home: the base module's path in the adapted model.
@@ -319,9 +309,9 @@ class GuestLayer(nn.Module):
         return self
 
     @property
-    def adapters(self) -> Shelf:
+    def adapters(self) -> GuestLayer:
         """By adapter name."""
-        return Shelf(self)
+        return self
 
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
@@ -370,10 +360,6 @@ class StyleInjectLayer(GuestLayer):
         adapter = self._modules[name]
         assert isinstance(adapter, LayerAdapter)
         return adapter
-
-    def items(self) -> Iterator[tuple[str, LayerAdapter]]:
-        for name in self.adapters:
-            yield name, self[name]
 
     def hook(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         """The forward hook on the base module: output + Σ_a c_a, or None (output as it is) where nothing acts."""
@@ -463,15 +449,6 @@ def _compute_dtype(leaf: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """The dtype a leaf computes in: its weight's own, but ``dtype`` where float8 is only how it is stored."""
     stored = _parameter(leaf, "weight").dtype
     return dtype if stored in FLOAT8 else stored
-
-
-def _call(leaf: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """leaf(x), through the leaf itself wherever a hook may be waiting for the call."""
-    if not is_plain(leaf):
-        result: Tensor = leaf(x if operator.is_autocast_on(x.device) else x.to(_compute_dtype(leaf, dtype)))
-        return result
-    x, weight = _align(x, _parameter(leaf, "weight"), dtype)
-    return _with_weight(leaf, x, weight)
 
 
 def _with_weight(leaf: nn.Module, x: Tensor, weight: Tensor) -> Tensor:

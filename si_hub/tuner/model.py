@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import (
     check_adapters_to_merge,
     check_target_module_exists,
 )
-from peft.utils import register_peft_method, save_and_load
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, register_peft_method, save_and_load
 from peft.utils.other import AuxiliaryTrainingWrapper, get_pattern_key
 from torch import Tensor, nn
 
@@ -45,29 +45,43 @@ class StyleInjectModel(BaseTuner):
 
     prefix = TUNER_NAME + "_"
     tuner_layer_cls = Door
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012
+    target_module_mapping = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     # Adding an adapter.
 
     def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
-        if peft_config.target_modules is None:
-            raise UsageError("no modules to adapt", key="target_modules", hint="Name them in StyleInjectConfig")
-        return peft_config
+        if peft_config.target_modules is None and model_config["model_type"] not in self.target_module_mapping:
+            raise UsageError(
+                "no modules to adapt", key="target_modules", hint="Please specify `target_modules` in StyleInjectConfig"
+            )
+        return super()._prepare_adapter_config(peft_config, model_config)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """PEFT's own, undone when it raises: a failed adapter must not stand in the way of the next one."""
+        """PEFT's own, undone when it raises: a failed adapter must not stand in the way of the next one.
+
+        An adapter that PEFT knows by that name is replaced: PEFT has warned by then. The others stay trainable or not,
+        as they are.
+        """
         door = find_door(model)
+        replaced = adapter_name in _peft_names(door)
+        put_back = _take_out(door, adapter_name) if door is not None and replaced else None
+        others = [] if door is None else [value for _, layer in door.layers() for value in layer.parameters()]
+        trainable = [(value, value.requires_grad) for value in others]
         taken = door is not None and adapter_name in door.records
         try:
             check_name(model, adapter_name)
             with _put_patterns_away(self.peft_config[adapter_name]):
                 super().inject_adapter(model, adapter_name, *args, **kwargs)
+            for parameter, requires_grad in trainable:
+                parameter.requires_grad_(requires_grad)
         except BaseException:
             door = find_door(model)
-            if not taken or adapter_name not in _peft_names(door):
+            if not replaced:
                 self.peft_config.pop(adapter_name, None)
             if door is not None and not taken:
                 door.drop(adapter_name)
+                if put_back is not None:
+                    put_back()
                 close_door(model)
             # diffusers looks for it once the first add_adapter was tried, whether that worked or not.
             if getattr(model, "_hf_peft_config_loaded", False):
@@ -232,6 +246,27 @@ def _door(model: nn.Module) -> Door:
     if door is None:
         raise UsageError("the model has no StyleInject adapter", hint="Add one first")
     return door
+
+
+def _take_out(door: Door, name: str) -> Callable[[], None]:
+    """Take an adapter out of the model; what is returned puts it back.
+
+    Raises:
+        UsageError: while it is merged.
+    """
+    if name in door.merged_adapters:
+        raise UsageError("the adapter is merged", key=name, hint="Unmerge it before another one takes its name")
+    record = door.records[name]
+    sites = {path: (site, site.layer[name]) for path, site in door.sites.items() if name in site.layer.adapters}
+    door.drop(name)
+
+    def put_back() -> None:
+        for path, (site, adapter) in sites.items():
+            door.layer_at(path, site.base, parent=site.attention).adapters[name] = adapter
+        door.records[name] = record
+        door.refresh()
+
+    return put_back
 
 
 def _peft_names(door: Door | None) -> list[str]:

@@ -6,7 +6,7 @@ name is shadowed in the parent's ``__dict__`` by parameter + Σ_a w_a · delta_a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import RLock
 from typing import Any
 
@@ -76,10 +76,6 @@ class ParameterLayer(GuestLayer):
         adapter = self._modules[name]
         assert isinstance(adapter, ParameterAdapter)
         return adapter
-
-    def items(self) -> Iterator[tuple[str, ParameterAdapter]]:
-        for name in self.adapters:
-            yield name, self[name]
 
     def before(self, parent: nn.Module, _: Any) -> None:
         """Forward pre-hook of the parent: shadow the parameter; threads with other scales wait for their turn."""

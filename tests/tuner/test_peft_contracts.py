@@ -11,9 +11,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig, PeftModel, get_model_status, get_peft_model, inject_adapter_in_model
+from peft.helpers import disable_input_dtype_casting
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.save_and_load import get_base_model_state_dict, set_base_model_state_dict
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from si_hub.errors import UsageError
 from si_hub.tuner import StyleInjectConfig
@@ -165,3 +167,116 @@ def test_one_adapter_per_instance_is_an_error_not_silence() -> None:
     model = get_peft_model(Net(), _ours("fc"))
     with pytest.raises(UsageError, match="adapter_names: one adapter per instance"):
         model(X, adapter_names=["default", "__base__", "default"])
+
+
+def configure_nothing(configure: Configure) -> Any:
+    config = configure()
+    config.target_modules = None
+    return config
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+def test_modules_are_those_of_a_lora_where_none_are_named(configure: Configure) -> None:
+    config = LlamaConfig(
+        vocab_size=16,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    model = get_peft_model(LlamaForCausalLM(config), configure_nothing(configure))
+    assert model.targeted_module_names == ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"]
+    with pytest.raises(ValueError, match="Please specify `target_modules`"):
+        get_peft_model(Net(), configure_nothing(configure))
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"target_modules": ".*fc", "layers_to_transform": [0]}, "`layers_to_transform` cannot be used"),
+        ({"target_modules": ".*fc", "layers_pattern": ["h"]}, "`layers_pattern` cannot be used"),
+        ({"target_modules": ["fc"], "layers_pattern": ["h"]}, "`layers_to_transform` must also be specified"),
+    ],
+)
+@pytest.mark.parametrize("cls", [LoraConfig, StyleInjectConfig])
+def test_layers_cannot_be_chosen_twice(cls: Any, words: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        cls(**words)
+
+
+def test_what_is_trained_stays_so_when_others_come(configure: Configure, tmp_path: Path) -> None:
+    get_peft_model(Net(), configure("fc")).save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(Net(), tmp_path, is_trainable=True)
+    model.load_adapter(tmp_path, "frozen")
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained
+    assert all(".default" in name for name in trained)
+    model.load_adapter(tmp_path, "trained", is_trainable=True)
+    both = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert both == trained | {name.replace(".default", ".trained") for name in trained}
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_an_adapter_is_begun_anew_with_a_warning(configure: Configure) -> None:
+    net = Net()
+    before = get_peft_model(net, configure("fc"))(X)
+    torch.manual_seed(3)
+    with pytest.warns(UserWarning, match="modify a model with PEFT for a second time"):
+        again = get_peft_model(net, configure("fc"))
+    assert not torch.allclose(again(X), before)
+    assert get_model_status(again).available_adapters == ["default"]
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`", "ignore:You are trying to modify a model")
+def test_an_adapter_that_cannot_be_begun_anew_stays_as_it_was() -> None:
+    net = Net()
+    model = get_peft_model(net, _ours("fc"))
+    before = model(X)
+    with pytest.raises(ValueError, match="not found in the base model"):
+        get_peft_model(net, _ours("nothing"))
+    assert torch.equal(model(X), before)
+    model.merge_adapter()
+    with (
+        pytest.warns(UserWarning, match="second time"),
+        pytest.raises(UsageError, match="default: the adapter is merged"),
+    ):
+        get_peft_model(net, _ours("fc"))
+    model.unmerge_adapter()
+    assert torch.equal(model(X), before)
+
+
+def test_every_adapted_layer_is_a_dictionary_of_its_adapters(configure: Configure) -> None:
+    model = get_peft_model(Net(), configure("fc", "out"))
+    model.add_adapter("more", configure("out"))
+    shelves = [module for module in model.modules() if isinstance(module, nn.ModuleDict) and "default" in module]
+    assert len(shelves) >= 2
+    assert sum("more" in shelf for shelf in shelves) == len(shelves) // 2
+
+
+def test_nothing_of_a_deleted_adapter_is_left_in_what_peft_was_given(configure: Configure) -> None:
+    model = get_peft_model(Net(), configure("fc"))
+    layer = next(module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    given = [getattr(layer, name) for name in layer.adapter_layer_names]
+    assert any("default" in adapters for adapters in given)
+    model.delete_adapter("default")
+    assert not any("default" in adapters for adapters in given)
+
+
+def test_inputs_are_left_alone_where_hooks_cast_the_weights(configure: Configure) -> None:
+    model = get_peft_model(Net(), configure("fc")).half()
+
+    def cast(dtype: torch.dtype) -> Callable[..., None]:
+        def hook(module: nn.Module, *_: Any) -> None:
+            for value in module.parameters(recurse=False):
+                value.data = value.data.to(dtype)
+
+        return hook
+
+    for module in model.modules():
+        module.register_forward_pre_hook(cast(torch.float32))
+        module.register_forward_hook(cast(torch.float16))
+    with disable_input_dtype_casting(model, active=True):
+        assert model(X).dtype == torch.float32
+    with pytest.raises(RuntimeError, match="dtype"):
+        model(X)
