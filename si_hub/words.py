@@ -60,7 +60,10 @@ def keep_words(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 @contextmanager
 def say_instead(**keywords: str) -> Iterator[None]:
-    """While the body runs, Python's texts say other keywords: a function's that hands its own on under others."""
+    """While the body runs, Python's texts say other keywords: a function's that hands its own on under others.
+
+    A switch that is another one's opposite has a value: ``allow_partial="strict=False"``.
+    """
     token = _names.set({**_names.get(), **keywords})
     try:
         yield
@@ -107,7 +110,10 @@ def switch(keyword: str, *, python: str | None = None) -> str:
         keyword: the command line's, with ``_`` for ``-``.
         python: the function's, where that is another.
     """
-    return _flag(keyword) if _command_line.get() else f"{_say_keyword(python or keyword)}=True"
+    if _command_line.get():
+        return _flag(keyword)
+    said = _say_keyword(python or keyword)
+    return said if "=" in said else f"{said}=True"
 
 
 def setting(keyword: str, value: str) -> str:

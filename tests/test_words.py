@@ -452,16 +452,18 @@ def test_a_result_is_told_in_the_words_it_was_asked_for_in_and_written_in_neithe
 
 
 def test_a_pipelines_loader_speaks_of_its_own_keywords(tmp_path: Path) -> None:
-    from si_hub.pipelines.sources import Fetch, adapter_from
+    from diffusers import StableDiffusionPipeline
 
+    si_hub.enable()
+    pipe = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
     mistakes: dict[str, tuple[Path, bool | str]] = {
-        "Say which one it is for with convert=.": (lora(tmp_path), True),
-        "fits with si_hub.convert's allow_partial=True.": (partly(tmp_path), "sd15"),
+        "Load it into a pipeline of the base it is made for.": (lora(tmp_path), True),
+        "fits with strict=False.": (partly(tmp_path), "sd15"),
         f"Convert it first: si_hub.convert('{LORA}')": (LORA, False),
     }
     for said, (source, convert) in mistakes.items():
         with pytest.raises(SiHubError) as raised:
-            adapter_from(source, Fetch(), convert=convert)
+            pipe.load_styleinject_weights(source, convert=convert)
         assert said in str(raised.value)
         assert not FLAG.search(str(raised.value))
         assert "base=" not in str(raised.value)

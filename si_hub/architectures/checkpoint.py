@@ -19,7 +19,7 @@ from si_hub.storage.header import read_safetensors
 #: Where a checkpoint keeps its denoiser.
 DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 #: Modules that releases of one architecture have or lack, of any base: models read off a folder are like the shipped.
-_OPTIONAL = tuple({start for base in BASES for start in base.optional})
+OPTIONAL_MODULES = tuple({start for base in BASES for start in base.optional})
 #: Modules whose input channels differ between releases.
 _INPUTS = frozenset(path for base in BASES for path in base.inputs)
 #: Attribute names of the models that remove the noise.
@@ -112,16 +112,16 @@ def _sizes(model: Model, names: Names, shapes: Mapping[str, tuple[int, ...]]) ->
         first = modules[parts[0].path]
         shape = shapes.get(f"{name}.weight", shapes.get(f"{name}.scale", shapes.get(name)))
         expected = (sum(modules[part.path].shape[0] for part in parts), *first.shape[1:])
-        if shape is None and name and parts[0].path.startswith(_OPTIONAL):
+        if shape is None and name and parts[0].path.startswith(OPTIONAL_MODULES):
             del modules[parts[0].path]
-        elif shape is None or not _alike(parts[0].path, shape, expected):
+        elif shape is None or not is_alike(parts[0].path, shape, expected):
             return None
         elif shape != expected:
             modules[parts[0].path] = replace(first, shape=shape)
     return modules if names else None
 
 
-def _alike(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+def is_alike(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
     """Equal, or different in the input channels of the first layer only."""
     if path in _INPUTS and len(shape) == len(expected) and len(shape) > 1:
         return (shape[0], *shape[2:]) == (expected[0], *expected[2:])

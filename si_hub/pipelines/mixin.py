@@ -12,6 +12,7 @@ from si_hub.adapter import Adapter, BaseModel
 from si_hub.errors import UsageError
 from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
+from si_hub.pipelines.converting import convert_for_pipeline
 from si_hub.pipelines.hotswap import swap
 from si_hub.pipelines.offload import in_turn
 from si_hub.pipelines.report import LoadReport
@@ -54,19 +55,22 @@ class StyleInjectLoaderMixin:
         local_files_only: bool | None = None,
         token: str | bool | None = None,
         metadata: Mapping[str, str] | None = None,
-        convert: bool | str | os.PathLike[str] = False,
+        convert: bool | str | os.PathLike[str] = True,
         hotswap: bool = False,
         low_cpu_mem_usage: bool = True,
         strict: bool = True,
         allow_components: Sequence[str] = (),
         weight: weights.AdapterWeight = None,
     ) -> LoadReport:
-        """Load an adapter and make it the only active one; on any error the pipeline is as it was.
+        """Load an adapter of any kind and make it the only active one; on any error the pipeline is as it was.
+
+        A LoRA, LoCon, LoHa, LoKr, DoRA, OFT and what else `si_hub.convert` reads is converted in memory, exactly, with
+        the pipeline itself as its base model.
 
         Args:
-            pretrained_model_name_or_path_or_dict: a file, a folder that holds one StyleInject file, the id of a
-                repository on the Hub or in its cache (``user/name``, ``user/name@revision``), an `Adapter`, or
-                tensors by name as `styleinject_state_dict` returns them.
+            pretrained_model_name_or_path_or_dict: a file, a folder that holds one adapter, the id of a repository on
+                the Hub or in its cache (``user/name``, ``user/name@revision``), an `Adapter`, or tensors by name as
+                `styleinject_state_dict` returns them. Where there is a StyleInject file, it is taken.
             adapter_name: the name it gets, ``default_0``, ``default_1`` ... by default.
             weight_name: which file of a folder or repository.
             subfolder: where in it.
@@ -76,13 +80,16 @@ class StyleInjectLoaderMixin:
             local_files_only: never ask the Hub.
             token: for private and gated repositories.
             metadata: the header metadata that belongs to a plain table of tensors.
-            convert: whether somebody else's adapter is converted in memory, as `si-hub convert` does it; the name or
-                folder of the base model says for which. The report says what was converted.
+            convert: False refuses what is no StyleInject file. The name, folder or checkpoint of a base model says
+                which one somebody else's adapter is for, where the pipeline does not tell, or its metadata say
+                otherwise; what is a function of the base's weights takes a folder's, else the pipeline's. The report
+                says what was converted.
             hotswap: replace the numbers of the loaded adapter ``adapter_name`` in place; a compiled model stays
                 compiled. Weights stay as they are, and styles where the branches' names do. See
                 `enable_styleinject_hotswap`.
             low_cpu_mem_usage: keep tensors of the right dtype memory-mapped; False copies them.
-            strict: whether layers without a place in this pipeline are an error.
+            strict: whether layers without a place in this pipeline are an error, and tensors of somebody else's
+                adapter that are not converted.
             allow_components: components that the adapter may change besides denoisers, text encoders and what its base
                 model lists; one for any other, a ``safety_checker`` or ``vae``, is an error without this.
             weight: as in `set_styleinject_adapters`, 1 by default; not with ``hotswap``.
@@ -96,7 +103,7 @@ class StyleInjectLoaderMixin:
             ChecksumError: a repository's file is not what was pushed.
             AuthError, GatedRepository, RateLimited, NetworkError: the Hub; where the cache has the revision it answers
                 for a Hub that cannot be reached, with a `HubWarning`.
-            ConversionRefused: with ``convert``, what cannot be converted exactly.
+            ConversionRefused, UnsupportedFamily, UnknownFamily, AmbiguousFamily: what cannot be converted exactly.
             NotFinite: NaN or infinity in a tensor.
             BaseMismatch: nothing matched; with ``strict``, not everything did; a component out of an adapter's reach.
             UsageError: a name in use, several files to choose from, tokens that the tokenizer has already.
@@ -107,9 +114,14 @@ class StyleInjectLoaderMixin:
         fetch = sources.Fetch(
             weight_name, subfolder, revision, _path(cache_dir), force_download, local_files_only, token
         )
-        loaded = sources.adapter_from(pretrained_model_name_or_path_or_dict, fetch, metadata, convert)
+        found = sources.adapter_from(pretrained_model_name_or_path_or_dict, fetch, metadata, convert)
         add = swap if hotswap else loading.load_adapter
         with offload.pause(self):
+            loaded = (
+                convert_for_pipeline(self, found.path, convert, strict=strict)
+                if isinstance(found, sources.FoundAdapter)
+                else found
+            )
             report = add(
                 self, loaded.adapter, adapter_name, source=loaded.source, low_cpu_mem_usage=low_cpu_mem_usage,
                 strict=strict, allowed=allow_components,

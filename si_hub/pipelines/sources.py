@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from si_hub import converters
 from si_hub import format as file_format
 from si_hub.adapter import Adapter
 from si_hub.errors import FormatError, MissingFile, NotStyleInject, UsageError
@@ -22,7 +21,7 @@ from si_hub.hub.pull.selection import conversion_call
 from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
-from si_hub.words import call, say_instead
+from si_hub.words import call
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +84,15 @@ def adapter_from(
     fetch: Fetch,
     metadata: Mapping[str, str] | None = None,
     convert: bool | str | os.PathLike[str] = False,
-) -> Loaded:
-    """The adapter that a user's argument means.
+) -> Loaded | FoundAdapter:
+    """The adapter that a user's argument means, or where it is, if it is somebody else's and to be converted.
 
     Args:
-        convert: whether somebody else's adapter is converted in memory; a name or folder says for which base model.
+        convert: whether somebody else's adapter is found too.
 
     Raises:
         UsageError: an argument of another kind, metadata for something that has its own.
         MissingFile, FormatError, FileAccessError: see `locate_adapter` and `si_hub.format.read`.
-        ConversionRefused, BaseMismatch: see `si_hub.converters.convert_source`.
     """
     if metadata is not None and not isinstance(source, Mapping):
         raise UsageError("metadata goes with a table of tensors, files have their own", key="metadata")
@@ -112,15 +110,8 @@ def adapter_from(
         )
     place = find_adapter(source, fetch, foreign=convert is not False)
     if convert is not False and not (place.path.is_file() and file_format.is_styleinject(read_safetensors(place.path))):
-        return _convert_in_memory(place.path, None if convert is True else os.fspath(convert))
+        return place
     return Loaded(read_adapter(place), str(place.path))
-
-
-def _convert_in_memory(path: Path, base: str | None) -> Loaded:
-    with say_instead(base="convert", allow_partial="si_hub.convert's allow_partial"):
-        found = converters.convert_source(converters.open_source(path), base=base)
-    note = f"converted in memory, exactly: {found.family} for {found.base.name} ({found.naming})"
-    return Loaded(found.adapter, str(path), (note, *found.report.notes))
 
 
 def state_dict(source: object, fetch: Fetch) -> StateDict:

@@ -127,9 +127,9 @@ def test_without_a_network_the_cache_answers_and_says_so(style: Path, client: Lo
 
 def test_a_lora_in_the_repository_shows_both_ways_to_have_it(theirs: Any, pipe: Any) -> None:
     with pytest.raises(NotStyleInject, match=r"user/lora: .*si_hub\.convert\('user/lora'\).*convert=True"):
-        pipe.load_styleinject_weights(LORA)
+        pipe.load_styleinject_weights(LORA, convert=False)
     with pytest.raises(NotStyleInject, match=r"si_hub\.convert\('user/lora', weight_name='lora\.safetensors'\)"):
-        pipe.load_styleinject_weights(LORA, weight_name="lora.safetensors")
+        pipe.load_styleinject_weights(LORA, weight_name="lora.safetensors", convert=False)
 
 
 def test_a_lora_of_the_hub_is_converted_in_memory_and_the_report_says_so(
@@ -141,7 +141,7 @@ def test_a_lora_of_the_hub_is_converted_in_memory_and_the_report_says_so(
     tmp_path: Path,
 ) -> None:
     before = noise(pipe)
-    report = pipe.load_styleinject_weights(LORA, "theirs", convert=base)
+    report = pipe.load_styleinject_weights(LORA, "theirs")
     assert error(noise(pipe), before) > 0.01
     assert error(noise(pipe), noise(theirs)) < 1e-5
     assert report.notes[0].startswith("converted in memory, exactly: lora for StableDiffusionPipeline (lora_unet")
@@ -153,7 +153,7 @@ def test_a_lora_of_the_hub_is_converted_in_memory_and_the_report_says_so(
 
 
 @pytest.mark.parametrize("form", ["file", "folder"])
-def test_local_files_of_others_are_converted_too_where_asked(
+def test_local_files_of_others_are_converted_too_unless_that_is_refused(
     form: str,
     theirs: Any,
     pipe: Any,
@@ -166,27 +166,28 @@ def test_local_files_of_others_are_converted_too_where_asked(
     file = (tmp_path / "lora.safetensors").rename(tmp_path / "alone" / "lora.safetensors")
     source = file if form == "file" else file.parent
     with pytest.raises(NotStyleInject):
-        pipe.load_styleinject_weights(source)
-    report = pipe.load_styleinject_weights(source, convert=str(base))
-    assert len(report.notes) >= 1
-    assert error(noise(pipe), noise(theirs)) < 1e-5
+        pipe.load_styleinject_weights(source, convert=False)
+    for convert in (True, str(base), base):
+        report = pipe.load_styleinject_weights(source, convert=convert)
+        assert len(report.notes) >= 1
+        assert error(noise(pipe), noise(theirs)) < 1e-5
 
 
-def test_convert_finds_the_base_or_says_that_it_cannot(theirs: Any, style: Path, pipe: Any, tmp_path: Path) -> None:
+def test_what_is_ours_is_not_converted_and_no_pickle_is(theirs: Any, style: Path, pipe: Any, tmp_path: Path) -> None:
     with pytest.raises(BaseMismatch):
-        pipe.load_styleinject_weights(LORA, convert=True)
-    assert pipe.load_styleinject_weights(STYLE, convert=True).notes == ()
-    assert pipe.load_styleinject_weights(style, convert=True).notes == ()
+        pipe.load_styleinject_weights(LORA, convert="sd15")
+    assert pipe.load_styleinject_weights(STYLE).notes == ()
+    assert pipe.load_styleinject_weights(style).notes == ()
     pickle = tmp_path / "lora.bin"
     torch.save(load_file(tmp_path / "lora.safetensors"), pickle)
     with pytest.raises(NotStyleInject.__mro__[1]):
-        pipe.load_styleinject_weights(pickle, convert=True)
+        pipe.load_styleinject_weights(pickle)
 
 
 def test_a_repository_without_weights_and_one_of_several_are_said(style: Path, client: LoopbackHub, pipe: Any) -> None:
     client.repo("user/words").commit({"README.md": "hi", "pytorch_lora_weights.bin": b"1"})
     with pytest.raises(MissingEntry, match=r"holds no safetensors file.*Pickles are never fetched"):
-        pipe.load_styleinject_weights("user/words", convert=True)
+        pipe.load_styleinject_weights("user/words")
     client.repo("user/two").commit({"a.safetensors": style, "b.safetensors": style})
     with pytest.raises(UsageError, match="several adapters"):
         pipe.load_styleinject_weights("user/two")
