@@ -1,7 +1,8 @@
 """The whole way in one run, on real models: a kohya LoRA, ``si-hub convert``, one line to load it, and the judges.
 
 ``python -m examples.miniature.demo --out demo`` writes ``demo/grid.png``: a row for each prompt; the base, the LoRA as
-diffusers loads it, the converted file as si-hub loads it, and how far these two are apart.
+diffusers loads it, the converted file as si-hub loads it, and how far these two are apart. At last every file of the
+peers, loaded in one line.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ PEER = "kohya_lora"
 ZOOM, GAP, HEAD, LINE = 4, 6, 26, 20
 AMPLIFIED = 100
 SHOWN = 6
+COMPARED = 2
 
 
 def grid(columns: Mapping[str, torch.Tensor], prompts: Sequence[str], side: int = 32) -> Image.Image:
@@ -49,6 +51,21 @@ def grid(columns: Mapping[str, torch.Tensor], prompts: Sequence[str], side: int 
     for row, prompt in enumerate(prompts):
         pen.text((GAP, HEAD + row * (cell + LINE) + 2), prompt, "dimgray", font)
     return sheet
+
+
+def compare_peers(prompts: Sequence[str]) -> Table:
+    """Every file of the peers, loaded in one line with nothing named, against what its own library draws with it."""
+    table = Table(
+        "file", "largest difference of a pixel, of 255", title="any file, in one line, and by its own library"
+    )
+    for name, load_theirs in LOADERS.items():
+        file = HERE / f"peers/{name}.safetensors"
+        theirs, ours = load(HERE), load(HERE)
+        load_theirs(theirs, file)
+        ours.load_styleinject_weights(file)
+        apart = (draw_prompts(ours, prompts) - draw_prompts(theirs, prompts)).abs().max() / 2
+        table.add_row(file.name, f"{float(apart) * 255:.4f}")
+    return table
 
 
 def main() -> None:
@@ -96,6 +113,8 @@ def main() -> None:
     print(f"largest difference of any pixel, LoRA and converted file  {apart.max() / 2:.1e}  (of 1)")
     left = (again - before).abs().max() / 2
     print(f"the same for the base, before and after unloading         {left:.1e}")
+    print("3. pipe.load_styleinject_weights(FILE), as it is", flush=True)
+    Console().print(compare_peers(prompts[:COMPARED]))
     print(f"picture: {out / 'grid.png'}")
 
 
