@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from si_hub.converters import FAMILIES
+from si_hub.converters.families.peft_kinds import FAMILIES_OF_PEFT
 from tests.keylists.folding import read_list
 from tests.keylists.make import FOLDER, LISTS, make_list
 
@@ -26,6 +27,7 @@ def test_every_file_is_a_list() -> None:
 def test_every_family_that_a_peer_trains_is_listed() -> None:
     listed = {family for recipe in LISTS.values() for family in recipe.families.split("+")}
     # What trainers, extractors and other formats write; the tests of the families have files of them.
-    elsewhere = {"lora-bias", "sparse", "embedding-lora", "set"}
+    elsewhere = {"lora-bias", "sparse", "embedding-lora", "set", "reshaped"}
+    elsewhere |= {"ln-tuning", "trainable-tokens", "adalora-peft", *(family.name for family in FAMILIES_OF_PEFT)}
     assert listed | elsewhere == {family.name for family in FAMILIES}
     assert not listed & elsewhere

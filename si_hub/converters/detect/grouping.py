@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from si_hub.converters.families.contract import Family, SourceModule
+from si_hub.converters.families.peft_kinds import SHARED_SLOTS
 from si_hub.converters.families.registry import FAMILIES, PLAIN, SUFFIXES, classify, nearest, rejection
 from si_hub.converters.naming.names import read_stem
 from si_hub.converters.naming.suffixes import Key
@@ -75,7 +76,26 @@ def group(source: Source) -> Grouped:
             grouped.unknown.append(name)
         else:
             _add(source, grouped, name, key, stems, whole=name in saved)
+    _share(grouped)
     return grouped
+
+
+def _share(grouped: Grouped) -> None:
+    """Give what PEFT's modules share, saved once beside them under ``base_model``, to each of them."""
+    for stem, module in list(grouped.modules.items()):
+        if not f".{stem}".endswith(".base_model") or not SHARED_SLOTS.keys() >= module.tensors.keys():
+            continue
+        del grouped.modules[stem]
+        for slot, tensor in module.tensors.items():
+            sharing = [one for one in grouped.modules.values() if one.stem.startswith(f"{stem}.")
+                       and SHARED_SLOTS[slot] & one.tensors.keys()]  # fmt: skip
+            for one in sharing:
+                if slot in one.tensors:
+                    grouped.repeated.append((one.stem, slot, module.names[slot]))
+                else:
+                    one.tensors[slot], one.names[slot] = tensor, module.names[slot]
+            if not sharing:
+                grouped.unknown.append(module.names[slot])
 
 
 def _add(source: Source, grouped: Grouped, name: str, key: Key, stems: dict[str, str], *, whole: bool) -> None:

@@ -19,7 +19,7 @@ def check(module: SourceModule, target: Target) -> None:
 def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Difference:
     """The weight turned and scaled by PEFT's own layer, less the weight."""
     assert own is not None, "it is a function of the base's weight"
-    return differ_by_peft(module, target, own, "BOFT", {"boft_r": ".boft_R", "boft_s": ".boft_s"})
+    return differ_by_peft(module, target, own, "BOFT", {"boft_r": (".boft_R",), "boft_s": (".boft_s",)})
 
 
 FAMILY = Family(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from si_hub.converters.dense import BaseModule, Difference
@@ -30,6 +30,10 @@ _NO_SIZES = ("seed", "key", "step", "alpha", "scaling")
 #: The one module, in PEFT's names of its tensors.
 _LAYER = "layer"
 _PREFIX = "base_model.model."
+_LAYERED = f"{_PREFIX}{_LAYER}"
+
+#: Slot → names of its tensor.
+TensorNames = Mapping[str, tuple[str, ...]]
 
 
 def differ_by_peft(
@@ -37,9 +41,11 @@ def differ_by_peft(
     target: Target,
     own: BaseModule | None,
     kind: str,
-    names: Mapping[str, str],
+    names: TensorNames,
     *,
     changes: str = "weight",
+    shared: frozenset[str] = frozenset(),
+    sizes: Mapping[str, int] | None = None,
 ) -> Difference:
     """What PEFT's merge makes of the base's weight or bias, less that, in float64.
 
@@ -48,12 +54,14 @@ def differ_by_peft(
         kind: PEFT's name of the family.
         names: what PEFT saves a slot's tensor as, after the module's name; whole names for what modules share.
         changes: ``weight``, ``bias`` or ``both``.
+        shared: the names of tensors that are as large as the largest module needs, of which others have a part.
+        sizes: settings that the tensors say.
 
     Raises:
         UnsupportedFamily: no configuration says the family's settings, or PEFT has no layer for this module.
         LayerShapeError: tensors that are not its parameters'.
     """
-    settings = _read_settings(module, kind)
+    settings = _read_settings(module, kind) | dict(sizes or {})
     has_bias = target.bias and changes != "weight"
 
     def merge(leaf: str) -> torch.Tensor:
@@ -62,7 +70,7 @@ def differ_by_peft(
         before = {"weight": own.weight() if own else torch.zeros(target.shape, dtype=torch.float64)}
         if has_bias:
             before["bias"] = own.bias() if own else torch.zeros(target.shape[0], dtype=torch.float64)
-        return _merge(module, target, kind, settings, names, before)[leaf] - before[leaf]
+        return _merge(module, target, kind, settings, names, shared, before)[leaf] - before[leaf]
 
     return Difference(
         None if changes == "bias" else lambda: merge("weight"), (lambda: merge("bias")) if has_bias else None
@@ -90,7 +98,8 @@ def _merge(
     target: Target,
     kind: str,
     settings: Mapping[str, Any],
-    names: Mapping[str, str],
+    names: TensorNames,
+    shared: frozenset[str],
     before: Mapping[str, torch.Tensor],
 ) -> dict[str, torch.Tensor]:
     import torch
@@ -101,13 +110,13 @@ def _merge(
     config_class: Any = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
     known = {name: value for name, value in settings.items() if name in config_class.__dataclass_fields__}
     _check_sizes(module, target, kind, known)
-    held = {_name(names[slot]): tensor.torch() for slot, tensor in module.tensors.items()}
+    held = {_name(text): tensor.torch() for slot, tensor in module.tensors.items() for text in names[slot]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             model = get_peft_model(_hold(target, before), config_class(target_modules=[_LAYER], **known))
             expected = get_peft_model_state_dict(model)
-            _check_shapes(module, kind, names, held, expected)
+            _check_shapes(module, kind, held, expected, {_name(text) for text in shared})
             set_peft_model_state_dict(model, {name: _cut(held[name], one.shape) for name, one in expected.items()})
             layer: Any = model.base_model.model.get_submodule(_LAYER).double().eval()
             with torch.no_grad():
@@ -127,7 +136,7 @@ def _merge(
 
 
 def _name(suffix: str) -> str:
-    return f"{_PREFIX}{_LAYER}{suffix}" if suffix.startswith(".") else suffix
+    return f"{_LAYERED}{suffix}" if suffix.startswith(".") else suffix
 
 
 def _check_sizes(module: SourceModule, target: Target, kind: str, settings: Mapping[str, Any]) -> None:
@@ -145,18 +154,17 @@ def _check_sizes(module: SourceModule, target: Target, kind: str, settings: Mapp
 def _check_shapes(
     module: SourceModule,
     kind: str,
-    names: Mapping[str, str],
     held: Mapping[str, torch.Tensor],
     expected: Mapping[str, torch.Tensor],
+    shared: Collection[str],
 ) -> None:
     """Raise LayerShapeError where the tensors are not those that PEFT would save of the layer."""
     for name, one in expected.items():
         found = held.get(name)
-        # What modules share is as large as the largest of them needs.
-        shared = not name.startswith(_PREFIX)
+        is_shared = name in shared or name.removeprefix("base_model") in {one.removeprefix(_LAYERED) for one in shared}
         fits = found is not None and (
             found.ndim == one.ndim and all(a >= b for a, b in zip(found.shape, one.shape, strict=True))
-            if shared else found.shape == one.shape
+            if is_shared else found.shape == one.shape
         )  # fmt: skip
         if not fits:
             raise LayerShapeError(
@@ -164,10 +172,11 @@ def _check_shapes(
                 expected=f"{name.removeprefix(_PREFIX)} {list(one.shape)}",
                 found="none" if found is None else f"{name.removeprefix(_PREFIX)} {list(found.shape)}",
             )  # fmt: skip
-    if extra := held.keys() - expected.keys():
+    extra = {name for name in held.keys() - expected.keys() if name not in shared and name.startswith(_PREFIX)}
+    if extra:
         raise LayerShapeError(
             f"is no parameter of PEFT's {kind} layer", file=module.file, key=module.stem,
-            expected=", ".join(names.values()), found=", ".join(sorted(extra)),
+            expected=", ".join(sorted(expected)), found=", ".join(sorted(extra)),
         )  # fmt: skip
 
 

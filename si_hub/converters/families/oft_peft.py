@@ -13,7 +13,7 @@ from si_hub.converters.families.contract import Family, Slots, SourceModule, Tar
 from si_hub.converters.families.shapes import check_matrix
 from si_hub.converters.naming.suffixes import spell
 
-_NAMES = {"oft_r": ".oft_R.weight", "oft_embedding_r": ".oft_embedding_R.weight"}
+_NAMES = {"oft_r": (".oft_R.weight",), "oft_embedding_r": (".oft_embedding_R.weight",)}
 
 
 def check(module: SourceModule, target: Target) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from si_hub.architectures.recognise import FileKind, recognise_kind
 from si_hub.architectures.titles import title_model
 from si_hub.converters.families import (
+    adalora,
     boft_peft,
     dora,
     embedding_lora,
@@ -18,6 +19,7 @@ from si_hub.converters.families import (
     glora,
     ia3_lycoris,
     ia3_peft,
+    ln_tuning,
     locon_tucker,
     loha,
     lokr,
@@ -29,16 +31,18 @@ from si_hub.converters.families import (
     reshaped,
     set_weight,
     sparse,
+    trainable_tokens,
 )
 from si_hub.converters.families.contract import Family
+from si_hub.converters.families.peft_kinds import FAMILIES_OF_PEFT
 from si_hub.converters.naming.suffixes import Suffixes
 
 _MODULES = (
     lora, lora_bias, full, norm, locon_tucker, sparse, dora, loha, lokr, glora, ia3_lycoris, ia3_peft, oft, oft_peft,
-    boft_peft, embedding_lora, reshaped, set_weight,
+    boft_peft, embedding_lora, reshaped, set_weight, adalora, ln_tuning, trainable_tokens,
 )  # fmt: skip
 
-FAMILIES: tuple[Family, ...] = tuple(module.FAMILY for module in _MODULES)
+FAMILIES: tuple[Family, ...] = (*(module.FAMILY for module in _MODULES), *FAMILIES_OF_PEFT)
 
 SUFFIXES = Suffixes(family.suffixes for family in FAMILIES)
 

@@ -9,15 +9,51 @@ from typing import Any, cast
 
 import pytest
 import torch
-from peft import BOFTConfig, IA3Config, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    BeftConfig,
+    BOFTConfig,
+    C3AConfig,
+    DeftConfig,
+    DeloraConfig,
+    FourierFTConfig,
+    GloraConfig,
+    GraloraConfig,
+    HiraConfig,
+    HRAConfig,
+    IA3Config,
+    LilyConfig,
+    LNTuningConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    MissConfig,
+    OFTConfig,
+    OSFConfig,
+    PeanutConfig,
+    PsoftConfig,
+    PveraConfig,
+    RandLoraConfig,
+    RoadConfig,
+    ShiraConfig,
+    SupertuningConfig,
+    TinyLoraConfig,
+    TrainableTokensConfig,
+    UniLoraConfig,
+    VBLoRAConfig,
+    VeraConfig,
+    WaveFTConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from si_hub.errors import SiHubError, UnsupportedFamily
+from si_hub.errors import LayerShapeError, SiHubError, UnsupportedFamily
 from tests.converters.families.test_lycoris import build, draw_inputs, run
 from tests.converters.tiny import MODULES, convert_saved, merge, weights
 
-LINEAR, SQUARE, POINT, CONV, _, TABLE = MODULES
+LINEAR, SQUARE, POINT, CONV, NORM, TABLE = MODULES
+LINEARS = (LINEAR, SQUARE)
 WEIGHTED = (LINEAR, SQUARE, POINT, CONV)
 
 #: kind: a name → (PEFT's configuration, its options, the modules it is for).
@@ -53,6 +89,42 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "oft of an embedding": (OFTConfig, {"oft_block_size": 4}, (TABLE,)),
     "boft": (BOFTConfig, {"boft_block_size": 4}, WEIGHTED),
     "boft of two stages": (BOFTConfig, {"boft_block_size": 4, "boft_n_butterfly_factor": 2}, WEIGHTED),
+}
+#: As `KINDS`, of those that PEFT itself is asked for, and the smaller ones.
+OTHERS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
+    "adalora": (AdaLoraConfig, {"init_r": 4, "lora_alpha": 6, "total_step": 9}, WEIGHTED),
+    "hra": (HRAConfig, {"r": 4}, WEIGHTED),
+    "hira": (HiraConfig, {"r": 4, "rank_pattern": {"square": 2}}, (*WEIGHTED, TABLE)),
+    "fourierft": (FourierFTConfig, {"n_frequency": 20, "n_frequency_pattern": {"square": 9}}, LINEARS),
+    "waveft": (WaveFTConfig, {"n_frequency": 20}, LINEARS),
+    "c3a": (C3AConfig, {"block_size": 8, "block_size_pattern": {"square": 4}}, LINEARS),
+    "gralora": (GraloraConfig, {"r": 4, "gralora_k": 2}, LINEARS),
+    "gralora and lora": (GraloraConfig, {"r": 4, "gralora_k": 2, "hybrid_r": 2}, LINEARS),
+    "delora": (DeloraConfig, {"r": 4, "rank_pattern": {"square": 2}}, LINEARS),
+    "miss": (MissConfig, {"r": 4}, LINEARS),
+    "miss bat": (MissConfig, {"r": 4, "init_weights": "bat"}, LINEARS),
+    "miss mini": (MissConfig, {"r": 4, "mini_r": 8, "init_weights": "mini"}, LINEARS),
+    "shira": (ShiraConfig, {"r": 2}, LINEARS),
+    "randlora": (RandLoraConfig, {"r": 4}, LINEARS),
+    "vera": (VeraConfig, {"r": 4}, LINEARS),
+    "pvera": (PveraConfig, {"r": 4}, LINEARS),
+    "vb-lora": (VBLoRAConfig, {"r": 4, "num_vectors": 12, "vector_length": 8, "topk": 2}, LINEARS),
+    "vb-lora, the best alone": (
+        VBLoRAConfig,
+        {"r": 4, "num_vectors": 12, "vector_length": 8, "topk": 2, "save_only_topk_weights": True},
+        LINEARS,
+    ),
+    "glora": (GloraConfig, {"r": 4}, LINEARS),
+    "glora of vectors": (GloraConfig, {"config_A_B": "vector", "config_C": "vector", "config_D_E": "vector"}, LINEARS),
+    "road": (RoadConfig, {"group_size": 8}, LINEARS),
+    "road of four": (RoadConfig, {"group_size": 8, "variant": "road_4"}, LINEARS),
+    "beft": (BeftConfig, {}, (LINEAR,)),
+    "deft": (DeftConfig, {"r": 4}, LINEARS),
+    "peanut": (PeanutConfig, {"r": 4}, LINEARS),
+    "supertuning": (SupertuningConfig, {"sparsity": 0.9, "save_precomputed_indices": True}, LINEARS),
+    "osf": (OSFConfig, {"effective_rank": 4}, LINEARS),
+    "ln tuning": (LNTuningConfig, {}, (LINEAR, NORM)),
+    "trainable tokens": (TrainableTokensConfig, {"token_indices": [3, 7, 11]}, (TABLE,)),
 }
 
 
@@ -100,12 +172,47 @@ def compare(paths: tuple[str, ...], folder: Path, model: nn.Module, held: dict[s
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, *OTHERS])
 def test_a_converted_folder_acts_as_pefts_own_layers_do(name: str, tmp_path: Path) -> None:
     held = weights()
-    cls, options, paths = KINDS[name]
+    cls, options, paths = (KINDS | OTHERS)[name]
     model = save(cls, options, paths, held["unet"], tmp_path)
     compare(paths, tmp_path, model, held)
+
+
+#: Kinds that are refused: PEFT's configuration, its options, and the reason.
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "lily": (LilyConfig, {"r": 4}, "it chooses among its factors by the layer's inputs"),
+    "uni-lora": (UniLoraConfig, {"r": 4}, "is drawn by chance over all layers"),
+    "tinylora": (TinyLoraConfig, {"r": 2}, "follows from the order of all layers"),
+    "psoft": (PsoftConfig, {"r": 4}, "singular vectors of the base's weight"),
+    "vera without projections": (VeraConfig, {"r": 4, "save_projection": False}, "vera_a, vera_b in the file"),
+    "randlora without projections": (RandLoraConfig, {"r": 4, "save_projection": False}, "randlora_a, randlora_b in"),
+    "pvera that draws": (PveraConfig, {"r": 4, "sample_at_inference": True}, "nothing that is drawn"),
+    "waveft in proportion": (WaveFTConfig, {"n_frequency": 20, "proportional_parameters": True}, "drawn by chance"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_file_alone_does_not_say_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
+    held = weights()
+    cls, options, reason = REFUSED[name]
+    save(cls, options, LINEARS, held["unet"], tmp_path)
+    with pytest.raises(UnsupportedFamily, match=reason):
+        convert_saved(tmp_path, held, check=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_size_that_no_tensor_has_is_refused_before_there_is_room_made_for_it(tmp_path: Path) -> None:
+    held = weights()
+    save(HRAConfig, {"r": 4}, LINEARS, held["unet"], tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text("utf-8")), "r": 10**10}), "utf-8")
+    with pytest.raises(
+        LayerShapeError, match=r"a size that is none of its tensors'.*expected r up to 64, found 100000"
+    ):
+        convert_saved(tmp_path, held, check=True)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -20,7 +20,22 @@ TYPICAL: dict[str, str] = {
     "lokr": "lokr_w1 lokr_w2_a lokr_w2_b alpha", "glora": "a1 a2 b1 b2 alpha", "ia3-lycoris": "ia3_weight on_input",
     "ia3-peft": "ia3", "oft": "oft_blocks alpha", "oft-peft": "oft_r", "boft-peft": "boft_r boft_s",
     "embedding-lora": "embedding_down embedding_up", "set": "set_weight diff_b",
-    "reshaped": "reshape down up set_weight",
+    "reshaped": "reshape down up set_weight", "adalora-peft": "down up singular", "ln-tuning": "ln_weight ln_bias",
+    "trainable-tokens": "tokens", "hra-peft": "hra_u", "hira-peft": "hira_a hira_b",
+    "fourierft-peft": "fourierft_spectrum", "waveft-peft": "waveft_spectrum", "c3a-peft": "c3a_kernel",
+    "gralora-peft": "gralora_a gralora_b", "delora-peft": "delora_a delora_b delora_lambda delora_w_norm",
+    "miss-peft": "miss_block", "shira-peft": "shira_weight shira_indices",
+    "randlora-peft": "randlora_lambda randlora_gamma randlora_a randlora_b",
+    "vera-peft": "vera_lambda_b vera_lambda_d vera_a vera_b",
+    "pvera-peft": "pvera_lambda_b pvera_lambda_d pvera_a pvera_b",
+    "vblora-peft": "vblora_logits_a vblora_logits_b vblora_vector_bank",
+    "glora-peft": "glora_a_xd glora_a_xu glora_c_x",
+    "road-peft": "road_theta road_alpha", "beft-peft": "beft_bias", "deft-peft": "deft_p deft_r",
+    "peanut-peft": "peanut_a peanut_b", "supertuning-peft": "supertuning_values supertuning_indices",
+    "osf-peft": "osf_svd_params_u_low osf_svd_params_s_low osf_svd_params_v_low",
+    "lily-peft": "lily_a lily_b lily_router", "frod-peft": "frod_lambda_l frod_lambda_s_values",
+    "unilora-peft": "unilora_theta_d", "tinylora-peft": "tinylora_a tinylora_b tinylora_p",
+    "adamss-peft": "adamss_a adamss_b", "psoft-peft": "psoft_r psoft_r_vector_a",
 }  # fmt: skip
 
 
