@@ -62,7 +62,8 @@ def multiply_lokr(state: State) -> Array:
     left = held["lokr_w1"] if "lokr_w1" in held else held["lokr_w1_a"] @ held["lokr_w1_b"]
     right = held["lokr_w2"] if "lokr_w2" in held else held["lokr_w2_a"] @ held["lokr_w2_b"]
     rank = next((len(held[name]) for name in ("lokr_w2_b", "lokr_w1_b") if name in held), None)
-    return np.kron(left, right) * (3.0 / rank if rank else 1.0)
+    product: Array = np.kron(left, right) * (3.0 / rank if rank else 1.0)
+    return product
 
 
 def multiply_loha(state: State) -> Array:
@@ -75,7 +76,8 @@ def multiply_loha(state: State) -> Array:
 def multiply_tucker(state: State) -> Array:
     held = as_arrays(state)
     up, mid, down = (held[f"lora_{name}.weight"][:, :, 0, 0] for name in ("up", "mid", "down"))
-    return up @ mid @ down * (3.0 / up.shape[1])
+    product: Array = up @ mid @ down * (3.0 / up.shape[1])
+    return product
 
 
 def decompose(state: State, change: Array, weight: Array) -> Array:
@@ -83,7 +85,8 @@ def decompose(state: State, change: Array, weight: Array) -> Array:
     magnitude = state["dora_scale"].double().numpy()
     whole = weight + change
     axis = 1 if magnitude.shape[1] == 1 else 0
-    return magnitude * whole / np.linalg.norm(whole, axis=axis, keepdims=True) - weight
+    changed: Array = magnitude * whole / np.linalg.norm(whole, axis=axis, keepdims=True)
+    return changed - weight
 
 
 def loha(rows: int, rank: int = 2) -> dict[str, torch.Tensor]:
