@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo hub test test-hub test-platform test-platform-short test-slow fuzz lint types wheel-test bench
-.PHONY: bench-distill house world clean
+.PHONY: bench-distill house tables world clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ test-slow: $(READY)  ## full-size models and many-times checks
 
 fuzz: $(READY)  ## a million changed files given to every reader, against the safetensors library and FORMAT.md's rules
 	$(BIN)/python -m tests.fuzz
+
+tables: $(READY)  ## the tables of docs/CONVERT.md, from the families and base models
+	$(BIN)/python -m tests.tables
 
 house: $(READY)  ## modules by room, their lines, the longest functions
 	$(BIN)/python -m tests.house
