@@ -36,7 +36,8 @@ def check(module: SourceModule, target: Target) -> None:
     """
     (a, b), (c, d) = _roles(module)
     shapes = {slot: module.tensors[slot].shape for slot in (a, b, c, d)}
-    if any(len(shape) < 2 for shape in shapes.values()) or shapes[a][1] != shapes[b][0]:
+    flat = all(len(shapes[slot]) > 1 and math.prod(shapes[slot][2:]) == 1 for slot in (a, b, c))
+    if not flat or len(shapes[d]) < 2 or shapes[a][1] != shapes[b][0]:
         raise unequal_factors(module, a, b)
     if shapes[c][1] != shapes[d][0]:
         raise unequal_factors(module, c, d)

@@ -14,7 +14,7 @@ from si_hub.errors import UnsupportedFamily
 def check(module: SourceModule, target: Target) -> None:
     """Raise BaseMismatch where the scales are neither for the inputs nor for the outputs of the base module."""
     scales = module.tensors["ia3"]
-    if scales.count not in target.shape[:2]:
+    if scales.count not in target.shape[:2] or scales.count != max(scales.shape, default=0):
         raise misfit(module, "ia3", "scale's", " or ".join(map(str, target.shape[:2])), list(scales.shape), target)
 
 
@@ -26,7 +26,11 @@ def _axis(module: SourceModule, target: Target) -> int:
     """
     shape = module.tensors["ia3"].shape
     if len(shape) == 2 and shape[0] != shape[1]:
-        return 0 if shape[1] == 1 else 1
+        axis = 0 if shape[1] == 1 else 1
+        if target.shape[axis] != module.tensors["ia3"].count:
+            found = module.tensors["ia3"].count
+            raise misfit(module, "ia3", "input" if axis else "output", target.shape[axis], found, target)
+        return axis
     fitting = [axis for axis in (0, 1) if target.shape[axis] == module.tensors["ia3"].count]
     if len(fitting) == 1:
         return fitting[0]

@@ -45,7 +45,8 @@ def _columns(module: SourceModule) -> Size | None:
 def core_rank(module: SourceModule) -> int:
     """The rank of up, which alpha is divided by; LayerShapeError where up, mid and down do not multiply."""
     up, mid, down = (module.tensors[slot].shape for slot in ("up", "mid", "down"))
-    if not (len(up) > 1 and len(mid) > 1 and len(down) > 1 and up[1] == mid[0] and mid[1] == down[0]):
+    flat = all(len(shape) > 1 and math.prod(shape[2:]) == 1 for shape in (up, down))
+    if not (flat and len(mid) > 1 and up[1] == mid[0] and mid[1] == down[0]):
         raise unequal_ranks(module)
     return up[1]
 

@@ -39,7 +39,8 @@ def check(module: SourceModule, target: Target) -> None:
     """
     for half in _HALVES:
         _check_half(module, *half)
-    check_matrix(module, target, *loha_size(module))
+    for half in _HALVES:
+        check_matrix(module, target, *_size(module, *half))
     if "diff_b" in module.tensors:
         check_bias(module, "diff_b", target)
 
@@ -53,10 +54,10 @@ def _check_half(module: SourceModule, a: str, b: str, core: str) -> None:
         raise unequal_factors(module, a, b)
 
 
-def loha_size(module: SourceModule) -> tuple[Size | None, Size | None]:
-    """Rows and columns of the product, as far as shapes say them."""
-    core = module.tensors.get("hada_t1")
-    rows, columns = size_of(module, "hada_w1_a", 0 if core is None else 1), size_of(module, "hada_w1_b", 1)
+def _size(module: SourceModule, a: str, b: str, t: str) -> tuple[Size | None, Size | None]:
+    """Rows and columns of one half, as far as shapes say them."""
+    core = module.tensors.get(t)
+    rows, columns = size_of(module, a, 0 if core is None else 1), size_of(module, b, 1)
     if core is not None and columns:
         columns = (columns[0], columns[1] * math.prod(core.shape[2:]))
     return rows, columns

@@ -13,6 +13,7 @@ from si_hub.converters.families.shapes import (
     bias_difference,
     check_bias,
     check_matrix,
+    misfit,
     reshape,
     unequal_factors,
 )
@@ -36,6 +37,10 @@ def check(module: SourceModule, target: Target) -> None:
     for factor in ("lokr_w1", "lokr_w2"):
         _check_factor(module, factor)
     check_matrix(module, target, *lokr_size(module))
+    left = _factor(module, "lokr_w1")
+    if left and (not left[1] or target.shape[1] % left[1]):
+        slot = next(name for name in module.tensors if name.startswith("lokr_w1"))
+        raise misfit(module, slot, "input", f"a divisor of {target.shape[1]}", left[1], target)
     if "diff_b" in module.tensors:
         check_bias(module, "diff_b", target)
 
@@ -43,9 +48,11 @@ def check(module: SourceModule, target: Target) -> None:
 def _check_factor(module: SourceModule, name: str) -> None:
     held = {slot: tensor.shape for slot, tensor in module.tensors.items() if slot.startswith(name)}
     whole, first, second = held.get(name), held.get(f"{name}_a"), held.get(f"{name}_b")
-    if whole is not None and first is None and second is None and len(whole) > 1:
+    # The kernel is the second factor's.
+    flat = name == "lokr_w2" or all(math.prod(one[2:]) == 1 for one in held.values())
+    if whole is not None and first is None and second is None and len(whole) > 1 and flat:
         return
-    if whole is not None or first is None or second is None or len(first) != 2 or len(second) < 2:
+    if whole is not None or first is None or second is None or len(first) != 2 or len(second) < 2 or not flat:
         raise LayerShapeError(
             "a Kronecker factor is whole, or a product of two matrices", file=module.file,
             key=next(iter(module.names.values())), expected=f"{name}, or {name}_a and {name}_b",
@@ -104,7 +111,7 @@ def _multiply_left(module: SourceModule) -> torch.Tensor:
     """w1, float64 ``[o1, i1]``."""
     if "lokr_w1" in module.tensors:
         return as_double(module.tensors["lokr_w1"]).flatten(1)
-    return as_double(module.tensors["lokr_w1_a"]) @ as_double(module.tensors["lokr_w1_b"])
+    return as_double(module.tensors["lokr_w1_a"]) @ as_double(module.tensors["lokr_w1_b"]).flatten(1)
 
 
 def _multiply_right(module: SourceModule) -> torch.Tensor:

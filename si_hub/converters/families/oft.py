@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Family, Slots, SourceModule, Target, always
 from si_hub.converters.families.scales import read_limit
-from si_hub.converters.families.shapes import check_matrix
+from si_hub.converters.families.shapes import check_matrix, misfit
 from si_hub.converters.naming.suffixes import spell
 from si_hub.errors import LayerShapeError
 from si_hub.storage.tensors import Tensor
@@ -41,6 +41,26 @@ def check(module: SourceModule, target: Target) -> None:
             )  # fmt: skip
     rows = [math.prod(tensor.shape[-3:-1]) for tensor in blocks.values()]
     check_matrix(module, target, (next(iter(blocks)), sum(rows)), None)
+    for slot, tensor in blocks.items():
+        _check_stages(module, slot, tensor)
+    if "rescale" in module.tensors and module.tensors["rescale"].count != target.shape[0]:
+        found = list(module.tensors["rescale"].shape)
+        raise misfit(module, "rescale", "output", target.shape[0], found, target)
+
+
+def _check_stages(module: SourceModule, slot: str, tensor: Tensor) -> None:
+    """Raise LayerShapeError for a butterfly with more stages than its rows have halves."""
+    stages, rows, size = tensor.shape[0], math.prod(tensor.shape[-3:-1]), tensor.shape[-1]
+    if (
+        len(tensor.shape) == 4
+        and stages
+        and (size % 2 or not size or rows % size or (rows // size) % 2 ** min(stages - 1, 64))
+    ):
+        raise LayerShapeError(
+            "a butterfly of blocks of this size has fewer stages", file=module.file, key=module.names[slot],
+            expected="[stages, blocks, size, size], size even, 2 ** (stages - 1) dividing blocks",
+            found=list(tensor.shape),
+        )  # fmt: skip
 
 
 def _blocks(module: SourceModule) -> dict[str, Tensor]:

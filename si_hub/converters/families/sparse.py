@@ -62,7 +62,11 @@ def _residual(module: SourceModule, target: Target) -> torch.Tensor:
     """The residual, float64, in the target's shape; FormatError for coordinates outside of it."""
     import torch
 
-    rows, columns = torch.from_numpy(integers(module.tensors["sparse_indices"])).reshape(2, -1)
+    try:
+        indices = integers(module.tensors["sparse_indices"])
+    except ValueError as error:
+        raise FormatError(str(error), file=module.file, key=module.names["sparse_indices"]) from error
+    rows, columns = torch.from_numpy(indices).reshape(2, -1)
     # LyCORIS stores them in 16 bits, in which the last ones of a large layer are negative.
     rows, columns = rows % 65536, columns % 65536
     dense = torch.zeros(target.shape[0], target.count // target.shape[0], dtype=torch.float64)
