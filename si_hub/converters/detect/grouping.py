@@ -11,6 +11,7 @@ from si_hub.converters.families.contract import Family, SourceModule
 from si_hub.converters.families.peft_kinds import SHARED_SLOTS
 from si_hub.converters.families.registry import FAMILIES, PLAIN, SUFFIXES, classify, nearest, rejection
 from si_hub.converters.naming.names import read_stem
+from si_hub.converters.naming.numbered import read_numbered
 from si_hub.converters.naming.suffixes import Key
 from si_hub.converters.saved import split_saved
 from si_hub.converters.source import Source
@@ -22,6 +23,8 @@ _DROPS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"_aux\."), "a slider's training aid, not part of the adapter"),
 )
 _BUNDLE = re.compile(r"bundle_emb\.(?P<token>.+)\.(?P<kind>string_to_param\.[^.]+|clip_l|clip_g|t5xxl)")
+#: cloneofsimo's textual inversions, beside numbered layers.
+_TOKEN = re.compile(r"<[^<>.:]+>")
 #: What stands beside a quantised weight: its scales, and how it is stored.
 _QUANTISED = re.compile(
     r"(?:\.(?:weight|input)_scale(?:_2)?|\.scale_(?:weight|input)|\.comfy_quant|(?:^|\.)scaled_fp8)$"
@@ -55,20 +58,24 @@ class Grouped:
 
 def group(source: Source) -> Grouped:
     """Put the tensors that belong together in one module each, by the longest known suffix of their names."""
-    if found := rejection(source.tensors):
+    numbered = read_numbered(source.tensors, source.metadata, source.path)
+    tokens = [name for name in source.tensors if numbered and _TOKEN.fullmatch(name)]
+    if found := rejection(name for name in source.tensors if name not in numbered and name not in tokens):
         reject, first = found
         raise NotAnAdapter(reject.name, file=source.path, key=first, hint=reject.hint() or None)
     split = {name: SUFFIXES.split(name) for name in source.tensors}
     plain = (name for name, key in split.items() if key is None or key.slot in PLAIN)
     saved = {name: key for name in plain if (key := split_saved(name, source.configs))}
-    split |= saved
+    split |= saved | numbered
     _check_one_adapter(source, split)
     grouped = Grouped()
     stems: dict[str, str] = {}
     for name, key in split.items():
         bundle = _BUNDLE.fullmatch(name)
         drop = next((reason for pattern, reason in _DROPS if pattern.match(name)), None)
-        if bundle:
+        if name in tokens:
+            grouped.embeddings[name] = (name, "")
+        elif bundle:
             grouped.embeddings[name] = (bundle["token"], bundle["kind"])
         elif drop is not None:
             grouped.dropped[name] = drop
