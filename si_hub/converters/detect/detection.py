@@ -23,6 +23,7 @@ from si_hub.converters.detect.grouping import (
     refusal,
     saved_whole,
     unknown_tensors,
+    unusual_gates,
 )
 from si_hub.converters.detect.matching import Match, fit, fit_shipped, target, targets, whole_match
 from si_hub.converters.families.contract import Family
@@ -119,7 +120,7 @@ def examine(source: Source, base: Architecture | None = None, weights: Weights |
     """
     grouped = group(source)
     found = Detection(grouped, classify_modules(source, grouped), weights)
-    if error := quantised(source):
+    if error := quantised(source) or unusual_gates(source):
         found.objections.append(Objection(error, partial=False))
     if weights is None and (error := saved_whole(source, grouped)):
         found.objections.append(Objection(error, partial=True))

@@ -29,6 +29,8 @@ _TOKEN = re.compile(r"<[^<>.:]+>")
 _QUANTISED = re.compile(
     r"(?:\.(?:weight|input)_scale(?:_2)?|\.scale_(?:weight|input)|\.comfy_quant|(?:^|\.)scaled_fp8)$"
 )
+#: Metadata by which an expert's gate has its mean taken out, or is 0 at some timesteps.
+_GATES = ("ss_ortho_centered_gate", "ss_specialize_experts_by_sigma_buckets")
 #: What PEFT's ``modules_to_save`` and ``bias`` leave in a file.
 SAVED_WHOLE = "whole weights, saved by PEFT's modules_to_save or bias, not differences"
 #: Why a function of the base's weights is not converted without them.
@@ -184,6 +186,18 @@ def quantised(source: Source) -> UnsupportedFamily | None:
     return UnsupportedFamily(
         "is quantised, with scales beside its weights, which are not read", file=source.path, key=found[0],
         found=f"{len(found)} such tensors", hint="Take the file that it was made of.",
+    )  # fmt: skip
+
+
+def unusual_gates(source: Source) -> UnsupportedFamily | None:
+    """The error for a LoRA of several experts whose header says that their gates are more than a softmax."""
+    said = [name for name in _GATES if source.metadata.get(name, "").lower() == "true"]
+    first = next((name for name in source.tensors if ".lora_ups." in name), None)
+    if not said or first is None:
+        return None
+    return UnsupportedFamily(
+        "is a LoRA of several experts whose gates are no plain softmax", file=source.path, key=first,
+        expected="gates that add up to 1 and do not depend on the timestep", found=", ".join(said),
     )  # fmt: skip
 
 

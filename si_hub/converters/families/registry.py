@@ -29,6 +29,7 @@ from si_hub.converters.families import (
     oft,
     oft_peft,
     reshaped,
+    routed,
     set_weight,
     sparse,
     trainable_tokens,
@@ -40,6 +41,7 @@ from si_hub.converters.naming.suffixes import Suffixes
 _MODULES = (
     lora, lora_bias, full, norm, locon_tucker, sparse, dora, loha, lokr, glora, ia3_lycoris, ia3_peft, oft, oft_peft,
     boft_peft, embedding_lora, reshaped, set_weight, adalora, ln_tuning, trainable_tokens,
+    routed,
 )  # fmt: skip
 
 FAMILIES: tuple[Family, ...] = (*(module.FAMILY for module in _MODULES), *FAMILIES_OF_PEFT)
