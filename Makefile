@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # What some system lacks is taken away by tests/elsewhere/sitecustomize.py, which Python imports first of all.
 ELSEWHERE := PYTHONPATH=$(CURDIR)/tests/elsewhere
+# One that merges, one that does with branches, one that never does; none: all twelve.
+PEFT_ADAPTERS ?= add add-3-fixed variance-3-learned
 OLD_CLIENT := $(CURDIR)/build/old-client
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo hub test test-hub test-platform test-platform-short test-slow fuzz lint types wheel-test bench
+.PHONY: help demo hub test test-hub test-platform test-platform-short test-slow test-peft fuzz lint types wheel-test bench
 .PHONY: bench-distill house tables world clean
 
 help:  ## show the targets
@@ -60,6 +62,9 @@ fuzz: $(READY)  ## a million changed files given to every reader, against the sa
 
 tables: $(READY)  ## the tables of docs/CONVERT.md, from the families and base models
 	$(BIN)/python -m tests.tables
+
+test-peft: $(READY)  ## PEFT's own tests on StyleInjectConfig (PEFT_ADAPTERS= for every kind of adapter)
+	$(BIN)/python -m tests.peft_suite $(PEFT_ADAPTERS)
 
 house: $(READY)  ## modules by room, their lines, the longest functions
 	$(BIN)/python -m tests.house
