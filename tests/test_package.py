@@ -30,7 +30,7 @@ ORDER = {
         "source", "numbers", "metadata", "pictures", "naming", "dense", "families", "checking", "report", "layers",
         "saved", "detect", "origins", "wayback", "outline", "reading", "pairing",
     ],
-    "si_hub.hub": ["client", "names", "listing", "card", "pull", "push"],
+    "si_hub.hub": ["limits", "client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [
         "config", "operator", "kinds", "layer", "leaves", "offloaded", "parameters", "projections", "ledger", "fuse",
         "door", "steering", "injection", "model",

@@ -35,6 +35,7 @@ from si_hub.errors import (
     SiHubError,
     UsageError,
 )
+from si_hub.hub.limits import ANSWER, Excess, Limit, bounded
 from si_hub.tokens import conceal
 from si_hub.words import call
 
@@ -155,6 +156,7 @@ class Client:
         about: About | str | None = None,
         waits: tuple[float, ...] | None = None,
         settled: Callable[[], T | None] | None = None,
+        limit: Limit | None = ANSWER,
         **options: Any,
     ) -> T:
         """``function(*arguments, **options)``, tried again after lost connections, timeouts, 408, 429 and 5xx.
@@ -165,6 +167,7 @@ class Client:
             waits: seconds before each further attempt, ``()`` for a single one; the client's by default.
             settled: for what must not happen twice: asked before another attempt that follows a lost answer; what it
                 returns is the result, None where the lost request was not carried out.
+            limit: of each answer; None where huggingface_hub fetches files itself.
 
         Raises:
             AuthError, GatedRepository, MissingRepository, MissingRevision, MissingEntry, RateLimited, NetworkError,
@@ -174,7 +177,7 @@ class Client:
         about = about if isinstance(about, About) else About(about)
         pauses = next(given for given in (waits, self._waits, WAITS) if given is not None)
         for pause in (*pauses, None):
-            done = self._attempt(function, arguments, options, about)
+            done = self._attempt(function, arguments, options, about, limit)
             if not isinstance(done, _Failed):
                 return done.value
             failure = done
@@ -193,10 +196,16 @@ class Client:
         raise failure.error
 
     def _attempt(
-        self, function: Callable[..., T], arguments: tuple[Any, ...], options: dict[str, Any], about: About
+        self,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        about: About,
+        limit: Limit | None,
     ) -> _Done[T] | _Failed:
         try:
-            return _Done(function(*arguments, **options))
+            with bounded(limit):
+                return _Done(function(*arguments, **options))
         except (SiHubError, ImportError, NameError, AssertionError, MemoryError):
             raise
         except Exception as error:
@@ -207,6 +216,11 @@ class Client:
         from huggingface_hub import errors
         from huggingface_hub.utils import httpx
 
+        if isinstance(error, Excess):
+            hint = "Try again later, or take another Hub or mirror."
+            return _Failed(
+                NetworkError(str(error), file=about.repo_id, key=about.entry, hint=hint), error.again, lost=True
+            )
         if isinstance(error, errors.HfHubHTTPError):
             return self._refusal_of(error, about)
         if isinstance(error.__cause__, Exception) and isinstance(error, errors.LocalEntryNotFoundError):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from si_hub.errors import BadListing
 from si_hub.hub.client import TIMEOUT, About, Client
 from si_hub.hub.names import RepoRef, is_commit, is_sha256, safe_commit, safe_path
+from si_hub.storage.header import SIZE_LIMIT
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -126,8 +127,8 @@ def listing_from_info(info: ModelInfo, repo_id: str) -> Listing:
 
 
 def _entry(path: str, size: Any, algorithm: Any, digest: Any, repo_id: str) -> ListedFile:
-    if type(size) is not int or size < 0:
-        raise BadListing("a file's size is no number", file=repo_id, key=path, found=size)
+    if type(size) is not int or not 0 <= size < SIZE_LIMIT:
+        raise BadListing("a file's size is no number", file=repo_id, key=path, found=repr(size)[:40])
     if not _is_digest(algorithm, digest):
         expected = f"hex digits of {algorithm}"
         raise BadListing("a file's hash is none", file=repo_id, key=path, expected=expected, found=digest)

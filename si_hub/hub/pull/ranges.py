@@ -8,6 +8,7 @@ from pathlib import Path
 
 from si_hub.errors import BadListing, HeaderTooLarge, NetworkError, TruncatedFile
 from si_hub.hub.client import TIMEOUT, About, Client
+from si_hub.hub.limits import limit_for
 from si_hub.hub.listing import ListedFile, Listing
 from si_hub.storage.header import FIRST_READ, SafetensorsFile, header_length, parse_header
 from si_hub.storage.tensors import DTYPE_SIZES, Held, Span, Tensor
@@ -72,7 +73,7 @@ def read_range(client: Client, listing: Listing, entry: ListedFile, start: int, 
         SiHubError: as `Client.call`.
     """
     about = About(listing.repo_id, listing.commit, entry.path)
-    return client.call(_read_range, client, listing, entry, start, stop, about=about)
+    return client.call(_read_range, client, listing, entry, start, stop, about=about, limit=limit_for(stop))
 
 
 def _read_range(client: Client, listing: Listing, entry: ListedFile, start: int, stop: int) -> bytes:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from si_hub.errors import SiHubError
 from si_hub.hub.client import TIMEOUT, About, Client
+from si_hub.hub.limits import limit_for
 from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.pull import verify
 from si_hub.report.progress import Progress
@@ -140,7 +141,7 @@ def fetch_file(client: Client, listing: Listing, entry: ListedFile, path: Path, 
     about = About(listing.repo_id, listing.commit, entry.path)
     by_xet = True
     for _ in range(FRESH_STARTS):
-        if client.call(_receive, client, listing, entry, path, meter, by_xet, about=about):
+        if client.call(_receive, client, listing, entry, path, meter, by_xet, about=about, limit=limit_for(entry.size)):
             by_xet = False
             _receive_by_xet(client, listing, entry, path, meter, about)
         if verify.is_as_listed(path, entry):
@@ -197,7 +198,7 @@ def _receive_by_xet(
     with make_stage(path.parent) as folder, suppress(SiHubError):
         arrived = client.call(
             client.api.hf_hub_download, listing.repo_id, entry.path, revision=listing.commit,
-            local_dir=folder, cache_dir=folder / "none", tqdm_class=counted.bar(), about=about, waits=(),
+            local_dir=folder, cache_dir=folder / "none", tqdm_class=counted.bar(), about=about, waits=(), limit=None,
         )  # fmt: skip
         os.replace(arrived, path)
     counted.settle(_size(path))

@@ -154,6 +154,7 @@ class _Connection(BaseHTTPRequestHandler):
             for chunk in answer.chunks():
                 exchange.answered += len(chunk[:left])
                 self.wfile.write(chunk[:left])
+                self.wfile.flush()
                 if not (left := left - len(chunk[:left])):
                     break
         if send is not None:
