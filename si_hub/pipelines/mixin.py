@@ -353,7 +353,8 @@ class StyleInjectLoaderMixin:
         """Pad adapters loaded from now on to one rank, so that ``hotswap=True`` can follow with any other.
 
         Args:
-            target_rank: the highest rank among all adapters to come.
+            target_rank: the highest rank among all adapters to come. All of them take the memory of this rank then,
+                however small their files are; one that would have more numbers than the model itself is refused.
 
         Raises:
             UsageError: adapters are loaded already.

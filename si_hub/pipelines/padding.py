@@ -13,6 +13,8 @@ from si_hub.pipelines import registry
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.leaves import check_held
 
+#: Numbers that padding may always take: 256 MB in float32.
+ALWAYS_PADDED = 64 << 20
 _RANK = "styleinject_hotswap_rank"
 
 
@@ -38,14 +40,31 @@ def pad(model: nn.Module, content: Component, component: str = "model") -> Compo
     """``content`` padded to the model's hotswap rank with zeros, its scale multiplied into ``up``; or as it is.
 
     Raises:
-        UsageError: a layer of a higher rank.
+        UsageError: a layer of a higher rank, or more numbers padded than the model itself has.
         NumberOverflow: a scale that the tensors' dtype cannot hold.
     """
     rank = model.__dict__.get(_RANK)
     if rank is None:
         return content
+    _check_room(model, content, rank, component)
     layers = {path: _pad_layer(layer, rank, f"{component}.{path}") for path, layer in content.layers.items()}
     return replace(content, layers=layers)
+
+
+def _check_room(model: nn.Module, content: Component, rank: int, component: str) -> None:
+    """Sums before memory: a small file of many branches or wide layers takes hundreds of times its size, padded."""
+    pairs = [layer for layer in content.layers.values() if layer.rank]
+    own = sum(layer.tensors[leaf].count for layer in pairs for leaf in _PAIR)
+    padded = sum(rank * sum(layer.tensors[leaf].count // layer.rank for leaf in _PAIR) for layer in pairs)
+    room = max(own, ALWAYS_PADDED, sum(parameter.numel() for parameter in model.parameters()))
+    if padded > room:
+        raise UsageError(
+            f"padded to rank {rank} the adapter has more numbers than the model", key=component,
+            expected=f"at most {room}", found=padded, hint="Lower target_rank=",
+        )  # fmt: skip
+
+
+_PAIR = ("down.weight", "up.weight")
 
 
 def _pad_layer(layer: Layer, rank: int, key: str) -> Layer:
