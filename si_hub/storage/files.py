@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from si_hub.errors import FileAccessError, MissingFile, SiHubError
-from si_hub.storage.system import create_file, link_file, open_file, sync_folder
+from si_hub.storage.leftovers import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sweep_leftovers
+from si_hub.storage.system import claim_file, create_file, link_file, open_file, sync_folder
 from si_hub.words import switch
-
-#: What a killed process can leave behind, in the target's folder: ``.si-hub-<16 hex digits>.tmp``. Safe to delete.
-TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".si-hub-", ".tmp"
 
 
 @contextmanager
@@ -23,8 +21,9 @@ def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
     """A new file, open for reading and writing, that appears at ``path`` whole when the block ends, or never.
 
     Any exception, Ctrl-C included, removes the temporary; a killed process leaves at worst a temporary that cannot be
-    taken for a result. An existing file is never replaced unless ``overwrite`` says so, even one that appears while
-    the block runs. A symbolic link is replaced, not followed; devices, pipes and sockets are never replaced.
+    taken for a result, and that a later call removes once it is old. An existing file is never replaced unless
+    ``overwrite`` says so, even one that appears while the block runs. A symbolic link is replaced, not followed;
+    devices, pipes and sockets are never replaced.
 
     Raises:
         MissingFile: the folder does not exist.
@@ -35,7 +34,9 @@ def atomic_file(path: str | Path, overwrite: bool) -> Iterator[BinaryIO]:
     ours = (None, str(path), str(temporary), str(path.parent))
     try:
         _check_target(path, overwrite)
+        sweep_leftovers(path.parent)
         with open(create_file(temporary), "w+b") as file:
+            claim_file(file.fileno())  # so that no sweep takes it for a dead one's
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -104,6 +104,24 @@ def write_at(descriptor: int, data: memoryview, at: int) -> None:
         data, at = data[count:], at + count
 
 
+def claim_file(descriptor: int) -> bool:
+    """Take an open file for this process, until it is closed or the process ends; False where another one has it.
+
+    True too where the system or the file system has no such locks; Windows removes no file that is open anyway.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def reserve_space(descriptor: int, size: int) -> None:
     """Take the space on the disk now: a full disk is an error before the work, and writing is faster."""
     if not hasattr(os, "posix_fallocate"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import multiprocessing
+import sys
 import tempfile
 import traceback
 import warnings
@@ -78,4 +79,6 @@ def run(inputs: int, processes: int, seed: int) -> Outcome:
             total.memory = max(total.memory, outcome.memory)
             for finding in outcome.findings[:TOLD]:
                 print(finding, flush=True)
+            if total.inputs % 100_000 == 0:
+                print(f"{total.inputs:,} inputs, {len(total.findings)} findings", file=sys.stderr, flush=True)
     return total

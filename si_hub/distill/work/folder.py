@@ -20,8 +20,8 @@ from typing import Any
 from filelock import BaseFileLock
 
 from si_hub.errors import FileAccessError, FormatError, SiHubError
-from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 from si_hub.storage.header import read_safetensors
+from si_hub.storage.leftovers import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 from si_hub.storage.locks import holding, let_go, take_lock
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor
 from si_hub.storage.write import header_bytes

@@ -20,8 +20,9 @@ from si_hub.hub import listing as listings
 from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.names import RepoRef, is_commit, is_sha256, why_unsafe
 from si_hub.hub.pull import verify
-from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, atomic_file
+from si_hub.storage.files import atomic_file
 from si_hub.storage.header import parse_json
+from si_hub.storage.leftovers import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 from si_hub.storage.system import link_or_move
 
 RECORDS = "si-hub"

@@ -26,7 +26,7 @@ from si_hub.hub.limits import limit_for
 from si_hub.hub.listing import ListedFile, Listing
 from si_hub.hub.pull import verify
 from si_hub.report.progress import Progress
-from si_hub.storage.files import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from si_hub.storage.leftovers import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, sweep_leftovers
 from si_hub.words import keep_words
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ class Meter:
 
 @contextmanager
 def make_stage(parent: Path) -> Iterator[Path]:
-    """A folder beside the target, on its file system, that is gone afterwards; a killed process leaves it behind."""
+    """A folder beside the target, on its file system, gone afterwards; what the killed left goes before."""
     parent.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(parent)
     folder = Path(mkdtemp(prefix=TEMPORARY_PREFIX, suffix=TEMPORARY_SUFFIX, dir=parent))
     try:
         yield folder
