@@ -85,9 +85,8 @@ def test_what_peft_puts_into_expressions_is_a_name(settings: dict[str, Any], tmp
 def test_a_file_that_keeps_its_type_to_itself_is_a_file(tmp_path: Path) -> None:
     folder = write_config(tmp_path, target_modules="(?!x).*to_q")
     file = folder / "adapter_config.json"
-    file.write_text(
-        json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != "peft_type"})
-    )
+    config = {key: value for key, value in json.loads(file.read_bytes()).items() if key != "peft_type"}
+    file.write_text(json.dumps(config), encoding="utf-8")
     config = StyleInjectConfig.from_pretrained(str(folder))
     with pytest.raises(FormatError, match=r"target_modules: an expression that is not understood"):
         get_peft_model(Net(), config)
