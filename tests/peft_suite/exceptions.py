@@ -25,7 +25,8 @@ class Refusal:
         says: a regular expression that the error's text has.
         tests: patterns of the tests' names (``CLASS::NAME[ROW]`` or less), which have to end so, each of them; none:
             any test that ends so is refused.
-        of: which kinds of adapters end so: ``all``, those with ``branches``, those that ``merge`` or do ``not merge``.
+        of: which kinds of adapters end so: ``all``, those with ``branches``, with ``routers`` that look at the input,
+            those that ``merge`` or do ``not merge``.
     """
 
     because: str
@@ -55,8 +56,14 @@ class Exceptions:
 
     def refusals_of(self, variant: Variant) -> list[Refusal]:
         """Those that hold for one kind of adapter."""
-        kinds = {"all", "merge" if variant.merges else "not merge"} | ({"branches"} if variant.branches > 1 else set())
-        return [refusal for refusal in self.refusals if refusal.of in kinds]
+        kinds = {
+            "all": True,
+            "branches": variant.branches > 1,
+            "routers": variant.branches > 1 and variant.router == "learned",
+            "merge": variant.merges,
+            "not merge": not variant.merges,
+        }
+        return [refusal for refusal in self.refusals if kinds[refusal.of]]
 
 
 def matches(pattern: str, test: str) -> bool:

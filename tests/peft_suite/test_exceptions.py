@@ -69,7 +69,7 @@ def test_every_entry_has_a_reason_of_its_own_and_a_known_kind() -> None:
     reasons = [refusal.because for refusal in exceptions.refusals]
     assert len(set(reasons)) == len(reasons)
     assert all(exceptions.left_out.values())
-    assert {refusal.of for refusal in exceptions.refusals} <= {"all", "branches", "merge", "not merge"}
+    assert {refusal.of for refusal in exceptions.refusals} <= {"all", "branches", "routers", "merge", "not merge"}
     merging = [refusal.because for refusal in exceptions.refusals_of(BENT) if refusal.of == "not merge"]
     assert merging
     assert not set(merging) & {refusal.because for refusal in exceptions.refusals_of(ADD)}
