@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike, fspath
-from pathlib import Path
 from typing import Any
 
 from si_hub import converters
@@ -22,8 +21,9 @@ from si_hub.converters.detect.detection import examine
 from si_hub.converters.metadata import named_bases
 from si_hub.converters.saved import weights_of
 from si_hub.errors import BaseMismatch, SiHubError
+from si_hub.pipelines import converted
 from si_hub.pipelines.baseweights import LiveWeights, read_architecture
-from si_hub.pipelines.sources import Loaded
+from si_hub.pipelines.sources import FoundAdapter, Loaded
 from si_hub.report.text import reasons
 from si_hub.storage.tensors import Computed, Piece, Tensor
 from si_hub.words import say_instead
@@ -33,13 +33,13 @@ MOST_KEPT = 2 << 30
 
 
 def convert_for_pipeline(
-    pipeline: Any, path: Path, told: bool | str | PathLike[str] = True, *, strict: bool = True
+    pipeline: Any, found: FoundAdapter, told: bool | str | PathLike[str] = True, *, strict: bool = True
 ) -> Loaded:
     """A foreign adapter as one of ours for this pipeline.
 
     Args:
         pipeline: the base model, which nobody changes meanwhile.
-        path: a safetensors file, or a folder that holds a foreign adapter.
+        found: where it is.
         told: the name, folder or checkpoint of another base model than the pipeline seems to be; a folder's weights
             are taken too. A bool where it is what it seems.
         strict: whether what does not fit the pipeline, or is not converted, is an error; else it is left out.
@@ -48,18 +48,22 @@ def convert_for_pipeline(
         BaseMismatch: it is for another base model, by names and shapes or by what its metadata say.
         SiHubError: as `si_hub.converters.convert_source`.
     """
+    live = LiveWeights.of(pipeline)
     with say_instead(base="convert", allow_partial="strict=False"):
-        source, live = converters.open_source(path), LiveWeights.of(pipeline)
+        base = read_architecture(pipeline, live) if isinstance(told, bool) else resolve(fspath(told))
+        folder = converted.find_converted(found.path, base, given=not isinstance(told, bool))
+        if folder and (known := converted.read_converted(folder)):
+            return Loaded(known, str(found.path), (_note_of(known),))
+        source = converters.open_source(found.path) if found.header is None else converters.source_of(found.header)
         if isinstance(told, bool):
-            base = _choose_name(source, pipeline, read_architecture(pipeline, live))
-            found = _convert(source, base, live, strict)
+            done = _convert(source, _choose_name(source, pipeline, base), live, strict)
         else:
-            base = resolve(fspath(told))
-            found = converters.convert_source(
+            done = converters.convert_source(
                 source, base=base, weights=weights_of(fspath(told), base) or live, allow_partial=not strict,
                 allow_large=True,
             )  # fmt: skip
-        return Loaded(keep_computed(found.adapter), str(path), _notes(found))
+        kept = converted.keep_converted(done.adapter, folder) if folder and converted.is_worth_keeping(done) else None
+        return Loaded(kept or keep_computed(done.adapter), str(found.path), _notes(done))
 
 
 def _choose_name(source: Source, pipeline: Any, own: Architecture) -> Architecture:
@@ -104,27 +108,22 @@ def _fitting(source: Source, name: str) -> list[str]:
 
 def _notes(found: Conversion) -> tuple[str, ...]:
     lost = len(found.report.lost)
-    how = "exactly" if not lost else f"{lost} tensors left out"
-    note = f"converted in memory, {how}: {found.family} for {found.base.name} ({found.naming})"
     left_out = (f"left out: {line}" for line in reasons(found.report.dropped)) if lost else ()
-    return (note, *left_out, *found.report.notes)
+    return (_note_of(found.adapter, f"{lost} tensors left out" if lost else "exactly"), *left_out, *found.report.notes)
+
+
+def _note_of(adapter: Adapter, how: str = "exactly") -> str:
+    """What was converted, as the adapter's own document says it."""
+    said = adapter.about["provenance"]
+    return f"converted in memory, {how}: {said['family']} for {adapter.base_model.architecture} ({said['naming']})"
 
 
 def keep_computed(adapter: Adapter) -> Adapter:
     """The same adapter with its computed tensors computed, once, unless they are more than `MOST_KEPT`."""
-    tensors = [
-        tensor
-        for component in adapter.components.values()
-        for layer in component.layers.values()
-        for tensor in layer.tensors.values()
-    ]
-    if sum(tensor.nbytes for tensor in tensors if _is_computed(tensor)) > MOST_KEPT:
+    tensors = converted.list_tensors(adapter)
+    if sum(tensor.nbytes for tensor in tensors if converted.is_computed(tensor)) > MOST_KEPT:
         return adapter
     return replace(adapter, components={name: _keep(component) for name, component in adapter.components.items()})
-
-
-def _is_computed(tensor: Tensor) -> bool:
-    return any(isinstance(piece, Computed) for piece in tensor.pieces)
 
 
 def _keep(component: Component) -> Component:
@@ -139,7 +138,7 @@ def _keep(component: Component) -> Component:
         return latest[leaf][1][piece.start : piece.start + piece.length]
 
     def keep(leaf: str, tensor: Tensor) -> Tensor:
-        if not _is_computed(tensor):
+        if not converted.is_computed(tensor):
             return tensor
         return Tensor.from_bytes(tensor.dtype, tensor.shape, b"".join(read(leaf, piece) for piece in tensor.pieces))
 

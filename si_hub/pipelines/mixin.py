@@ -65,7 +65,8 @@ class StyleInjectLoaderMixin:
         """Load an adapter of any kind and make it the only active one; on any error the pipeline is as it was.
 
         A LoRA, LoCon, LoHa, LoKr, DoRA, OFT and what else `si_hub.convert` reads is converted in memory, exactly, with
-        the pipeline itself as its base model.
+        the pipeline itself as its base model. What is computed without the base's weights is kept beside the Hub's
+        cache, see `si_hub.pipelines.converted`.
 
         Args:
             pretrained_model_name_or_path_or_dict: a file, a folder that holds one adapter, the id of a repository on
@@ -118,7 +119,7 @@ class StyleInjectLoaderMixin:
         add = swap if hotswap else loading.load_adapter
         with offload.pause(self):
             loaded = (
-                convert_for_pipeline(self, found.path, convert, strict=strict)
+                convert_for_pipeline(self, found, convert, strict=strict)
                 if isinstance(found, sources.FoundAdapter)
                 else found
             )

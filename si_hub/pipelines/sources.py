@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,13 @@ class FoundAdapter:
         path: a file, or the folder of a foreign adapter.
         command: what converts it, where it is foreign.
         fetched: whether it came from a repository.
+        header: of a file, where it was read already.
     """
 
     path: Path
     command: str
     fetched: bool = False
+    header: SafetensorsFile | None = field(default=None, repr=False)
 
 
 class StateDict(dict[str, torch.Tensor]):
@@ -109,8 +111,10 @@ def adapter_from(
             found=type(source).__name__,
         )
     place = find_adapter(source, fetch, foreign=convert is not False)
-    if convert is not False and not (place.path.is_file() and file_format.is_styleinject(read_safetensors(place.path))):
-        return place
+    if convert is not False:
+        header = read_safetensors(place.path) if place.path.is_file() else None
+        if header is None or not file_format.is_styleinject(header):
+            return replace(place, header=header)
     return Loaded(read_adapter(place), str(place.path))
 
 

@@ -19,6 +19,7 @@ from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.architectures.bases import BASES
 from si_hub.errors import BaseMismatch, ConversionRefused
 from si_hub.pipelines import converting, registry
+from si_hub.pipelines.sources import FoundAdapter
 from si_hub.storage.tensors import Computed, Tensor
 from si_hub.tuner.door import find_door
 from tests.miniature import BASE, KOHYA_LORA
@@ -188,10 +189,10 @@ def test_a_foreign_adapter_takes_another_s_place(miniature: Any, tmp_path: Path)
 def test_more_than_a_limit_is_computed_anew_whenever_it_is_read(
     miniature: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = converting.convert_for_pipeline(miniature, LOHA).adapter
+    kept = converting.convert_for_pipeline(miniature, FoundAdapter(LOHA, "")).adapter
     assert not any(isinstance(piece, Computed) for tensor in _tensors(kept) for piece in tensor.pieces)
     monkeypatch.setattr(converting, "MOST_KEPT", 100_000)
-    anew = converting.convert_for_pipeline(miniature, LOHA).adapter
+    anew = converting.convert_for_pipeline(miniature, FoundAdapter(LOHA, "")).adapter
     assert any(isinstance(piece, Computed) for tensor in _tensors(anew) for piece in tensor.pieces)
     assert [tensor.tobytes() for tensor in _tensors(kept)] == [tensor.tobytes() for tensor in _tensors(anew)]
 
