@@ -129,7 +129,9 @@ def _pair_right(module: SourceModule) -> tuple[torch.Tensor, torch.Tensor]:
     first, second = as_double(module.tensors["lokr_w2_a"]), as_double(module.tensors["lokr_w2_b"])
     if "lokr_t2" not in module.tensors:
         return first, second
-    return first.T, torch.einsum("ij...,jr->ir...", as_double(module.tensors["lokr_t2"]), second)
+    # torch.kron takes no transposed views.
+    up = first.T.contiguous()
+    return up, torch.einsum("ij...,jr->ir...", as_double(module.tensors["lokr_t2"]), second).contiguous()
 
 
 def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:

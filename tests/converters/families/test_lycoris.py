@@ -41,6 +41,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "lokr tucker": (LokrModule, {"lora_dim": 1, "alpha": 3, "use_tucker": True}, (CONV,)),
     "lokr full": (LokrModule, {"lora_dim": 10000, "alpha": 3, "full_matrix": True}, WEIGHTED),
     "lokr factor": (LokrModule, {"lora_dim": 2, "alpha": 3, "factor": 4}, WEIGHTED),
+    "lokr tucker dora": (LokrModule, {"lora_dim": 2, "use_tucker": True, "weight_decompose": True}, (CONV,)),
     "lokr dora": (LokrModule, {"lora_dim": 2, "weight_decompose": True, "wd_on_out": True}, WEIGHTED),
     "lokr dora on inputs": (LokrModule, {"lora_dim": 2, "weight_decompose": True, "wd_on_out": False}, WEIGHTED),
     "ia3": (IA3Module, {}, WEIGHTED),
