@@ -24,7 +24,7 @@ from si_hub.architectures import Architecture, Model
 from si_hub.converters import Conversion
 from si_hub.converters.source import CONFIG_NAME, component_folders, weights_file
 from si_hub.errors import SiHubError
-from si_hub.storage.files import TEMPORARY_PREFIX
+from si_hub.storage.leftovers import TEMPORARY_PREFIX
 from si_hub.storage.tensors import Computed, Tensor
 
 #: Bytes of all that is kept; what was not used for longest is thrown away first.
