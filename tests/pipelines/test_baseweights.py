@@ -98,6 +98,7 @@ def test_projections_that_diffusers_fuses_and_other_inputs_leave_a_model_what_it
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 @pytest.mark.parametrize("base", BASES, ids=[base.name for base in BASES])
 def test_every_shipped_base_is_known_by_its_live_denoisers(base: Base) -> None:
     pipe = SimpleNamespace(components={})
