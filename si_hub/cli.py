@@ -142,7 +142,7 @@ def main() -> None:
 
     \b
       import si_hub; si_hub.enable()
-      pipe.load_styleinject_weights("style.styleinject.safetensors")
+      pipe.load_styleinject_weights("user/style")  # or any LoRA, LoHa, LoKr, DoRA … file
     """
 
 
