@@ -107,7 +107,7 @@ def test_the_most_patterns_of_a_document_are_matched_within_the_time(tmp_path: P
     assert "a pattern that matches no layer" in said
 
 
-@pytest.mark.parametrize("pairs", [16_400, 95_000])
+@pytest.mark.parametrize("pairs", [16_400, pytest.param(95_000, marks=pytest.mark.slow)])
 def test_more_tensors_than_any_adapter_has_are_refused_by_their_number(pairs: int, tmp_path: Path) -> None:
     stems = [f"unet.b{index}.q.lora_" for index in range(pairs)]
     names: dict[str, Entry] = {f"{stem}{side}.weight": ("F16", (1, 1)) for stem in stems for side in "AB"}

@@ -140,6 +140,7 @@ def content(file: Path) -> Any:
         return opened.metadata(), {name: value.numpy().tobytes() for name, value in load_file(file).items()}
 
 
+@pytest.mark.slow
 def test_the_same_seeds_build_the_same_weights(
     hurried: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:

@@ -55,7 +55,7 @@ def calibration(cache: Path) -> Calibration:
     return Calibration(open_pair(INK), request)
 
 
-@pytest.mark.parametrize("size", [40_000, 120_000])
+@pytest.mark.parametrize("size", [pytest.param(40_000, marks=pytest.mark.slow), 120_000])
 def test_a_file_has_at_most_the_size_that_was_asked_for_and_nearly_that(ink: Distil, size: int) -> None:
     found = ink(size=size)
     assert 0.9 * size < found.size <= size
@@ -163,6 +163,7 @@ def test_a_fidelity_out_of_reach_is_refused_with_the_best(ink: Distil) -> None:
         ink(fidelity=0.99999)
 
 
+@pytest.mark.slow
 def test_from_too_few_states_parts_are_not_fitted_until_they_are_worse_than_none(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
