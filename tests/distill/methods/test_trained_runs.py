@@ -24,7 +24,10 @@ TINY = {
     "samples": 8, "part": 4, "walks": 1, "every": 3, "save_every": 2, "trajectories": 4, "states": 2, "probes": 1,
 }  # fmt: skip
 #: What a killed run may leave in its work folder and in the cache.
-LEFT = re.compile(r"plan\.json|training\.pt|[0-9a-f]{32}\.safetensors|size-\d+\.safetensors|\.si-hub-[0-9a-f]{16}\.tmp")
+LEFT = re.compile(
+    r"plan\.json|training\.pt|[0-9a-f]{32}\.safetensors|size-\d+\.safetensors|\.si-hub-[0-9a-f]{16}\.tmp"
+    r"|\.si-hub-(?:holder|gate|keeper-[0-9a-f]{16})\.lock"
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,7 @@ def test_killed_at_ten_random_moments_it_goes_on_along_the_same_curve_to_the_sam
     for names in found["left"]:
         assert [name for name in names if not LEFT.fullmatch(name)] == []
         assert len([name for name in names if name.endswith(".tmp")]) < 2, "what a killed run was writing is swept"
+        assert len([name for name in names if "keeper" in name]) < 5, "locks of dead processes are not swept"
     assert any(name.endswith(".tmp") for names in found["left"] for name in names), "no kill met a half-written file"
     last = {path.name for path in tmp_path.iterdir() if not LEFT.fullmatch(path.name)}
     caches = {f"{name}-cache" for name in ("whole", "killed")}
