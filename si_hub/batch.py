@@ -5,13 +5,17 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from si_hub import format as file_format
+from si_hub.basemodel import find_base
+from si_hub.compression import check_options
 from si_hub.conversion import Converted, convert, default_output
+from si_hub.converters import FAMILIES
+from si_hub.converters.families.contract import never
 from si_hub.converters.source import FOLDER_NAMES, STYLEINJECT_SUFFIX, component_folders, open_source
 from si_hub.errors import FileAccessError, MissingFile, NotAnAdapter, SiHubError, UsageError
 from si_hub.foreign import join_safely, make_safe
@@ -19,6 +23,7 @@ from si_hub.hub.pull.verify import hash_file
 from si_hub.inspection import Inspection, inspect
 from si_hub.report.text import size_text
 from si_hub.storage.header import read_safetensors
+from si_hub.words import switch
 
 Status = Literal["converted", "done", "skipped", "failed"]
 _WILD = "*?["
@@ -48,6 +53,7 @@ class Item:
         path: the output.
         result: of the conversion.
         error: what went wrong, or why it was skipped.
+        note: what is not known of what is done.
     """
 
     source: Path
@@ -55,6 +61,7 @@ class Item:
     path: Path | None = None
     result: Converted | None = None
     error: SiHubError | None = None
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The item as JSON data."""
@@ -63,6 +70,8 @@ class Item:
             found["path"] = str(self.path)
         if self.error is not None:
             found |= self.error.as_dict()
+        if self.note:
+            found["note"] = self.note
         return found | (self.result.as_dict() if self.result else {})
 
     def as_row(self) -> tuple[str, str, str, str]:
@@ -72,7 +81,7 @@ class Item:
             exact = "exact" if self.result.exact else "not exact"
             said = f"{self.result.family}, {size_text(self.result.size)}, {exact}"
             return self.status, name, make_safe(self.result.base), make_safe(said, 100)
-        said = self.error.problem if self.error else ""
+        said = self.error.problem if self.error else self.note
         return self.status, name, "", make_safe(said, 100)
 
 
@@ -156,7 +165,11 @@ def convert_all(
     Raises:
         MissingFile: nothing there.
         FileAccessError: the output is a file.
+        UsageError: options that say nothing, or no such base model.
     """
+    size = options.get("size")
+    check_options(options.get("rank"), options.get("tolerance"), None if size is None else 1)
+    find_base(options.get("base"))
     finds = find_sources([Path(path) for path in paths])
     folder = None if output is None else Path(output)
     if folder is not None and folder.exists() and not folder.is_dir():
@@ -186,12 +199,10 @@ def _convert_one(find: Find, folder: Path | None, taken: dict[Path, Path], *, fo
                 "has the same output as another source", file=find.path, expected=f"another name than {first}",
                 hint="Convert one of them by itself.",
             )  # fmt: skip
-        if path.exists() and not force and _is_done(find.path, path):
-            return Item(find.path, "done", path)
+        if path.exists() and not force and not _asks_for_more(options) and _is_done(find.path, path):
+            return Item(find.path, "done", path, note=_doubt(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         return Item(find.path, "converted", path, convert(find.path, path, force=force, **options))
-    except UsageError:
-        raise
     except SiHubError as error:
         harmless = isinstance(error, NotAnAdapter) and find.root is not None
         return Item(find.path, "skipped" if harmless else "failed", None, None, error)
@@ -202,6 +213,20 @@ def _convert_one(find: Find, folder: Path | None, taken: dict[Path, Path], *, fo
 def _size_of(path: Path) -> int:
     files = path.rglob("*.safetensors") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _asks_for_more(options: Mapping[str, Any]) -> bool:
+    """Whether what is asked for is more than a conversion, so that what is there may be something else."""
+    return any(options.get(name) not in (None, False) for name in ("rank", "tolerance", "size", "check", "denoiser"))
+
+
+def _doubt(path: Path) -> str:
+    """What is not known of an output that is there: by which weights of the base, where its family needs them."""
+    family = str(file_format.read_document(read_safetensors(path)).get("provenance", {}).get("family", ""))
+    needing = {one.name for one in FAMILIES if one.is_converted and one.needs_base is not never}
+    if not needing & set(family.split("+")):
+        return ""
+    return f"made earlier; by which weights of the base is not known, {switch('force')} makes it anew"
 
 
 def _is_done(source: Path, path: Path) -> bool:

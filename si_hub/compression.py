@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from si_hub.adapter import Layer
@@ -17,7 +17,7 @@ from si_hub.converters.dense import Difference
 from si_hub.converters.families.contract import Target
 from si_hub.converters.origins import LayerKey
 from si_hub.converters.reading import Conversion
-from si_hub.distill.budget.filesize import SOURCE_HASH, TYPICAL_ENTRY, adapter_bytes
+from si_hub.distill.budget.filesize import SOURCE_HASH, adapter_bytes
 from si_hub.errors import NotFinite, UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor
@@ -112,7 +112,7 @@ def compress(
             raise NotFinite("its numbers are not finite", file=found.source.path, key=".".join(key))
         norms += norm
         if _is_replaced(layer, targets[key], rank):
-            pair, error = _approximate(key, difference, rank, tolerance, norm)
+            pair, error = _approximate(key, difference, rank, tolerance, norm, _weight_bytes(layer))
             if pair is not None:
                 found.adapter.components[key[0]].layers[key[1]] = pair
                 result.errors[".".join(key)] = math.sqrt(error / norm) if norm else 0.0
@@ -132,8 +132,16 @@ def _is_replaced(layer: Layer, target: Target, rank: int | None) -> bool:
     """Whether a pair of this rank, or of any where only a tolerance is given, would be smaller than the layer."""
     if target.kind not in _PAIRED or layer.groups > 1 or not layer.tensors.keys() & {"weight_delta", "up.weight"}:
         return False
-    count = sum(tensor.count for leaf, tensor in layer.tensors.items() if leaf != "bias_delta")
-    return count > _pair_count(target, rank or 1)
+    return _weight_bytes(layer) > _ITEM * _pair_count(target, rank or 1)
+
+
+#: Bytes of a number of a pair, float32.
+_ITEM = 4
+
+
+def _weight_bytes(layer: Layer) -> int:
+    """Bytes of all that a pair would stand for."""
+    return sum(tensor.nbytes for leaf, tensor in layer.tensors.items() if leaf != "bias_delta")
 
 
 def _pair_count(target: Target, rank: int) -> int:
@@ -142,18 +150,16 @@ def _pair_count(target: Target, rank: int) -> int:
 
 def _rank_for(found: Conversion, layers: dict[LayerKey, Layer], targets: dict[LayerKey, Target], size: int) -> int:
     """The highest rank for all layers that keeps the file within ``size`` bytes."""
-    now = sum(tensor.nbytes for layer in layers.values() for tensor in layer.tensors.values())
-    around = adapter_bytes(found.adapter) + SOURCE_HASH - now
 
     def measure(rank: int) -> int:
-        total = around
-        for key, layer in layers.items():
-            kept = layer.tensors
-            if _is_replaced(layer, targets[key], rank):
-                kept = {leaf: tensor for leaf, tensor in kept.items() if leaf == "bias_delta"}
-                total += 4 * _pair_count(targets[key], rank) + len(".".join(key)) + TYPICAL_ENTRY
-            total += sum(tensor.nbytes for tensor in kept.values())
-        return total
+        """Bytes of the file at this rank: of the same tensors, which nobody computes."""
+        components = {
+            name: replace(component, layers={
+                path: _sized(layer, targets[name, path], rank) for path, layer in component.layers.items()
+            })
+            for name, component in found.adapter.components.items()
+        }  # fmt: skip
+        return adapter_bytes(replace(found.adapter, components=components)) + SOURCE_HASH
 
     low, high = 0, max(min(one.shape[0], math.prod(one.shape[1:])) for one in targets.values() if one.shape)
     while low < high:
@@ -161,10 +167,28 @@ def _rank_for(found: Conversion, layers: dict[LayerKey, Layer], targets: dict[La
         low, high = (middle, high) if measure(middle) <= size else (low, middle - 1)
     if not low:
         raise UsageError(
-            "no pairs of rank 1 are that small", key=label("size"), expected=f"{size_text(measure(1))} or more",
-            found=size_text(size),
+            "no pairs of rank 1 are that small", file=found.source.path, key=label("size"),
+            expected=f"{size_text(measure(1))} or more", found=size_text(size),
         )  # fmt: skip
     return low
+
+
+def _sized(layer: Layer, target: Target, rank: int) -> Layer:
+    """A layer as it would be at this rank, by its sizes."""
+    if not _is_replaced(layer, target, rank):
+        return layer
+
+    def nothing() -> torch.Tensor:
+        raise AssertionError("sizes have no numbers")
+
+    rank = min(rank, target.shape[0], math.prod(target.shape[1:]))
+    leaves = {
+        "down.weight": Tensor.compute((rank, *target.shape[1:]), nothing),
+        "up.weight": Tensor.compute((target.shape[0], rank), nothing),
+    }
+    if "bias_delta" in layer.tensors or ("gain" in layer.tensors and target.bias):
+        leaves["bias_delta"] = Tensor.compute(target.shape[:1], nothing)
+    return Layer(leaves)
 
 
 def _squared_norm(difference: Difference) -> float:
@@ -173,9 +197,13 @@ def _squared_norm(difference: Difference) -> float:
 
 
 def _approximate(
-    key: LayerKey, difference: Difference, rank: int | None, tolerance: float | None, norm: float
+    key: LayerKey, difference: Difference, rank: int | None, tolerance: float | None, norm: float, size: int
 ) -> tuple[Layer | None, float]:
-    """The pair that stands for a layer and its squared error; none where none within the tolerance is smaller."""
+    """The pair that stands for a layer and its squared error; none where none within the tolerance is smaller.
+
+    Args:
+        size: bytes of what it stands for.
+    """
     from si_hub.distill.survey.lowrank import truncate
 
     assert difference.weight is not None, "what a pair replaces is a weight"
@@ -188,11 +216,13 @@ def _approximate(
         error = float((flat - up @ down.flatten(1)).double().square().sum())
         if tolerance is None or error <= tolerance**2 * norm:
             break
-        if wanted >= most or wanted * sum(flat.shape) >= flat.numel():
+        if wanted >= most or _ITEM * wanted * sum(flat.shape) >= size:
             return None, 0.0
         wanted = min(2 * wanted, most)
     if tolerance is not None:
         down, up, error = _trim(flat, down.reshape(wanted, -1), up, tolerance**2 * norm)
+        if _ITEM * (down.numel() + up.numel()) >= size:
+            return None, 0.0
     leaves = {
         "down.weight": Tensor.from_torch(down.reshape(-1, *shape[1:])), "up.weight": Tensor.from_torch(up),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from si_hub.compression import Compression, check_options, compress
 from si_hub.converters import Report
 from si_hub.converters.pairing import order_pair
 from si_hub.converters.source import CONFIG_NAME, STYLEINJECT_SUFFIX
+from si_hub.distill.pair.opening import find_cached
 from si_hub.errors import FileAccessError, FormatError, LeafDtypeError, NotFinite, UsageError
 from si_hub.foreign import join_safely
 from si_hub.format import writer
@@ -164,6 +165,8 @@ def convert(
         SiHubError: everything of `si_hub.converters.convert_source`, `si_hub.format.write` and `si_hub.hub.pull.pull`.
     """
     smaller = check_options(rank, tolerance, size := _as_bytes(size))
+    if check and smaller:
+        raise UsageError("what is made smaller has its errors measured layer by layer anyway", key=label("check"))
     pair = None if isinstance(source, str | Path) else order_pair(source)
     source = Path(source) if isinstance(source, str | Path) else order_pair(source)[0]
     remote, token = pair is None and is_repository(source), conceal(token)
@@ -233,7 +236,8 @@ def _check_apart(path: Path, parts: Sequence[converters.Source], base: str | Pat
             raise FileAccessError("is the source itself", file=path, hint=hint)
         if is_part(path, part.path.with_name(CONFIG_NAME)):
             raise FileAccessError("is the configuration of the source", file=path, hint=hint)
-    if isinstance(base, str | Path) and is_part(path, base):
+    place = find_cached(str(base)) or base if isinstance(base, str | Path) and not Path(base).exists() else base
+    if isinstance(place, str | Path) and is_part(path, place):
         raise FileAccessError("is the base model, or a file of it", file=path, hint=hint)
 
 

@@ -314,7 +314,8 @@ def _inspect_kindly(path: Path, base: Architecture | None) -> Inspection:
     try:
         return inspect_file(path, base)
     except SiHubError as error:
-        return Inspection(path, path.stat().st_size, "unreadable", 0, 0, {}, problem=error.as_dict())
+        size = path.stat().st_size if path.exists() else 0
+        return Inspection(path, size, "unreadable", 0, 0, {}, problem=error.as_dict())
 
 
 def _native(file: SafetensorsFile) -> Inspection:

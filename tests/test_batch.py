@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from si_hub.batch import convert_all, exit_code_of, find_sources, inspect_all, is_many
 from si_hub.cli import main
-from si_hub.errors import FileAccessError, MissingFile
+from si_hub.errors import FileAccessError, MissingFile, UsageError
 from si_hub.storage.header import read_safetensors
 from tests.converters.adapters import pair
 
@@ -90,6 +90,30 @@ def test_what_is_done_is_left_and_what_changed_since_is_not_overwritten(loras: P
     assert code == 8
     assert "already exists" in text
     assert run("convert", loras, "-o", out, "--base", "sd15", "--force")[0] == 0
+
+
+def test_what_is_done_is_not_what_other_options_ask_for(loras: Path, tmp_path: Path) -> None:
+    out, lora = tmp_path / "out", [loras / "a.safetensors"]
+    assert [item.status for item in convert_all(lora, out, base="sd15")] == ["converted"]
+    assert [item.status for item in convert_all(lora, out, base="sd15")] == ["done"]
+    for options in ({"rank": 1}, {"check": True}):
+        [item] = convert_all(lora, out, base="sd15", **options)
+        assert item.error is not None
+        assert "already exists" in item.error.problem
+
+
+def test_a_size_that_one_file_cannot_have_keeps_no_other_from_it(loras: Path, tmp_path: Path) -> None:
+    items = list(convert_all([loras], tmp_path / "out", base="sd15", size="1kB"))
+    assert [item.status for item in items] == ["failed"] * 4
+    with pytest.raises(UsageError, match="no base model is called"):
+        next(convert_all([loras], tmp_path / "out", base="nonsense"))
+
+
+def test_a_link_to_nothing_hides_no_other_file_of_a_folder(loras: Path) -> None:
+    (loras / "dangling.safetensors").symlink_to(loras / "nowhere")
+    kinds = {one.path.name: one.kind for one in inspect_all([loras])}
+    assert kinds["dangling.safetensors"] == "unreadable"
+    assert kinds["a.safetensors"] == "adapter"
 
 
 def test_json_is_a_line_each_and_says_every_error(loras: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from si_hub import architectures, format
 from si_hub.conversion import Converted, convert, default_output
-from si_hub.errors import FileAccessError, NotFinite, SiHubError, UnsupportedFamily
+from si_hub.errors import FileAccessError, NotFinite, SiHubError, UnsupportedFamily, UsageError
 from si_hub.inspection import inspect
 from tests.sparse import data_start, write_zeros
 
@@ -236,3 +236,22 @@ def test_a_peft_folder_a_component_is_one_adapter_worth_what_each_is_alone(tmp_p
     assert [(item.path, item.kind) for item in seen] == [
         (result.path, "styleinject"), (files[0], "unreadable"), (files[1], "adapter"),
     ]  # fmt: skip
+
+
+def test_a_check_and_a_smaller_adapter_are_not_asked_for_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has its errors measured"):
+        convert(tmp_path / "lora.safetensors", check=True, rank=2)
+
+
+def test_a_base_of_the_cache_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.miniature import KOHYA_LORA
+    from tests.test_basemodel import cache
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path))
+    name = cache(tmp_path, "somebody/miniature")
+    [weights] = tmp_path.glob("models--*/snapshots/*/unet/*.safetensors")
+    before = weights.read_bytes()
+    with pytest.raises(FileAccessError, match="is the base model, or a file of it"):
+        convert(KOHYA_LORA, weights, base=name, force=True)
+    assert weights.read_bytes() == before

@@ -154,6 +154,7 @@ def _check_layers(source: Source, components: dict[str, Component], origins: Ori
 
     Raises:
         NotFinite: one of them is no number.
+        ConversionRefused: one of them does something else.
     """
     for key in origins:
         component, path = key
@@ -163,7 +164,16 @@ def _check_layers(source: Source, components: dict[str, Component], origins: Ori
             "recomputing it gives no number", file=source.path, key=check.module,
             hint="Training or a download damaged the adapter or the base model.",
         )  # fmt: skip
+    if check.largest_error > EXACT:
+        raise ConversionRefused(
+            "recomputing it gives something else", file=source.path, key=check.module,
+            expected=f"a relative error of {EXACT:g} at most", found=f"{check.largest_error:.3g}",
+            hint="Its numbers are beyond what float32 holds.",
+        )  # fmt: skip
 
+
+#: The largest relative error that rounding to float32 leaves, and more.
+EXACT = 1e-4
 
 #: How many times a source's numbers an exact form may have before it is refused.
 LARGE = 4
@@ -192,7 +202,8 @@ _PAIR = {"down", "up", "mid", "alpha"}
 
 def _drop_empty_pair(module: SourceModule, lowered: Lowered, report: Report) -> None:
     """Leave out a pair of rank 0, which has no effect; a bias beside it stays."""
-    for leaf in ("down.weight", "up.weight"):
+    # A Kronecker factor is nothing without the pair on its right.
+    for leaf in ("down.weight", "up.weight", *(() if "weight_delta" in lowered.leaves else ("kron",))):
         lowered.leaves.pop(leaf, None)
     pair = [name for slot, name in module.names.items() if not lowered.leaves or slot in _PAIR]
     report.drop(dict.fromkeys(pair, "a LoRA of rank 0 has no effect"), harmless=True)

@@ -16,7 +16,7 @@ from si_hub.adapter import Layer
 from si_hub.architectures import Architecture
 from si_hub.architectures.namings import LAYOUTS
 from si_hub.converters import Conversion
-from si_hub.errors import BaseMismatch, ConversionRefused
+from si_hub.errors import BaseMismatch, ConversionRefused, FormatError
 
 Arrays = dict[str, Any]
 WriteArrays = Callable[..., Path]
@@ -311,3 +311,60 @@ def test_a_peft_configuration_beside_a_file_of_another_trainer_is_not_its_own(
         ).adapter
         [layer] = adapter.components["unet"].layers.values()
         assert layer.scale == scale
+
+
+def test_a_kronecker_product_of_rank_0_has_no_effect(tmp_path: Path) -> None:
+    import torch
+
+    from tests.converters.tiny import convert as convert_tiny
+    from tests.converters.tiny import stem_of
+
+    stem, other = stem_of("mid_block.square"), stem_of("mid_block.linear")
+    empty = {
+        f"{stem}.lokr_w1": torch.ones(2, 2),
+        f"{stem}.lokr_w2_a": torch.ones(8, 0),
+        f"{stem}.lokr_w2_b": torch.ones(0, 8),
+    }
+    pair = {f"{other}.lora_down.weight": torch.ones(1, 16), f"{other}.lora_up.weight": torch.ones(32, 1)}
+    found = convert_tiny(tmp_path / "lokr.safetensors", empty | pair, None, check=True)
+    assert list(found.adapter.components["unet"].layers) == ["mid_block.linear"]
+    assert set(found.report.dropped) == set(empty)
+    assert not found.report.lost
+
+
+def test_a_check_that_finds_something_else_is_an_error(tmp_path: Path) -> None:
+    import torch
+
+    from si_hub.errors import NotFinite
+    from tests.converters.tiny import convert as convert_tiny
+    from tests.converters.tiny import stem_of, weights
+
+    stem = stem_of("mid_block.square")
+    state = {
+        f"{stem}.lora_down.weight": torch.full((1, 16), 1e20), f"{stem}.lora_up.weight": torch.full((16, 1), 1e20),
+        f"{stem}.dora_scale": torch.ones(16, 1),
+    }  # fmt: skip
+    with pytest.raises((ConversionRefused, NotFinite), match=r"recomputing it gives|is no number"):
+        convert_tiny(tmp_path / "dora.safetensors", state, weights(), check=True)
+
+
+def test_coordinates_beyond_a_layer_are_told_whatever_their_dtype(tmp_path: Path) -> None:
+    import torch
+
+    from tests.converters.tiny import convert as convert_tiny
+    from tests.converters.tiny import stem_of
+
+    stem = stem_of("mid_block.square")
+
+    def read(indices: torch.Tensor, size: tuple[int, int] = (16, 16)) -> None:
+        state = {f"{stem}.bias_indices": indices, f"{stem}.bias_values": torch.ones(2)}
+        state[f"{stem}.bias_size"] = torch.tensor(size)
+        found = convert_tiny(tmp_path / "sparse.safetensors", state, None)
+        found.adapter.components["unet"].layers["mid_block.square"].tensors["weight_delta"].tobytes()
+
+    read(torch.tensor([[0, 15], [1, 2]]))
+    for indices in ([[0, 65537], [1, 2]], [[0, -65536], [1, 2]], [[0, 2**62], [1, 2]], [[0, 1], [1, 16]]):
+        with pytest.raises(FormatError, match="coordinates outside of the layer"):
+            read(torch.tensor(indices))
+    with pytest.raises(FormatError, match="size of another layer"):
+        read(torch.tensor([[0, 1], [1, 2]]), (7, 9))

@@ -15,7 +15,7 @@ from si_hub.converters.families import full, locon_tucker, loha, lokr, lora
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, always, lower_whole
 from si_hub.converters.families.shapes import along, misfit
 from si_hub.converters.naming.suffixes import spell
-from si_hub.errors import LayerShapeError
+from si_hub.errors import LayerShapeError, NotFinite
 from si_hub.storage.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ def _divide(module: SourceModule, squares: torch.Tensor) -> torch.Tensor:
     import torch
 
     norms = squares.sqrt()
+    if not bool(norms.isfinite().all()):
+        raise NotFinite(
+            "the norm of the base's weight with its change is no number", file=module.file,
+            key=module.names["magnitude"], hint="Training or a download damaged the adapter or the base model.",
+        )  # fmt: skip
     gains: torch.Tensor = as_double(module.tensors["magnitude"]).flatten() / norms
     return torch.where(norms > 0, gains, 1.0)
 

@@ -63,20 +63,32 @@ def _residual(module: SourceModule, target: Target) -> torch.Tensor:
     import torch
 
     try:
-        indices = integers(module.tensors["sparse_indices"])
+        indices, size = (_unwrap(module.tensors[slot]) for slot in ("sparse_indices", "sparse_size"))
     except ValueError as error:
         raise FormatError(str(error), file=module.file, key=module.names["sparse_indices"]) from error
-    rows, columns = torch.from_numpy(indices).reshape(2, -1)
-    # LyCORIS stores them in 16 bits, in which the last ones of a large layer are negative.
-    rows, columns = rows % 65536, columns % 65536
+    rows, columns = indices.reshape(2, -1)
     dense = torch.zeros(target.shape[0], target.count // target.shape[0], dtype=torch.float64)
-    if rows.numel() and (int(rows.max()) >= dense.shape[0] or int(columns.max()) >= dense.shape[1]):
+    if size.flatten().tolist() not in ([*dense.shape], [number % 65536 for number in dense.shape]):
+        raise FormatError(
+            "is the size of another layer", file=module.file, key=module.names["sparse_size"],
+            expected=list(dense.shape), found=size.flatten().tolist()[:4],
+        )  # fmt: skip
+    inside = (indices >= 0) & (indices < torch.tensor(dense.shape)[:, None])
+    if rows.numel() and not bool(inside.all()):
         raise FormatError(
             "has coordinates outside of the layer", file=module.file, key=module.names["sparse_indices"],
             expected=f"below {list(dense.shape)}", found=[int(rows.max()), int(columns.max())],
         )  # fmt: skip
     dense.index_put_((rows, columns), as_double(module.tensors["sparse_values"]).flatten(), accumulate=True)
     return dense.reshape(target.shape)
+
+
+def _unwrap(tensor: Tensor) -> torch.Tensor:
+    """Whole numbers; LyCORIS stores them in 16 bits, in which the last ones of a large layer are negative."""
+    import torch
+
+    numbers = torch.from_numpy(integers(tensor))
+    return numbers % 65536 if tensor.dtype == "I16" else numbers
 
 
 def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:
