@@ -15,6 +15,7 @@ import pathlib
 import shutil
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
 #: What of ``os`` the package and the tests could use, and Windows does not have.
@@ -41,7 +42,11 @@ def _is_in_use(path: Any) -> bool:
     real = os.path.realpath(path)
     if os.path.isdir(real):
         return False
-    held = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    held: set[str] = set()
+    for number in os.listdir("/proc/self/fd"):
+        # Another thread may have closed it meanwhile.
+        with suppress(FileNotFoundError):
+            held.add(os.path.realpath(f"/proc/self/fd/{number}"))
     with _open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         held.update(line.rstrip("\n").split(maxsplit=5)[-1] for line in maps if "/" in line)
     return real in held
