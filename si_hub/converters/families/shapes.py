@@ -70,9 +70,10 @@ def pair_groups(module: SourceModule) -> int:
 
 def unequal_ranks(module: SourceModule) -> LayerShapeError:
     """The error for up and down that do not multiply."""
+    down = module.tensors["down"].shape
     return LayerShapeError(
         "up and down have different ranks", file=module.file, key=module.names["up"],
-        expected=f"{module.tensors['down'].shape[0]} columns, the rows of {module.names['down']}",
+        expected=f"{down[0] if down else 'no'} columns, the rows of {module.names['down']}",
         found=list(module.tensors["up"].shape),
     )  # fmt: skip
 

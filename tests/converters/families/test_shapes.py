@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from si_hub.converters.families import locon_tucker
 from si_hub.converters.families.contract import SourceModule, Target
 from si_hub.converters.families.shapes import (
     check_bias,
@@ -108,7 +109,7 @@ def test_a_bias_needs_one_in_the_base_of_its_size() -> None:
     with pytest.raises(BaseMismatch, match=r"bias size differs.*expected 8"):
         check_bias(module(diff_b=(7,)), "diff_b", LINEAR)
     with pytest.raises(BaseMismatch, match="the base model's linear has no bias to change"):
-        check_bias(module(diff_b=(8,)), "diff_b", Target("linear", (8, 6), False))
+        check_bias(module(diff_b=(8,)), "diff_b", Target("linear", (8, 6), bias=False))
 
 
 def test_a_size_is_that_of_an_axis_that_there_is() -> None:
@@ -123,3 +124,11 @@ def test_a_tensor_that_has_the_shape_stays_itself() -> None:
     tensor = Tensor.from_torch(torch.zeros(8, 4, 1, 1))
     assert reshape(tensor, (8, 4, 1, 1)) is tensor
     assert reshape(tensor, (8, 4)).shape == (8, 4)
+
+
+def test_a_down_without_axes_is_told_of_in_a_tucker_decomposition(tmp_path: Path) -> None:
+    module = SourceModule("stem", tmp_path / "lora.safetensors", read_stem("stem"))
+    for slot, shape in (("down", ()), ("mid", (2, 2, 3, 3)), ("up", (8, 2, 1, 1))):
+        module.tensors[slot], module.names[slot] = Tensor.compute(shape, lambda: torch.empty(0)), f"stem.{slot}"
+    with pytest.raises(LayerShapeError, match="expected no columns, the rows of stem.down"):
+        locon_tucker.FAMILY.fits(module, Target("conv", (8, 4, 3, 3), bias=False))
