@@ -130,5 +130,5 @@ def test_a_down_without_axes_is_told_of_in_a_tucker_decomposition(tmp_path: Path
     module = SourceModule("stem", tmp_path / "lora.safetensors", read_stem("stem"))
     for slot, shape in (("down", ()), ("mid", (2, 2, 3, 3)), ("up", (8, 2, 1, 1))):
         module.tensors[slot], module.names[slot] = Tensor.compute(shape, lambda: torch.empty(0)), f"stem.{slot}"
-    with pytest.raises(LayerShapeError, match="expected no columns, the rows of stem.down"):
+    with pytest.raises(LayerShapeError, match=r"expected no columns, the rows of stem\.down"):
         locon_tucker.FAMILY.fits(module, Target("conv", (8, 4, 3, 3), bias=False))
