@@ -53,6 +53,14 @@ class GivenPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+class GivenOutput(GivenPath):
+    """A file or folder to write; one that ends in a slash is a folder, which a path does not say any more."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        return value if isinstance(value, str) and value.endswith("/") else path
+
+
 class GivenModel(click.types.StringParamType):
     """A model's path or repository id, as it is written; the empty text is as wrong as for `GivenPath`."""
 
@@ -161,7 +169,7 @@ class NamesBases(click.Command):
 
 @main.command("convert", cls=NamesBases)
 @click.argument("sources", type=GivenPath(), nargs=-1, required=True)
-@click.option("-o", "--output", type=GivenPath(), help="File or folder to write.  [default: beside the source]")
+@click.option("-o", "--output", type=GivenOutput(), help="File or folder to write.  [default: beside the source]")
 @click.option(
     "--base", type=GivenModel(), metavar="NAME|PATH",
     help="Base model: a name below, or, for DoRA, OFT and others that need its weights, a diffusers folder, "

@@ -144,8 +144,8 @@ def convert(
             no such path, a repository of one, ``user/name`` or ``user/name@revision``, which is fetched to the cache.
             Two files are one adapter for the two denoisers of a base model, high noise first, unless their names
             say which is which.
-        output: the file to write, or an existing folder for it; by default beside the source, for a repository
-            under its name in the current folder.
+        output: the file to write, or a folder for it, which is there or ends in a slash; by default beside the source,
+            for a repository under its name in the current folder.
         base: name, folder or checkpoint of the base model, or a repository in the local cache; found by names and
             shapes where it is not given. DoRA, OFT and others are functions of its weights, which a name has not.
         force: overwrite an existing output.
@@ -172,7 +172,7 @@ def convert(
     remote, token = pair is None and is_repository(source), conceal(token)
     usual = repository_output(source) if remote else default_output(source)
     path = usual if output is None else Path(output)
-    if output is not None and path.is_dir():
+    if output is not None and (path.is_dir() or str(output).endswith("/")):
         path /= usual.name
     if path.exists() and not force:
         raise FileAccessError(
@@ -206,6 +206,8 @@ def convert(
     for entry, part in zip(found.adapter.about["provenance"].get("sources", ()), parts, strict=True):
         entry["sha256"] = _sha256(part)
     hashed = None if parts else found.source.path
+    if str(output).endswith("/"):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         written = writer.write(found.adapter, path, overwrite=force, hash_source=hashed, progress=progress)
     except (NotFinite, LeafDtypeError) as error:

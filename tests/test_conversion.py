@@ -255,3 +255,19 @@ def test_a_base_of_the_cache_is_not_replaced(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(FileAccessError, match="is the base model, or a file of it"):
         convert(KOHYA_LORA, weights, base=name, force=True)
     assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("spoken", ["python", "command"])
+def test_an_output_that_ends_in_a_slash_is_a_folder(spoken: str, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from si_hub.cli import main
+    from tests.miniature import BASE, KOHYA_LORA
+
+    folder = f"{tmp_path}/new/one/"
+    if spoken == "python":
+        convert(KOHYA_LORA, folder, base=BASE)
+    else:
+        result = CliRunner().invoke(main, ["convert", str(KOHYA_LORA), "--base", str(BASE), "-o", folder])
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "new" / "one" / "kohya_lora.styleinject.safetensors").is_file()
