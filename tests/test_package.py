@@ -39,6 +39,7 @@ ORDER = {
         "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
+    "si_hub.cli": ["printing", "options", "group", "convert", "look", "distill", "share", "__main__"],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.
 SMALL = 40
@@ -47,6 +48,7 @@ UNMIRRORED = {
     "architectures/bases": "tables: test_bases.py, test_named.py and test_whole.py go through all of them",
     "architectures/layouts": "names: test_layouts.py and test_native*.py hold them against diffusers' conversions",
     "converters/families": "test_registry.py, test_reading.py and the peers' key lists go through all of them",
+    "cli": "parsing and printing: test_cli.py and the tests of what the commands do run them",
     "report/distillation.py": "plain data, which the tests of page, sheet and charts make and draw",
 }
 TESTS = Path(__file__).resolve().parent

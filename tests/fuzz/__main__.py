@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"{total.inputs:,} inputs of seed {options.seed} in {seconds:,.0f} s ({total.inputs / seconds:,.0f} a second), "
         f"{total.accepted:,} adapters still; {len(total.findings)} findings; slowest call {total.slowest[0]:.3f} s of "
-        f"a processor ({total.slowest[1]}); peak memory {total.memory / 1e6:,.0f} MB a process"
+        f"a processor ({total.slowest[1]}); peak memory {total.memory / 1e6:,.0f} MB a process, "
+        f"{total.grown / 1e6:,.0f} MB of it for the files"
     )
     return 1 if total.findings else 0
 

@@ -20,27 +20,37 @@ from tests.systems import peak_memory
 TOLD = 20
 #: Seconds after which five hundred inputs hang, and the stack is shown: a machine may be busy with other things too.
 HANGING = 300
+#: Bytes this process held at its most before its first input: Python with its libraries, and the tables of base models.
+_at_rest: int = 0
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of some inputs."""
+    """What came of some inputs.
+
+    Attributes:
+        memory: bytes a process held at its most.
+        grown: how much of that came after Python, its libraries and the tables of base models.
+    """
 
     inputs: int = 0
     accepted: int = 0
     findings: list[str] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")
     memory: int = 0
+    grown: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
 
 
 def fuzz(numbers: Iterable[int], seed: int) -> Outcome:
     """Try these inputs in this process; files lie in memory where the system has such a folder."""
+    global _at_rest
     warnings.simplefilter("ignore")
     memory = Path("/dev/shm")
     outcome = Outcome()
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="si-hub-fuzz-") as folder:
         trial = Trial(Path(folder), seed)
+        _at_rest = _at_rest or peak_memory()
         for number in numbers:
             if outcome.inputs % 500 == 0:
                 faulthandler.dump_traceback_later(HANGING, exit=True)
@@ -57,6 +67,7 @@ def fuzz(numbers: Iterable[int], seed: int) -> Outcome:
         faulthandler.cancel_dump_traceback_later()
         outcome.accepted = trial.accepted
     outcome.memory = peak_memory()
+    outcome.grown = outcome.memory - _at_rest
     return outcome
 
 
@@ -77,6 +88,7 @@ def run(inputs: int, processes: int, seed: int) -> Outcome:
             total.findings += outcome.findings
             total.slowest = max(total.slowest, outcome.slowest)
             total.memory = max(total.memory, outcome.memory)
+            total.grown = max(total.grown, outcome.grown)
             for finding in outcome.findings[:TOLD]:
                 print(finding, flush=True)
             if total.inputs % 100_000 == 0:
