@@ -76,8 +76,8 @@ FAMILIES: dict[str, tuple[Callable[[str, Module], Shapes], bool, tuple[str, ...]
     "locon with Tucker cores": (_tucker, True, ("--allow-large",)),
     "dora": (_dora, False, ()),
     "glora": (_glora, False, ()),
-    "oft, whole": (_oft, False, ("--allow-large",)),
-    "oft, --rank 16": (_oft, False, ("--rank", "16")),
+    "oft": (_oft, False, ()),
+    "oft, --rank 8": (_oft, False, ("--rank", "8")),
 }
 
 

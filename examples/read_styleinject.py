@@ -8,7 +8,7 @@ import numpy as np
 
 Layer = dict[str, "np.ndarray[Any, np.dtype[np.float64]]"]
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-LEAVES = "down.weight up.weight router.weight router.bias gain gain_in weight_delta bias_delta param_delta kron alpha"
+LEAVES = "down.weight up.weight router.weight router.bias gain gain_in turn turn_in weight_delta bias_delta kron alpha"
 
 
 def read(path: str) -> tuple[dict[str, Any], dict[tuple[str, str], Layer]]:
@@ -25,7 +25,7 @@ def read(path: str) -> tuple[dict[str, Any], dict[tuple[str, str], Layer]]:
         module, leaf = ".".join(parts[:-words]), ".".join(parts[-words:])
         if component.startswith("text_encoder") and parts[0] == "embedding":
             module, leaf = ".".join(parts), "embedding"
-        elif leaf not in LEAVES.split():
+        elif leaf not in (*LEAVES.split(), "param_delta"):
             raise ValueError(f"{name}: unknown leaf")
         layers.setdefault((component, module), {})[leaf] = raw.reshape(entry["shape"]).astype(np.float64)
     return document, layers

@@ -24,6 +24,8 @@ LEAVES: dict[str, str] = {
     "router.bias": "[n]",
     "gain": "[out]",
     "gain_in": "[in]",
+    "turn": "[blocks, out / blocks, out / blocks]",
+    "turn_in": "[blocks, in / blocks, in / blocks]",
     "weight_delta": "shape of the base weight",
     "bias_delta": "shape of the base bias",
     "param_delta": "shape of the bare parameter",

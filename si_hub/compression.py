@@ -186,7 +186,7 @@ def _sized(layer: Layer, target: Target, rank: int) -> Layer:
         "down.weight": Tensor.compute((rank, *target.shape[1:]), nothing),
         "up.weight": Tensor.compute((target.shape[0], rank), nothing),
     }
-    if "bias_delta" in layer.tensors or ("gain" in layer.tensors and target.bias):
+    if "bias_delta" in layer.tensors or (target.bias and not layer.tensors.keys().isdisjoint({"gain", "turn"})):
         leaves["bias_delta"] = Tensor.compute(target.shape[:1], nothing)
     return Layer(leaves)
 

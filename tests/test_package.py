@@ -60,6 +60,7 @@ PER_MODULE = {
     "FAMILY": "converters/families/",
     "check": "converters/families/",
     "differ": "converters/families/",
+    "needs_base": "converters/families/",
     "lower": "converters/families/",
     "run": "distill/methods/",
 }

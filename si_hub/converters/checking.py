@@ -13,6 +13,7 @@ from si_hub.adapter import Layer
 from si_hub.converters.dense import BaseModule, Difference, as_double
 from si_hub.converters.families.contract import Target
 from si_hub.converters.families.shapes import along
+from si_hub.storage.tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -63,18 +64,27 @@ def measure_error(found: Difference, expected: Difference) -> float:
 def differ_by_layer(layer: Layer, target: Target, own: BaseModule | None) -> Difference:
     """What a layer of one branch adds to weight and bias of its module, by docs/FORMAT.md, for the transform ``add``.
 
-    ΔW = (gain - 1) · W + W · (gain_in - 1) + weight_delta + alpha / rank · up down, where ``kron`` is the left factor
-    of the pair's product, or of ``weight_delta`` where there is no pair; Δb = (gain - 1) · b + bias_delta.
+    ΔW = (gain - 1 + turn) W + W (gain_in - 1 + turn_in) + weight_delta + alpha / rank · up down, where gains are
+    diagonal matrices, turns block-diagonal ones, and ``kron`` is the left factor of the pair's product, or of
+    ``weight_delta`` where there is no pair; Δb = (gain - 1 + turn) b + bias_delta.
     """
     leaves = layer.tensors
-    acts_on_bias = "bias_delta" in leaves or ("gain" in leaves and target.bias)
+    acts_on_bias = "bias_delta" in leaves or (target.bias and not leaves.keys().isdisjoint({"gain", "turn"}))
 
     def weigh() -> torch.Tensor:
+        import torch
+
         parts = [_product(layer, target)]
         for leaf, axis in (("gain", 0), ("gain_in", 1)):
             if leaf in leaves:
                 assert own is not None, "gains are of the base's weight"
                 parts.append(own.weight() * along(as_double(leaves[leaf]) - 1, axis, len(target.shape)))
+        if "turn" in leaves:
+            assert own is not None, "turns are of the base's weight"
+            parts.append((_lay_out(leaves["turn"]) @ own.weight().flatten(1)).reshape(target.shape))
+        if "turn_in" in leaves:
+            assert own is not None, "turns are of the base's weight"
+            parts.append(torch.einsum("oi...,ij->oj...", own.weight(), _lay_out(leaves["turn_in"])))
         return sum(part for part in parts if part is not None)  # type: ignore[return-value]
 
     def shift() -> torch.Tensor:
@@ -82,10 +92,20 @@ def differ_by_layer(layer: Layer, target: Target, own: BaseModule | None) -> Dif
         if "gain" in leaves and target.bias:
             assert own is not None, "gains are of the base's bias"
             parts.append((as_double(leaves["gain"]) - 1) * own.bias())
+        if "turn" in leaves and target.bias:
+            assert own is not None, "turns are of the base's bias"
+            parts.append(_lay_out(leaves["turn"]) @ own.bias())
         return sum(parts)  # type: ignore[return-value]
 
     acts_on_weight = leaves.keys() - {"bias_delta"}
     return Difference(weigh if acts_on_weight else None, shift if acts_on_bias else None)
+
+
+def _lay_out(turn: Tensor) -> torch.Tensor:
+    """The whole matrix of a block-diagonal one."""
+    import torch
+
+    return torch.block_diag(*as_double(turn))  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _product(layer: Layer, target: Target) -> torch.Tensor | None:

@@ -59,7 +59,7 @@ class LayerTable:
 def cut(lowered: Lowered, part: Part) -> Layer:
     """The layer of one part: rows of the output-axis leaves, the rest shared.
 
-    Where there is a ``kron``, its right factor is shared and the part is rows of it: whole blocks.
+    Where there is a ``kron``, its right factor is shared and the part is rows of it: whole blocks, as of a ``turn``.
     """
     tensors = dict(lowered.leaves)
     if part.rows is not None and (kron := tensors.get("kron")):
@@ -71,6 +71,9 @@ def cut(lowered: Lowered, part: Part) -> Layer:
     elif part.rows is not None:
         for leaf in _OUTPUT_LEAVES & tensors.keys():
             tensors[leaf] = _rows(tensors[leaf], part.rows)
+        if turn := tensors.get("turn"):
+            size = turn.shape[1]
+            tensors["turn"] = _rows(turn, [(start // size, stop // size) for start, stop in part.rows])
     return Layer(tensors, lowered.alpha, groups=lowered.groups)
 
 

@@ -114,7 +114,7 @@ def check_layer(layer: Layer, name: str, file: Path | None = None) -> None:
                 "param_delta stands alone, a bare parameter is no module", file=file, key=name, found=sorted(tensors)
             )
         return
-    for rule in (_check_pair, _check_router, _check_kron, _check_delta, _check_widths):
+    for rule in (_check_pair, _check_router, _check_kron, _check_delta, _check_turns, _check_widths):
         rule(layer, name, file)
 
 
@@ -183,6 +183,13 @@ def _check_delta(layer: Layer, name: str, file: Path | None) -> None:
         raise _wrong(f"{name}.weight_delta", file, "its kernel differs from down.weight's", list(down.shape[2:]), delta)
 
 
+def _check_turns(layer: Layer, name: str, file: Path | None) -> None:
+    for leaf in ("turn", "turn_in"):
+        turn = layer.tensors.get(leaf)
+        if turn is not None and (len(turn.shape) != 3 or turn.shape[1] != turn.shape[2]):
+            raise _wrong(f"{name}.{leaf}", file, "is square blocks", "[blocks, size, size]", turn)
+
+
 def _kernel(tensor: Tensor) -> tuple[int, ...]:
     """Kernel sizes; a 1×1 convolution and a linear layer are the same thing here."""
     kernel = tensor.shape[2:]
@@ -216,6 +223,8 @@ def _in_widths(layer: Layer) -> Iterator[tuple[str, int]]:
         yield "router.weight", shapes["router.weight"][1]
     if "gain_in" in shapes and len(shapes["gain_in"]) == 1:
         yield "gain_in", shapes["gain_in"][0]
+    if "turn_in" in shapes:
+        yield "turn_in", shapes["turn_in"][0] * shapes["turn_in"][1]
     delta = shapes.get("weight_delta", ())
     if len(delta) == 2 or (layer.rank and len(delta) > 2):
         yield "weight_delta", delta[1] * layer.groups * factor
@@ -229,6 +238,8 @@ def _out_widths(layer: Layer) -> Iterator[tuple[str, int]]:
     for leaf in ("gain", "bias_delta"):
         if leaf in shapes and len(shapes[leaf]) == 1:
             yield leaf, shapes[leaf][0]
+    if "turn" in shapes:
+        yield "turn", shapes["turn"][0] * shapes["turn"][1]
     # A transposed convolution has its input channels first: only a pair proves that this module is none.
     delta = shapes.get("weight_delta", ())
     if len(delta) in (1, 2) or (layer.rank and len(delta) > 2):

@@ -20,13 +20,13 @@ from si_hub.tuner.kinds import is_readable
 from si_hub.tuner.layer import FixedRouter, LayerAdapter
 from si_hub.tuner.leaves import check_held
 from si_hub.tuner.ledger import Ledger, Site
-from si_hub.tuner.operator import mix, route, wide
+from si_hub.tuner.operator import mix, route, turn_channels, wide
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 from si_hub.tuner.projections import renew
 
 ModuleAdapter = LayerAdapter | ParameterAdapter
 #: Leaves that only a parameter of the module can hold, which not every module has.
-_HOLDERS = {"bias_delta": "bias", "gain": "weight", "weight_delta": "weight"}
+_HOLDERS = {"bias_delta": "bias", "gain": "weight", "turn": "weight", "weight_delta": "weight"}
 
 
 @dataclass(slots=True)
@@ -239,7 +239,8 @@ def _add(kept: Originals, name: str, total: Tensor) -> Tensor:
 def deltas(adapter: ModuleAdapter, base: dict[str, Tensor | None]) -> dict[str, Tensor]:
     """What an adapter of constant s and T = ``add`` adds to ``weight`` and ``bias`` at w = 1, float32 or wider.
 
-    r = (gain − 1)(W0 x + b) + W0 diag(gain_in − 1) x + weight_delta x + bias_delta, and Δh, are all linear in x.
+    r = (gain − 1 + turn)(W0 x + b) + W0 (gain_in − 1 + turn_in) x + weight_delta x + bias_delta, and Δh, are all linear
+    in x; gains are diagonal matrices here, turns block-diagonal ones.
     """
     if isinstance(adapter, ParameterAdapter):
         name = next(iter(base))
@@ -260,6 +261,15 @@ def deltas(adapter: ModuleAdapter, base: dict[str, Tensor | None]) -> dict[str, 
     if "gain_in" in values:
         assert weight is not None
         parts["weight"].append(_axis(values["gain_in"] - 1, weight.ndim, adapter, 1) * wide(weight))
+    if "turn" in values:
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None:
+                rows = wide(tensor).reshape(1, *tensor.shape)  # outputs second, as a convolution's channels stand
+                parts[name].append(turn_channels(values["turn"], rows, channels_last=False)[0])
+    if "turn_in" in values:
+        assert weight is not None
+        # (W T)ᵀ = Tᵀ Wᵀ: the columns are turned by the transposed blocks.
+        parts["weight"].append(turn_channels(values["turn_in"].mT, wide(weight), channels_last=False))
     if "weight_delta" in values:
         delta = values["weight_delta"]
         parts["weight"].append(delta if kron is None or adapter.branches else _kron(kron, delta))

@@ -31,7 +31,7 @@ class Kind:
 
     @property
     def low_rank(self) -> bool:
-        """Whether the module is a product W0 x that can carry down, up, gain_in and kron."""
+        """Whether the module is a product W0 x that can carry down, up, gain_in, turns and kron."""
         return self.name in {"linear", "conv"}
 
 

@@ -106,7 +106,7 @@ class LayerAdapter(nn.Module):
     """One adapter in one layer: its tensors as leaves, and their contribution.
 
     Leaves, each present where the adapter has it: ``down`` and ``up`` (nn.Linear or nn.Conv2d), ``router``
-    (nn.Linear, or `FixedRouter`), and `Value` for ``gain``, ``gain_in``, ``weight_delta``, ``bias_delta``, ``kron``.
+    (nn.Linear, or `FixedRouter`), and `Value` for every other leaf: ``gain``, ``turn``, ``weight_delta``, ``kron`` ….
 
     Attributes:
         path: the layer's module path in the file's words.
@@ -194,15 +194,20 @@ class LayerAdapter(nn.Module):
         return None if leaf is None else (operator.wide(leaf()) - 1).to(like.device, like.dtype)
 
     def _linear_part(self, base: nn.Module, x: Tensor, h: Tensor) -> Tensor | None:
-        """(gain − 1) ⊙ h + W0((gain_in − 1) ⊙ x) + weight_delta x + bias_delta, without what is absent."""
+        """(gain − 1) ⊙ h + turn h + W0((gain_in − 1) ⊙ x + turn_in x) + weight_delta x + bias_delta, where present."""
         last = self.kind.channels_last
         gain, gain_in = self._gain("gain", h), self._gain("gain_in", x)
+        turn, turn_in = self.value("turn", h), self.value("turn_in", x)
         delta, bias = self.value("weight_delta", h), self.value("bias_delta", h)
         parts = []
         if gain is not None:
             parts.append(operator.on_channels(gain, h.ndim, last) * h)
+        if turn is not None:
+            parts.append(operator.turn_channels(turn, h, last))
         if gain_in is not None:
             parts.append(product(base, operator.on_channels(gain_in, x.ndim, last) * x).to(h.dtype))
+        if turn_in is not None:
+            parts.append(product(base, operator.turn_channels(turn_in, x, last)).to(h.dtype))
         if delta is not None:
             parts.append(self._delta_product(base, x, delta, h).to(h.dtype))
         if bias is not None:

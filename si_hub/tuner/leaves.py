@@ -76,6 +76,11 @@ def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> dict[str, tu
         return shapes
     into, out = channels(module, kind)
     kernel = weight[2:]
+    for leaf, width in (("turn", out), ("turn_in", into)):
+        blocks = layer.tensors[leaf].shape[0] if leaf in layer.tensors else 1
+        # Blocks that do not divide the channels fit nowhere: one block is what is expected.
+        blocks = blocks if blocks and width % blocks == 0 else 1
+        shapes[leaf] = (blocks, width // blocks, width // blocks)
     kron = layer.tensors.get("kron")
     shapes |= {"router.weight": (layer.branches, into), "router.bias": (layer.branches,), "gain_in": (into,)}
     if kron is not None:
@@ -136,7 +141,7 @@ def build_layer(path: str, module: nn.Module, kind: Kind, layer: Layer, placemen
         leaves["router"] = (
             router(take("router.weight"), bias) if "router.weight" in layer.tensors else FixedRouter(bias)
         )
-    for leaf in ("gain", "gain_in", "weight_delta", "bias_delta", "kron"):
+    for leaf in ("gain", "gain_in", "turn", "turn_in", "weight_delta", "bias_delta", "kron"):
         if leaf in layer.tensors:
             leaves[leaf] = Value(take(leaf))
     return LayerAdapter(

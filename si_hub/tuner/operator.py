@@ -4,7 +4,7 @@ With h the base layer's output and x its input, an adapter of user weight w adds
 
     s  = softmax(R · pool(x) + r0)
     Δh = (alpha / rank) · B · Σ_i s_i · A_i x
-    r  = w · [(gain − 1) ⊙ h + W0((gain_in − 1) ⊙ x) + weight_delta x + bias_delta]
+    r  = w · [(gain − 1) ⊙ h + turn h + W0((gain_in − 1) ⊙ x + turn_in x) + weight_delta x + bias_delta]
     c  = r + δT(h + r, w · Δh)
 
 Shapes: ``N`` instances of a batch, ``C`` channels, ``n`` branches, ``r`` the rank. A *channels-last* tensor is
@@ -34,6 +34,19 @@ def inner_axes(ndim: int, channels_last: bool) -> Axes:
 def on_channels(vector: Tensor, ndim: int, channels_last: bool) -> Tensor:
     """A ``[C]`` vector in a shape that broadcasts over a tensor of ``ndim`` axes."""
     return vector if channels_last else vector.reshape(-1, *[1] * (ndim - 2))
+
+
+def turn_channels(blocks: Tensor, tensor: Tensor, channels_last: bool) -> Tensor:
+    """A matrix of square blocks on its diagonal, times the channels of a tensor.
+
+    Args:
+        blocks: ``[C / b, b, b]``.
+        tensor: ``[N, *tokens, C]`` or ``[N, C, *space]``.
+    """
+    axis = tensor.ndim - 1 if channels_last else 1
+    split = unflatten(tensor, axis, blocks.shape[0])
+    product = torch.einsum("n...kb,kcb->n...kc" if channels_last else "nkb...,kcb->nkc...", split, blocks)
+    return product.reshape(tensor.shape)
 
 
 def unflatten(tensor: Tensor, axis: int, *sizes: int) -> Tensor:

@@ -44,13 +44,16 @@ def tensors(draw: st.DrawFn, *shape: int) -> Tensor:
 @st.composite
 def layers(draw: st.DrawFn, n: int) -> Layer:
     """Any layer the format has; ``n`` branches where it has a low-rank pair."""
-    kind = draw(st.sampled_from(["pair", "pair", "kron", "delta", "gain", "parameter"]))
+    kind = draw(st.sampled_from(["pair", "pair", "kron", "delta", "gain", "turn", "parameter"]))
     out, width, rank = draw(SIZE), draw(SIZE), draw(SIZE)
     kernel = draw(st.sampled_from([(), (1, 1), (3, 3), (2,)]))
     if kind == "parameter":
         return Layer({"param_delta": draw(tensors(*draw(st.lists(SIZE, max_size=3))))})
     if kind == "gain":
         return Layer({"gain": draw(tensors(out)), "gain_in": draw(tensors(width))})
+    if kind == "turn":
+        blocks, size = draw(SIZE), draw(SIZE)
+        return Layer({"turn": draw(tensors(blocks, size, size)), "turn_in": draw(tensors(size, blocks, blocks))})
     if kind == "delta":
         delta = draw(tensors(out, width, *kernel))
         return Layer({"weight_delta": delta} | ({"bias_delta": draw(tensors(out))} if not kernel else {}))

@@ -24,7 +24,7 @@ SIZES = {
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 LEAVES = (
     "down.weight", "up.weight", "router.weight", "router.bias", "alpha", "gain", "gain_in", "weight_delta",
-    "bias_delta", "kron", "param_delta",
+    "bias_delta", "kron", "param_delta", "turn", "turn_in",
 )  # fmt: skip
 HEADER, VALUES, TENSORS, DOCUMENT, DEPTH, ROWS, MATCHES = 32 << 20, 1_000_000, 32_768, 65_536, 32, 512, 1_000_000
 SEGMENT, COMPONENT = r"[A-Za-z0-9_-]+", r"[A-Za-z_][A-Za-z0-9_]{0,63}"
@@ -328,6 +328,9 @@ def _check_layer(shapes: Shapes, groups: int) -> None:
         demand(router == [None, None], "no router")
     for leaf in ("gain", "gain_in", "bias_delta"):
         demand(len(shapes.get(leaf, (1,))) == 1, "a vector")
+    for leaf in ("turn", "turn_in"):
+        turn = shapes.get(leaf, (1, 1, 1))
+        demand(len(turn) == 3 and turn[1] == turn[2], "square blocks")
     demand(delta is None or delta, "a weight is no scalar")
     if (kron := shapes.get("kron")) is not None:
         demand(len(kron) == 2, "[o1, i1]")
@@ -346,12 +349,14 @@ def _tell_widths(shapes: Shapes, groups: int) -> Iterator[list[int]]:
     told = [shapes["down.weight"][1] * ins] if pair else []
     told += [shapes["router.weight"][1]] if "router.weight" in shapes else []
     told += list(shapes.get("gain_in", ()))
+    told += [math.prod(shapes["turn_in"][:2])] if "turn_in" in shapes else []
     # Without a pair, a weight of more than two axes may be a transposed convolution's, whose axes are the other way.
     if len(delta) == 2 or (pair and len(delta) > 2):
         told.append(delta[1] * groups * ins)
     yield told
     told = [shapes["up.weight"][0] * outs] if pair else []
     told += [*shapes.get("gain", ()), *shapes.get("bias_delta", ())]
+    told += [math.prod(shapes["turn"][:2])] if "turn" in shapes else []
     if len(delta) in (1, 2) or (pair and len(delta) > 2):
         told.append(delta[0] * outs)
     yield told

@@ -49,7 +49,7 @@ class Trial:
         self.output = folder / "out.styleinject.safetensors"
         self.slowest = (0.0, "")
         self.accepted = 0
-        # Torch and the tables of base models are read once, which no input is to blame for; and what is mutated is right itself.
+        # Tables of base models are read once, which no input is to blame for; and what is mutated is right itself.
         for case in self.seeds:
             header, data = lay_out(case)
             config = None if case.config is None else write_json(case.config)

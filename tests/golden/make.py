@@ -103,6 +103,17 @@ def gains_and_deltas() -> Adapter:
     return Adapter(BaseModel("pixart"), {"transformer": Component(None, layers)})
 
 
+def turns() -> Adapter:
+    """OFT's rotations on outputs and on inputs, alone and beside other leaves."""
+    layers = {
+        "to_q": Layer({"turn": numbers(3, 2, 2)}),
+        "to_k": Layer(pair(1, 2, 6, 4) | {"turn": numbers(2, 3, 3, seed=1), "bias_delta": numbers(6)}, alpha=2.0),
+        "to_v": Layer({"turn_in": numbers(2, 2, 2, seed=2), "gain": numbers(6)}),
+        "conv": Layer({"turn": numbers(1, 6, 6, seed=3), "turn_in": numbers(4, 1, 1, dtype="F16")}),
+    }
+    return Adapter(BaseModel("sdxl"), {"unet": Component("UNet2DConditionModel", layers)})
+
+
 def embeddings() -> Adapter:
     """Two text encoders with textual inversions, one of them with layers, and a component without either."""
     return Adapter(
@@ -133,7 +144,7 @@ def exceptions() -> Adapter:
     return Adapter(BaseModel("sd15"), {"unet": Component("UNet2DConditionModel", layers)})
 
 
-GOLDEN = (one_branch, three_branches, kron, gains_and_deltas, embeddings, exceptions)
+GOLDEN = (one_branch, three_branches, kron, gains_and_deltas, turns, embeddings, exceptions)
 
 
 def main(folder: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from si_hub.adapter import Component, Layer, Transform
 from si_hub.storage.tensors import Tensor as Stored
 
-OPTIONAL = ("none", "gain", "gain_in", "weight_delta", "bias_delta", "kron", "all")
+OPTIONAL = ("none", "gain", "gain_in", "weight_delta", "bias_delta", "turn", "turn_in", "kron", "all")
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,7 @@ def random_layer(
     into, out, kernel = _sizes(base)
     groups = int(getattr(base, "groups", 1))
     o1, i1 = (2, 3) if optional == "kron" else (1, 1)
-    wanted = set(OPTIONAL[1:5]) if optional == "all" else {optional}
+    wanted = set(OPTIONAL[1:7]) if optional == "all" else {optional}
     tensors = {
         "down.weight": torch.randn(n * 4, into // i1, *kernel),
         "up.weight": torch.randn(out // o1, 4 // groups),
@@ -103,6 +103,8 @@ def random_layer(
         "gain_in": torch.randn(into),
         "weight_delta": torch.randn(out, into // groups, *kernel),
         "bias_delta": torch.randn(out),
+        "turn": torch.randn(2, out // 2, out // 2),
+        "turn_in": torch.randn(3, into // 3, into // 3),
         "kron": torch.randn(o1, i1),
     }
     tensors |= {name: tensor for name, tensor in extra.items() if name in wanted}
@@ -216,6 +218,10 @@ def reference(base: nn.Module, layer: Layer, x: Tensor, w: float, styles: tuple[
         r = torch.zeros_like(h)
         if "gain" in t:
             r = r + (across(t["gain"]) - 1) * h
+        if "turn" in t:
+            r = r + _turned(t["turn"], h, linear)
+        if "turn_in" in t:
+            r = r + _base(base, _turned(t["turn_in"], one, linear), weight)
         if "gain_in" in t:
             r = r + _base(base, (across(t["gain_in"]) - 1) * one, weight)
         if "weight_delta" in t:
@@ -226,6 +232,12 @@ def reference(base: nn.Module, layer: Layer, x: Tensor, w: float, styles: tuple[
         dh = w * _base(base, one, _delta_weight(layer, t, s, base), groups=1)
         outs.append(u + injected(layer.transform, u, dh, linear))
     return torch.cat(outs)
+
+
+def _turned(blocks: Tensor, features: Tensor, linear: bool) -> Tensor:
+    """The block-diagonal matrix, laid out whole, times the channels."""
+    matrix = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return torch.einsum("...c,oc->...o" if linear else "nc...,oc->no...", features, matrix)
 
 
 def injected(transform: str, u: Tensor, dh: Tensor, linear: bool) -> Tensor:

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from si_hub.converters.dense import BaseModule, Difference, as_double
-from si_hub.converters.families.contract import Family, Slots, SourceModule, Target, always
+from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, lower_whole
 from si_hub.converters.families.scales import read_limit
 from si_hub.converters.families.shapes import check_matrix, misfit
 from si_hub.converters.naming.suffixes import spell
@@ -20,6 +20,8 @@ from si_hub.storage.tensors import Tensor
 if TYPE_CHECKING:
     import torch
 
+#: Kinds of base modules whose outputs can be turned.
+_TURNED = {"linear", "conv"}
 _NUMBERED = "oft_blocks_0 oft_blocks_1 oft_blocks_2 oft_blocks_3"
 
 
@@ -92,6 +94,81 @@ def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Diff
     return Difference(rotate)
 
 
+def _size(tensor: Tensor) -> int:
+    """Rows that are turned together, of the tensor's rotations: those of the last stage, of a butterfly."""
+    size = tensor.shape[-1]
+    return size if len(tensor.shape) == 3 else size * 2 ** (tensor.shape[0] - 1) if tensor.shape[0] else 1
+
+
+def _shared_size(module: SourceModule, target: Target) -> int | None:
+    """The size of blocks that all rotations of a module can be written in, where that is smaller than the weight.
+
+    None of them may lie across two parts of a fused module.
+    """
+    blocks = _blocks(module).values()
+    size = math.lcm(*map(_size, blocks))
+    cuts = (*target.cuts, *(math.prod(tensor.shape[-3:-1]) for tensor in blocks))
+    fits = size and not any(cut % size for cut in cuts) and size * target.shape[0] < target.count
+    return size if fits and target.kind in _TURNED else None
+
+
+def needs_base(module: SourceModule, target: Target) -> bool:
+    """Whether the base's numbers are needed: of the bias, which is not turned, or of a weight that is as small."""
+    return target.bias or _shared_size(module, target) is None
+
+
+def lower(module: SourceModule, target: Target, own: BaseModule | None) -> Lowered:
+    """The rotations as blocks on the outputs, ``turn``; whole where blocks are none, or are more than the weight.
+
+    ``turn`` acts on the bias, which OFT leaves as it is: ``bias_delta`` takes that back.
+    """
+    size = _shared_size(module, target)
+    if size is None:
+        return lower_whole(differ(module, target, own), target)
+    rows = target.shape[0]
+
+    def turn() -> torch.Tensor:
+        import torch
+
+        found = torch.cat([_grow(_transpose_turns(module, slot, one), size) for slot, one in _blocks(module).items()])
+        if "rescale" in module.tensors:
+            factor = as_double(module.tensors["rescale"]).reshape(-1, size, 1)
+            found = factor * found + torch.diag_embed((factor - 1).squeeze(-1))
+        return found
+
+    leaves = {"turn": Tensor.compute((rows // size, size, size), turn)}
+    if target.bias:
+
+        def take_back() -> torch.Tensor:
+            assert own is not None, "a bias is the base's"
+            return -(turn() @ own.bias().reshape(-1, size, 1)).flatten()
+
+        leaves["bias_delta"] = Tensor.compute((rows,), take_back)
+    return Lowered(leaves)
+
+
+def _transpose_turns(module: SourceModule, slot: str, tensor: Tensor) -> torch.Tensor:
+    """What the rows of each block are multiplied by, less the identity: ``[n, b, b]``, of a butterfly its product."""
+    import torch
+
+    if len(tensor.shape) == 3:
+        return _turns(module, slot, tensor).mT
+    rows, size = math.prod(tensor.shape[-3:-1]), _size(tensor)
+    # Stages stay within these blocks: each block's product is what they make of its identity.
+    identities = torch.eye(size, dtype=torch.float64).repeat(rows // size, 1)
+    return _turn_stages(identities, _cayley(module, tensor)).reshape(-1, size, size)
+
+
+def _grow(blocks: torch.Tensor, size: int) -> torch.Tensor:
+    """The same matrix in larger blocks, with zeros beside those that it had."""
+    import torch
+
+    if blocks.shape[1] == size:
+        return blocks
+    groups = blocks.reshape(-1, size // blocks.shape[1], *blocks.shape[1:])
+    return torch.stack([torch.block_diag(*group) for group in groups])  # type: ignore[no-untyped-call]
+
+
 def _turns(module: SourceModule, slot: str, tensor: Tensor) -> torch.Tensor:
     """R - I of every block, ``[n, b, b]``; files of old versions hold R itself."""
     import torch
@@ -140,5 +217,5 @@ FAMILY = Family(
     # kohya's OFT of Flux numbers the blocks of a fused layer.
     | spell("kohya", oft_blocks_0=".oft_blocks.0", oft_blocks_1=".oft_blocks.1", oft_blocks_2=".oft_blocks.2",
             oft_blocks_3=".oft_blocks.3"),
-    needs_base=always,
+    lower=lower, needs_base=needs_base,
 )  # fmt: skip

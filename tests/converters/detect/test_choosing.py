@@ -113,7 +113,7 @@ def test_kohyas_flag_tells_the_first_stable_diffusion_from_the_second(says: str,
 
 
 def test_a_family_that_is_not_converted_as_it_is_is_known_with_its_base(write: Write) -> None:
-    stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_out_0"
     held = {f"{stem}.oft_blocks": numbers(16, 40, 40)}
     metadata = {"ss_base_model_version": "sdxl_base_v1-0"}
     found = look(write(held, metadata))

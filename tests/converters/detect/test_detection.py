@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_one_clear_error(
 def test_part_of_a_file_is_converted_only_when_asked(tmp_path: Path, write_zeros: WriteZeros) -> None:
     entries = {
         **pair(f"{ATTN}_attn2_to_k", 320, 768), **pair(f"{ATTN}_attn2_to_v", 320, 999), **pair("lora_unet_other", 4, 4),
-        "left.over": ("F16", (1,)), f"{ATTN}_attn2_to_q.oft_blocks": ("F16", (8, 40, 40)),
+        "left.over": ("F16", (1,)), f"{ATTN}_attn2_to_out_0.oft_blocks": ("F16", (8, 40, 40)),
     }  # fmt: skip
     file = write_zeros(tmp_path / "lora.safetensors", entries)
     refuse(file, UnknownFamily, "left.over: 1 of 8 tensors are of no known family")
@@ -175,7 +175,7 @@ def test_part_of_a_file_is_converted_only_when_asked(tmp_path: Path, write_zeros
     assert "input size differs" in reasons
     assert "no converter knows" in reasons
     assert "OFT or BOFT" in reasons
-    del entries["left.over"], entries[f"{ATTN}_attn2_to_q.oft_blocks"]
+    del entries["left.over"], entries[f"{ATTN}_attn2_to_out_0.oft_blocks"]
     refuse(write_zeros(file, entries), BaseMismatch, "1 of 3 modules are not in sd15", base="sd15")
     entries = {name: entry for name, entry in entries.items() if "other" not in name}
     refuse(write_zeros(file, entries), BaseMismatch, "1 of 2 modules do not fit sd15.*input size differs", base="sd15")

@@ -65,8 +65,8 @@ def test_each_family_that_needs_the_base_is_counted(write: Write) -> None:
     held = {f"{stem.format(name)}.lokr_w1": numbers(8, 8) for name in "qk"}
     held |= {f"{stem.format(name)}.lokr_w2": numbers(40, 40) for name in "qk"}
     held[f"{stem.format('q')}.dora_scale"] = numbers(320, 1)
-    held[f"{stem.format('v')}.oft_blocks"] = numbers(8, 40, 40)
-    problem = refuse(write(held), UnsupportedFamily, "is DoRA", base="sd15").problem
+    held[f"{stem.format('out_0')}.oft_blocks"] = numbers(8, 40, 40)
+    problem = refuse(write(held), UnsupportedFamily, "is OFT", base="sd15").problem
     families, reason = problem.rsplit(": ", 1)
-    assert families == "is DoRA (1 of 3 modules), OFT or BOFT of LyCORIS or kohya (1 of 3 modules)"
+    assert families == "is OFT or BOFT of LyCORIS or kohya (1 of 3 modules), DoRA (1 of 3 modules)"
     assert "base model's own weights" in reason
