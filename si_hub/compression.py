@@ -130,11 +130,13 @@ def compress(
 
 def _is_replaced(layer: Layer, target: Target, rank: int | None) -> bool:
     """Whether a pair of this rank, or of any where only a tolerance is given, would be smaller than the layer."""
-    if target.kind not in _PAIRED or layer.groups > 1 or not layer.tensors.keys() & {"weight_delta", "up.weight"}:
+    if target.kind not in _PAIRED or layer.groups > 1 or not layer.tensors.keys() & _LARGE:
         return False
     return _weight_bytes(layer) > _ITEM * _pair_count(target, rank or 1)
 
 
+#: Leaves that a pair may be smaller than.
+_LARGE = {"weight_delta", "up.weight", "turn", "turn_in"}
 #: Bytes of a number of a pair, float32.
 _ITEM = 4
 

@@ -135,3 +135,16 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     found = convert(tmp_path / "full.safetensors", {f"{STEM}.diff": torch.full((32, 16), math.inf)}, None)
     with pytest.raises(NotFinite, match=r"unet\.mid_block\.linear: its numbers are not finite"):
         compress(found, rank=1)
+
+
+def test_rotations_are_replaced_where_a_pair_is_smaller(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    skew = torch.zeros(1, 16, 16)
+    skew[0, 0, 1] = 0.3  # a rotation of one plane: of rank 2, less the identity
+    state = {f"{stem_of('mid_block.square')}.oft_blocks": skew}
+    held = {"unet": {"mid_block.square.weight": torch.randn(16, 16, generator=generator)}}
+    found = convert(tmp_path / "oft.safetensors", state, held)
+    cost = compress(found, rank=2)
+    layer = found.adapter.components["unet"].layers["mid_block.square"]
+    assert set(layer.tensors) == {"down.weight", "up.weight"}
+    assert cost.error < 1e-5

@@ -16,7 +16,7 @@ from si_hub.architectures import Architecture, Model
 from si_hub.architectures.layouts import Part
 from si_hub.architectures.model import Module
 from si_hub.converters.dense import BaseModule
-from si_hub.errors import FormatError
+from si_hub.errors import FormatError, UnsupportedFamily
 from tests.converters.tiny import MODULES, as_parameters, convert, merge, stem_of, weights
 
 LINEAR, SQUARE, POINT, CONV, *_ = MODULES
@@ -206,3 +206,70 @@ def test_numbered_blocks_of_a_fused_layer_each_turn_their_part(tmp_path: Path, t
         # Each part is held to alpha times its own outputs.
         expected = rotate(blocks[at], alpha * 8).T @ weight - weight
         np.testing.assert_allclose(change().numpy(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_blocks_of_an_oft_stay_blocks_and_need_the_base_for_its_bias_alone(tmp_path: Path) -> None:
+    blocks = numbers(4, 4, 4)
+    state = {f"{stem_of(SQUARE)}.oft_blocks": blocks}
+    held = weights()
+    found = convert(tmp_path / "square.safetensors", state, None, allow_large=False)
+    layer = found.adapter.components["unet"].layers[SQUARE]
+    assert {leaf: tensor.shape for leaf, tensor in layer.tensors.items()} == {"turn": (4, 4, 4)}
+    turned = rotate(blocks).T @ held["unet"][f"{SQUARE}.weight"].double().numpy()
+    np.testing.assert_allclose(merge(found, SQUARE, held)[0].numpy(), turned, rtol=1e-5, atol=1e-6)
+    biased = {f"{stem_of(LINEAR)}.oft_blocks": numbers(8, 4, 4)}
+    with pytest.raises(UnsupportedFamily, match=r"is OFT.*own weights"):
+        convert(tmp_path / "linear.safetensors", biased, None)
+    layers = convert(tmp_path / "linear.safetensors", biased, held).adapter.components["unet"].layers
+    assert set(layers[LINEAR].tensors) == {"turn", "bias_delta"}
+
+
+@pytest.mark.parametrize(("stages", "size", "leaf"), [(2, 2, "turn"), (3, 2, "turn"), (4, 2, "weight_delta")])
+def test_a_butterfly_of_few_stages_is_larger_blocks(stages: int, size: int, leaf: str, tmp_path: Path) -> None:
+    """Of many it is one block, as large as the weight or larger."""
+    blocks = numbers(stages, 16 // size, size, size)
+    held = weights()
+    found = convert(tmp_path / "f.safetensors", {f"{stem_of(SQUARE)}.oft_blocks": blocks}, held)
+    assert set(found.adapter.components["unet"].layers[SQUARE].tensors) == {leaf}
+    weight = held["unet"][f"{SQUARE}.weight"].double().numpy()
+    for stage, one in enumerate(blocks):
+        # Stage i turns rows that lie 2^i apart: rows k and k + 2^i of every group of 2^(i + 1).
+        order = np.arange(16).reshape(-1, 2, 2**stage).swapaxes(1, 2).ravel()
+        weight[order] = rotate(one) @ weight[order]
+    np.testing.assert_allclose(merge(found, SQUARE, held)[0].numpy(), weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sizes", "leaf"), [((2, 2, 4), "turn"), ((2, 2, 8), "weight_delta")])
+def test_numbered_blocks_of_several_sizes_share_the_largest(
+    sizes: tuple[int, ...], leaf: str, tmp_path: Path, tiny_flux: Architecture
+) -> None:
+    held, own = _flux(tiny_flux)
+    blocks = [numbers(8 // size, size, size) for size in sizes]
+    stem = "oft_unet_double_blocks_0_img_attn_qkv"
+    save_file({f"{stem}.oft_blocks.{at}": one for at, one in enumerate(blocks)}, tmp_path / "f.safetensors")
+    found = converters.convert_source(
+        tmp_path / "f.safetensors", base=tiny_flux, weights=as_parameters(held), allow_large=True
+    )
+    layers = found.adapter.components["transformer"].layers
+    for at, name in enumerate("qkv"):
+        path = f"transformer_blocks.0.attn.to_{name}"
+        assert leaf in layers[path].tensors
+        change = found.origins.reached(("transformer", path), layers[path]).weight
+        assert change is not None
+        weight = own.weight().numpy()[8 * at : 8 * at + 8]
+        np.testing.assert_allclose(change().numpy(), rotate(blocks[at]).T @ weight - weight, rtol=1e-5, atol=1e-7)
+
+
+def test_a_block_that_lies_across_two_parts_of_a_fused_layer_is_whole(tmp_path: Path, tiny_flux: Architecture) -> None:
+    held, own = _flux(tiny_flux)
+    blocks = numbers(2, 12, 12)
+    save_file({"lora_unet_double_blocks_0_img_attn_qkv.oft_blocks": blocks}, tmp_path / "f.safetensors")
+    found = converters.convert_source(
+        tmp_path / "f.safetensors", base=tiny_flux, weights=as_parameters(held), allow_large=True
+    )
+    whole = rotate(blocks).T @ own.weight().numpy() - own.weight().numpy()
+    for at, name in enumerate("qkv"):
+        layer = found.adapter.components["transformer"].layers[f"transformer_blocks.0.attn.to_{name}"]
+        np.testing.assert_allclose(
+            layer.tensors["weight_delta"].numpy(), whole[8 * at : 8 * at + 8], rtol=1e-5, atol=1e-6
+        )
