@@ -196,7 +196,7 @@ def sizes_of(base: Architecture) -> dict[str, dict[str, Sized]]:
 
 #: Lists whose exact form is many times their size: a dense difference, or a pair of the product of two ranks.
 LARGE = {
-    "lycoris_boft_sd15", "peft_oft_sd15", "peft_boft_sd15", "lycoris_lokr_dora_sdxl",
+    "lycoris_boft_sd15", "peft_boft_sd15", "lycoris_lokr_dora_sdxl",
     "lycoris_glora_sd15", "lycoris_loha_tucker_sd15",
 }  # fmt: skip
 
@@ -218,7 +218,9 @@ def test_what_a_peer_wrote_is_found_whole_and_converted(
     assert shown.family == about["families"]
     assert sum(holding.modules for holding in shown.holdings.values()) == about["modules"]
     base, families = architectures.load(about["base"]), about["families"].split("+")
-    needing = [family for family in FAMILIES if family.name in families and family.needs_base is not never]
+    # PEFT turns the inputs of its linear layers here, whatever their weights.
+    own = [family for family in FAMILIES if family.name in families and family.name != "oft-peft"]
+    needing = [family for family in own if family.needs_base is not never]
     if needing:
         with pytest.raises(UnsupportedFamily, match=f"{re.escape(needing[0].title)}.*own weights, which are needed"):
             converters.convert_source(source, base=base)
