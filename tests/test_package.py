@@ -32,7 +32,7 @@ ORDER = {
     ],
     "si_hub.hub": ["limits", "client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [
-        "config", "operator", "kinds", "layer", "leaves", "offloaded", "parameters", "projections", "ledger", "fuse",
+        "config", "operator", "kinds", "layer", "leaves", "offloaded", "parameters", "projections", "ledger", "fusion",
         "door", "steering", "injection", "model",
     ],
     "si_hub.distill": [

@@ -13,7 +13,7 @@ from si_hub import tuner
 from si_hub.errors import UsageError
 from si_hub.pipelines import registry
 from si_hub.tuner.door import find_door
-from si_hub.tuner.fuse import check_bakeable
+from si_hub.tuner.fusion import check_bakeable
 
 
 def fuse_adapters(

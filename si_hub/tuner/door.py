@@ -15,7 +15,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
+from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
 from si_hub.tuner.kinds import working_device, working_dtype
 from si_hub.tuner.layer import CHILD, LayerAdapter
 from si_hub.tuner.ledger import Ledger

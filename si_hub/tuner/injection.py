@@ -16,7 +16,7 @@ from si_hub.adapter import Component, Layer
 from si_hub.errors import BaseMismatch, UsageError
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.door import Door, close_door, find_door, modules_by_path, open_door, root_of
-from si_hub.tuner.fuse import check_bakeable, unfuse_from_base
+from si_hub.tuner.fusion import check_bakeable, unfuse_from_base
 from si_hub.tuner.kinds import check_bare, check_called, kind_of, working_device, working_dtype
 from si_hub.tuner.layer import Control, LayerAdapter, StyleInjectLayer
 from si_hub.tuner.leaves import Mismatch, Placement, build_layer, mismatches

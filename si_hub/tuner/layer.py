@@ -300,7 +300,7 @@ class GuestLayer(nn.ModuleDict):
 
     Attributes:
         home: the base module's path in the adapted model.
-        originals: what `si_hub.tuner.fuse` put aside of it.
+        originals: what `si_hub.tuner.fusion` put aside of it.
     """
 
     home: str | None = None

@@ -55,7 +55,7 @@ class Ledger:
         control: shared with every layer.
         records: by adapter name.
         sites: by logical module path (as the model names it, without ``.base_layer``).
-        originals: what `si_hub.tuner.fuse` keeps, by site.
+        originals: what `si_hub.tuner.fusion` keeps, by site.
         frozen: the base's parameters, by logical name, that were trainable before the first adapter.
         known_enabled: PEFT's own switch (``disable_adapters``), for the adapters that PEFT knows.
     """

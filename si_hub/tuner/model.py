@@ -27,7 +27,7 @@ from si_hub.errors import BaseMismatch, UsageError
 from si_hub.expressions import PatternTable, read_expression, read_patterns
 from si_hub.tuner.config import TUNER_NAME, StyleInjectConfig, extend_peft_type
 from si_hub.tuner.door import Door, close_door, find_door, logical, open_door
-from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
+from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
 from si_hub.tuner.injection import check_name
 from si_hub.tuner.kinds import FLOAT8, Kind, bias_shape, channels, kind_of, weight_shape, working_device, working_dtype
 from si_hub.tuner.layer import CHILD, FixedRouter, GuestLayer, LayerAdapter, Value, hide_guests

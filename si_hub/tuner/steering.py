@@ -13,7 +13,7 @@ from torch import nn
 
 from si_hub.errors import UsageError
 from si_hub.tuner.door import Door, find_door
-from si_hub.tuner.fuse import fuse_into_base, unfuse_from_base
+from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
 
 ModuleWeight = float | Callable[[str], float]
 
