@@ -11,7 +11,7 @@ OLD_CLIENT := $(CURDIR)/build/old-client
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo hub test test-hub test-platform test-platform-short test-slow test-peft fuzz lint types wheel-test bench
+.PHONY: help demo hub test test-hub test-platform test-platform-short test-slow test-peft test-comfyui fuzz lint types wheel-test bench
 .PHONY: bench-distill house tables world clean
 
 help:  ## show the targets
@@ -65,6 +65,9 @@ tables: $(READY)  ## the tables of docs/CONVERT.md, from the families and base m
 
 test-peft: $(READY)  ## PEFT's own tests on StyleInjectConfig (PEFT_ADAPTERS= for every kind of adapter)
 	$(BIN)/python -m tests.peft_suite $(PEFT_ADAPTERS)
+
+test-comfyui: $(READY)  ## examples/comfyui on ComfyUI's own models and model patchers
+	$(BIN)/python -m tests.comfyui_suite
 
 house: $(READY)  ## modules by room, their lines, the longest functions
 	$(BIN)/python -m tests.house

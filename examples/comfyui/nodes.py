@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import folder_paths  # type: ignore[import-not-found]  # ComfyUI's own
+import folder_paths  # ComfyUI's own
 
 from si_hub.adapter import Adapter
 from si_hub.errors import UsageError
@@ -94,7 +94,7 @@ def find(name: str) -> Path:
     return Path(path)
 
 
-NODE_CLASS_MAPPINGS = {"StyleInjectLoader": StyleInjectLoader, "StyleInjectStack": StyleInjectStack}
+NODE_CLASS_MAPPINGS: dict[str, Any] = {"StyleInjectLoader": StyleInjectLoader, "StyleInjectStack": StyleInjectStack}
 NODE_DISPLAY_NAME_MAPPINGS = {
     "StyleInjectLoader": "Load adapter (StyleInject)",
     "StyleInjectStack": "Load adapters (StyleInject)",
