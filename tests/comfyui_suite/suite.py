@@ -44,7 +44,7 @@ from examples.comfyui import NODE_CLASS_MAPPINGS, attaching  # noqa: E402
 CPU = torch.device("cpu")
 
 
-class Config(comfy.supported_models_base.BASE):  # type: ignore[misc]
+class Config(comfy.supported_models_base.BASE):
     unet_extra_config: ClassVar[dict[str, Any]] = {}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from si_hub import format
@@ -24,9 +26,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         get_full_path=lambda kind, name: str(tmp_path / name) if (tmp_path / name).exists() else None,
     )
     monkeypatch.setitem(sys.modules, "folder_paths", paths)
-    monkeypatch.delitem(sys.modules, "examples.comfyui", raising=False)
-    import examples.comfyui.nodes as found
-
+    for name in ("examples.comfyui", "examples.comfyui.nodes"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    found = importlib.import_module("examples.comfyui.nodes")
     return found
 
 
@@ -61,10 +63,8 @@ def test_a_line_that_says_something_else_is_refused(nodes: Any, line: str) -> No
 def test_a_file_of_ours_and_a_foreign_one_are_read(nodes: Any, tmp_path: Path) -> None:
     from examples.comfyui.reading import read_adapter
 
-    layer = Layer({"gain": Tensor.compute((4,), lambda: __import__("torch").ones(4))})
-    format.write(
-        Adapter(BaseModel("sd15"), {"unet": Component(None, {"conv_in": layer})}), tmp_path / "ours.safetensors"
-    )
+    layers = {"conv_in": Layer({"gain": Tensor.from_numpy(np.ones(4, np.float32))})}
+    format.write(Adapter(BaseModel("sd15"), {"unet": Component(None, layers)}), tmp_path / "ours.safetensors")
     assert list(read_adapter(tmp_path / "ours.safetensors").components["unet"].layers) == ["conv_in"]
     stem = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     entries = {f"{stem}.lora_down.weight": ("F16", (2, 768)), f"{stem}.lora_up.weight": ("F16", (3072, 2))}
