@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from si_hub.pipelines.mixin import StyleInjectLoaderMixin
+from si_hub.tuner.model import register
 
 
 def enable() -> None:
@@ -14,6 +15,8 @@ def enable() -> None:
         RuntimeError: diffusers has a method of one of the names; nothing is changed then.
     """
     from diffusers import DiffusionPipeline, ModularPipeline
+
+    register()
 
     methods = {name: member for name, member in vars(StyleInjectLoaderMixin).items() if not name.startswith("_")}
     for cls in (DiffusionPipeline, ModularPipeline):

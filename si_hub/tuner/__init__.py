@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from si_hub.tuner.steering import unfuse as unfuse
 
 _HOMES = {
-    "StyleInjectConfig": "si_hub.tuner.config",
+    # PEFT knows the kind of a configuration once the model is there.
+    "StyleInjectConfig": "si_hub.tuner.model",
     "root_of": "si_hub.tuner.door",
     "InjectReport": "si_hub.tuner.injection",
     "bake": "si_hub.tuner.injection",

@@ -28,8 +28,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setitem(sys.modules, "folder_paths", paths)
     for name in ("examples.comfyui", "examples.comfyui.nodes"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    found = importlib.import_module("examples.comfyui.nodes")
-    return found
+    return importlib.import_module("examples.comfyui.nodes")
 
 
 def test_styles_are_names_with_numbers(nodes: Any) -> None:
