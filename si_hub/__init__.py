@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from si_hub.adapter import Adapter as Adapter
     from si_hub.conversion import convert as convert
     from si_hub.errors import SiHubError as SiHubError
+    from si_hub.exporting.command import export as export
     from si_hub.hub.pull import pull as pull
     from si_hub.hub.push import push as push
     from si_hub.inspection import inspect as inspect
@@ -30,6 +31,7 @@ _HOMES = {
     "StyleInjectModel": "si_hub.tuner",
     "convert": "si_hub.conversion",
     "enable": "si_hub.pipelines",
+    "export": "si_hub.exporting.command",
     "inspect": "si_hub.inspection",
     "pull": "si_hub.hub.pull",
     "push": "si_hub.hub.push",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from si_hub.adapter import Layer
+from si_hub.adapter import Adapter, Layer
 from si_hub.converters.dense import Difference
 from si_hub.converters.families.contract import Target
 from si_hub.converters.origins import LayerKey
@@ -74,6 +76,16 @@ def check_options(rank: int | None, tolerance: float | None, size: int | None) -
     return bool(asked)
 
 
+class Definitions(Protocol):
+    """What layers are by definition: `si_hub.converters.origins.Origins`, or `si_hub.converters.checking.Own`."""
+
+    def target(self, key: LayerKey) -> Target:
+        """The base's module."""
+
+    def expected(self, key: LayerKey) -> Difference:
+        """What the layer adds to it, float64."""
+
+
 def compress(
     found: Conversion,
     *,
@@ -82,9 +94,29 @@ def compress(
     size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compression:
-    """Replace layers of a conversion by pairs, in place.
+    """Replace layers of a conversion by pairs, in place: see `compress_layers`."""
+    return compress_layers(
+        found.adapter, found.origins, found.source.path, rank=rank, tolerance=tolerance, size=size, progress=progress
+    )
+
+
+def compress_layers(
+    adapter: Adapter,
+    definitions: Definitions,
+    path: Path,
+    *,
+    rank: int | None = None,
+    tolerance: float | None = None,
+    size: int | None = None,
+    must: Callable[[Layer], bool] = lambda layer: False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Compression:
+    """Replace layers of an adapter by pairs, in place.
 
     Args:
+        definitions: what every layer is.
+        path: of the adapter, for messages.
+        must: says of a layer whether a pair has to stand for it, even a larger one.
         rank: of every pair at most.
         tolerance: the relative error of every layer at most; each gets the lowest rank that keeps it.
         size: bytes of the file at most; the highest rank for all that keeps it.
@@ -97,31 +129,32 @@ def compress(
     check_options(rank, tolerance, size)
     layers = {
         (name, path): layer
-        for name, component in found.adapter.components.items()
+        for name, component in adapter.components.items()
         for path, layer in component.layers.items()
     }
-    targets = {key: found.origins.target(key) for key in layers}
+    targets = {key: definitions.target(key) for key in layers}
     if size is not None:
-        rank = _rank_for(found, layers, targets, size)
+        rank = _rank_for(adapter, path, layers, targets, size)
     result, squares, norms = Compression(), 0.0, 0.0
     total, done = sum(one.count for one in targets.values()), 0
     for key, layer in layers.items():
-        difference = found.origins.expected(key)
+        difference = definitions.expected(key)
         norm = _squared_norm(difference)
         if not math.isfinite(norm):
-            raise NotFinite("its numbers are not finite", file=found.source.path, key=".".join(key))
+            raise NotFinite("its numbers are not finite", file=path, key=".".join(key))
         norms += norm
-        if _is_replaced(layer, targets[key], rank):
-            pair, error = _approximate(key, difference, rank, tolerance, norm, _weight_bytes(layer))
+        if (forced := must(layer)) or _is_replaced(layer, targets[key], rank):
+            room = sys.maxsize if forced else _weight_bytes(layer)
+            pair, error = _approximate(key, difference, rank, tolerance, norm, room)
             if pair is not None:
-                found.adapter.components[key[0]].layers[key[1]] = pair
+                adapter.components[key[0]].layers[key[1]] = pair
                 result.errors[".".join(key)] = math.sqrt(error / norm) if norm else 0.0
                 squares += error
         done += targets[key].count
         if progress:
             progress(done, total)
     result.error = math.sqrt(squares / norms) if norms else 0.0
-    provenance = found.adapter.about["provenance"]
+    provenance = adapter.about.setdefault("provenance", {})
     if result.errors:
         provenance.pop("exact", None)
         provenance["error"] = float(f"{result.error:.4g}")
@@ -150,7 +183,9 @@ def _pair_count(target: Target, rank: int) -> int:
     return rank * (target.shape[0] + math.prod(target.shape[1:]))
 
 
-def _rank_for(found: Conversion, layers: dict[LayerKey, Layer], targets: dict[LayerKey, Target], size: int) -> int:
+def _rank_for(
+    adapter: Adapter, file: Path, layers: dict[LayerKey, Layer], targets: dict[LayerKey, Target], size: int
+) -> int:
     """The highest rank for all layers that keeps the file within ``size`` bytes."""
 
     def measure(rank: int) -> int:
@@ -159,9 +194,9 @@ def _rank_for(found: Conversion, layers: dict[LayerKey, Layer], targets: dict[La
             name: replace(component, layers={
                 path: _sized(layer, targets[name, path], rank) for path, layer in component.layers.items()
             })
-            for name, component in found.adapter.components.items()
+            for name, component in adapter.components.items()
         }  # fmt: skip
-        return adapter_bytes(replace(found.adapter, components=components)) + SOURCE_HASH
+        return adapter_bytes(replace(adapter, components=components)) + SOURCE_HASH
 
     low, high = 0, max(min(one.shape[0], math.prod(one.shape[1:])) for one in targets.values() if one.shape)
     while low < high:
@@ -169,7 +204,7 @@ def _rank_for(found: Conversion, layers: dict[LayerKey, Layer], targets: dict[La
         low, high = (middle, high) if measure(middle) <= size else (low, middle - 1)
     if not low:
         raise UsageError(
-            "no pairs of rank 1 are that small", file=found.source.path, key=label("size"),
+            "no pairs of rank 1 are that small", file=file, key=label("size"),
             expected=f"{size_text(measure(1))} or more", found=size_text(size),
         )  # fmt: skip
     return low

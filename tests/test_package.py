@@ -20,7 +20,7 @@ ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schemas", "architectures",
         "converters", "format", "report", "hub", "tuner", "pipelines", "distill",
-        "basemodel", "compression", "conversion", "inspection", "batch", "cli", "__main__",
+        "basemodel", "compression", "exporting", "conversion", "inspection", "batch", "cli", "__main__",
     ],
     "si_hub.architectures": [
         "model", "layouts", "bases", "namings", "shipped", "folder", "checkpoint", "sketch", "titles", "recognise",
@@ -39,7 +39,8 @@ ORDER = {
         "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
-    "si_hub.cli": ["printing", "options", "group", "convert", "look", "distill", "share", "__main__"],
+    "si_hub.exporting": ["magnitude", "formats", "joining", "placing", "spelling", "steadying", "original", "headers", "command"],
+    "si_hub.cli": ["printing", "options", "group", "convert", "look", "distill", "export", "share", "__main__"],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.
 SMALL = 40

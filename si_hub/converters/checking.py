@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from si_hub.adapter import Layer
-from si_hub.converters.dense import BaseModule, Difference, as_double
+from si_hub.adapter import Adapter, Layer
+from si_hub.architectures import Architecture
+from si_hub.architectures.layouts import Part
+from si_hub.converters.dense import BaseModule, Difference, Weights, as_double
 from si_hub.converters.families.contract import Target
 from si_hub.converters.families.shapes import along
+from si_hub.errors import UnsupportedFamily
 from si_hub.storage.tensors import Tensor
+from si_hub.words import option
 
 if TYPE_CHECKING:
     import torch
@@ -99,6 +104,46 @@ def differ_by_layer(layer: Layer, target: Target, own: BaseModule | None) -> Dif
 
     acts_on_weight = leaves.keys() - {"bias_delta"}
     return Difference(weigh if acts_on_weight else None, shift if acts_on_bias else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What the layers of an adapter of one branch are by docs/FORMAT.md: its own definition of itself.
+
+    Attributes:
+        adapter: whose transform is ``add`` everywhere.
+        architecture: its base model.
+        weights: the base's numbers, which gains and turns are functions of.
+        file: of the adapter, for messages.
+    """
+
+    adapter: Adapter
+    architecture: Architecture
+    weights: Weights | None
+    file: Path
+
+    def target(self, key: tuple[str, str]) -> Target:
+        """The base's module of a layer."""
+        module = self.architecture.components[key[0]].modules[key[1]]
+        return Target(module.kind, module.shape, module.bias)
+
+    def expected(self, key: tuple[str, str]) -> Difference:
+        """What a layer adds, float64.
+
+        Raises:
+            UnsupportedFamily: it is a function of the base's weights, and there are none.
+        """
+        name, path = key
+        layer = self.adapter.components[name].layers[path]
+        needs = sorted(layer.tensors.keys() & {"gain", "gain_in", "turn", "turn_in"})
+        if needs and self.weights is None:
+            raise UnsupportedFamily(
+                f"its {needs[0]} acts on the base model's own weights, which are needed", file=self.file,
+                key=".".join(key), hint=f"Name the base model's folder or checkpoint: {option('base', 'FOLDER')}",
+            )  # fmt: skip
+        modules = self.architecture.components[name].modules
+        own = None if self.weights is None else BaseModule(self.weights, name, (Part(path),), modules, self.file, path)
+        return differ_by_layer(layer, self.target(key), own)
 
 
 def _lay_out(turn: Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from si_hub.converters.detect.detection import Detection
 from si_hub.converters.detect.matching import Match
 from si_hub.converters.families.contract import SourceModule
 from si_hub.converters.naming.names import Place
+from si_hub.converters.numbers import number
 
 #: Patterns of one component. The document has a limit; a source more irregular than this is only counted.
 MOST_PATTERNS = 200
@@ -24,7 +25,9 @@ class Rule(NamedTuple):
         suffixes: (slot, what follows the stem) of each of its tensors.
         alpha: dtype and shape of the alpha tensor, if it has one.
         zero: the alpha tensor holds 0, for the rank.
-        axes: of down and up, where they are not the base weight's: a convolution for a linear layer, or the reverse.
+        value: what the alpha tensor of a module without a rank holds, where it says nothing.
+        axes: of down and up, or of a Kronecker product's right factor, where they are not the base weight's: a
+            convolution for a linear layer, or the reverse.
     """
 
     prefix: str
@@ -32,6 +35,7 @@ class Rule(NamedTuple):
     suffixes: tuple[tuple[str, str], ...]
     alpha: str = ""
     zero: bool = False
+    value: str = ""
     axes: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -94,7 +98,9 @@ def _rule(found: Detection, match: Match, stem: str) -> Rule:
     suffixes = tuple(sorted((slot, name[len(stem) :]) for slot, name in module.names.items()))
     ranked = found.families[stem].rank_of(module) is not None
     zero = "alpha" in module.tensors and ranked and module.alpha is None
-    return Rule(place.prefix, place.layout, suffixes, _alpha_kind(module), zero, _axes(found, match, stem))
+    idle = "alpha" in module.tensors and not ranked and module.tensors["alpha"].count == 1
+    value = repr(number(module.tensors["alpha"])) if idle else ""
+    return Rule(place.prefix, place.layout, suffixes, _alpha_kind(module), zero, value, _axes(found, match, stem))
 
 
 def _alpha_kind(module: SourceModule) -> str:

@@ -218,8 +218,14 @@ def _as_pair(module: SourceModule, name: str) -> tuple[torch.Tensor, torch.Tenso
     return (one, whole) if rows <= columns else (whole, one)
 
 
+def lokr_axes(module: SourceModule) -> tuple[int, ...]:
+    """Number of axes of the right factor, which is written flat where it is a pair."""
+    slot = "lokr_w2" if "lokr_w2" in module.tensors else "lokr_w2_b"
+    return (len(module.tensors[slot].shape),) if slot in module.tensors else ()
+
+
 FAMILY = Family(
     "lokr", "LoKr", Slots.of(has_any=LOKR_FACTORS, may="alpha diff_b"), check, differ,
     spell("lycoris", named=True, **{slot: f".{slot}" for slot in LOKR_FACTORS.split()}),
-    rank=lokr_rank, lower=lower,
+    rank=lokr_rank, axes=lokr_axes, lower=lower,
 )  # fmt: skip

@@ -1,0 +1,90 @@
+"""`si-hub export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from si_hub.cli.group import main
+from si_hub.cli.options import GivenModel, GivenOutput, GivenPath, as_json
+from si_hub.cli.printing import complain, say, show
+from si_hub.errors import SiHubError, UsageError
+from si_hub.foreign import json_text
+
+#: Those of `si_hub.exporting.command`, named here because help is shown without loading it; a test compares.
+EXPORTED = ("original", "kohya", "diffusers", "peft", "comfy")
+
+
+def as_styles(_: click.Context, param: click.Parameter, text: str | None) -> dict[str, float] | None:
+    """``ink=0.7,neon=0.3`` as weights by name."""
+    if text is None:
+        return None
+    weights: dict[str, float] = {}
+    for item in text.split(","):
+        name, equals, value = item.strip().partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not name or not equals:
+            raise click.BadParameter(f"{item!r} is not NAME=WEIGHT", param=param)
+    return weights
+
+
+@main.command("export")
+@click.argument("sources", type=GivenPath(), nargs=-1, required=True)
+@click.option("--to", required=True, type=click.Choice(EXPORTED), help="The format to write.")
+@click.option("-o", "--output", type=GivenOutput(), help="File or folder to write.  [default: beside the source]")
+@click.option(
+    "--base", type=GivenModel(), metavar="NAME|PATH",
+    help="Base model of a foreign source; or a folder or checkpoint, whose weights are needed for what acts on them.",
+)  # fmt: skip
+@click.option("--styles", callback=as_styles, metavar="NAME=W,…", help="The mix of its named styles, such as ink=0.7.")
+@click.option("--rank", type=int, metavar="N", help="Make pairs of what the format cannot say; errors are measured.")
+@click.option("--tolerance", type=float, metavar="X", help="The same, of this relative error of a layer at most.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
+@as_json
+def export_command(sources: tuple[Path, ...], output: Path | None, json_: bool, **options: Any) -> None:
+    """Write the adapters SOURCES, StyleInject files or any others, in another program's format, exactly.
+
+    kohya is what A1111, Forge, ComfyUI and most others read; comfy has ComfyUI's own names; original is the file that
+    it was converted from, bit for bit. What a format has no place for is refused, or made pairs of with --rank.
+
+    \b
+    Examples:
+      si-hub export style.styleinject.safetensors --to kohya
+      si-hub export lora_diffusers.safetensors --to kohya -o lora.safetensors
+      si-hub export mix.styleinject.safetensors --to diffusers --styles ink=0.7,neon=0.3
+      si-hub export lokr.safetensors --to peft --rank 32
+      si-hub export *.styleinject.safetensors --to original -o back/
+    """
+    from si_hub.exporting.command import export
+    from si_hub.report.progress import progress_bar
+
+    if len(sources) == 1:
+        with progress_bar("exporting", quiet=json_) as progress:
+            show(export(sources[0], output, progress=progress, **options), json_)
+        return
+    if output is not None and not (Path(output).is_dir() or str(output).endswith("/")):
+        hint = "Name a folder, ending in /"
+        raise UsageError("several files go into a folder", key="-o", found=str(output), hint=hint)
+    codes = [_export_one(source, output, json_, **options) for source in sources]
+    click.get_current_context().exit(max(codes))
+
+
+def _export_one(source: Path, output: Path | None, json_: bool, **options: Any) -> int:
+    """Export one of several, whose failure keeps no other from it; the exit code."""
+    from si_hub.exporting.command import export
+
+    try:
+        result = export(source, output, **options)
+    except SiHubError as error:
+        if json_:
+            say(json_text(error.as_dict()))
+        complain(str(error))
+        return error.exit_code
+    say(json_text(result.as_dict()) if json_ else result.as_text())
+    return 0

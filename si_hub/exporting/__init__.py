@@ -1,0 +1,1 @@
+"""StyleInject adapters in other programs' formats: the converters' tables, read the other way."""

@@ -1,0 +1,131 @@
+"""The formats that adapters are exported to: how they begin names, end them, and keep a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from si_hub.adapter import Layer
+from si_hub.architectures.bases import BY_NAME
+from si_hub.architectures.bases.contract import Base
+from si_hub.architectures.layouts.contract import Layout
+from si_hub.architectures.layouts.own import diffusers
+from si_hub.converters.naming.names import PREFIXES
+from si_hub.errors import ConversionRefused
+from si_hub.exporting.magnitude import is_magnitude
+
+#: kohya's trainer knows these by diffusers' names, all others by the projects' own.
+_BY_DIFFUSERS = {"sd15", "sd21"}
+
+
+#: Leaf → slot of a module that is a linear layer, a convolution or a bare parameter, and of a norm.
+_SLOTS = {
+    "down.weight": "down",
+    "up.weight": "up",
+    "weight_delta": "diff",
+    "param_delta": "diff",
+    "bias_delta": "diff_b",
+}
+_NORM_SLOTS = {"weight_delta": "w_norm", "bias_delta": "b_norm"}
+#: With a Kronecker product.
+_KRON_SLOTS = {
+    "kron": "lokr_w1", "weight_delta": "lokr_w2", "up.weight": "lokr_w2_a", "down.weight": "lokr_w2_b",
+    "bias_delta": "diff_b",
+}  # fmt: skip
+
+
+def slots_of(layer: Layer, kind: str = "linear") -> Mapping[str, str]:
+    """Slots of a layer's leaves; ``kind`` of its base module."""
+    return _KRON_SLOTS if "kron" in layer.tensors else _NORM_SLOTS if kind == "norm" else _SLOTS
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """One format.
+
+    Attributes:
+        name, title: for the command and for people.
+        suffixes: slot → the end of its tensors' names; what is not named here it cannot carry.
+        alpha: where alpha goes: a tensor, into ``up``, or a configuration.
+        native: whether modules go by the base project's own names; by diffusers' otherwise.
+        denoiser: how names of a denoiser's modules begin; ``{component}`` stands for its name.
+        encoders: how the beginnings of text encoders' names begin.
+    """
+
+    name: str
+    title: str
+    suffixes: Mapping[str, str]
+    alpha: Literal["tensor", "folded", "configuration"]
+    native: bool
+    denoiser: str
+    encoders: str
+
+    def layouts(self, base: str, component: str) -> tuple[Layout, ...]:
+        """The namings of a component's modules, best first."""
+        known = BY_NAME.get(base)
+        if component.startswith("text_encoder") or not self.native or known is None:
+            return (diffusers,)
+        if self.name == "kohya" and base in _BY_DIFFUSERS:
+            return (diffusers,)
+        ordered = sorted(known.layouts, key=lambda layout: not layout.whole)
+        return (*ordered, diffusers)
+
+    def lacks(self, layer: Layer) -> bool:
+        """Whether it has no place for a leaf of a layer of a linear module or a convolution."""
+        if "magnitude" in self.suffixes and is_magnitude(layer):
+            return False
+        slots = slots_of(layer)
+        return any(slots.get(leaf) not in self.suffixes for leaf in layer.tensors)
+
+    def prefix(self, base: str, component: str) -> str:
+        """The beginning of a component's names.
+
+        Raises:
+            ConversionRefused: the format has none for it.
+        """
+        if self.denoiser == self.encoders or "{component}" in self.denoiser:
+            return self.denoiser.format(component=component)
+        known = BY_NAME.get(base)
+        if component.startswith("text_encoder"):
+            found = _encoder_prefix(self.encoders, known, component)
+        else:
+            first = component in {"unet", "transformer", "prior"}
+            found = self.denoiser if first else None
+        if found is None:
+            raise ConversionRefused(
+                f"{self.title} has no names for it",
+                key=component,
+                hint="Leave the component out, or split it off first",
+            )
+        return found
+
+
+def _encoder_prefix(start: str, known: Base | None, component: str) -> str | None:
+    """How names of a text encoder begin: as the base model says, or by the general rule."""
+    said = {} if known is None else known.prefixes
+    own = [text for text, meant in said.items() if meant == component]
+    general = [
+        prefix.text
+        for prefix in PREFIXES
+        if prefix.components[:1] == (component,) and said.get(prefix.text, component) == component
+    ]
+    # Of several text encoders the first has a number too.
+    unusual = "te1_" if known is not None and "text_encoder_2" not in known.components else "te_"
+    fitting = [text for text in (*own, *general) if text.startswith(start)]
+    return min(fitting, key=lambda text: (text not in own, text.endswith(unusual)), default=None)
+
+
+_KOHYA = {
+    "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha", "diff": ".diff", "diff_b": ".diff_b",
+    "w_norm": ".w_norm", "b_norm": ".b_norm", "lokr_w1": ".lokr_w1", "lokr_w2": ".lokr_w2",
+    "lokr_w2_a": ".lokr_w2_a", "lokr_w2_b": ".lokr_w2_b", "magnitude": ".dora_scale",
+}  # fmt: skip
+_PEFT = {"down": ".lora_A.weight", "up": ".lora_B.weight"}
+
+KOHYA = FileFormat("kohya", "kohya's and LyCORIS's format", _KOHYA, "tensor", True, "lora_unet_", "lora_te")
+COMFY = FileFormat("comfy", "ComfyUI's format", _KOHYA, "tensor", True, "diffusion_model.", "text_encoders.")
+DIFFUSERS = FileFormat("diffusers", "diffusers' format", _PEFT, "folded", False, "{component}.", "")
+PEFT = FileFormat("peft", "PEFT's format", _PEFT, "configuration", False, "base_model.model.", "base_model.model.")
+
+FILE_FORMATS: dict[str, FileFormat] = {target.name: target for target in (KOHYA, DIFFUSERS, PEFT, COMFY)}
