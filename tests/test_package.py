@@ -39,7 +39,9 @@ ORDER = {
         "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
-    "si_hub.exporting": ["magnitude", "formats", "joining", "placing", "spelling", "steadying", "original", "headers", "command"],
+    "si_hub.exporting": [
+        "magnitude", "formats", "joining", "placing", "spelling", "steadying", "original", "headers", "command",
+    ],
     "si_hub.cli": ["printing", "options", "group", "convert", "look", "distill", "export", "share", "__main__"],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.

@@ -155,7 +155,7 @@ def export(
             own = Own(adapter=steadied, architecture=architecture, weights=weights, file=source)
             must = FILE_FORMATS[to].lacks
             cost = compress_layers(steadied, own, source, rank=rank, tolerance=tolerance, must=must, progress=progress)
-        files, notes = _spell(steadied, architecture, weights, FILE_FORMATS[to], source, output)
+        files, notes = spell_files(steadied, architecture, weights, FILE_FORMATS[to], source, output)
     _check_outputs(source, files, force)
     size = sum(tensor.nbytes for file in files for tensor in file.tensors.values())
     if not dry_run:
@@ -190,7 +190,7 @@ def _spell_original(adapter: Adapter, architecture: Architecture, source: Path, 
     return _File(_path_for(source, output, ORIGINAL), tensors, layers, {**adapter.metadata, "format": "pt"})
 
 
-def _spell(
+def spell_files(
     adapter: Adapter,
     architecture: Architecture,
     weights: Weights | None,
@@ -212,7 +212,7 @@ def _spell(
         home = path / name if several else path
         file = files.setdefault(str(home), _File(home))
         model, prefix = architecture.components[name], target.prefix(architecture.name, name)
-        layouts = target.layouts(architecture.name, name)
+        layouts = target.layouts(architecture.name, name, model.class_name)
         for stem, parts in place_layers(component.layers, model, layouts, target.title).items():
             slices, shape = slice_module(parts, model.modules, component.layers)
             layer, magnitude = join_layers(stem, slices, shape), None

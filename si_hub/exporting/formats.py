@@ -10,7 +10,7 @@ from si_hub.adapter import Layer
 from si_hub.architectures.bases import BY_NAME
 from si_hub.architectures.bases.contract import Base
 from si_hub.architectures.layouts.contract import Layout
-from si_hub.architectures.layouts.own import diffusers
+from si_hub.architectures.layouts.own import bare_clip, diffusers
 from si_hub.converters.naming.names import PREFIXES
 from si_hub.errors import ConversionRefused
 from si_hub.exporting.magnitude import is_magnitude
@@ -61,9 +61,12 @@ class FileFormat:
     denoiser: str
     encoders: str
 
-    def layouts(self, base: str, component: str) -> tuple[Layout, ...]:
+    def layouts(self, base: str, component: str, class_name: str = "") -> tuple[Layout, ...]:
         """The namings of a component's modules, best first."""
         known = BY_NAME.get(base)
+        if self.alpha == "configuration" and component.startswith("text_encoder"):
+            # PEFT looks modules up by name, and transformers 5.6 took `text_model.` off CLIPTextModel's.
+            return (bare_clip, diffusers) if class_name == "CLIPTextModel" else (diffusers,)
         if component.startswith("text_encoder") or not self.native or known is None:
             return (diffusers,)
         if self.name == "kohya" and base in _BY_DIFFUSERS:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from si_hub.adapter import Adapter, Layer
-from si_hub.architectures.bases import BY_NAME
+from si_hub.architectures.bases import BY_NAME, find_named
 from si_hub.converters.source import METADATA_CONFIG
 from si_hub.format.modelspec import SPEC_VERSION
 from si_hub.storage.write import Digests
@@ -37,7 +37,7 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
     about, base = adapter.about, adapter.base_model
     known = BY_NAME.get(base.architecture)
     version = (_WITH_V if base.prediction_type == "v_prediction" else {}).get(base.architecture) or (
-        _KOHYA_VERSIONS.get(base.architecture, base.architecture)
+        _KOHYA_VERSIONS.get(base.architecture) or _known_name(base.architecture)
     )
     spec = known.name_in_modelspec(base.prediction_type) if known else base.architecture
     kinds = {leaf for layer in layers for leaf in layer.tensors}
@@ -69,6 +69,13 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
     return with_hashes
 
 
+def _known_name(architecture: str) -> str:
+    """A base model's name where metadata that say it name that base, or what they begin with where it is named so."""
+    known = BY_NAME.get(architecture)
+    said = () if known is None else (hint for hint in known.hints if not hint.endswith("$"))
+    return next((text for text in (architecture, *said) if known in find_named(text)), architecture)
+
+
 def _only(values: list[float]) -> str | None:
     """The one value of all modules as text, ``Dynamic`` where they differ; none where there is no module."""
     found = {f"{value:g}" for value in values}
@@ -76,7 +83,11 @@ def _only(values: list[float]) -> str | None:
 
 
 def peft_config(layers: Mapping[str, Layer]) -> dict[str, Any]:
-    """What PEFT's LoraConfig has to say of pairs: the commonest rank and alpha, and patterns for the others."""
+    """What PEFT's LoraConfig has to say of pairs: the commonest rank and alpha, and patterns for the others.
+
+    Modules are named by the ends of their paths, which are the same whether CLIP models have ``text_model.`` or not.
+    """
+    layers = {path.removeprefix("text_model."): layer for path, layer in layers.items()}
     ranks = Counter(layer.rank for layer in layers.values())
     alphas = Counter(_alpha(layer) for layer in layers.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
