@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from si_hub.hub.push import push as push
     from si_hub.inspection import inspect as inspect
     from si_hub.pipelines import enable as enable
+    from si_hub.training.command import train as train
     from si_hub.tuner import StyleInjectConfig as StyleInjectConfig
     from si_hub.tuner import StyleInjectModel as StyleInjectModel
 
@@ -35,6 +36,7 @@ _HOMES = {
     "inspect": "si_hub.inspection",
     "pull": "si_hub.hub.pull",
     "push": "si_hub.hub.push",
+    "train": "si_hub.training.command",
 }
 
 #: Rooms that are used as such: ``si_hub.distill.distill(...)``.

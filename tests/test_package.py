@@ -19,7 +19,7 @@ PACKAGE = Path(si_hub.__file__).parent
 ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schemas", "architectures",
-        "converters", "format", "report", "hub", "tuner", "pipelines", "distill",
+        "converters", "format", "report", "hub", "tuner", "pipelines", "distill", "training",
         "basemodel", "compression", "exporting", "conversion", "inspection", "batch", "cli", "__main__",
     ],
     "si_hub.architectures": [
@@ -42,7 +42,8 @@ ORDER = {
     "si_hub.exporting": [
         "magnitude", "formats", "joining", "placing", "spelling", "steadying", "original", "headers", "command",
     ],
-    "si_hub.cli": ["printing", "options", "group", "convert", "look", "distill", "export", "share", "__main__"],
+    "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
+    "si_hub.cli": ["printing", "options", "group", "convert", "look", "distill", "export", "share", "train", "__main__"],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.
 SMALL = 40

@@ -16,7 +16,7 @@ from si_hub.distill.running.fidelity import Fidelity, Measure
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.stages import Survey
 from si_hub.distill.training.lessons import LessonPool, Lessons, Walks, turn
-from si_hub.distill.training.loop import train
+from si_hub.distill.training.loop import run_loop
 from si_hub.distill.training.options import (
     accelerator_of,
     checkpoint_activations,
@@ -174,6 +174,6 @@ def train_branches(
     accelerator = accelerator_of(options.precision, branches[0].survey.crew.device)
     file = work.folder / "training.pt"
     with checkpoint_activations(student.runner.denoiser, options.checkpointing):
-        course = train(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
+        course = run_loop(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
     student.choose(None)
     return training_document(options, course, start.error, request.seed), remarks(course)

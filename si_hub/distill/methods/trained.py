@@ -24,7 +24,7 @@ from si_hub.distill.running.features import Features
 from si_hub.distill.running.fidelity import Measure
 from si_hub.distill.running.student import Student
 from si_hub.distill.training.lessons import LessonPool, Lessons, Walks, turn
-from si_hub.distill.training.loop import train
+from si_hub.distill.training.loop import run_loop
 from si_hub.distill.training.options import (
     accelerator_of,
     checkpoint_activations,
@@ -117,7 +117,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     task = Imitation(student, pool, calibration.measure, request.seed, features)
     file = work.folder / "training.pt"
     with checkpoint_activations(runner.denoiser, options.checkpointing):
-        course = train(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
+        course = run_loop(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
     trained = student.components(request.dtype) if course.best else choice.components
     student.leave()
     outcome = calibration.outcome(replace(choice, components=trained))

@@ -126,7 +126,7 @@ class Course:
         return dict(self.errors)[self.best]
 
 
-def train(
+def run_loop(
     task: Task, recipe: Recipe, accelerator: Any, *, checkpoint: Path | None = None, show: Show | None = None
 ) -> Course:
     """Trains the task's leaves in place; what is left in them is the best moving average, at worst the start.

@@ -95,19 +95,26 @@ def remarks(course: Course) -> list[str]:
 
 def training_document(options: TrainingOptions, course: Course, started: float, seed: int) -> dict[str, Any]:
     """The ``training`` field of the adapter's document."""
-    every = max(1, -(-len(course.losses) // _SHOWN))
-    means = [course.losses[k : k + every] for k in range(0, len(course.losses), every)]
+    losses, errors = round_losses(course)
     found = {
         **{name: value for name, value in asdict(options).items() if name not in _UNSAID},
         "images": bool(options.images),
         "seed": seed,
         "started_from": "calibrated",
         "started_at": _round(started),
-        "errors": [[step, _round(error)] for step, error in course.errors],
-        "losses": [_round(sum(few) / len(few)) for few in means],
+        "errors": errors,
+        "losses": losses,
         "kept_step": course.best,
     }
     return found if course.stopped is None else {**found, "stopped": course.stopped}
+
+
+def round_losses(course: Course) -> tuple[list[float | None], list[list[float | None]]]:
+    """Means of the losses, so many as a document keeps, and (step, error) of every measurement."""
+    every = max(1, -(-len(course.losses) // _SHOWN))
+    means = [course.losses[k : k + every] for k in range(0, len(course.losses), every)]
+    errors = [[step, _round(error)] for step, error in course.errors]
+    return [_round(sum(few) / len(few)) for few in means], errors
 
 
 def _round(value: float) -> float | None:

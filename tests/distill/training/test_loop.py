@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from si_hub.distill.training.loop import Course, Gradient, Recipe, root_mean_square, swap_values, train
+from si_hub.distill.training.loop import Course, Gradient, Recipe, root_mean_square, run_loop, swap_values
 from si_hub.errors import FileAccessError, FormatError, UsageError
 from tests.systems import posix_alone
 
@@ -52,7 +52,7 @@ RECIPE = Recipe(steps=40, batch=8, part=4, save_every=7, every=10)
 
 
 def run(task: Regression, recipe: Recipe = RECIPE, **options: Any) -> Course:
-    return train(task, recipe, Accelerator(cpu=True), **options)
+    return run_loop(task, recipe, Accelerator(cpu=True), **options)
 
 
 def test_training_finds_what_it_is_told_and_says_how_it_went() -> None:
@@ -240,9 +240,9 @@ SCRIPT = """
 import sys, torch
 from accelerate import Accelerator
 from tests.distill.training.test_loop import RECIPE, Regression
-from si_hub.distill.training.loop import train
+from si_hub.distill.training.loop import run_loop
 task, accelerator = Regression(), Accelerator(cpu=True)
-course = train(task, RECIPE, accelerator)
+course = run_loop(task, RECIPE, accelerator)
 if accelerator.is_main_process:
     leaves = {name: leaf.detach() for name, leaf in task.leaves.items()}
     torch.save({"leaves": leaves, "processes": accelerator.num_processes, "losses": course.losses}, sys.argv[1])

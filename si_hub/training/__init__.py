@@ -1,0 +1,1 @@
+"""Adapters trained from pictures: `si-hub train`."""
