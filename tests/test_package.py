@@ -43,7 +43,9 @@ ORDER = {
         "magnitude", "formats", "joining", "placing", "spelling", "steadying", "original", "headers", "command",
     ],
     "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
-    "si_hub.cli": ["printing", "options", "group", "convert", "look", "distill", "export", "share", "train", "__main__"],
+    "si_hub.cli": [
+        "printing", "options", "group", "convert", "look", "distill", "export", "share", "train", "__main__",
+    ],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.
 SMALL = 40

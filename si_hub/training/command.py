@@ -33,7 +33,7 @@ from si_hub.report.text import size_text
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.files import is_part
 from si_hub.storage.header import read_safetensors
-from si_hub.training.dataset import Example, read_examples, style_names
+from si_hub.training.dataset import Example, name_styles, read_examples
 from si_hub.training.settings import Settings
 from si_hub.training.start import start_components
 from si_hub.training.task import KeptText, PictureTask
@@ -148,7 +148,7 @@ def train(
     if not folders or (styles and pictures):
         raise UsageError("say one of them", key=f"{label('pictures')}, {label('styles')}",
                          hint="One folder of pictures, or a folder for each style")  # fmt: skip
-    branches = style_names(folders) if styles else ()
+    branches = name_styles(folders) if styles else ()
     wish = Settings.of(settings)
     if branches:
         if wish.branches not in {1, len(branches)}:
@@ -158,7 +158,7 @@ def train(
     if dtype not in _DTYPES:
         raise UsageError("is no kind of number", key=label("dtype"), expected=", ".join(_DTYPES), found=dtype)
     path = _output_of(folders[0], Path(output) if output else None)
-    _check_output(path, folders, base, force=force)
+    _check_output(path, base, force=force)
     examples = read_examples(folders, caption)
     measured = read_examples([validation], caption) if validation else []
     model = open_model(base)
@@ -193,17 +193,15 @@ def _output_of(folder: Path, given: Path | None) -> Path:
     return given / name if given.is_dir() else given
 
 
-def _check_output(path: Path, folders: Sequence[Path], base: str | Path, *, force: bool) -> None:
+def _check_output(path: Path, base: str | Path, *, force: bool) -> None:
     if path.exists() and not force:
         hint = f"Overwrite it with {switch('force')}, or name another with {option('output')}."
         raise FileAccessError("already exists", file=path, hint=hint)
     if not path.absolute().parent.is_dir():
         raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
-    if any(is_part(path, one) for one in (*folders, base)):
-        raise FileAccessError(
-            "is the base model or a folder of pictures, or in one", file=path,
-            hint=f"Name another with {option('output')}.",
-        )  # fmt: skip
+    if is_part(path, base):
+        hint = f"Name another with {option('output')}."
+        raise FileAccessError("is the base model, or a file of it", file=path, hint=hint)
 
 
 @keep_accelerate()

@@ -15,7 +15,7 @@ from si_hub.storage.files import open_regular
 from si_hub.words import label, option
 
 #: Tables of captions; ``file_name`` names the picture, the first of the others that is there is its caption.
-TABLES = ("metadata.jsonl", "metadata.csv")
+CAPTION_TABLES = ("metadata.jsonl", "metadata.csv")
 _COLUMNS = ("text", "caption", "prompt", "additional_feature")
 
 
@@ -54,7 +54,7 @@ def read_examples(folders: Sequence[str | Path], given: str | None = None) -> li
             text = caption(file) or table.get(file.name) or given
             if text is None:
                 raise UsageError(
-                    "has no caption", file=file, expected=f"{file.stem}.txt beside it, or a row of {TABLES[0]}",
+                    "has no caption", file=file, expected=f"{file.stem}.txt beside it, or a row of {CAPTION_TABLES[0]}",
                     hint=f"Write one, or give all of them one with {option('caption')}.",
                 )  # fmt: skip
             found.append(Example(file, text, style))
@@ -63,7 +63,7 @@ def read_examples(folders: Sequence[str | Path], given: str | None = None) -> li
     return found
 
 
-def style_names(folders: Sequence[str | Path]) -> tuple[str, ...]:
+def name_styles(folders: Sequence[str | Path]) -> tuple[str, ...]:
     """Names of the branches that folders of styles become: the folders' own.
 
     Raises:
@@ -77,7 +77,7 @@ def style_names(folders: Sequence[str | Path]) -> tuple[str, ...]:
 
 def _read_table(folder: Path) -> dict[str, str]:
     """Captions by file name, of the first table that the folder has."""
-    for name in TABLES:
+    for name in CAPTION_TABLES:
         file = folder / name
         if file.is_file():
             rows = _read_lines(file) if name.endswith("l") else _read_rows(file)

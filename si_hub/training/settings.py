@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 from si_hub.adapter import TRANSFORMS
+from si_hub.distill.request import BRANCH_ROUTERS, PRECISIONS
 from si_hub.errors import UsageError
 from si_hub.words import label
 
 #: Which of a denoiser's layers are trained, from few to all.
 LAYERS = ("attention", "linear", "all")
-PRECISIONS = ("no", "fp16", "bf16")
-ROUTERS = ("fixed", "learned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class Settings:
 
     def check(self) -> None:
         """Raise UsageError for a value that makes no sense, by its name."""
-        choices = {"router": ROUTERS, "transform": TRANSFORMS, "layers": LAYERS, "precision": PRECISIONS}
+        choices = {"router": BRANCH_ROUTERS, "transform": TRANSFORMS, "layers": LAYERS, "precision": PRECISIONS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UsageError("is none of its choices", key=label(name), expected=", ".join(known),
