@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from si_hub import distill as distill
     from si_hub.adapter import Adapter as Adapter
     from si_hub.conversion import convert as convert
+    from si_hub.editing.command import merge as merge
+    from si_hub.editing.command import resize as resize
     from si_hub.errors import SiHubError as SiHubError
     from si_hub.exporting.command import export as export
     from si_hub.hub.pull import pull as pull
@@ -35,7 +37,9 @@ _HOMES = {
     "export": "si_hub.exporting.command",
     "inspect": "si_hub.inspection",
     "pull": "si_hub.hub.pull",
+    "merge": "si_hub.editing.command",
     "push": "si_hub.hub.push",
+    "resize": "si_hub.editing.command",
     "train": "si_hub.training.command",
 }
 

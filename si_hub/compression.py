@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from si_hub.adapter import Adapter, Layer
-from si_hub.converters.dense import Difference
+from si_hub.converters.dense import Difference, as_double
 from si_hub.converters.families.contract import Target
 from si_hub.converters.origins import LayerKey
 from si_hub.converters.reading import Conversion
 from si_hub.distill.budget.filesize import SOURCE_HASH, adapter_bytes
 from si_hub.errors import NotFinite, UsageError
 from si_hub.report.text import size_text
-from si_hub.storage.tensors import Tensor
+from si_hub.storage.tensors import DTYPE_SIZES, Computed, Tensor, torch_names
 from si_hub.words import label
 
 if TYPE_CHECKING:
@@ -138,6 +138,17 @@ def compress_layers(
     result, squares, norms = Compression(), 0.0, 0.0
     total, done = sum(one.count for one in targets.values()), 0
     for key, layer in layers.items():
+        if rank is not None and (found := _cut_pair(layer, rank)) is not None:
+            pair, error, norm = found
+            norms += norm
+            if pair is not None:
+                adapter.components[key[0]].layers[key[1]] = pair
+                result.errors[".".join(key)] = math.sqrt(error / norm) if norm else 0.0
+                squares += error
+            done += targets[key].count
+            if progress:
+                progress(done, total)
+            continue
         difference = definitions.expected(key)
         norm = _squared_norm(difference)
         if not math.isfinite(norm):
@@ -212,6 +223,13 @@ def _rank_for(
 
 def _sized(layer: Layer, target: Target, rank: int) -> Layer:
     """A layer as it would be at this rank, by its sizes."""
+    if _is_pair(layer):
+        dtype, rank = _pair_dtype(layer), min(rank, layer.rank)
+        if rank == layer.rank:
+            return layer
+        shapes = {"down.weight": (rank, *target.shape[1:]), "up.weight": (target.shape[0], rank)}
+        sized = {leaf: _unmade(dtype, shape) for leaf, shape in shapes.items()}
+        return Layer({**layer.tensors, **sized})
     if not _is_replaced(layer, target, rank):
         return layer
 
@@ -226,6 +244,15 @@ def _sized(layer: Layer, target: Target, rank: int) -> Layer:
     if "bias_delta" in layer.tensors or (target.bias and not layer.tensors.keys().isdisjoint({"gain", "turn"})):
         leaves["bias_delta"] = Tensor.compute(target.shape[:1], nothing)
     return Layer(leaves)
+
+
+def _unmade(dtype: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of which only the size is asked."""
+
+    def make() -> bytes:
+        raise AssertionError("sizes have no numbers")
+
+    return Tensor(dtype, shape, (Computed(DTYPE_SIZES[dtype] * math.prod(shape), make),))
 
 
 def _squared_norm(difference: Difference) -> float:
@@ -266,6 +293,52 @@ def _approximate(
     if difference.bias:
         leaves["bias_delta"] = Tensor.from_torch(difference.bias().float())
     return Layer(leaves), error
+
+
+def _cut_pair(layer: Layer, rank: int) -> tuple[Layer | None, float, float] | None:
+    """A pair cut to a rank, its squared error and squared norm: the best there is, of its factors alone.
+
+    The singular values of up · down are those of the small product of both triangular factors. The pair is None where
+    it is of no higher rank; all is None for what is no pair of one branch.
+    """
+    import torch
+
+    if not _is_pair(layer):
+        return None
+    up, down = (as_double(layer.tensors[leaf]) for leaf in ("up.weight", "down.weight"))
+    left, upper = torch.linalg.qr(layer.scale * up)
+    right, lower = torch.linalg.qr(down.flatten(1).T)
+    u, sigma, v = torch.linalg.svd(upper @ lower.T)
+    bias = layer.tensors.get("bias_delta")
+    norm = float(sigma.square().sum()) + (float(as_double(bias).square().sum()) if bias else 0.0)
+    if not math.isfinite(norm):
+        return None  # told as the others are, by name
+    if layer.rank <= rank:
+        return None, 0.0, norm
+    root = sigma[:rank].sqrt()
+    wide_up, wide_down = (left @ u[:, :rank]) * root, ((right @ v.T[:, :rank]) * root).T
+    stored = {name: kind for kind, name in torch_names().items()}[_pair_dtype(layer)]
+    cut_up, cut_down = wide_up.to(stored), wide_down.to(stored)
+    leaves = {
+        "down.weight": Tensor.from_torch(cut_down.reshape(rank, *down.shape[1:])),
+        "up.weight": Tensor.from_torch(cut_up),
+    }
+    if bias:
+        leaves["bias_delta"] = bias
+    # What rounding to the pair's own dtype adds: of the product, by its factors alone.
+    both = torch.cat([cut_up.double(), -wide_up], 1), torch.cat([cut_down.double(), wide_down])
+    rounded = float(((both[0].T @ both[0]) * (both[1] @ both[1].T)).sum())
+    return Layer(leaves), float(sigma[rank:].square().sum()) + max(rounded, 0.0), norm
+
+
+def _pair_dtype(layer: Layer) -> str:
+    """The dtype that a pair keeps when it is cut: half precision stays so."""
+    dtype = layer.tensors["up.weight"].dtype
+    return dtype if dtype in {"F16", "BF16"} else "F32"
+
+
+def _is_pair(layer: Layer) -> bool:
+    return layer.tensors.keys() - {"bias_delta"} == {"down.weight", "up.weight"} and layer.groups == 1 == layer.branches
 
 
 def _trim(

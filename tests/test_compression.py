@@ -96,19 +96,25 @@ def test_the_same_source_gives_the_same_pairs(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-def test_a_pair_that_is_no_smaller_does_not_replace_what_is_exact(tmp_path: Path) -> None:
-    """A pair is float32: of half a float16 pair's rank it is as large."""
+def test_a_pair_is_cut_in_its_own_dtype_and_stays_where_it_is_small_enough(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     state = {f"{STEM}.lora_down.weight": torch.randn(8, 16, generator=generator).half(),
              f"{STEM}.lora_up.weight": torch.randn(32, 8, generator=generator).half()}  # fmt: skip
-    for number, options in enumerate(({"rank": 4}, {"rank": 7}, {"tolerance": 0.001})):
+    for number, options in enumerate(({"rank": 8}, {"rank": 70}, {"tolerance": 0.001})):
         found = convert(tmp_path / f"{number}.safetensors", state, None)
         before = found.adapter.components["unet"].layers["mid_block.linear"]
         assert compress(found, **options).errors == {}  # type: ignore[arg-type]
         assert found.adapter.components["unet"].layers["mid_block.linear"] is before
     found = convert(tmp_path / "small.safetensors", state, None)
-    assert compress(found, rank=3).errors
-    assert found.adapter.components["unet"].layers["mid_block.linear"].rank == 3
+    cost = compress(found, rank=3)
+    layer = found.adapter.components["unet"].layers["mid_block.linear"]
+    assert (layer.rank, layer.tensors["up.weight"].dtype, layer.tensors["down.weight"].dtype) == (3, "F16", "F16")
+    product = state[f"{STEM}.lora_up.weight"].double() @ state[f"{STEM}.lora_down.weight"].double()
+    sigma = torch.linalg.svdvals(product)
+    reached = layer.tensors["up.weight"].torch().double() @ layer.tensors["down.weight"].torch().double()
+    error = float((product - reached).norm() / product.norm())
+    assert error <= 1.001 * float(sigma[3:].norm() / sigma.norm())
+    assert cost.error == pytest.approx(error, rel=1e-4)
 
 
 @pytest.mark.parametrize(

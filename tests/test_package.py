@@ -20,7 +20,7 @@ ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schemas", "architectures",
         "converters", "format", "report", "hub", "tuner", "pipelines", "distill", "training",
-        "basemodel", "compression", "exporting", "conversion", "inspection", "batch", "cli", "__main__",
+        "basemodel", "compression", "editing", "exporting", "conversion", "inspection", "batch", "cli", "__main__",
     ],
     "si_hub.architectures": [
         "model", "layouts", "bases", "namings", "shipped", "folder", "checkpoint", "sketch", "titles", "recognise",
@@ -39,12 +39,13 @@ ORDER = {
         "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
+    "si_hub.editing": ["opening", "steadying", "adding", "command"],
     "si_hub.exporting": [
-        "magnitude", "formats", "joining", "placing", "spelling", "steadying", "original", "headers", "command",
+        "magnitude", "formats", "joining", "placing", "spelling", "original", "headers", "command",
     ],
     "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
     "si_hub.cli": [
-        "printing", "options", "group", "convert", "look", "distill", "export", "share", "train", "__main__",
+        "printing", "options", "group", "convert", "look", "distill", "edit", "export", "share", "train", "__main__",
     ],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.

@@ -56,7 +56,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="si-hub")
 def main() -> None:
-    """StyleInject adapters for diffusers: convert, look, check, export, distill, train, share.
+    """StyleInject adapters for diffusers: convert, look, check, export, merge, distill, train, share.
 
     \b
     Examples:
@@ -65,6 +65,7 @@ def main() -> None:
       si-hub inspect lora.safetensors             what a file holds, without loading it
       si-hub validate style.styleinject.safetensors
       si-hub export style.styleinject.safetensors --to kohya   and back to any program
+      si-hub merge a.safetensors:0.7 b.safetensors -o c.safetensors
       si-hub distill base/ community.safetensors  a tuned model becomes a small adapter
       si-hub train base/ pictures/                pictures become an adapter
       si-hub push . user/style                    share an adapter on the Hub

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from si_hub import converters, format
 from si_hub.adapter import Adapter, Layer
-from si_hub.architectures import Architecture, Model, load
+from si_hub.architectures import Architecture, Model
 from si_hub.architectures.layouts import Part
-from si_hub.basemodel import find_base
 from si_hub.compression import Compression, check_options, compress_layers
 from si_hub.converters.checking import Own
 from si_hub.converters.dense import BaseModule, Weights
-from si_hub.converters.source import CONFIG_NAME, STYLEINJECT_SUFFIX, weights_file
-from si_hub.errors import BaseMismatch, ConversionRefused, FileAccessError, UnsupportedFamily, UsageError
+from si_hub.converters.source import CONFIG_NAME, STYLEINJECT_SUFFIX
+from si_hub.editing.opening import open_adapter
+from si_hub.editing.steadying import steady
+from si_hub.errors import ConversionRefused, FileAccessError, UnsupportedFamily, UsageError
 from si_hub.exporting.formats import FILE_FORMATS, FileFormat
 from si_hub.exporting.headers import describe_file, diffusers_metadata, peft_config
 from si_hub.exporting.joining import join_layers, slice_module
@@ -25,11 +25,9 @@ from si_hub.exporting.magnitude import is_magnitude, raise_magnitude
 from si_hub.exporting.original import spell_back
 from si_hub.exporting.placing import place_layers
 from si_hub.exporting.spelling import folds_exactly, name_tensors, spell_layer
-from si_hub.exporting.steadying import steady
 from si_hub.foreign import join_safely
 from si_hub.report.text import size_text, tally
 from si_hub.storage.access import tell_access_errors
-from si_hub.storage.header import read_safetensors
 from si_hub.storage.tensors import Tensor
 from si_hub.storage.write import write_safetensors
 from si_hub.words import label, option, rename_keywords, switch
@@ -140,7 +138,7 @@ def export(
         raise UsageError("is no format to export to", key=label("to"), expected=", ".join(FORMATS), found=to)
     source = Path(source)
     smaller = check_options(rank, tolerance, None)
-    adapter, architecture, weights = _open(source, base)
+    adapter, architecture, weights = open_adapter(source, base)
     cost = Compression()
     if to == ORIGINAL:
         if styles or smaller:
@@ -166,22 +164,6 @@ def export(
         source, tuple(file.path for file in files), to, adapter.base_model.architecture, modules, ranks, size, dry_run,
         cost, notes,
     )  # fmt: skip
-
-
-def _open(source: Path, base: str | Path | Architecture | None) -> tuple[Adapter, Architecture, Weights | None]:
-    """The adapter, the base model that its names are of, and that one's weights where they are known."""
-    architecture, weights = find_base(base)
-    file = weights_file(source) if source.is_dir() else source
-    if file.suffix == ".safetensors" and format.is_styleinject(read_safetensors(file)):
-        adapter = format.read(file)
-        said = adapter.base_model.architecture
-        if architecture is not None and architecture.name != said:
-            raise BaseMismatch(
-                "is for another base model", file=source, key=label("base"), expected=said, found=architecture.name
-            )
-        return adapter, architecture or load(said), weights
-    found = converters.convert_source(source, base=architecture, weights=weights, allow_large=True)
-    return found.adapter, found.base, weights
 
 
 def _spell_original(adapter: Adapter, architecture: Architecture, source: Path, output: str | Path | None) -> _File:

@@ -86,7 +86,7 @@ def render(existing: str, adapter: Adapter, repo_id: str, samples: Sequence[str]
     """
     parts = frontmatter.split_card(existing)
     keys = front_matter(adapter, samples)
-    merged = frontmatter.merge(parts.block, keys, parts.newline)
+    merged = frontmatter.merge_keys(parts.block, keys, parts.newline)
     text = _renew(parts.tail, adapter, repo_id, samples, size, parts.newline)
     return Card(parts.head + merged.text + text, _notes(merged.kept, keys, adapter))
 

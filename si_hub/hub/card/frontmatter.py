@@ -76,7 +76,7 @@ def line_break(text: str) -> str:
     return found[0] if found else "\n"
 
 
-def merge(block: str, keys: Mapping[str, Any], newline: str = "\n") -> Merged:
+def merge_keys(block: str, keys: Mapping[str, Any], newline: str = "\n") -> Merged:
     """``block`` with its generated lines renewed, or added at its end; every other character stays as it is.
 
     Args:

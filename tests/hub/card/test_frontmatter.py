@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from si_hub.errors import CardError
-from si_hub.hub.card.frontmatter import YAML_BEGIN, YAML_END, dump, merge, split_card
+from si_hub.hub.card.frontmatter import YAML_BEGIN, YAML_END, dump, merge_keys, split_card
 
 #: The expression of huggingface_hub and the Hub.
 HUB = re.compile(r"^(\s*---(?:\r\n|\r|\n))([\S\s]*?)((?:\r\n|\r|\n)---[ \t]*(\r\n|\n|$))")
@@ -58,29 +58,29 @@ def test_what_some_yaml_reader_takes_for_something_else_is_quoted(text: str) -> 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_the_users_yaml_stays_byte_for_byte_and_means_the_same(own: str, newline: str) -> None:
     own = own.replace("\n", newline)
-    merged = merge(own, KEYS, newline)
+    merged = merge_keys(own, KEYS, newline)
     assert outside(merged.text) == own
     assert yaml.safe_load(merged.text) == (yaml.safe_load(own) or {}) | KEYS
-    again = merge(merged.text, KEYS, newline)
+    again = merge_keys(merged.text, KEYS, newline)
     assert again.text == merged.text
     assert newline == "\r\n" or "\r" not in merged.text
 
 
 @pytest.mark.parametrize("own", OWN)
 def test_renewing_replaces_what_was_generated_before(own: str) -> None:
-    before = merge(own, {"license": "other", "license_name": "x", "base_model": "a/b"}).text
-    assert merge(before, KEYS).text == merge(own, KEYS).text
+    before = merge_keys(own, {"license": "other", "license_name": "x", "base_model": "a/b"}).text
+    assert merge_keys(before, KEYS).text == merge_keys(own, KEYS).text
 
 
 def test_the_generated_lines_stay_where_the_user_moved_them() -> None:
-    text = merge("a: 1\n", KEYS).text
+    text = merge_keys("a: 1\n", KEYS).text
     moved = text.removeprefix("a: 1\n") + "a: 1\n"
-    assert merge(moved, KEYS).text == moved
-    assert outside(merge(moved, {"license": "apache-2.0"}).text) == "a: 1\n"
+    assert merge_keys(moved, KEYS).text == moved
+    assert outside(merge_keys(moved, {"license": "apache-2.0"}).text) == "a: 1\n"
 
 
 def test_a_key_of_the_user_wins_and_is_told() -> None:
-    merged = merge("license: apache-2.0\ntags: [mine]\n", KEYS)
+    merged = merge_keys("license: apache-2.0\ntags: [mine]\n", KEYS)
     assert yaml.safe_load(merged.text) == KEYS | {"license": "apache-2.0", "tags": ["mine"]}
     assert merged.kept == {"license": "apache-2.0", "tags": ["mine"]}
 
@@ -96,7 +96,7 @@ def test_a_key_of_the_user_wins_and_is_told() -> None:
 )  # fmt: skip
 def test_yaml_that_cannot_be_renewed_is_a_clear_error(block: str) -> None:
     with pytest.raises(CardError, match=r"README\.md: front matter"):
-        merge(block, KEYS)
+        merge_keys(block, KEYS)
 
 
 def test_aliases_that_unfold_to_more_than_any_memory_are_compared_folded() -> None:
@@ -104,12 +104,12 @@ def test_aliases_that_unfold_to_more_than_any_memory_are_compared_folded() -> No
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 40)
     ]
     block = "\n".join(lines) + "\n"
-    assert outside(merge(block, KEYS).text) == block
+    assert outside(merge_keys(block, KEYS).text) == block
 
 
 def test_an_error_says_the_line_of_the_file() -> None:
     with pytest.raises(CardError, match="line 3"):
-        merge("a: 1\nb: c: d\n", KEYS)
+        merge_keys("a: 1\nb: c: d\n", KEYS)
 
 
 CARDS = [
@@ -130,11 +130,11 @@ def test_a_card_is_split_without_losing_a_character(card: str) -> None:
 @pytest.mark.parametrize("card", CARDS)
 def test_the_hub_finds_the_same_block_in_what_comes_out(card: str) -> None:
     parts = split_card(card)
-    text = parts.head + merge(parts.block, KEYS, parts.newline).text + parts.tail
+    text = parts.head + merge_keys(parts.block, KEYS, parts.newline).text + parts.tail
     found = HUB.match(text.lstrip("\ufeff"))
     assert found
     assert KEYS.items() <= yaml.safe_load(found[2]).items()
-    assert split_card(text).block == merge(parts.block, KEYS, parts.newline).text
+    assert split_card(text).block == merge_keys(parts.block, KEYS, parts.newline).text
 
 
 @pytest.mark.parametrize("card", ["---\na: 1\n", "---", "---\nlicense: mit\n\n# Title\n"])
@@ -144,6 +144,6 @@ def test_a_block_without_its_end_is_an_error(card: str) -> None:
 
 
 def test_two_generated_blocks_are_an_error() -> None:
-    block = merge("", KEYS).text
+    block = merge_keys("", KEYS).text
     with pytest.raises(CardError, match="twice"):
-        merge(block + block, KEYS)
+        merge_keys(block + block, KEYS)

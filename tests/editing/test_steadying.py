@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
+from si_hub.editing.steadying import steady
 from si_hub.errors import ConversionRefused, UsageError
-from si_hub.exporting.steadying import steady
 from si_hub.storage.tensors import Tensor
 
 

@@ -1,0 +1,76 @@
+"""`si-hub merge` and `si-hub resize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from si_hub.cli.group import main
+from si_hub.cli.options import GivenModel, GivenPath, as_bytes, as_json
+from si_hub.cli.printing import show
+
+
+def as_term(text: str) -> tuple[Path, float]:
+    """``style.safetensors:0.7`` as a file and its weight; 1 where none is said, or where a file has that name."""
+    name, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        return Path(name), float(weight)
+    except ValueError:
+        return Path(text), 1.0
+
+
+@main.command("merge")
+@click.argument("adapters", nargs=-1, required=True, metavar="ADAPTER[:WEIGHT]...")
+@click.option("-o", "--output", type=GivenPath(), required=True, help="File to write.")
+@click.option("--branches", is_flag=True, help="Keep each as a named style of one adapter, mixed at run time.")
+@click.option("--base", type=GivenModel(), metavar="NAME|PATH", help="Base model of foreign files; its weights.")
+@click.option("--rank", type=int, metavar="N", help="Make it smaller: pairs of this rank at most, errors measured.")
+@click.option("--tolerance", type=float, metavar="X", help="Make it smaller: this relative error of a layer at most.")
+@click.option("--size", callback=as_bytes, metavar="SIZE", help="Make it smaller: such as 40MB.")
+@click.option("--title", metavar="TEXT")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@as_json
+def merge_command(adapters: tuple[str, ...], output: Path, json_: bool, **options: Any) -> None:
+    """Add up adapters of any families, each with its weight, exactly.
+
+    \b
+    Examples:
+      si-hub merge ink.safetensors:0.7 neon.safetensors:-0.4 -o mix.safetensors
+      si-hub merge a.safetensors b.safetensors c.safetensors -o sum.safetensors --rank 64
+      si-hub merge ink.safetensors neon.safetensors --branches -o styles.safetensors
+    """
+    from si_hub.editing.command import merge
+    from si_hub.report.progress import progress_bar
+
+    terms = [as_term(text) for text in adapters]
+    with progress_bar("merging", quiet=json_, share=True) as progress:
+        show(merge(terms, output, progress=progress, **options), json_)
+
+
+@main.command("resize")
+@click.argument("source", type=GivenPath())
+@click.option("-o", "--output", type=GivenPath(), required=True, help="File to write.")
+@click.option("--base", type=GivenModel(), metavar="NAME|PATH", help="Base model of a foreign file; its weights.")
+@click.option("--rank", type=int, metavar="N", help="The rank of every layer at most.")
+@click.option("--tolerance", type=float, metavar="X", help="The relative error of every layer at most.")
+@click.option("--size", callback=as_bytes, metavar="SIZE", help="Bytes of the file at most, such as 40MB.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@as_json
+def resize_command(source: Path, output: Path, json_: bool, **options: Any) -> None:
+    """Make the adapter SOURCE smaller, by the best pairs of each layer; the errors are measured.
+
+    \b
+    Examples:
+      si-hub resize style.safetensors --rank 16 -o small.safetensors
+      si-hub resize style.safetensors --tolerance 0.05 -o small.safetensors
+      si-hub resize lora.safetensors --size 40MB -o small.safetensors
+    """
+    from si_hub.editing.command import resize
+    from si_hub.report.progress import progress_bar
+
+    with progress_bar("resizing", quiet=json_, share=True) as progress:
+        show(resize(source, output, progress=progress, **options), json_)

@@ -1,0 +1,1 @@
+"""Adapters made of adapters: merged, made smaller."""
