@@ -2,7 +2,7 @@
 
     python -m benchmarks.editing [--rank 64] [--sampled 6] [--json]
 
-The merge is the whole command in a process of its own, on random float16 numbers for all linear layers of the U-Net. The
+The merge is the whole command in a process of its own, on random float16 numbers for all linear layers of the blocks. The
 other arithmetic, a dense sum and torch.linalg.svd of it in float32, is timed on a few of the layers of each size in the
 same run and scaled to all of them: it takes too long for all.
 """
@@ -16,11 +16,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks.convert import SI_HUB, cost_of
-from benchmarks.lowering import write_random
+from benchmarks.lowering import write_file
 from si_hub import architectures
 
 
@@ -35,20 +34,23 @@ def main() -> None:
         for path, module in architectures.load("sdxl").components["unet"].modules.items()
         if module.kind == "linear" and "attentions" in path
     }
-    rows = []
-    with tempfile.TemporaryDirectory() as place:
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory(dir=".") as place:
         folder = Path(place)
         for number in range(2):
-            shapes = {}
+            shapes: dict[str, tuple[int, ...]] = {}
             for path, module in modules.items():
                 stem = "lora_unet_" + path.replace(".", "_")
                 shapes[f"{stem}.lora_down.weight"] = (options.rank, module.shape[1])
                 shapes[f"{stem}.lora_up.weight"] = (module.shape[0], options.rank)
-            write_random(folder / f"{number}.safetensors", shapes, number)
+            write_file(folder / f"{number}.safetensors", shapes, hole=False, seed=number)
         files = [str(folder / f"{number}.safetensors") for number in range(2)]
-        command = [*SI_HUB, "merge", *files, "--rank", str(options.rank), "-o", str(folder / "out.safetensors"), "--force"]
-        cost = cost_of(command)
-        rows.append({"what": "si-hub merge --rank", "layers": len(modules), **cost})
+        wish = ["--base", "sdxl", "--rank", str(options.rank), "-o", str(folder / "out.safetensors")]
+        cost = cost_of([*SI_HUB, "merge", *files, *wish])
+        rows.append({
+            "what": "si-hub merge --rank", "layers": len(modules), "wall, s": round(cost.wall, 1),
+            "cpu, s": round(cost.cpu, 1), "peak, MB": round(cost.peak),
+        })  # fmt: skip
     seconds = 0.0
     for shape, count in Counter(module.shape for module in modules.values()).items():
         for _ in range(options.sampled):
@@ -56,11 +58,10 @@ def main() -> None:
             start = time.process_time()
             torch.linalg.svd(up @ down)
             seconds += (time.process_time() - start) * count / options.sampled
-    rows.append({"what": "full SVD, sampled and scaled", "layers": len(modules), "cpu": round(seconds, 1)})
+    rows.append({"what": "full SVD, sampled and scaled", "layers": len(modules), "cpu, s": round(seconds, 1)})
     for row in rows:
         print(json.dumps(row) if options.json else "   ".join(f"{name} {value}" for name, value in row.items()))
 
 
 if __name__ == "__main__":
-    np.random.default_rng(0)
     main()

@@ -91,7 +91,7 @@ def modules(convolutions: bool) -> Iterator[tuple[str, Module]]:
             yield f"lora_unet_{path.replace('.', '_')}", module
 
 
-def write_file(file: Path, shapes: Shapes, *, hole: bool) -> int:
+def write_file(file: Path, shapes: Shapes, *, hole: bool, seed: int = 0) -> int:
     """A safetensors file of float16 numbers, random or a hole; its size."""
     header: dict[str, object] = {}
     end = 0
@@ -99,7 +99,7 @@ def write_file(file: Path, shapes: Shapes, *, hole: bool) -> int:
         start, end = end, end + 2 * int(np.prod(shape))
         header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     with file.open("wb") as out:
         out.write(struct.pack("<Q", len(text)) + text)
         if hole:
