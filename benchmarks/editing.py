@@ -2,9 +2,9 @@
 
     python -m benchmarks.editing [--rank 64] [--sampled 6] [--json]
 
-The merge is the whole command in a process of its own, on random float16 numbers for all linear layers of the blocks. The
-other arithmetic, a dense sum and torch.linalg.svd of it in float32, is timed on a few of the layers of each size in the
-same run and scaled to all of them: it takes too long for all.
+The merge is the whole command in a process of its own, on random float16 numbers for all linear layers of the U-Net's
+blocks. The other arithmetic, a dense sum and torch.linalg.svd of it in float32, takes too long for all of them: it is
+timed on one layer of each size in the same run and scaled.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from si_hub.conversion import convert as convert
     from si_hub.editing.command import merge as merge
     from si_hub.editing.command import resize as resize
+    from si_hub.editing.fusing import fuse as fuse
     from si_hub.errors import SiHubError as SiHubError
     from si_hub.exporting.command import export as export
     from si_hub.hub.pull import pull as pull
@@ -34,6 +35,7 @@ _HOMES = {
     "StyleInjectModel": "si_hub.tuner",
     "convert": "si_hub.conversion",
     "enable": "si_hub.pipelines",
+    "fuse": "si_hub.editing.fusing",
     "export": "si_hub.exporting.command",
     "inspect": "si_hub.inspection",
     "pull": "si_hub.hub.pull",

@@ -39,7 +39,7 @@ ORDER = {
         "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
-    "si_hub.editing": ["opening", "steadying", "adding", "command"],
+    "si_hub.editing": ["opening", "steadying", "adding", "command", "fusing"],
     "si_hub.exporting": [
         "magnitude", "formats", "joining", "placing", "spelling", "original", "headers", "command",
     ],

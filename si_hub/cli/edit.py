@@ -1,4 +1,4 @@
-"""`si-hub merge` and `si-hub resize`."""
+"""`si-hub merge`, `si-hub resize` and `si-hub fuse`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from si_hub.cli.group import main
-from si_hub.cli.options import GivenModel, GivenPath, as_bytes, as_json
+from si_hub.cli.options import GivenModel, GivenPath, as_bytes, as_json, as_styles
 from si_hub.cli.printing import show
 
 
@@ -74,3 +74,28 @@ def resize_command(source: Path, output: Path, json_: bool, **options: Any) -> N
 
     with progress_bar("resizing", quiet=json_, share=True) as progress:
         show(resize(source, output, progress=progress, **options), json_)
+
+
+@main.command("fuse")
+@click.argument("adapter", type=GivenPath())
+@click.argument("base", type=GivenModel())
+@click.option("-o", "--output", type=GivenPath(), required=True, help="Folder or file to write.")
+@click.option("--weight", type=float, default=1.0, show_default=True, help="Of the adapter.")
+@click.option("--styles", callback=as_styles, metavar="NAME=W,…", help="The mix of its named styles, such as ink=0.7.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@as_json
+def fuse_command(adapter: Path, base: str, output: Path, json_: bool, **options: Any) -> None:
+    """Write the model BASE with the ADAPTER in its weights: a folder from a folder, a file from a file.
+
+    Dtypes stay, what the adapter leaves alone is copied, and the header says what was fused at which weight.
+
+    \b
+    Examples:
+      si-hub fuse style.safetensors base/ -o tuned/
+      si-hub fuse lora.safetensors v1-5-pruned-emaonly.safetensors --weight 0.8 -o tuned.safetensors
+    """
+    from si_hub.editing.fusing import fuse
+    from si_hub.report.progress import progress_bar
+
+    with progress_bar("fusing", quiet=json_) as progress:
+        show(fuse(adapter, base, output, progress=progress, **options), json_)

@@ -8,29 +8,13 @@ from typing import Any
 import click
 
 from si_hub.cli.group import main
-from si_hub.cli.options import GivenModel, GivenOutput, GivenPath, as_json
+from si_hub.cli.options import GivenModel, GivenOutput, GivenPath, as_json, as_styles
 from si_hub.cli.printing import complain, say, show
 from si_hub.errors import SiHubError, UsageError
 from si_hub.foreign import json_text
 
 #: Those of `si_hub.exporting.command`, named here because help is shown without loading it; a test compares.
 EXPORTED = ("original", "kohya", "diffusers", "peft", "comfy")
-
-
-def as_styles(_: click.Context, param: click.Parameter, text: str | None) -> dict[str, float] | None:
-    """``ink=0.7,neon=0.3`` as weights by name."""
-    if text is None:
-        return None
-    weights: dict[str, float] = {}
-    for item in text.split(","):
-        name, equals, value = item.strip().partition("=")
-        try:
-            weights[name] = float(value)
-        except ValueError:
-            equals = ""
-        if not name or not equals:
-            raise click.BadParameter(f"{item!r} is not NAME=WEIGHT", param=param)
-    return weights
 
 
 @main.command("export")

@@ -81,6 +81,22 @@ def as_table(_: click.Context, param: click.Parameter, values: tuple[str, ...]) 
     return table
 
 
+def as_styles(_: click.Context, param: click.Parameter, text: str | None) -> dict[str, float] | None:
+    """``ink=0.7,neon=0.3`` as weights by name."""
+    if text is None:
+        return None
+    weights: dict[str, float] = {}
+    for item in text.split(","):
+        name, equals, value = item.strip().partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            equals = ""
+        if not name or not equals:
+            raise click.BadParameter(f"{item!r} is not NAME=WEIGHT", param=param)
+    return weights
+
+
 class NamesBases(click.Command):
     """A command whose help ends with the names of all base models."""
 

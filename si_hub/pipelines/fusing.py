@@ -36,7 +36,7 @@ def fuse_adapters(
                 if state.fused is None and (state.active and state.enabled if names is None else name in names)
             ]
             if here:
-                tuner.fuse(model, here, scale=scale, safe=safe)
+                tuner.fuse_in_place(model, here, scale=scale, safe=safe)
                 undo.callback(tuner.unfuse, model, here)
                 done += here
         for name in names or ():

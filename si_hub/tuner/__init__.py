@@ -6,7 +6,8 @@ imports neither.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from si_hub.lazy import lazy
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from si_hub.tuner.model import StyleInjectModel as StyleInjectModel
     from si_hub.tuner.steering import AdapterState as AdapterState
     from si_hub.tuner.steering import adapters as adapters
-    from si_hub.tuner.steering import fuse as fuse
+    from si_hub.tuner.steering import fuse_in_place as fuse_in_place
     from si_hub.tuner.steering import set_active as set_active
     from si_hub.tuner.steering import set_enabled as set_enabled
     from si_hub.tuner.steering import set_styles as set_styles
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from si_hub.tuner.steering import unfuse as unfuse
 
 _HOMES = {
-    # PEFT knows the kind of a configuration once the model is there.
-    "StyleInjectConfig": "si_hub.tuner.model",
+    "StyleInjectConfig": "si_hub.tuner.config",
     "root_of": "si_hub.tuner.door",
     "InjectReport": "si_hub.tuner.injection",
     "bake": "si_hub.tuner.injection",
@@ -42,7 +42,7 @@ _HOMES = {
     "StyleInjectModel": "si_hub.tuner.model",
     "AdapterState": "si_hub.tuner.steering",
     "adapters": "si_hub.tuner.steering",
-    "fuse": "si_hub.tuner.steering",
+    "fuse_in_place": "si_hub.tuner.steering",
     "set_active": "si_hub.tuner.steering",
     "set_enabled": "si_hub.tuner.steering",
     "set_styles": "si_hub.tuner.steering",
@@ -53,4 +53,11 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-__getattr__, __dir__ = lazy(__name__, _HOMES)
+_get, __dir__ = lazy(__name__, _HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    # Whoever adapts a model this way may have PEFT in it too, which is to know the tuner then: `register`.
+    if name in _HOMES:
+        import_module("si_hub.tuner.model")
+    return _get(name)

@@ -59,7 +59,7 @@ def fuse_into_base(ledger: Ledger, names: list[str], scale: float, *, safe: bool
     """Compute the base weights with these adapters in them, on top of those that are there.
 
     Raises:
-        ConversionRefused, UsageError, NotFinite: as `si_hub.tuner.steering.fuse`.
+        ConversionRefused, UsageError, NotFinite: as `si_hub.tuner.steering.fuse_in_place`.
     """
     unknown = sorted(set(names) - ledger.records.keys())
     if unknown:

@@ -164,7 +164,9 @@ def to_device(model: nn.Module, names: Iterable[str] | str, device: torch.device
                 layer[name].to(device)
 
 
-def fuse(model: nn.Module, names: Iterable[str] | str | None = None, scale: float = 1.0, safe: bool = False) -> None:
+def fuse_in_place(
+    model: nn.Module, names: Iterable[str] | str | None = None, scale: float = 1.0, safe: bool = False
+) -> None:
     """Compute the base weights with adapters in them; the adapters stop acting on their own.
 
     Exact where T is ``add`` and s does not depend on the input: one branch, a fixed router, or styles set. Fusing an

@@ -59,7 +59,7 @@ def test_a_sum_that_does_not_fit_is_not_fused() -> None:
     before = net.fc.weight.clone()
     tuner.inject(net, layer_of("weight_delta", 60000.0), name="a")
     with pytest.raises(NumberOverflow, match=r"fc\.weight: .*too large for float16"):
-        tuner.fuse(net, safe=True)
+        tuner.fuse_in_place(net, safe=True)
     assert torch.equal(net.fc.weight, before)
 
 
@@ -78,4 +78,4 @@ def test_what_was_infinite_before_is_not_called_too_large() -> None:
     net = Net(torch.float16)
     tuner.inject(net, layer_of("weight_delta", torch.inf), name="a")
     with pytest.raises(NotFinite):
-        tuner.fuse(net, safe=True)
+        tuner.fuse_in_place(net, safe=True)

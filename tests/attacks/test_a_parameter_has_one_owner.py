@@ -49,7 +49,7 @@ def test_what_belongs_to_a_layer_is_no_bare_parameter(net: Net, path: str, shape
     both = Component(layers=first.layers | second.layers)
     with pytest.raises(BaseMismatch, match="is no bare parameter"):
         tuner.inject(net, both, name="c")
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     tuner.remove(net)
     after = net.state_dict()
     assert list(after) == list(before)
@@ -59,7 +59,7 @@ def test_what_belongs_to_a_layer_is_no_bare_parameter(net: Net, path: str, shape
 def test_a_bare_parameter_of_any_name_is_changed(net: Net) -> None:
     component = Component(layers={"weight": Layer({"param_delta": Tensor.from_torch(torch.full((4,), 0.5))})})
     assert tuner.inject(net, component, name="a").matched == ["weight"]
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     assert torch.equal(net.weight, torch.full((4,), 1.5))
     tuner.remove(net)
     assert torch.equal(net.weight, torch.ones(4))
@@ -82,9 +82,9 @@ def test_layers_that_share_a_weight_act_and_are_not_fused_both(net: Net, togethe
     expected = hidden @ (before - delta).T + net.second.bias
     assert torch.allclose(net(x), expected, atol=1e-5)
     if not together:
-        tuner.fuse(net, "a")
+        tuner.fuse_in_place(net, "a")
     with pytest.raises(ConversionRefused, match="shares its weight with first"):
-        tuner.fuse(net, None if together else "b")
+        tuner.fuse_in_place(net, None if together else "b")
     tuner.remove(net)
     assert torch.equal(net.first.weight, before)
     assert net.second.weight is net.first.weight

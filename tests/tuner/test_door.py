@@ -182,7 +182,7 @@ def test_fusing_ours_leaves_the_lora(both: Any, unet: Any, run: Any, ours: Compo
         del layer.tensors["router.weight"]
     tuner.inject(both, ours, name="style")
     expected = run(both)
-    tuner.fuse(both)
+    tuner.fuse_in_place(both)
     assert _relative(run(both), expected) < 1e-4
     both.disable_lora()
     both.enable_lora()
@@ -200,7 +200,7 @@ def test_fused_adapters_and_fused_loras_come_out_in_any_order(
         del layer.tensors["router.weight"]
     tuner.inject(both, ours, name="style")
     expected = run(both)
-    tuner.fuse(both)
+    tuner.fuse_in_place(both)
     both.fuse_lora()
     assert _relative(run(both), expected) < 1e-4
     if not ours_first_out:

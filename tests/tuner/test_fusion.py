@@ -28,7 +28,7 @@ def test_a_fused_layer_is_the_layer_with_its_adapter(case: Any, optional: str, m
     x = torch.randn(case.batch).double()
     weight, bias = base.weight.detach().clone(), base.bias
     expected = model(x).detach()
-    tuner.fuse(model)
+    tuner.fuse_in_place(model)
     assert not torch.equal(base.weight, weight)
     close(model(x).detach(), expected)
     tuner.unfuse(model)
@@ -50,7 +50,7 @@ def test_what_the_module_has_no_parameter_for_acts_and_is_not_fused(base: nn.Mod
     expected = base.forward(x) + 3 if leaf == "bias_delta" else base.forward(x) * 3
     torch.testing.assert_close(model(x), expected)
     with pytest.raises(ConversionRefused, match=f"a {leaf} needs a {lacks}, and the module has none"):
-        tuner.fuse(model)
+        tuner.fuse_in_place(model)
     torch.testing.assert_close(model(x), expected)
     tuner.remove(model)
     assert set(model.state_dict()) == keys
@@ -60,7 +60,7 @@ def test_fixed_styles_fuse_and_stay_fixed(net: nn.Module, ids: Tensor, whole: An
     tuner.inject(net, whole(), name="style", branches=["ink", "neon"])
     tuner.set_styles(net, {"ink": 0.7, "neon": 0.3})
     expected = net(ids)
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UsageError, match="style: a fused adapter's styles are fixed"):
         tuner.set_styles(net, None)
@@ -72,7 +72,7 @@ def test_a_fixed_router_fuses(net: nn.Module, ids: Tensor, whole: Any) -> None:
         del layer.tensors["router.weight"]
     tuner.inject(net, component, name="style")
     expected = net(ids)
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -90,7 +90,7 @@ def test_norms_and_bare_parameters_fuse(net: nn.Module, ids: Tensor) -> None:
     before = net(ids)
     tuner.inject(net, Component(layers=layers), name="style")
     expected = net(ids)
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
     tuner.unfuse(net)
     assert torch.equal(net(ids), expected)
@@ -101,15 +101,15 @@ def test_norms_and_bare_parameters_fuse(net: nn.Module, ids: Tensor) -> None:
 def test_what_is_not_exact_is_refused_with_the_way_out(net: nn.Module, whole: Any, make_layer: Any) -> None:
     tuner.inject(net, whole(), name="routed", branches=["ink", "neon"])
     with pytest.raises(ConversionRefused, match=r"set_styles first"):
-        tuner.fuse(net)
+        tuner.fuse_in_place(net)
     tuner.remove(net)
     tuner.inject(net, whole(n=1, transform="restyle"), name="bent")
     with pytest.raises(ConversionRefused, match=r"expected transform add, found restyle"):
-        tuner.fuse(net)
+        tuner.fuse_in_place(net)
     grouped = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))
     tuner.inject(grouped, Component(layers={"0": make_layer(grouped[0], 1, "none")}), name="grouped")
     with pytest.raises(ConversionRefused, match="grouped convolution"):
-        tuner.fuse(grouped)
+        tuner.fuse_in_place(grouped)
 
 
 def test_a_refused_fuse_changes_nothing(net: nn.Module, whole: Any) -> None:
@@ -117,12 +117,12 @@ def test_a_refused_fuse_changes_nothing(net: nn.Module, whole: Any) -> None:
     tuner.inject(net, whole(n=1), name="good")
     tuner.inject(net, whole(n=1, transform="adain"), name="bad")
     with pytest.raises(ConversionRefused):
-        tuner.fuse(net)
+        tuner.fuse_in_place(net)
     component = whole(n=1, seed=3)
     component.layers["fc"].tensors["up.weight"] = Stored.from_torch(torch.full((8, 4), torch.nan))
     tuner.inject(net, component, name="broken")
     with pytest.raises(NotFinite, match=r"fc.weight"):
-        tuner.fuse(net, ["good", "broken"], safe=True)
+        tuner.fuse_in_place(net, ["good", "broken"], safe=True)
     assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
     assert all(adapter.fused is None for adapter in tuner.adapters(net).values())
 
@@ -130,7 +130,7 @@ def test_a_refused_fuse_changes_nothing(net: nn.Module, whole: Any) -> None:
 def test_a_fused_adapter_does_not_act_twice(net: nn.Module, ids: Tensor, whole: Any) -> None:
     tuner.inject(net, whole(n=1), name="style")
     expected = net(ids)
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     tuner.set_active(net, {"style": 1.0})
     tuner.set_enabled(net, True)
     torch.testing.assert_close(net(ids), expected, rtol=1e-4, atol=1e-4)
@@ -140,7 +140,7 @@ def test_removing_a_fused_adapter_unfuses_it(net: nn.Module, ids: Tensor, whole:
     before = net(ids)
     tuner.inject(net, whole(n=1, seed=1), name="one")
     tuner.inject(net, whole(n=1, seed=2), name="two")
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     tuner.remove(net, "one")
     with_two = net(ids)
     tuner.remove(net, "two")
@@ -151,13 +151,13 @@ def test_removing_a_fused_adapter_unfuses_it(net: nn.Module, ids: Tensor, whole:
 def test_weights_that_something_else_changed_are_not_thrown_away(net: nn.Module, whole: Any) -> None:
     original = net.get_parameter("fc.weight").detach().clone()
     tuner.inject(net, whole(n=1), name="style")
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     net.get_parameter("fc.weight").data += 1
     with pytest.warns(UserWarning, match=r"fc.weight was changed while an adapter was fused"):
         tuner.unfuse(net)
     torch.testing.assert_close(net.get_parameter("fc.weight"), original + 1)
     fused = net.get_parameter("fc.weight").detach().clone()
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     tuner.unfuse(net)
     assert torch.equal(net.get_parameter("fc.weight"), fused)
 
@@ -165,7 +165,7 @@ def test_weights_that_something_else_changed_are_not_thrown_away(net: nn.Module,
 def test_values_that_changed_places_count_as_changed(net: nn.Module, whole: Any) -> None:
     original = net.get_parameter("fc.weight").detach().clone()
     tuner.inject(net, whole(n=1), name="style")
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     fused = net.get_parameter("fc.weight").detach().flip(0)
     net.get_parameter("fc.weight").data = fused.clone()
     with pytest.warns(UserWarning, match=r"fc.weight was changed while an adapter was fused"):
@@ -177,10 +177,10 @@ def test_values_that_changed_places_count_as_changed(net: nn.Module, whole: Any)
 def test_a_fused_adapter_keeps_the_weight_it_was_fused_with(net: nn.Module, whole: Any) -> None:
     tuner.inject(net, whole(n=1, seed=1), name="one")
     tuner.inject(net, whole(n=1, seed=2), name="two")
-    tuner.fuse(net, ["one"])
+    tuner.fuse_in_place(net, ["one"])
     alone = net.get_parameter("fc.weight").detach().clone()
     tuner.set_active(net, {"one": 0.3, "two": 1.0})
-    tuner.fuse(net, ["two"])
+    tuner.fuse_in_place(net, ["two"])
     assert not torch.equal(net.get_parameter("fc.weight"), alone)
     tuner.unfuse(net, ["two"])
     assert torch.equal(net.get_parameter("fc.weight"), alone)
@@ -197,7 +197,7 @@ def test_a_base_that_is_cast_while_fused_comes_back_as_its_own_cast(
 ) -> None:
     wanted = copy.deepcopy(net)
     tuner.inject(net, whole(n=1, seed=1), name="a")
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     net = copy.deepcopy(net) if copied else net
     for dtype in casts:
         net.to(dtype)
@@ -216,7 +216,7 @@ def test_what_nothing_was_fused_into_is_left_alone(net: nn.Module) -> None:
     delta = Component(layers={"fc": Layer({"weight_delta": Stored.from_torch(torch.ones_like(weight))})})
     tuner.inject(net, delta, name="a")
     before = weight.detach().clone()
-    tuner.fuse(net)
+    tuner.fuse_in_place(net)
     bias.data = torch.full_like(bias, 7.0)
     tuner.unfuse(net)
     assert torch.equal(weight, before)
@@ -227,7 +227,7 @@ def test_half_precision_bases_come_back_bit_for_bit(net: nn.Module, whole: Any) 
     net.to(torch.float16)
     state = {name: value.clone() for name, value in net.state_dict().items()}
     tuner.inject(net, whole(n=1), name="style")
-    tuner.fuse(net, scale=0.3)
+    tuner.fuse_in_place(net, scale=0.3)
     assert net.get_parameter("fc.weight").dtype == torch.float16
     tuner.remove(net)
     assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
@@ -251,7 +251,7 @@ def test_no_sequence_of_calls_can_change_the_base(calls: Any, delete_first: bool
     tuner.inject(net, whole(n=1, seed=2), name="two")
     for call, names, number in calls:
         if call == "fuse":
-            tuner.fuse(net, names, scale=number)
+            tuner.fuse_in_place(net, names, scale=number)
         elif call == "unfuse":
             tuner.unfuse(net, names)
         elif call == "set_active":

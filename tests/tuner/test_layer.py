@@ -426,4 +426,4 @@ def test_fusing_into_a_quantised_base_is_refused(make_layer: Any) -> None:
 
     model = _hosted(_Int8Linear(nn.Linear(12, 8)), make_layer(nn.Linear(12, 8), 1, "none"))
     with pytest.raises(ConversionRefused, match="the base weight is quantised"):
-        tuner.fuse(model)
+        tuner.fuse_in_place(model)

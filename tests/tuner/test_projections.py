@@ -62,7 +62,7 @@ def test_fused_weights_and_fused_projections_go_in_any_order_and_back(unet: Any,
     expected = run(unet)
     for step in ("weights", "projections") if first == "weights" else ("projections", "weights"):
         if step == "weights":
-            tuner.fuse(unet)
+            tuner.fuse_in_place(unet)
         else:
             unet.fuse_qkv_projections()
         torch.testing.assert_close(run(unet), expected, rtol=1e-3, atol=1e-3)

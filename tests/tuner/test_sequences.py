@@ -156,12 +156,12 @@ def step(random: Random, net: Net, meaning: Meaning) -> None:
         if random.random() < 0.7:
             some = [name for name in present if meaning.adapters[name].fuses(present[name].styles)]
         if all(meaning.adapters[name].fuses(present[name].styles) for name in some):
-            tuner.fuse(net, some, scale=scale)
+            tuner.fuse_in_place(net, some, scale=scale)
             for name in some:
                 present[name].fused = scale * present[name].weight
         else:
             with pytest.raises(ConversionRefused):
-                tuner.fuse(net, some, scale=scale)
+                tuner.fuse_in_place(net, some, scale=scale)
     elif call == "unfuse" and present:
         tuner.unfuse(net, some)
         for name in some:

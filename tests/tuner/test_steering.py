@@ -41,7 +41,7 @@ def test_adapters_give_the_same_bits_in_any_order(ids: Tensor, net: nn.Module, w
         lambda net: tuner.remove(net, "other"),
         lambda net: tuner.set_active(net, {"other": 1.0}),
         lambda net: tuner.set_styles(net, None, ["other"]),
-        lambda net: tuner.fuse(net, ["other"]),
+        lambda net: tuner.fuse_in_place(net, ["other"]),
         lambda net: tuner.extract(net, "other"),
         lambda net: tuner.to_device(net, "other", "cpu"),
     ],
