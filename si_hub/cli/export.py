@@ -44,6 +44,7 @@ def as_styles(_: click.Context, param: click.Parameter, text: str | None) -> dic
 @click.option("--styles", callback=as_styles, metavar="NAME=W,…", help="The mix of its named styles, such as ink=0.7.")
 @click.option("--rank", type=int, metavar="N", help="Make pairs of what the format cannot say; errors are measured.")
 @click.option("--tolerance", type=float, metavar="X", help="The same, of this relative error of a layer at most.")
+@click.option("--check", is_flag=True, help="Read what was written back and recompute every layer in float64.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
 @as_json

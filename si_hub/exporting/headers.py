@@ -46,7 +46,7 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
         "ss_network_dim": _only([layer.rank for layer in layers if layer.rank]),
         "ss_network_alpha": _only([layer.scale * layer.rank for layer in layers if layer.rank]),
-        "ss_network_args": None if plain else json.dumps({"algo": "lokr" if "kron" in kinds else "full"}),
+        "ss_network_args": None if plain else json.dumps({"algo": _algo_of(kinds)}),
         "ss_v2": str(bool(known and known.is_v2)),
         "ss_base_model_version": version,
         "ss_output_name": about.get("title"),
@@ -69,6 +69,12 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
     return with_hashes
 
 
+def _algo_of(leaves: set[str]) -> str:
+    """LyCORIS's name of a kind of adapter that has these leaves, the rarest of several."""
+    kinds = {"kron": "lokr", "turn": "diag-oft", "gain": "ia3", "gain_in": "ia3", "up.weight": "locon"}
+    return next((name for leaf, name in kinds.items() if leaf in leaves), "full")
+
+
 def _known_name(architecture: str) -> str:
     """A base model's name where metadata that say it name that base, or what they begin with where it is named so."""
     known = BY_NAME.get(architecture)
@@ -82,10 +88,21 @@ def _only(values: list[float]) -> str | None:
     return "Dynamic" if len(found) > 1 else next(iter(found), None)
 
 
-def peft_config(layers: Mapping[str, Layer]) -> dict[str, Any]:
+def configure_folder(adapter: Adapter, layers: Mapping[str, Layer], *, biased: bool = False) -> dict[str, Any]:
+    """``adapter_config.json`` of a component's folder."""
+    return {
+        "peft_type": "LORA", "task_type": None, "inference_mode": True,
+        "base_model_name_or_path": adapter.base_model.repo_id, **peft_config(layers, biased=biased),
+    }  # fmt: skip
+
+
+def peft_config(layers: Mapping[str, Layer], *, biased: bool = False) -> dict[str, Any]:
     """What PEFT's LoraConfig has to say of pairs: the commonest rank and alpha, and patterns for the others.
 
     Modules are named by the ends of their paths, which are the same whether CLIP models have ``text_model.`` or not.
+
+    Args:
+        biased: whether pairs have biases.
     """
     layers = {path.removeprefix("text_model."): layer for path, layer in layers.items()}
     ranks = Counter(layer.rank for layer in layers.values())
@@ -101,7 +118,7 @@ def peft_config(layers: Mapping[str, Layer]) -> dict[str, Any]:
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
-        "lora_bias": False,
+        "lora_bias": biased,
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from si_hub.adapter import Layer
 from si_hub.errors import ConversionRefused
-from si_hub.exporting.formats import FileFormat, slots_of
+from si_hub.exporting.formats import FileFormat
 from si_hub.exporting.joining import as_single
 from si_hub.storage.tensors import Tensor
 from si_hub.words import option
@@ -26,7 +26,7 @@ def spell_layer(path: str, layer: Layer, kind: str, axes: int, target: FileForma
     Raises:
         ConversionRefused: the format has no place for a leaf.
     """
-    slots = slots_of(layer, kind)
+    slots = target.slots_of(layer, kind)
     found: dict[str, Tensor] = {}
     # A Kronecker product is what there is no place for, not its factors.
     for leaf, tensor in sorted(layer.tensors.items(), key=lambda item: item[0] != "kron"):
@@ -70,6 +70,13 @@ def fold_scale(up: Tensor, scale: float) -> Tensor:
     scaled = up.torch().double() * scale
     narrow = scaled.to(up.torch().dtype)
     return Tensor.from_torch(narrow) if bool((narrow.double() == scaled).all()) else as_single(up, scale)
+
+
+def unfold_scale(bias: Tensor, scale: float) -> Tensor:
+    """What becomes ``bias`` when it is scaled, in its own dtype where nothing is rounded there; else float32."""
+    divided = bias.torch().double() / scale
+    narrow = divided.to(bias.torch().dtype)
+    return Tensor.from_torch(narrow if bool((narrow.double() == divided).all()) else divided.float())
 
 
 def name_tensors(stem: str, slots: Mapping[str, Tensor], suffixes: Mapping[str, str]) -> dict[str, Tensor]:
