@@ -17,7 +17,7 @@ from si_hub.exporting.files import ExportFile, place_output
 from si_hub.exporting.formats import FileFormat
 from si_hub.exporting.headers import configure_folder, describe_file, diffusers_metadata, peft_config
 from si_hub.exporting.joining import join_layers, slice_module
-from si_hub.exporting.magnitude import raise_magnitude
+from si_hub.exporting.magnitude import measure_magnitude, raise_magnitude
 from si_hub.exporting.pairs import carry_bias, fill_biases
 from si_hub.exporting.placing import place_layers
 from si_hub.exporting.spelling import folds_exactly, name_tensors, spell_layer, unfold_scale
@@ -27,6 +27,10 @@ from si_hub.words import option
 
 #: How files for the first and the second of two denoisers are called.
 _NOISES = ("high_noise", "low_noise")
+#: Why the base model's numbers are needed.
+_MAGNITUDES = "is DoRA, whose magnitudes are a function of the base model's weights"
+_BESIDE = "is beside DoRA, and gets magnitudes there too, which are a function of the base model's weights"
+_BIASES = "leaves the base model's biases as they are, which are needed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +102,44 @@ def _spell_component(job: ExportJob, name: str, component: Component, file: Expo
     prefix = target.prefix(job.architecture.name, _role_of(job, name))
     layouts = target.layouts(job.architecture.name, name, model.class_name)
     spelled: dict[str, dict[str, Tensor]] = {}
+    places: dict[str, tuple[str, tuple[Part, ...], Layer]] = {}
     for stem, parts in place_layers(component.layers, model, layouts, target.title).items():
         slices, shape = slice_module(parts, model.modules, component.layers)
         key, first = f"{name}.{parts[0].path}", model.modules[parts[0].path]
         layer = join_layers(stem, slices, shape)
         layer, slots = _spell_module(job, key, parts, layer, Module(first.kind, shape, first.bias))
         body = prefix + (stem.replace(".", "_") if prefix.endswith("_") else stem)
-        spelled[body] = slots
+        spelled[body], places[body] = slots, (key, parts, layer)
         file.stems[f"{name}.{stem}"] = body
         file.layers[f"{name}.{stem}"] = layer
-    fill_biases(spelled)
+    if target.is_pefts:
+        if any("magnitude" in slots for slots in spelled.values()):
+            _fill_magnitudes(job, spelled, places)
+        fill_biases(spelled)
     for body, slots in spelled.items():
         file.tensors |= name_tensors(body, slots, target.suffixes)
+
+
+def _fill_magnitudes(
+    job: ExportJob, spelled: dict[str, dict[str, Tensor]], places: dict[str, tuple[str, tuple[Part, ...], Layer]]
+) -> None:
+    """Give every pair a magnitude in PEFT's shape, one that changes nothing where it had none: ``use_dora`` is of all.
+
+    Raises:
+        ConversionRefused: one of them has a bias, which PEFT's DoRA has not.
+    """
+    for body, slots in spelled.items():
+        key, parts, layer = places[body]
+        if "up_bias" in slots:
+            raise ConversionRefused(
+                f"{job.target.title} has no biases beside DoRA", key=key, hint="Choose another format."
+            )
+        if "magnitude" not in slots:
+            slots["magnitude"] = measure_magnitude(layer, _need(job, key, parts, _BESIDE))
+        magnitude = slots["magnitude"]
+        # Of a linear layer a vector, of a convolution along the channels' axis.
+        ones = (1,) * (len(magnitude.shape) - 2)
+        slots["magnitude"] = magnitude.reshape(*((1, magnitude.count, *ones) if ones else (magnitude.count,)))
 
 
 def _role_of(job: ExportJob, name: str) -> str:
@@ -134,21 +164,12 @@ def _spell_module(
     if kind is None and "up_bias" in target.suffixes and module.kind in {"linear", "conv"}:
         layer = carry_bias(layer, module.shape)
     if kind == "magnitude":
-        layer, magnitude = raise_magnitude(
-            key,
-            layer,
-            _need(job, key, parts, "is DoRA, whose magnitudes are a function of the base model's weights"),
-            module.bias,
-        )
+        layer, magnitude = raise_magnitude(key, layer, _need(job, key, parts, _MAGNITUDES), module.bias)
         extra = {"magnitude": magnitude}
     elif kind is not None:
         spell = spell_rotation if kind == "oft_blocks" else spell_scale
         acts_on_bias = module.bias and "gain_in" not in layer.tensors
-        own = (
-            _need(job, key, parts, "leaves the base model's biases as they are, which are needed")
-            if acts_on_bias
-            else None
-        )
+        own = _need(job, key, parts, _BIASES) if acts_on_bias else None
         return layer, spell(key, layer, own, module.bias, axes)
     return layer, spell_layer(key, layer, module.kind, axes, target) | extra
 
@@ -167,12 +188,16 @@ def _need(job: ExportJob, key: str, parts: tuple[Part, ...], why: str) -> BaseMo
 def _describe(job: ExportJob, file: ExportFile, notes: list[str]) -> None:
     """Metadata and configuration of one file."""
     by_component = file.layers_by_component()
-    biased = any(name.endswith(job.target.suffixes.get("up_bias", "\0")) for name in file.tensors)
+    ends = job.target.suffixes
+    whole = {
+        setting: any(name.endswith(ends.get(slot, "\0")) for name in file.tensors)
+        for setting, slot in (("lora_bias", "up_bias"), ("use_dora", "magnitude"))
+    }
     if job.target.alpha == "configuration":
         (only,) = by_component.values()
         _unfold(job, file)
         file.metadata = {"format": "pt"}
-        file.config = configure_folder(job.adapter, only, biased=biased)
+        file.config = configure_folder(job.adapter, only, whole)
         return
     said = describe_file(job.adapter, list(file.layers.values()))
     extra: dict[str, str] = {}
@@ -180,7 +205,7 @@ def _describe(job: ExportJob, file: ExportFile, notes: list[str]) -> None:
         # Rounded scales would change the numbers: what diffusers itself writes says them instead.
         _unfold(job, file)
         # diffusers calls the one denoiser that a file is for by the first one's name.
-        configs = {_role_of(job, name): peft_config(held, biased=biased) for name, held in by_component.items()}
+        configs = {_role_of(job, name): peft_config(held, whole) for name, held in by_component.items()}
         extra = diffusers_metadata(configs)
         notes.append("its scales are in lora_adapter_metadata, which diffusers reads from version 0.34 on")
     file.metadata = lambda digests: {**said(digests), **extra}

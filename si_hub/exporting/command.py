@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from si_hub.converters.checking import Check, Own
 from si_hub.converters.dense import Weights
 from si_hub.editing.opening import open_adapter
 from si_hub.editing.steadying import steady
-from si_hub.errors import UsageError
+from si_hub.errors import ConversionRefused, UsageError
 from si_hub.exporting.assembling import ExportJob, spell_files
 from si_hub.exporting.files import ExportFile, check_outputs, write_files
 from si_hub.exporting.formats import FILE_FORMATS
@@ -129,25 +130,24 @@ def export(
     source = Path(source)
     smaller = check_options(rank, tolerance, None)
     adapter, architecture, weights = _open(source, base)
+    if to == ORIGINAL and (styles or smaller):
+        raise UsageError("the original is what it was", key=label("styles" if styles else "rank"), hint="Leave it out.")
     cost = Compression()
-    if to == ORIGINAL:
-        if styles or smaller:
-            raise UsageError(
-                "the original is what it was", key=label("styles" if styles else "rank"), hint="Leave it out"
-            )
-        files, notes = return_files(adapter, architecture, source, output)
-    else:
-        target = FILE_FORMATS[to]
-        adapter = steady(adapter, styles)
-        if "lokr_w1" not in target.suffixes:
-            for component in adapter.components.values():
-                component.layers = {path: expand_product(layer) for path, layer in component.layers.items()}
-        if smaller:
-            own = Own(adapter=adapter, architecture=architecture, weights=weights, file=source)
-            cost = compress_layers(
-                adapter, own, source, rank=rank, tolerance=tolerance, must=target.lacks, progress=progress
-            )
-        files, notes = spell_files(ExportJob(adapter, architecture, weights, target, source), output)
+    with _telling_of(source):
+        if to == ORIGINAL:
+            files, notes = return_files(adapter, architecture, source, output)
+        else:
+            target = FILE_FORMATS[to]
+            adapter = steady(adapter, styles)
+            if "lokr_w1" not in target.suffixes:
+                for component in adapter.components.values():
+                    component.layers = {path: expand_product(layer) for path, layer in component.layers.items()}
+            if smaller:
+                own = Own(adapter=adapter, architecture=architecture, weights=weights, file=source)
+                cost = compress_layers(
+                    adapter, own, source, rank=rank, tolerance=tolerance, must=target.lacks, progress=progress
+                )
+            files, notes = spell_files(ExportJob(adapter, architecture, weights, target, source), output)
     check_outputs(source, files, force)
     size = sum(tensor.nbytes for file in files for tensor in file.tensors.values())
     if not dry_run:
@@ -159,6 +159,19 @@ def export(
         source, tuple(file.path for file in files), to, adapter.base_model.architecture, modules, ranks, size, dry_run,
         proof, cost, notes,
     )  # fmt: skip
+
+
+@contextmanager
+def _telling_of(source: Path) -> Iterator[None]:
+    """What is refused within says of which file."""
+    try:
+        yield
+    except ConversionRefused as error:
+        if error.file is not None:
+            raise
+        raise ConversionRefused(
+            error.problem, file=source, key=error.key, expected=error.expected, found=error.found, hint=error.hint
+        ) from error
 
 
 def _open(source: Path, base: str | Path | Architecture | None) -> tuple[Adapter, Architecture, Weights | None]:

@@ -57,6 +57,11 @@ class FileFormat:
     denoiser: str
     encoders: str
 
+    @property
+    def is_pefts(self) -> bool:
+        """Whether PEFT's layers are what it is for, which all have what one of them has: biases, magnitudes."""
+        return self.alpha != "tensor"
+
     def layouts(self, base: str, component: str, class_name: str = "") -> tuple[Layout, ...]:
         """The namings of a component's modules, best first."""
         known = BY_NAME.get(base)
@@ -79,6 +84,8 @@ class FileFormat:
 
     def kind_of(self, layer: Layer) -> str | None:
         """The slot of what is no leaf of ours, where the format has a layer's own kind: DoRA, OFT, (IA)³."""
+        if self.is_pefts and "gain_in" in layer.tensors:
+            return None  # Its magnitudes are of the outputs.
         kinds = {"magnitude": is_magnitude, "oft_blocks": is_rotation, "ia3_weight": is_scale}
         return next((slot for slot, fits in kinds.items() if slot in self.suffixes and fits(layer)), None)
 
@@ -138,7 +145,10 @@ _KOHYA = {
 }  # fmt: skip
 #: ComfyUI reads no scales of (IA)³.
 _LYCORIS = {**_KOHYA, "ia3_weight": ".weight", "on_input": ".on_input"}
-_PEFT = {"down": ".lora_A.weight", "up": ".lora_B.weight", "up_bias": ".lora_B.bias"}
+_PEFT = {
+    "down": ".lora_A.weight", "up": ".lora_B.weight", "up_bias": ".lora_B.bias",
+    "magnitude": ".lora_magnitude_vector",
+}  # fmt: skip
 
 KOHYA = FileFormat("kohya", "kohya's and LyCORIS's format", _LYCORIS, "tensor", True, "lora_unet_", "lora_te")
 COMFY = FileFormat("comfy", "ComfyUI's format", _KOHYA, "tensor", True, "diffusion_model.", "text_encoders.")

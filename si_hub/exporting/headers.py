@@ -88,21 +88,23 @@ def _only(values: list[float]) -> str | None:
     return "Dynamic" if len(found) > 1 else next(iter(found), None)
 
 
-def configure_folder(adapter: Adapter, layers: Mapping[str, Layer], *, biased: bool = False) -> dict[str, Any]:
+def configure_folder(
+    adapter: Adapter, layers: Mapping[str, Layer], whole: Mapping[str, bool] | None = None
+) -> dict[str, Any]:
     """``adapter_config.json`` of a component's folder."""
     return {
         "peft_type": "LORA", "task_type": None, "inference_mode": True,
-        "base_model_name_or_path": adapter.base_model.repo_id, **peft_config(layers, biased=biased),
+        "base_model_name_or_path": adapter.base_model.repo_id, **peft_config(layers, whole),
     }  # fmt: skip
 
 
-def peft_config(layers: Mapping[str, Layer], *, biased: bool = False) -> dict[str, Any]:
+def peft_config(layers: Mapping[str, Layer], whole: Mapping[str, bool] | None = None) -> dict[str, Any]:
     """What PEFT's LoraConfig has to say of pairs: the commonest rank and alpha, and patterns for the others.
 
     Modules are named by the ends of their paths, which are the same whether CLIP models have ``text_model.`` or not.
 
     Args:
-        biased: whether pairs have biases.
+        whole: settings that are of all pairs or of none: ``lora_bias``, ``use_dora``.
     """
     layers = {path.removeprefix("text_model."): layer for path, layer in layers.items()}
     ranks = Counter(layer.rank for layer in layers.values())
@@ -118,7 +120,8 @@ def peft_config(layers: Mapping[str, Layer], *, biased: bool = False) -> dict[st
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
-        "lora_bias": biased,
+        "lora_bias": False,
+        **(whole or {}),
     }
 
 

@@ -62,6 +62,14 @@ def raise_magnitude(key: str, layer: Layer, own: BaseModule, has_bias: bool) -> 
     return replace(layer, tensors=tensors), Tensor.from_torch((gains * norms).float().reshape(shape))
 
 
+def measure_magnitude(layer: Layer, own: BaseModule) -> Tensor:
+    """The magnitudes ``[out, 1, …]`` that change nothing of a pair: ‖W + ΔW‖ of every output."""
+    weight = own.weight()
+    up, down = as_double(layer.tensors["up.weight"]), as_double(layer.tensors["down.weight"])
+    norms = (weight + (layer.scale * up @ down.flatten(1)).reshape(weight.shape)).flatten(1).norm(dim=1)
+    return Tensor.from_torch(along(norms, 0, weight.ndim).float())
+
+
 def leave_bias(
     layer: Layer, matrices: torch.Tensor | None, own: BaseModule | None, has_bias: bool
 ) -> torch.Tensor | None:

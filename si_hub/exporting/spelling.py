@@ -13,6 +13,14 @@ from si_hub.exporting.joining import as_single
 from si_hub.storage.tensors import Tensor
 from si_hub.words import option
 
+#: Whose a leaf is, for people.
+_KINDS = {
+    "kron": ", LoKr's Kronecker product", "gain": ", DoRA's or (IA)³'s scale of outputs",
+    "gain_in": ", DoRA's or (IA)³'s scale of inputs", "turn": ", OFT's rotation", "turn_in": ", OFT's rotation",
+    "weight_delta": ", a dense difference", "bias_delta": ", a difference of its bias",
+    "param_delta": ", a difference of a parameter",
+}  # fmt: skip
+
 
 def spell_layer(path: str, layer: Layer, kind: str, axes: int, target: FileFormat) -> dict[str, Tensor]:
     """The tensors of one module by slot, alpha among them where the format keeps it so.
@@ -33,7 +41,7 @@ def spell_layer(path: str, layer: Layer, kind: str, axes: int, target: FileForma
         slot = slots.get(leaf)
         if slot is None or slot not in target.suffixes:
             raise ConversionRefused(
-                f"{target.title} has no place for a layer's {leaf}", key=path,
+                f"{target.title} has no place for a layer's {leaf}{_KINDS.get(leaf, '')}", key=path,
                 hint=f"Choose another format, or make pairs of what it has no place for with {option('rank')} or "
                 f"{option('tolerance')}",
             )  # fmt: skip

@@ -17,7 +17,7 @@ from si_hub import format
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import ConversionRefused
 from si_hub.storage.tensors import Tensor
-from tests.miniature import BASE
+from tests.miniature import BASE, MINIATURE
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
 OTHER = "mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0"
@@ -77,6 +77,44 @@ def test_biases_are_those_of_pairs_for_diffusers_and_peft(biased: Path, tmp_path
     pipe = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
     pipe.load_lora_weights(file, weight_name=file.name)
     torch.testing.assert_close(predict(pipe.unet), expected, rtol=0, atol=1e-5)
+
+
+def load_dora(file: Path) -> torch.Tensor:
+    pipe = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
+    pipe.load_lora_weights(file, weight_name=file.name)
+    assert any("lora_magnitude_vector" in name for name, _ in pipe.unet.named_parameters())
+    return predict(pipe.unet)
+
+
+def test_dora_of_peft_stays_what_it_is_for_diffusers_and_peft(tmp_path: Path) -> None:
+    source = MINIATURE / "peers" / "peft_dora.safetensors"
+    expected = load_dora(source)
+    assert (expected - predict(load_unet())).abs().max() > 1e-3
+    file = si_hub.export(source, f"{tmp_path}/", to="diffusers", base=BASE, check=True).paths[0]
+    assert load_file(file).keys() == load_file(source).keys()
+    torch.testing.assert_close(load_dora(file), expected, rtol=0, atol=1e-5)
+    folder = si_hub.export(source, tmp_path / "peft", to="peft", base=BASE, check=True).paths[0]
+    torch.testing.assert_close(predict(PeftModel.from_pretrained(load_unet(), folder)), expected, rtol=0, atol=1e-5)
+
+
+def test_a_pair_beside_dora_has_magnitudes_that_change_nothing(tmp_path: Path) -> None:
+    """Convolutions and linear layers of LyCORIS's DoRA, a few of them made plain pairs: kohya's file is the oracle."""
+    source = MINIATURE / "peers" / "lycoris_dora.safetensors"
+    plain = ("mid_block_attentions_0", "resnets_0_conv1")
+    state = {
+        name: tensor for name, tensor in load_file(source).items()
+        if not (name.endswith("dora_scale") and any(part in name for part in plain))
+    }  # fmt: skip
+    save_file(state, tmp_path / "mixed.safetensors")
+    found = si_hub.export(tmp_path / "mixed.safetensors", to="diffusers", base=BASE, check=True)
+    assert found.check is not None
+    assert found.check.largest_error < 1e-5
+    kinds = [name.endswith("lora_magnitude_vector") for name in load_file(found.paths[0])]
+    assert kinds.count(True) * 3 == len(kinds)
+    pipe = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
+    si_hub.enable()
+    pipe.load_styleinject_weights(tmp_path / "mixed.safetensors")
+    torch.testing.assert_close(load_dora(found.paths[0]), predict(pipe.unet), rtol=0, atol=1e-5)
 
 
 def test_norms_have_no_place_beside_pairs(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ STAYING = {
     "diag-oft": "oft_blocks", "diag-oft rescaled": "rescale", "full": "diff",
 }  # fmt: skip
 #: Those that diffusers and PEFT, which have pairs, can say exactly.
-PAIRED = {"locon", "locon rs", "locon tucker", "loha tucker"}
+PAIRED = {"locon", "locon rs", "locon tucker", "loha tucker", "dora", "dora tucker"}
 
 Layers = dict[Spot, tuple[nn.Module, torch.Tensor]]
 
