@@ -42,7 +42,7 @@ ORDER = {
     "si_hub.editing": ["opening", "steadying", "adding", "command"],
     "si_hub.exporting": [
         "magnitude", "turning", "formats", "joining", "placing", "spelling", "pairs", "original", "headers", "files",
-        "assembling", "returning", "proving", "command",
+        "assembling", "returning", "proving", "command", "many",
     ],
     "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
     "si_hub.cli": [
