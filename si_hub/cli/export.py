@@ -74,10 +74,11 @@ def export_command(sources: tuple[Path, ...], output: Path | None, json_: bool, 
             show(export(sources[0], output, progress=progress, **options), json_)
         return
     items = []
-    for item in export_all(sources, output, **options):
-        items.append(item)
-        if json_:
-            say(json_text(item.as_dict()))
+    with progress_bar("exporting", quiet=json_, share=True) as progress:
+        for item in export_all(sources, output, progress=progress, **options):
+            items.append(item)
+            if json_:
+                say(json_text(item.as_dict()))
     if not json_:
         say(list_exports(items))
     codes = {item.error.exit_code for item in items if item.error and item.status == "failed"}

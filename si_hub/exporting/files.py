@@ -94,7 +94,9 @@ def write_files(files: list[ExportFile], force: bool, progress: Callable[[int, i
 
 def _write(file: ExportFile, force: bool, progress: Callable[[int, int], None]) -> int:
     file.weights.parent.mkdir(parents=True, exist_ok=True)
-    size = write_safetensors(file.weights, file.tensors, file.metadata, overwrite=force, progress=progress).size
+    size = write_safetensors(
+        file.weights, file.tensors, file.metadata, overwrite=force, as_library=True, progress=progress
+    ).size
     if file.config is not None:
         text = json.dumps(file.config, indent=2, sort_keys=True) + "\n"
         with atomic_file(file.path / CONFIG_NAME, force) as beside:

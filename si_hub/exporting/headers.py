@@ -63,7 +63,7 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
     fixed = {**adapter.metadata, **{key: text for key, text in said.items() if text}, "format": "pt"}
 
     def with_hashes(digests: Digests) -> dict[str, str]:
-        # kohya hashes the data as the safetensors library orders them, by size of their numbers and by name: as here.
+        # kohya hashes the data as the safetensors library orders them: so they are written.
         return {**fixed, "modelspec.hash_sha256": f"0x{digests.tensors}", "sshs_model_hash": digests.tensors}
 
     return with_hashes
