@@ -49,8 +49,13 @@ def spell_layer(path: str, layer: Layer, kind: str, axes: int, target: FileForma
     if "up" in found:
         up = found["up"]
         found["up"] = up.reshape(*up.shape[:2], *(1 for _ in range(axes - 2)))
+    if "lokr_w2_b" in found:
+        # The right factor's pair is multiplied as two matrices there, its kernel laid flat.
+        down = found["lokr_w2_b"]
+        found["lokr_w2_b"] = down.reshape(down.shape[0], math.prod(down.shape[1:]))
     if not layer.rank:
-        return found
+        # Of two whole factors it says nothing, but LyCORIS reads no LoKr without it.
+        return found | ({"alpha": Tensor.scalar(1.0)} if "lokr_w1" in found else {})
     if target.alpha == "tensor":
         found["alpha"] = spell_alpha(layer)
     elif target.alpha == "folded" and layer.scale != 1:
