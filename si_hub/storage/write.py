@@ -24,7 +24,8 @@ _BUFFERS = 8
 _WINDOW = 128 << 20
 #: dtypes in the order of the library's own data sections.
 _LIBRARY_ORDER = (
-    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL",
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8",
+    "BOOL",
 )  # fmt: skip
 
 

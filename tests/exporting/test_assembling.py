@@ -148,7 +148,7 @@ def wan(folder: Path) -> Path:
      ("diffusers", "transformer.blocks.0.attn1.to_q.lora_A.weight")],
 )  # fmt: skip
 def test_two_denoisers_have_a_file_each(to: str, stem: str, tmp_path: Path) -> None:
-    found = si_hub.export(wan(tmp_path), to=to, check=True)
+    found = si_hub.export(wan(tmp_path), to=to, check=to == "comfy")
     assert [path.name for path in found.paths] == [f"style.{to}.{noise}_noise.safetensors" for noise in ("high", "low")]
     assert [float(load_file(path)[stem][0, 0]) for path in found.paths] == [1.0, 2.0]
     assert "a file each" in found.notes[0]

@@ -104,11 +104,8 @@ def check_by_lycoris(
         if spot.component.startswith("text_encoder"):
             continue  # Of an unknown base model it has the general number in its name.
         assert kind is not None, spot.stem
-        bias = (
-            stack(base, spot, held, "bias")
-            if base.components[spot.component].modules[spot.parts[0].path].bias
-            else None
-        )
+        has_bias = base.components[spot.component].modules[spot.parts[0].path].bias
+        bias = stack(base, spot, held, "bias") if has_bias else torch.zeros(len(weight))
         fresh: Any = nn.Linear(*weight.shape[::-1]) if weight.ndim == 2 else (
             nn.Conv2d(weight.shape[1], len(weight), weight.shape[-1])
         )  # fmt: skip
