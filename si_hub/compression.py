@@ -154,7 +154,8 @@ def compress_layers(
         if not math.isfinite(norm):
             raise NotFinite("its numbers are not finite", file=path, key=".".join(key))
         norms += norm
-        if (forced := must(layer)) or _is_replaced(layer, targets[key], rank):
+        forced = must(layer) and targets[key].kind in _PAIRED and difference.weight is not None
+        if forced or _is_replaced(layer, targets[key], rank):
             room = sys.maxsize if forced else _weight_bytes(layer)
             pair, error = _approximate(key, difference, rank, tolerance, norm, room)
             if pair is not None:

@@ -91,19 +91,12 @@ class Converted:
                 f"  sha256   {self.sha256} (tensors)",
                 f"  identity {self.identity}",
                 *self.compression.as_lines(),
-                *_check_lines(self.report),
+                *(self.report.check.as_lines() if self.report.check else ()),
                 *(f"  dropped: {line}" for line in reasons(self.report.dropped)),
                 *(f"  metadata left out: {line}" for line in reasons(self.report.left_out)),
                 *(f"  note     {note}" for note in self.report.notes),
             ]
         )
-
-
-def _check_lines(report: Report) -> list[str]:
-    check = report.check
-    if check is None:
-        return []
-    return [f"  check    {check.modules} layers recomputed, largest relative error {check.largest_error:.2g}"]
 
 
 def default_output(source: Path) -> Path:

@@ -41,7 +41,8 @@ ORDER = {
     ],
     "si_hub.editing": ["opening", "steadying", "adding", "command", "fusing"],
     "si_hub.exporting": [
-        "magnitude", "formats", "joining", "placing", "spelling", "original", "headers", "command",
+        "magnitude", "turning", "formats", "joining", "placing", "spelling", "pairs", "original", "headers", "files",
+        "assembling", "returning", "proving", "command", "many",
     ],
     "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
     "si_hub.cli": [

@@ -9,8 +9,7 @@ import click
 
 from si_hub.cli.group import main
 from si_hub.cli.options import GivenModel, GivenOutput, GivenPath, as_json, as_styles
-from si_hub.cli.printing import complain, say, show
-from si_hub.errors import SiHubError, UsageError
+from si_hub.cli.printing import say, show
 from si_hub.foreign import json_text
 
 #: Those of `si_hub.exporting.command`, named here because help is shown without loading it; a test compares.
@@ -28,6 +27,7 @@ EXPORTED = ("original", "kohya", "diffusers", "peft", "comfy")
 @click.option("--styles", callback=as_styles, metavar="NAME=W,…", help="The mix of its named styles, such as ink=0.7.")
 @click.option("--rank", type=int, metavar="N", help="Make pairs of what the format cannot say; errors are measured.")
 @click.option("--tolerance", type=float, metavar="X", help="The same, of this relative error of a layer at most.")
+@click.option("--check", is_flag=True, help="Read what was written back and recompute every layer in float64.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, write nothing.")
 @as_json
@@ -36,6 +36,7 @@ def export_command(sources: tuple[Path, ...], output: Path | None, json_: bool, 
 
     kohya is what A1111, Forge, ComfyUI and most others read; comfy has ComfyUI's own names; original is the file that
     it was converted from, bit for bit. What a format has no place for is refused, or made pairs of with --rank.
+    Several, a pattern, or a folder that is no adapter itself: every adapter in it; what fails is named at the end.
 
     \b
     Examples:
@@ -43,32 +44,26 @@ def export_command(sources: tuple[Path, ...], output: Path | None, json_: bool, 
       si-hub export lora_diffusers.safetensors --to kohya -o lora.safetensors
       si-hub export mix.styleinject.safetensors --to diffusers --styles ink=0.7,neon=0.3
       si-hub export lokr.safetensors --to peft --rank 32
-      si-hub export *.styleinject.safetensors --to original -o back/
+      si-hub export dora.safetensors --to diffusers --base ./sdxl --check
+      si-hub export ./loras --to original -o back/     every adapter of a folder and its subfolders
     """
     from si_hub.exporting.command import export
+    from si_hub.exporting.many import export_all, is_one_adapter, list_exports
     from si_hub.report.progress import progress_bar
+    from si_hub.storage.system import return_large_memory
 
-    if len(sources) == 1:
+    return_large_memory()
+    if is_one_adapter(sources):
         with progress_bar("exporting", quiet=json_) as progress:
             show(export(sources[0], output, progress=progress, **options), json_)
         return
-    if output is not None and not (Path(output).is_dir() or str(output).endswith("/")):
-        hint = "Name a folder, ending in /"
-        raise UsageError("several files go into a folder", key="-o", found=str(output), hint=hint)
-    codes = [_export_one(source, output, json_, **options) for source in sources]
-    click.get_current_context().exit(max(codes))
-
-
-def _export_one(source: Path, output: Path | None, json_: bool, **options: Any) -> int:
-    """Export one of several, whose failure keeps no other from it; the exit code."""
-    from si_hub.exporting.command import export
-
-    try:
-        result = export(source, output, **options)
-    except SiHubError as error:
-        if json_:
-            say(json_text(error.as_dict()))
-        complain(str(error))
-        return error.exit_code
-    say(json_text(result.as_dict()) if json_ else result.as_text())
-    return 0
+    items = []
+    with progress_bar("exporting", quiet=json_, share=True) as progress:
+        for item in export_all(sources, output, progress=progress, **options):
+            items.append(item)
+            if json_:
+                say(json_text(item.as_dict()))
+    if not json_:
+        say(list_exports(items))
+    codes = {item.error.exit_code for item in items if item.error and item.status == "failed"}
+    click.get_current_context().exit(codes.pop() if len(codes) == 1 else int(bool(codes)))

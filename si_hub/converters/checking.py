@@ -46,6 +46,10 @@ class Check:
         if not error <= self.largest_error or not self.module:
             self.largest_error, self.module = error, module
 
+    def as_lines(self) -> list[str]:
+        """For people."""
+        return [f"  check    {self.modules} layers recomputed, largest relative error {self.largest_error:.2g}"]
+
     def as_dict(self) -> dict[str, int | float]:
         """As it stands in the document."""
         return {"modules": self.modules, "largest_error": float(f"{self.largest_error:.3g}")}

@@ -9,31 +9,47 @@ from si_hub.adapter import Adapter
 from si_hub.architectures import Architecture, load
 from si_hub.basemodel import find_base
 from si_hub.converters.dense import Weights
-from si_hub.converters.source import weights_file
+from si_hub.converters.source import component_folders, weights_file
 from si_hub.errors import BaseMismatch
 from si_hub.storage.header import read_safetensors
 from si_hub.words import label
 
 
-def open_adapter(source: Path, base: str | Path | Architecture | None) -> tuple[Adapter, Architecture, Weights | None]:
+def open_adapter(
+    source: Path, base: str | Path | Architecture | None, *, whole_header: bool = False
+) -> tuple[Adapter, Architecture, Weights | None]:
     """The adapter, the base model that its names are of, and that one's weights where they are known.
 
     Args:
-        base: of a foreign file: see `si_hub.convert`. Of a StyleInject file the folder or checkpoint of its own base.
+        base: of a foreign file: see `si_hub.convert`. Of a StyleInject file the folder or checkpoint of its own base,
+            or of one that has all modules that it changes.
+        whole_header: keep a foreign file's texts that are too large for a StyleInject header, such as a preview.
 
     Raises:
         BaseMismatch: a StyleInject file of another base model.
         SiHubError: everything of `si_hub.converters.convert_source` and `si_hub.format.read`.
     """
     architecture, weights = find_base(base)
-    file = weights_file(source) if source.is_dir() else source
+    file = weights_file(source) if source.is_dir() and not component_folders(source) else source
     if file.suffix == ".safetensors" and format.is_styleinject(read_safetensors(file)):
         adapter = format.read(file)
         said = adapter.base_model.architecture
         if architecture is not None and architecture.name != said:
-            raise BaseMismatch(
-                "is for another base model", file=source, key=label("base"), expected=said, found=architecture.name
-            )
+            _check_base(adapter, architecture, source)
         return adapter, architecture or load(said), weights
     found = converters.convert_source(source, base=architecture, weights=weights, allow_large=True)
+    if whole_header:
+        large = [key for key, reason in found.report.left_out.items() if "bytes" in reason]
+        found.adapter.metadata.update((key, found.source.metadata[key]) for key in large)
     return found.adapter, found.base, weights
+
+
+def _check_base(adapter: Adapter, architecture: Architecture, file: Path) -> None:
+    """Raise BaseMismatch where a base model of another name lacks a module that the adapter changes."""
+    for name, component in adapter.components.items():
+        model = architecture.components.get(name)
+        if lacking := [path for path in component.layers if model is None or path not in model.modules]:
+            raise BaseMismatch(
+                "is for another base model", file=file, key=label("base"), expected=adapter.base_model.architecture,
+                found=f"{architecture.name}, which has no {name}.{lacking[0]}",
+            )  # fmt: skip

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from si_hub.adapter import Adapter, Layer
-from si_hub.architectures import Architecture, Model
-from si_hub.architectures.layouts import Part
+from si_hub.adapter import Adapter
+from si_hub.architectures import Architecture
+from si_hub.architectures.bases import BY_NAME
+from si_hub.architectures.known import rank_alike
 from si_hub.compression import Compression, check_options, compress_layers
-from si_hub.converters.checking import Own
-from si_hub.converters.dense import BaseModule, Weights
-from si_hub.converters.source import CONFIG_NAME, STYLEINJECT_SUFFIX
+from si_hub.converters.checking import Check, Own
+from si_hub.converters.dense import Weights
 from si_hub.editing.opening import open_adapter
 from si_hub.editing.steadying import steady
-from si_hub.errors import ConversionRefused, FileAccessError, UnsupportedFamily, UsageError
-from si_hub.exporting.formats import FILE_FORMATS, FileFormat
-from si_hub.exporting.headers import describe_file, diffusers_metadata, peft_config
-from si_hub.exporting.joining import join_layers, slice_module
-from si_hub.exporting.magnitude import is_magnitude, raise_magnitude
-from si_hub.exporting.original import spell_back
-from si_hub.exporting.placing import place_layers
-from si_hub.exporting.spelling import folds_exactly, name_tensors, spell_layer
+from si_hub.errors import ConversionRefused, UsageError
+from si_hub.exporting.assembling import ExportJob, spell_files
+from si_hub.exporting.files import ExportFile, check_outputs, write_files
+from si_hub.exporting.formats import FILE_FORMATS
+from si_hub.exporting.pairs import expand_product
+from si_hub.exporting.proving import prove
+from si_hub.exporting.returning import ORIGINAL, return_files
 from si_hub.foreign import join_safely
 from si_hub.report.text import size_text, tally
 from si_hub.storage.access import tell_access_errors
-from si_hub.storage.tensors import Tensor
-from si_hub.storage.write import write_safetensors
-from si_hub.words import label, option, rename_keywords, switch
+from si_hub.words import label, rename_keywords
 
-ORIGINAL = "original"
 FORMATS = (ORIGINAL, *FILE_FORMATS)
 
 
@@ -47,6 +43,7 @@ class Exported:
         modules: modules of the written file by component; fused ones count as one.
         ranks: modules by rank.
         size: bytes written, or to be written.
+        check: of the layers that were read back, where that was asked for.
         compression: the measured errors of layers that pairs were made of.
         notes: what a user of it has to know.
     """
@@ -59,6 +56,7 @@ class Exported:
     ranks: dict[int, int]
     size: int
     dry_run: bool = False
+    check: Check | None = None
     compression: Compression = field(default_factory=Compression)
     notes: list[str] = field(default_factory=list)
 
@@ -68,7 +66,7 @@ class Exported:
             "source": str(self.source), "paths": [str(path) for path in self.paths], "to": self.to, "base": self.base,
             "modules": self.modules, "ranks": {str(rank): count for rank, count in self.ranks.items()},
             "size": self.size, "dry_run": self.dry_run, "notes": self.notes,
-            **self.compression.as_dict(),
+            **({"check": self.check.as_dict()} if self.check else {}), **self.compression.as_dict(),
         }  # fmt: skip
 
     def as_text(self) -> str:
@@ -82,19 +80,9 @@ class Exported:
             f"  rank     {tally(self.ranks)}",
             f"  size     {size_text(self.size)}",
             *self.compression.as_lines(),
+            *(self.check.as_lines() if self.check else ()),
             *(f"  note     {note}" for note in self.notes),
         ])  # fmt: skip
-
-
-@dataclass(slots=True)
-class _File:
-    """A file in the making."""
-
-    path: Path
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    layers: dict[str, Layer] = field(default_factory=dict)
-    metadata: Any = None
-    config: dict[str, Any] | None = None
 
 
 @tell_access_errors()
@@ -110,6 +98,7 @@ def export(
     tolerance: float | None = None,
     force: bool = False,
     dry_run: bool = False,
+    check: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Write an adapter in another program's format, exactly.
@@ -126,6 +115,8 @@ def export(
             rank at most, or of this relative error of a layer at most; the errors are measured.
         force: replace existing files.
         dry_run: only say what would be written.
+        check: read what was written back, and recompute every layer of both in float64; the largest relative error is
+            in the result.
         progress: called with (bytes done, bytes in all).
 
     Raises:
@@ -138,161 +129,65 @@ def export(
         raise UsageError("is no format to export to", key=label("to"), expected=", ".join(FORMATS), found=to)
     source = Path(source)
     smaller = check_options(rank, tolerance, None)
-    adapter, architecture, weights = open_adapter(source, base)
+    adapter, architecture, weights = _open(source, base)
+    if to == ORIGINAL and (styles or smaller):
+        raise UsageError("the original is what it was", key=label("styles" if styles else "rank"), hint="Leave it out.")
     cost = Compression()
-    if to == ORIGINAL:
-        if styles or smaller:
-            raise UsageError(
-                "the original is what it was", key=label("styles" if styles else "rank"), hint="Leave it out"
-            )
-        files = [_spell_original(adapter, architecture, source, output)]
-        notes: list[str] = []
-    else:
-        steadied = steady(adapter, styles)
-        if smaller:
-            own = Own(adapter=steadied, architecture=architecture, weights=weights, file=source)
-            must = FILE_FORMATS[to].lacks
-            cost = compress_layers(steadied, own, source, rank=rank, tolerance=tolerance, must=must, progress=progress)
-        files, notes = spell_files(steadied, architecture, weights, FILE_FORMATS[to], source, output)
-    _check_outputs(source, files, force)
+    with _telling_of(source):
+        if to == ORIGINAL:
+            files, notes = return_files(adapter, architecture, source, output)
+        else:
+            target = FILE_FORMATS[to]
+            adapter = steady(adapter, styles)
+            if "lokr_w1" not in target.suffixes:
+                for component in adapter.components.values():
+                    component.layers = {path: expand_product(layer) for path, layer in component.layers.items()}
+            if smaller:
+                own = Own(adapter=adapter, architecture=architecture, weights=weights, file=source)
+                cost = compress_layers(
+                    adapter, own, source, rank=rank, tolerance=tolerance, must=target.lacks, progress=progress
+                )
+            files, notes = spell_files(ExportJob(adapter, architecture, weights, target, source), output)
+    check_outputs(source, files, force)
     size = sum(tensor.nbytes for file in files for tensor in file.tensors.values())
     if not dry_run:
-        size = sum(_write(file, force, progress) for file in files)
+        size = write_files(files, force, progress)
+    proof = prove(adapter, architecture, weights, files, source) if check and not dry_run else None
     modules = _count_modules(files)
     ranks = _count_ranks(files)
     return Exported(
         source, tuple(file.path for file in files), to, adapter.base_model.architecture, modules, ranks, size, dry_run,
-        cost, notes,
+        proof, cost, notes,
     )  # fmt: skip
 
 
-def _spell_original(adapter: Adapter, architecture: Architecture, source: Path, output: str | Path | None) -> _File:
-    tensors = spell_back(adapter, architecture)
-    layers = {f"{name}.{path}": layer for name, one in adapter.components.items() for path, layer in one.layers.items()}
-    return _File(_path_for(source, output, ORIGINAL), tensors, layers, {**adapter.metadata, "format": "pt"})
+@contextmanager
+def _telling_of(source: Path) -> Iterator[None]:
+    """What is refused within says of which file."""
+    try:
+        yield
+    except ConversionRefused as error:
+        if error.file is not None:
+            raise
+        raise ConversionRefused(
+            error.problem, file=source, key=error.key, expected=error.expected, found=error.found, hint=error.hint
+        ) from error
 
 
-def spell_files(
-    adapter: Adapter,
-    architecture: Architecture,
-    weights: Weights | None,
-    target: FileFormat,
-    source: Path,
-    output: str | Path | None,
-) -> tuple[list[_File], list[str]]:
-    """The files of a format, and what there is to say of them."""
-    notes: list[str] = []
-    path = _path_for(source, output, target.name)
-    several = target.alpha == "configuration" and len(adapter.components) > 1
-    files: dict[str, _File] = {}
-    for name, component in adapter.components.items():
-        if component.embeddings:
-            raise ConversionRefused(
-                f"{target.title} carries no textual inversions", key=f"{name}.{next(iter(component.embeddings))}",
-                hint="Split them off first",
-            )  # fmt: skip
-        home = path / name if several else path
-        file = files.setdefault(str(home), _File(home))
-        model, prefix = architecture.components[name], target.prefix(architecture.name, name)
-        layouts = target.layouts(architecture.name, name, model.class_name)
-        for stem, parts in place_layers(component.layers, model, layouts, target.title).items():
-            slices, shape = slice_module(parts, model.modules, component.layers)
-            layer, magnitude = join_layers(stem, slices, shape), None
-            first = model.modules[parts[0].path]
-            key = f"{name}.{parts[0].path}"
-            if "magnitude" in target.suffixes and is_magnitude(layer):
-                layer, magnitude = _raise(key, layer, weights, model, source)
-            slots = spell_layer(key, layer, first.kind, len(shape), target)
-            slots |= {} if magnitude is None else {"magnitude": magnitude}
-            body = stem.replace(".", "_") if prefix.endswith("_") else stem
-            file.tensors |= name_tensors(prefix + body, slots, target.suffixes)
-            file.layers[f"{name}.{stem}"] = layer
-    found = list(files.values())
-    for file in found:
-        _describe(file, adapter, target, notes)
-    return found, notes
+def _open(source: Path, base: str | Path | Architecture | None) -> tuple[Adapter, Architecture, Weights | None]:
+    """As `open_adapter`, the base model under the name by which formats know it.
+
+    One of its own, such as for inpainting, goes by that of the shipped one that it is like.
+    """
+    adapter, architecture, weights = open_adapter(source, base, whole_header=True)
+    name = adapter.base_model.architecture
+    if name not in BY_NAME:
+        name = next(iter(rank_alike(architecture)), name)
+    known = replace(adapter.base_model, architecture=name)
+    return replace(adapter, base_model=known), replace(architecture, name=name), weights
 
 
-def _raise(key: str, layer: Layer, weights: Weights | None, model: Model, source: Path) -> tuple[Layer, Tensor]:
-    """A DoRA's pair and magnitude; UnsupportedFamily without the base's weights."""
-    name, _, path = key.partition(".")
-    if weights is None:
-        raise UnsupportedFamily(
-            "is DoRA, whose magnitudes are a function of the base model's weights", file=source, key=key,
-            hint=f"Name the base model's folder or checkpoint: {option('base', 'FOLDER')}",
-        )  # fmt: skip
-    own = BaseModule(weights, name, (Part(path),), model.modules, source, path)
-    return raise_magnitude(key, layer, own, model.modules[path].bias)
-
-
-def _describe(file: _File, adapter: Adapter, target: FileFormat, notes: list[str]) -> None:
-    """Metadata and configuration of one file."""
-    by_component: dict[str, dict[str, Layer]] = {}
-    for key, layer in file.layers.items():
-        name, _, path = key.partition(".")
-        by_component.setdefault(name, {})[path] = layer
-    if target.alpha == "configuration":
-        (only,) = by_component.values()
-        file.metadata = {"format": "pt"}
-        file.config = {
-            "peft_type": "LORA", "task_type": None, "inference_mode": True,
-            "base_model_name_or_path": adapter.base_model.repo_id, **peft_config(only),
-        }  # fmt: skip
-        return
-    describe = describe_file(adapter, list(file.layers.values()))
-    extra: dict[str, str] = {}
-    if target.alpha == "folded" and not all(map(_is_folded, file.layers.values())):
-        # Rounded scales would change the numbers: what diffusers itself writes says them instead.
-        _unfold(file, target)
-        extra = diffusers_metadata({name: peft_config(layers) for name, layers in by_component.items()})
-        notes.append("its scales are in lora_adapter_metadata, which diffusers reads from version 0.34 on")
-    file.metadata = lambda digests: {**describe(digests), **extra}
-
-
-def _is_folded(layer: Layer) -> bool:
-    return layer.scale == 1 or folds_exactly(layer)
-
-
-def _unfold(file: _File, target: FileFormat) -> None:
-    """``up`` as it is, without its scale."""
-    for key, layer in file.layers.items():
-        name = f"{key}{target.suffixes['up']}"
-        file.tensors[name] = layer.tensors["up.weight"].reshape(*file.tensors[name].shape)
-
-
-def _path_for(source: Path, output: str | Path | None, name: str) -> Path:
-    """The file to write: ``style.styleinject.safetensors`` → ``style.kohya.safetensors``; a folder for PEFT."""
-    stem = source.name.removesuffix(STYLEINJECT_SUFFIX).removesuffix(".safetensors")
-    usual = f"{stem}.{name}" if name == "peft" else f"{stem}.{name}.safetensors"
-    if output is None:
-        return source.with_name(usual)
-    path = Path(output)
-    return path / usual if name != "peft" and (path.is_dir() or str(output).endswith("/")) else path
-
-
-def _check_outputs(source: Path, files: list[_File], force: bool) -> None:
-    for file in files:
-        target = file.path / "adapter_model.safetensors" if file.config else file.path
-        if target.exists() and target.resolve() == source.resolve():
-            raise FileAccessError("is the source itself", file=target, hint=f"Name another with {option('output')}.")
-        if target.exists() and not force:
-            hint = f"Overwrite it with {switch('force')}, or name another with {option('output')}."
-            raise FileAccessError("already exists", file=target, hint=hint)
-
-
-def _write(file: _File, force: bool, progress: Callable[[int, int], None] | None) -> int:
-    """Write one file, or a folder with its configuration; the bytes of it."""
-    path = file.path
-    if file.config is not None:
-        path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(file.config, indent=2, sort_keys=True) + "\n"
-        (path / CONFIG_NAME).write_text(text, encoding="utf-8")
-        path /= "adapter_model.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_safetensors(path, file.tensors, file.metadata, overwrite=force, progress=progress).size
-
-
-def _count_modules(files: list[_File]) -> dict[str, int]:
+def _count_modules(files: list[ExportFile]) -> dict[str, int]:
     counts: dict[str, int] = {}
     for file in files:
         for key in file.layers:
@@ -301,7 +196,7 @@ def _count_modules(files: list[_File]) -> dict[str, int]:
     return counts
 
 
-def _count_ranks(files: list[_File]) -> dict[int, int]:
+def _count_ranks(files: list[ExportFile]) -> dict[int, int]:
     counts: dict[int, int] = {}
     for file in files:
         for layer in file.layers.values():

@@ -14,6 +14,7 @@ from si_hub.architectures.layouts.own import bare_clip, diffusers
 from si_hub.converters.naming.names import PREFIXES
 from si_hub.errors import ConversionRefused
 from si_hub.exporting.magnitude import is_magnitude
+from si_hub.exporting.turning import is_rotation, is_scale
 
 #: kohya's trainer knows these by diffusers' names, all others by the projects' own.
 _BY_DIFFUSERS = {"sd15", "sd21"}
@@ -33,11 +34,6 @@ _KRON_SLOTS = {
     "kron": "lokr_w1", "weight_delta": "lokr_w2", "up.weight": "lokr_w2_a", "down.weight": "lokr_w2_b",
     "bias_delta": "diff_b",
 }  # fmt: skip
-
-
-def slots_of(layer: Layer, kind: str = "linear") -> Mapping[str, str]:
-    """Slots of a layer's leaves; ``kind`` of its base module."""
-    return _KRON_SLOTS if "kron" in layer.tensors else _NORM_SLOTS if kind == "norm" else _SLOTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +57,11 @@ class FileFormat:
     denoiser: str
     encoders: str
 
+    @property
+    def is_pefts(self) -> bool:
+        """Whether PEFT's layers are what it is for, which all have what one of them has: biases, magnitudes."""
+        return self.alpha != "tensor"
+
     def layouts(self, base: str, component: str, class_name: str = "") -> tuple[Layout, ...]:
         """The namings of a component's modules, best first."""
         known = BY_NAME.get(base)
@@ -76,10 +77,24 @@ class FileFormat:
 
     def lacks(self, layer: Layer) -> bool:
         """Whether it has no place for a leaf of a layer of a linear module or a convolution."""
-        if "magnitude" in self.suffixes and is_magnitude(layer):
+        if self.kind_of(layer):
             return False
-        slots = slots_of(layer)
+        slots = self.slots_of(layer)
         return any(slots.get(leaf) not in self.suffixes for leaf in layer.tensors)
+
+    def kind_of(self, layer: Layer) -> str | None:
+        """The slot of what is no leaf of ours, where the format has a layer's own kind: DoRA, OFT, (IA)³."""
+        if self.is_pefts and "gain_in" in layer.tensors:
+            return None  # Its magnitudes are of the outputs.
+        kinds = {"magnitude": is_magnitude, "oft_blocks": is_rotation, "ia3_weight": is_scale}
+        return next((slot for slot, fits in kinds.items() if slot in self.suffixes and fits(layer)), None)
+
+    def slots_of(self, layer: Layer, kind: str = "linear") -> Mapping[str, str]:
+        """Slots of a layer's leaves; ``kind`` of its base module."""
+        if kind == "norm":
+            return _NORM_SLOTS
+        slots = _KRON_SLOTS if "kron" in layer.tensors else _SLOTS
+        return {**slots, "bias_delta": "up_bias"} if "up_bias" in self.suffixes else slots
 
     def prefix(self, base: str, component: str) -> str:
         """The beginning of a component's names.
@@ -92,9 +107,12 @@ class FileFormat:
         known = BY_NAME.get(base)
         if component.startswith("text_encoder"):
             found = _encoder_prefix(self.encoders, known, component)
+        elif component in {"unet", "transformer", "prior"}:
+            found = self.denoiser
         else:
-            first = component in {"unet", "transformer", "prior"}
-            found = self.denoiser if first else None
+            said = {} if known is None else known.prefixes
+            own = [text for text, meant in said.items() if meant == component and text.startswith(self.denoiser)]
+            found = min(own, default=None)
         if found is None:
             raise ConversionRefused(
                 f"{self.title} has no names for it",
@@ -122,11 +140,17 @@ def _encoder_prefix(start: str, known: Base | None, component: str) -> str | Non
 _KOHYA = {
     "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha", "diff": ".diff", "diff_b": ".diff_b",
     "w_norm": ".w_norm", "b_norm": ".b_norm", "lokr_w1": ".lokr_w1", "lokr_w2": ".lokr_w2",
-    "lokr_w2_a": ".lokr_w2_a", "lokr_w2_b": ".lokr_w2_b", "magnitude": ".dora_scale",
+    "lokr_w2_a": ".lokr_w2_a", "lokr_w2_b": ".lokr_w2_b", "magnitude": ".dora_scale", "oft_blocks": ".oft_blocks",
+    "rescale": ".rescale",
 }  # fmt: skip
-_PEFT = {"down": ".lora_A.weight", "up": ".lora_B.weight"}
+#: ComfyUI reads no scales of (IA)³.
+_LYCORIS = {**_KOHYA, "ia3_weight": ".weight", "on_input": ".on_input"}
+_PEFT = {
+    "down": ".lora_A.weight", "up": ".lora_B.weight", "up_bias": ".lora_B.bias",
+    "magnitude": ".lora_magnitude_vector",
+}  # fmt: skip
 
-KOHYA = FileFormat("kohya", "kohya's and LyCORIS's format", _KOHYA, "tensor", True, "lora_unet_", "lora_te")
+KOHYA = FileFormat("kohya", "kohya's and LyCORIS's format", _LYCORIS, "tensor", True, "lora_unet_", "lora_te")
 COMFY = FileFormat("comfy", "ComfyUI's format", _KOHYA, "tensor", True, "diffusion_model.", "text_encoders.")
 DIFFUSERS = FileFormat("diffusers", "diffusers' format", _PEFT, "folded", False, "{component}.", "")
 PEFT = FileFormat("peft", "PEFT's format", _PEFT, "configuration", False, "base_model.model.", "base_model.model.")

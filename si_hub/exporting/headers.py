@@ -46,7 +46,7 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
         "ss_network_module": "networks.lora" if plain else "lycoris.kohya",
         "ss_network_dim": _only([layer.rank for layer in layers if layer.rank]),
         "ss_network_alpha": _only([layer.scale * layer.rank for layer in layers if layer.rank]),
-        "ss_network_args": None if plain else json.dumps({"algo": "lokr" if "kron" in kinds else "full"}),
+        "ss_network_args": None if plain else json.dumps({"algo": _algo_of(kinds)}),
         "ss_v2": str(bool(known and known.is_v2)),
         "ss_base_model_version": version,
         "ss_output_name": about.get("title"),
@@ -63,10 +63,16 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
     fixed = {**adapter.metadata, **{key: text for key, text in said.items() if text}, "format": "pt"}
 
     def with_hashes(digests: Digests) -> dict[str, str]:
-        # kohya hashes the data as the safetensors library orders them, by size of their numbers and by name: as here.
+        # kohya hashes the data as the safetensors library orders them: so they are written.
         return {**fixed, "modelspec.hash_sha256": f"0x{digests.tensors}", "sshs_model_hash": digests.tensors}
 
     return with_hashes
+
+
+def _algo_of(leaves: set[str]) -> str:
+    """LyCORIS's name of a kind of adapter that has these leaves, the rarest of several."""
+    kinds = {"kron": "lokr", "turn": "diag-oft", "gain": "ia3", "gain_in": "ia3", "up.weight": "locon"}
+    return next((name for leaf, name in kinds.items() if leaf in leaves), "full")
 
 
 def _known_name(architecture: str) -> str:
@@ -82,10 +88,23 @@ def _only(values: list[float]) -> str | None:
     return "Dynamic" if len(found) > 1 else next(iter(found), None)
 
 
-def peft_config(layers: Mapping[str, Layer]) -> dict[str, Any]:
+def configure_folder(
+    adapter: Adapter, layers: Mapping[str, Layer], whole: Mapping[str, bool] | None = None
+) -> dict[str, Any]:
+    """``adapter_config.json`` of a component's folder."""
+    return {
+        "peft_type": "LORA", "task_type": None, "inference_mode": True,
+        "base_model_name_or_path": adapter.base_model.repo_id, **peft_config(layers, whole),
+    }  # fmt: skip
+
+
+def peft_config(layers: Mapping[str, Layer], whole: Mapping[str, bool] | None = None) -> dict[str, Any]:
     """What PEFT's LoraConfig has to say of pairs: the commonest rank and alpha, and patterns for the others.
 
     Modules are named by the ends of their paths, which are the same whether CLIP models have ``text_model.`` or not.
+
+    Args:
+        whole: settings that are of all pairs or of none: ``lora_bias``, ``use_dora``.
     """
     layers = {path.removeprefix("text_model."): layer for path, layer in layers.items()}
     ranks = Counter(layer.rank for layer in layers.values())
@@ -102,6 +121,7 @@ def peft_config(layers: Mapping[str, Layer]) -> dict[str, Any]:
         "use_rslora": False,
         "use_dora": False,
         "lora_bias": False,
+        **(whole or {}),
     }
 
 

@@ -56,20 +56,35 @@ def raise_magnitude(key: str, layer: Layer, own: BaseModule, has_bias: bool) -> 
     scaled, factor = ("up.weight", up) if axis == 0 else ("down.weight", down)
     tensors = {name: tensor for name, tensor in layer.tensors.items() if name not in {leaf, "bias_delta"}}
     tensors[scaled] = Tensor.from_torch(factor.float())
-    rest = _rest_of_bias(layer, gains if axis == 0 else None, own, has_bias)
+    rest = leave_bias(layer, gains[:, None, None] - 1 if axis == 0 else None, own, has_bias)
     if rest is not None:
         tensors["bias_delta"] = Tensor.from_torch(rest.float())
     return replace(layer, tensors=tensors), Tensor.from_torch((gains * norms).float().reshape(shape))
 
 
-def _rest_of_bias(layer: Layer, gains: torch.Tensor | None, own: BaseModule, has_bias: bool) -> torch.Tensor | None:
-    """What ``bias_delta`` has besides taking the gains' effect on the bias back; none where that is rounding."""
+def measure_magnitude(layer: Layer, own: BaseModule) -> Tensor:
+    """The magnitudes ``[out, 1, …]`` that change nothing of a pair: ‖W + ΔW‖ of every output."""
+    weight = own.weight()
+    up, down = as_double(layer.tensors["up.weight"]), as_double(layer.tensors["down.weight"])
+    norms = (weight + (layer.scale * up @ down.flatten(1)).reshape(weight.shape)).flatten(1).norm(dim=1)
+    return Tensor.from_torch(along(norms, 0, weight.ndim).float())
+
+
+def leave_bias(
+    layer: Layer, matrices: torch.Tensor | None, own: BaseModule | None, has_bias: bool
+) -> torch.Tensor | None:
+    """What ``bias_delta`` has besides taking back what gains or turns do to the bias; none where that is rounding.
+
+    Args:
+        matrices: what the bias is multiplied by, less the identity, ``[blocks, size, size]``; none on the inputs.
+        own: the base's numbers.
+    """
     held = layer.tensors.get("bias_delta")
-    if not has_bias:
+    if matrices is None or not has_bias:
         return None if held is None else as_double(held)
+    assert own is not None, "a bias is the base's"
     bias = own.bias()
-    rest = as_double(held) if held is not None else bias * 0
-    if gains is not None:
-        rest = rest - (1 - gains) * bias
+    rest = (matrices @ bias.reshape(len(matrices), -1, 1)).flatten()
+    rest = rest + as_double(held) if held is not None else rest
     most = max(float(bias.abs().max()), math.ulp(1.0))
     return None if float(rest.abs().max()) <= _ROUNDING * most else rest

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
 
 from si_hub.adapter import Adapter, Component, Layer
 from si_hub.architectures import Architecture
-from si_hub.architectures.layouts import Part
 from si_hub.architectures.model import Model, unfold
 from si_hub.architectures.namings import LAYOUTS
 from si_hub.errors import ConversionRefused
@@ -29,8 +29,21 @@ _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", 
 _Rule = Mapping[str, Any]
 
 
-def spell_back(adapter: Adapter, base: Architecture) -> dict[str, Tensor]:
-    """Every tensor of the source, by name.
+@dataclass(slots=True)
+class Original:
+    """A component in the source's words.
+
+    Attributes:
+        tensors: every tensor of the source, by name.
+        layers: by the source's names of its modules, without their prefix.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    layers: dict[str, Layer] = field(default_factory=dict)
+
+
+def spell_back(adapter: Adapter, base: Architecture) -> dict[str, Original]:
+    """What the source had, by component.
 
     Raises:
         ConversionRefused: the document does not say how it was written, or numbers were computed of the source's.
@@ -41,18 +54,21 @@ def spell_back(adapter: Adapter, base: Architecture) -> dict[str, Tensor]:
             "was not converted from another format, or does not say how that was written",
             hint="Name a format: kohya, diffusers, peft or comfy",
         )
-    tensors: dict[str, Tensor] = {}
+    found: dict[str, Original] = {}
     for name, component in adapter.components.items():
         if component.embeddings or name not in rules:
             raise ConversionRefused("the document does not say how it was written", key=name, hint="Name a format")
-        for stem, slots, suffixes in _spell_component(component, base.components[name], rules[name]):
-            tensors |= name_tensors(stem, slots, suffixes)
-    return tensors
+        held = found[name] = Original()
+        for prefix, body, layer, slots, rule in _spell_component(component, base.components[name], rules[name]):
+            held.tensors |= name_tensors(prefix + body, slots, rule["suffixes"])
+            held.layers[body] = layer
+    return found
 
 
 def _spell_component(
     component: Component, model: Model, rules: list[_Rule]
-) -> Iterator[tuple[str, dict[str, Tensor], Mapping[str, str]]]:
+) -> Iterator[tuple[str, str, Layer, dict[str, Tensor], _Rule]]:
+    """Modules: prefix, the rest of the name, the layer, its tensors by slot, and the rule they are written by."""
     main, *others = rules
     if any(not isinstance(rule["modules"], list) for rule in others):
         raise ConversionRefused("its source was written too irregularly to be written again", hint="Name a format")
@@ -64,18 +80,16 @@ def _spell_component(
             if rule["layout"] != layout or not {part.path for part in parts} <= left.keys():
                 continue
             body = name.replace(".", "_") if rule["prefix"].endswith("_") else name
-            yield rule["prefix"] + body, _spell_module(name, parts, component, model, rule), rule["suffixes"]
+            slices, shape = slice_module(parts, model.modules, component.layers)
+            layer = join_layers(name, slices, shape)
+            yield rule["prefix"], body, layer, _spell_module(parts[0].path, layer, shape, rule), rule
             for part in parts:
                 del left[part.path]
     if left:
         raise ConversionRefused("the document does not say how it was written", key=next(iter(left)))
 
 
-def _spell_module(
-    name: str, parts: tuple[Part, ...], component: Component, model: Model, rule: _Rule
-) -> dict[str, Tensor]:
-    slices, shape = slice_module(parts, model.modules, component.layers)
-    layer = join_layers(name, slices, shape)
+def _spell_module(path: str, layer: Layer, shape: tuple[int, ...], rule: _Rule) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     taken: set[str] = set()
     for slot in rule["suffixes"]:
@@ -85,16 +99,17 @@ def _spell_module(
         leaf = {"weight_delta": "param_delta"}.get(leaf, leaf) if "param_delta" in layer.tensors else leaf
         leaf = "gain_in" if slot == "ia3" and "gain_in" in layer.tensors else leaf
         tensor = layer.tensors.get(leaf)
-        if tensor is None:
+        # PEFT scales the bias of a pair with it: that of the file is gone unless the scale is 1.
+        if tensor is None or (slot == "up_bias" and layer.scale != 1):
             raise ConversionRefused(
-                f"its {slot} became something else when it was converted", key=parts[0].path,
+                f"its {slot} became something else when it was converted", key=path,
                 hint="Name a format, or keep the source",
             )  # fmt: skip
         taken.add(leaf)
         found[slot] = _reshape(slot, leaf, tensor, shape, rule)
     if extra := sorted(layer.tensors.keys() - taken):
         raise ConversionRefused(
-            "was computed of its source's tensors, which are not there any more", key=parts[0].path,
+            "was computed of its source's tensors, which are not there any more", key=path,
             found=", ".join(extra), hint="Name a format, or keep the source",
         )  # fmt: skip
     if "alpha" in rule["suffixes"]:

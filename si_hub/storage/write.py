@@ -22,6 +22,11 @@ from si_hub.words import keep_words
 
 _BUFFERS = 8
 _WINDOW = 128 << 20
+#: dtypes in the order of the library's own data sections.
+_LIBRARY_ORDER = (
+    "U64", "I64", "F64", "C64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8",
+    "BOOL",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ def write_safetensors(
     lead: Sequence[str] = (),
     overwrite: bool = False,
     check_finite: bool = True,
+    as_library: bool = False,
     hash_source: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Stored:
@@ -68,6 +74,8 @@ def write_safetensors(
         lead: metadata keys that stand before the others.
         overwrite: whether an existing file may be replaced.
         check_finite: whether NaN or infinity in a tensor is an error.
+        as_library: order the data of numbers of one size as the safetensors library does, by dtype and then by name:
+            hashes of the data are then those that other programs compute of the same tensors.
         hash_source: a file to hash at the same time, in a thread.
         progress: called with (bytes done, bytes in all).
 
@@ -77,7 +85,13 @@ def write_safetensors(
         TruncatedFile, MissingFile, FileAccessError: a source that ended early; a source or target without access.
     """
     path = Path(path)
-    ordered = dict(sorted(tensors.items(), key=lambda item: (-DTYPE_SIZES[item[1].dtype], item[0])))
+    kinds = _LIBRARY_ORDER if as_library else ()
+
+    def place(item: tuple[str, Tensor]) -> tuple[int, int, str]:
+        dtype = item[1].dtype
+        return -DTYPE_SIZES[dtype], kinds.index(dtype) if dtype in kinds else len(kinds), item[0]
+
+    ordered = dict(sorted(tensors.items(), key=place))
     zeros = "0" * 64
     draft = header_bytes(ordered, _resolve(metadata, Digests(zeros, zeros if hash_source else None)), lead)
     with atomic_file(path, overwrite) as file, ThreadPoolExecutor(1) as side:

@@ -12,7 +12,8 @@ from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.architectures.bases import BASES
 from si_hub.cli.export import EXPORTED
 from si_hub.errors import ConversionRefused
-from si_hub.exporting.command import FORMATS, spell_files
+from si_hub.exporting.assembling import ExportJob, spell_files
+from si_hub.exporting.command import FORMATS
 from si_hub.exporting.formats import FILE_FORMATS, KOHYA
 from si_hub.storage.tensors import Tensor
 from tests import sparse
@@ -59,7 +60,9 @@ def exported_components(base: str, name: str) -> set[str]:
 def test_what_is_written_is_read_as_the_same_modules(base: str, name: str, tmp_path: Path) -> None:
     adapter = adapter_of(base, exported_components(base, name))
     architecture = architectures.load(base)
-    (file,), _ = spell_files(adapter, architecture, None, FILE_FORMATS[name], tmp_path / "a.safetensors", None)
+    (file,), _ = spell_files(
+        ExportJob(adapter, architecture, None, FILE_FORMATS[name], tmp_path / "a.safetensors"), None
+    )
     entries = {key: (tensor.dtype, tensor.shape) for key, tensor in file.tensors.items()}
     found = converters.convert_source(sparse.write_zeros(tmp_path / "b.safetensors", entries), base=architecture)
     assert not found.report.lost

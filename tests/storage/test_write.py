@@ -300,3 +300,18 @@ def test_killing_the_writer_fifty_times_leaves_no_file_or_a_whole_one(tmp_path: 
         left += sweep(target.parent, target)
     assert left, "no kill came in the middle: the test proves nothing"
     assert complete < 50
+
+
+def test_data_are_in_the_librarys_order_where_that_is_wanted(tmp_path: Path) -> None:
+    """Its own writer says which that is, for several dtypes of one size."""
+    import torch
+    from safetensors.torch import save
+
+    kinds = [torch.int64, torch.float64, torch.int32, torch.float32, torch.float16, torch.bfloat16, torch.int16,
+             torch.uint8, torch.int8, torch.bool]  # fmt: skip
+    state = {f"{name}{at}": torch.ones(at + 1, dtype=kind) for name in "ba" for at, kind in enumerate(kinds)}
+    tensors = {name: Tensor.from_torch(values) for name, values in state.items()}
+    path = write_safetensors(tmp_path / "a.safetensors", tensors, {}, as_library=True).path
+    raws = [save(state), path.read_bytes()]
+    expected, found = (raw[8 + int.from_bytes(raw[:8], "little") :] for raw in raws)
+    assert found == expected
