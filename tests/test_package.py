@@ -39,13 +39,16 @@ ORDER = {
         "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
-    "si_hub.editing": ["opening", "steadying", "adding", "command"],
+    "si_hub.editing": [
+        "opening", "steadying", "adding", "comparing", "command", "splitting", "describing",
+    ],
     "si_hub.exporting": [
         "magnitude", "formats", "joining", "placing", "spelling", "original", "headers", "command",
     ],
     "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
     "si_hub.cli": [
-        "printing", "options", "group", "convert", "look", "distill", "edit", "export", "share", "train", "__main__",
+        "printing", "options", "group", "convert", "look", "distill", "edit", "export", "revise", "share", "train",
+        "__main__",
     ],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.
