@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from si_hub.conversion import convert as convert
     from si_hub.editing.command import merge as merge
     from si_hub.editing.command import resize as resize
+    from si_hub.editing.comparing import diff as diff
+    from si_hub.editing.describing import edit as edit
     from si_hub.editing.fusing import fuse as fuse
+    from si_hub.editing.splitting import split as split
     from si_hub.errors import SiHubError as SiHubError
     from si_hub.exporting.command import export as export
     from si_hub.hub.pull import pull as pull
@@ -34,6 +37,8 @@ _HOMES = {
     "StyleInjectConfig": "si_hub.tuner",
     "StyleInjectModel": "si_hub.tuner",
     "convert": "si_hub.conversion",
+    "diff": "si_hub.editing.comparing",
+    "edit": "si_hub.editing.describing",
     "enable": "si_hub.pipelines",
     "fuse": "si_hub.editing.fusing",
     "export": "si_hub.exporting.command",
@@ -41,6 +46,7 @@ _HOMES = {
     "pull": "si_hub.hub.pull",
     "merge": "si_hub.editing.command",
     "push": "si_hub.hub.push",
+    "split": "si_hub.editing.splitting",
     "resize": "si_hub.editing.command",
     "train": "si_hub.training.command",
 }

@@ -39,14 +39,17 @@ ORDER = {
         "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
-    "si_hub.editing": ["opening", "steadying", "adding", "command", "fusing"],
+    "si_hub.editing": [
+        "opening", "steadying", "adding", "comparing", "command", "fusing", "splitting", "describing",
+    ],
     "si_hub.exporting": [
         "magnitude", "turning", "formats", "joining", "placing", "spelling", "pairs", "original", "headers", "files",
         "assembling", "returning", "proving", "command", "many",
     ],
     "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
     "si_hub.cli": [
-        "printing", "options", "group", "convert", "look", "distill", "edit", "export", "share", "train", "__main__",
+        "printing", "options", "group", "convert", "look", "distill", "edit", "export", "revise", "share", "train",
+        "__main__",
     ],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.

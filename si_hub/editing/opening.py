@@ -10,9 +10,9 @@ from si_hub.architectures import Architecture, load
 from si_hub.basemodel import find_base
 from si_hub.converters.dense import Weights
 from si_hub.converters.source import component_folders, weights_file
-from si_hub.errors import BaseMismatch
+from si_hub.errors import BaseMismatch, UsageError
 from si_hub.storage.header import read_safetensors
-from si_hub.words import label
+from si_hub.words import label, option
 
 
 def open_adapter(
@@ -27,16 +27,17 @@ def open_adapter(
 
     Raises:
         BaseMismatch: a StyleInject file of another base model.
+        UsageError: a StyleInject file whose base model is not known without its folder.
         SiHubError: everything of `si_hub.converters.convert_source` and `si_hub.format.read`.
     """
     architecture, weights = find_base(base)
     file = weights_file(source) if source.is_dir() and not component_folders(source) else source
-    if file.suffix == ".safetensors" and format.is_styleinject(read_safetensors(file)):
+    if _is_ours(file):
         adapter = format.read(file)
         said = adapter.base_model.architecture
         if architecture is not None and architecture.name != said:
             _check_base(adapter, architecture, source)
-        return adapter, architecture or load(said), weights
+        return adapter, architecture or _load(said, source), weights
     found = converters.convert_source(source, base=architecture, weights=weights, allow_large=True)
     if whole_header:
         large = [key for key, reason in found.report.left_out.items() if "bytes" in reason]
@@ -53,3 +54,24 @@ def _check_base(adapter: Adapter, architecture: Architecture, file: Path) -> Non
                 "is for another base model", file=file, key=label("base"), expected=adapter.base_model.architecture,
                 found=f"{architecture.name}, which has no {name}.{lacking[0]}",
             )  # fmt: skip
+
+
+def _is_ours(file: Path) -> bool:
+    return file.suffix == ".safetensors" and format.is_styleinject(read_safetensors(file))
+
+
+def _load(name: str, source: Path) -> Architecture:
+    """A shipped base model; UsageError for one that only its own folder describes."""
+    try:
+        return load(name)
+    except UsageError as error:
+        raise UsageError(
+            "is for a base model that is none of those known here", file=source, key=label("base"), found=name,
+            hint=f"Name its folder: {option('base', 'FOLDER')}",
+        ) from error  # fmt: skip
+
+
+def open_alone(source: Path, base: str | Path | Architecture | None) -> Adapter:
+    """The adapter alone, which a StyleInject file is without its base model; errors as of `open_adapter`."""
+    file = weights_file(source) if source.is_dir() else source
+    return format.read(file) if _is_ours(file) else open_adapter(source, base)[0]
