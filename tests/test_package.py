@@ -19,7 +19,7 @@ PACKAGE = Path(si_hub.__file__).parent
 ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schemas", "architectures",
-        "converters", "format", "report", "hub", "tuner", "pipelines", "distill", "training",
+        "converters", "format", "report", "hub", "tuner", "pipelines", "work", "training", "distill",
         "basemodel", "compression", "editing", "exporting", "conversion", "inspection", "batch", "cli", "__main__",
     ],
     "si_hub.architectures": [
@@ -35,15 +35,19 @@ ORDER = {
         "config", "operator", "kinds", "layer", "leaves", "offloaded", "parameters", "projections", "ledger", "fusion",
         "door", "steering", "injection", "model",
     ],
+    "si_hub.work": ["seeds", "processes", "fingerprints", "folder"],
+    "si_hub.training": [
+        "gallery", "noising", "quiet", "buckets", "optimizers", "encoding", "calls", "base", "accelerating", "loop",
+        "settings", "adapting", "encoded", "task", "drawings", "result", "order", "session", "command",
+    ],
     "si_hub.distill": [
-        "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
+        "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
     "si_hub.editing": ["opening", "steadying", "adding", "command"],
     "si_hub.exporting": [
         "magnitude", "formats", "joining", "placing", "spelling", "original", "headers", "command",
     ],
-    "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
     "si_hub.cli": [
         "printing", "options", "group", "convert", "look", "distill", "edit", "export", "share", "train", "__main__",
     ],
