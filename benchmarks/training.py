@@ -61,7 +61,7 @@ def prepare(base: Path, pictures: Path, method: str, place: Path) -> tuple[Sessi
 
 
 def kept_bytes(run: _Run) -> int:
-    """Bytes that one step's forward pass keeps for its backward pass, each tensor once; the model's own do not count."""
+    """Bytes that a step's forward pass keeps for its backward pass, each tensor once; the model's own do not count."""
     task: Any = run.task
     own = {value.untyped_storage().data_ptr() for value in task.encoded.pipeline.unet.parameters()}
     found: dict[int, int] = {}

@@ -49,7 +49,6 @@ class TrainSettings:
         steps, batch: optimiser steps, and pictures in each, on all processes together.
         part: pictures at once; gradients of several parts are added up.
         rate: peak learning rate; None chooses one by the width of the layers.
-        router_rate: what the routers' rate is multiplied with.
         average: decay of the moving average that is kept; None chooses by the steps, 0 takes the last step's numbers.
         optimizer, decay, clip: its name, weight decay, largest norm of a gradient.
         resolution: side of a square picture; None for the pipeline's own.
@@ -80,7 +79,6 @@ class TrainSettings:
     batch: int = 8
     part: int = 8
     rate: float | None = None
-    router_rate: float = 1.0
     average: float | None = None
     optimizer: str = "adamw"
     decay: float = 0.0
@@ -139,7 +137,7 @@ class TrainSettings:
             _check_whole(name, getattr(self, name), 1)
         for name in ("preserve", "every"):
             _check_whole(name, getattr(self, name), 0)
-        for name in ("alpha", "rate", "router_rate", "min_snr", "clip"):
+        for name in ("alpha", "rate", "min_snr", "clip"):
             _check_number(name, getattr(self, name), above=True)
         for name in ("decay", "noise_offset", "preserve_weight"):
             _check_number(name, getattr(self, name), above=False)
