@@ -19,7 +19,7 @@ PACKAGE = Path(si_hub.__file__).parent
 ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schemas", "architectures",
-        "converters", "format", "report", "hub", "tuner", "pipelines", "distill", "training",
+        "converters", "format", "report", "hub", "tuner", "pipelines", "work", "training", "distill",
         "basemodel", "compression", "editing", "exporting", "conversion", "inspection", "batch", "cli", "__main__",
     ],
     "si_hub.architectures": [
@@ -35,8 +35,13 @@ ORDER = {
         "config", "operator", "kinds", "layer", "leaves", "offloaded", "parameters", "projections", "ledger", "fusion",
         "door", "steering", "injection", "model",
     ],
+    "si_hub.work": ["seeds", "processes", "fingerprints", "folder"],
+    "si_hub.training": [
+        "gallery", "noising", "quiet", "buckets", "optimizers", "encoding", "calls", "base", "accelerating", "loop",
+        "settings", "adapting", "encoded", "task", "drawings", "result", "order", "session", "command",
+    ],
     "si_hub.distill": [
-        "work", "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
+        "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",
         "command", "previews",
     ],
     "si_hub.editing": [
@@ -46,7 +51,6 @@ ORDER = {
         "magnitude", "turning", "formats", "joining", "placing", "spelling", "pairs", "original", "headers", "files",
         "assembling", "returning", "proving", "command", "many",
     ],
-    "si_hub.training": ["settings", "dataset", "start", "noising", "task", "command"],
     "si_hub.cli": [
         "printing", "options", "group", "convert", "look", "distill", "edit", "export", "revise", "share", "train",
         "__main__",

@@ -74,8 +74,8 @@ def distill_command(
     from si_hub.distill import curve as curve_of
     from si_hub.distill import distill as distill_models
     from si_hub.distill.request import WITH_FLAG
-    from si_hub.distill.work.processes import is_main
     from si_hub.report.progress import progress_bar
+    from si_hub.work.processes import is_main
 
     told = {name: options.pop(name) for name in WITH_FLAG}
     if curve and sharing:

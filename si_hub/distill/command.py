@@ -16,9 +16,6 @@ from si_hub.distill.report import Wish
 from si_hub.distill.request import Request, stem_of
 from si_hub.distill.result import Distilled, Outcome, distilled_adapter, doubts
 from si_hub.distill.running.prompts import read_prompts as read_prompts
-from si_hub.distill.work import fingerprints
-from si_hub.distill.work.folder import Work
-from si_hub.distill.work.processes import is_main
 from si_hub.errors import CannotRun, FileAccessError, MissingFile, UsageError
 from si_hub.report.layers import count_ranks
 from si_hub.report.progress import Progress
@@ -26,6 +23,9 @@ from si_hub.storage.access import tell_access_errors
 from si_hub.storage.files import is_part
 from si_hub.storage.header import read_safetensors
 from si_hub.words import label, option, rename_keywords, switch
+from si_hub.work import fingerprints
+from si_hub.work.folder import Work
+from si_hub.work.processes import is_main
 
 _SUFFIX = ".styleinject.safetensors"
 
@@ -160,7 +160,7 @@ def check_apart(path: Path, models: Sequence[str | Path]) -> None:
 
 
 def _make(pairs: list[Pair], request: Request, goal: Destination, name: str, reason: str) -> Distilled:
-    from si_hub.distill.work.processes import processes
+    from si_hub.work.processes import processes
 
     run = method_of(name)
     crew = processes(request.device)
@@ -227,6 +227,6 @@ def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
 
 def _pictures(folder: Path) -> list[Path]:
     """The pictures that are learned from, each with its caption."""
-    from si_hub.distill.training.pictures import caption_file, pictures
+    from si_hub.training.gallery import caption_file, pictures
 
     return [file for picture in pictures(folder) for file in (picture, caption_file(picture))]

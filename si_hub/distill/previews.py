@@ -12,8 +12,6 @@ from si_hub.distill.command import output_of
 from si_hub.distill.pair.matching import match_all
 from si_hub.distill.report import Wish
 from si_hub.distill.request import Request, read_size
-from si_hub.distill.work.folder import Work
-from si_hub.distill.work.processes import is_main
 from si_hub.errors import UsageError
 from si_hub.foreign import make_safe
 from si_hub.report.curve import curve_text
@@ -21,6 +19,8 @@ from si_hub.report.distillation import CurvePoint, Distillation
 from si_hub.report.progress import Progress
 from si_hub.report.writing import write_report
 from si_hub.words import label, rename_keywords
+from si_hub.work.folder import Work
+from si_hub.work.processes import is_main
 
 if TYPE_CHECKING:
     from si_hub.distill.budget.overlap import Sharing
@@ -157,7 +157,7 @@ def compare(
     )  # fmt: skip
     pairs = match_all(base, tuned, trust_order=trust_order)
     from si_hub.distill.methods.several import Teachers
-    from si_hub.distill.work.processes import processes
+    from si_hub.work.processes import processes
 
     beside = output_of(Path(tuned[0]), None)
     store = Work(Path(work) if work else beside.with_name(f".{beside.name}.sharing.work"))

@@ -60,7 +60,7 @@ class Wish:
             return
         from si_hub.distill import drawing
         from si_hub.distill.running.runner import why_not
-        from si_hub.distill.work.processes import processes
+        from si_hub.work.processes import processes
 
         shown: list[ImageRow] = []
         reason = why_not(pairs[0].base) if self.pictures else None

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from si_hub.distill.pair.model import name_of
-from si_hub.distill.work.processes import choose_device
 from si_hub.errors import UsageError
 from si_hub.report.progress import Progress
 from si_hub.report.text import size_bytes
 from si_hub.words import label, option
+from si_hub.work.processes import choose_device
 
 #: What an adapter's numbers may be stored as: the option's value → safetensors' name.
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -89,7 +89,7 @@ class TrainingOptions:
         samples: of a step, on all processes together.
         part: samples that a process computes at once.
         rate: peak learning rate, as a share of each leaf's root mean square.
-        average: decay of the moving average; 0 for the default of `si_hub.distill.training.loop.Recipe`.
+        average: decay of the moving average; 0 for the default of `si_hub.training.loop.Recipe`.
         walks: trajectories that the tuned model walks at a time.
         features: weight of the features' error beside that of the predicted noise; 0 leaves it out.
         images: a folder of pictures to learn from instead of the tuned model's own sampling.

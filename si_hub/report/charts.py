@@ -6,6 +6,7 @@ Texts come from files of strangers: none is read as mathematics, and none is lon
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ FLOW = (
     "conv_in", "pos_embed", "x_embedder", "context_embedder", "time", "add", "down", "mid", "up", "transformer",
     "single", "conv_norm_out", "norm_out", "proj_out", "conv_out",
 )  # fmt: skip
+#: Points that the curve of a training has, at most about.
+_SMOOTHED = 200
 #: Blocks with a smaller share of the layers have no room for their name.
 LABELLED = 0.02
 
@@ -117,6 +120,23 @@ def draw_curve(axes: Axes, report: Distillation) -> None:
     axes.legend(frameon=False, fontsize="small")
 
 
+def draw_losses(axes: Axes, report: Distillation) -> None:
+    """The loss of every step, smoothed, and the measured error beside it."""
+    losses = [loss for loss in report.losses if math.isfinite(loss)]
+    width = max(1, len(losses) // _SMOOTHED)
+    means = [sum(losses[k : k + width]) / len(losses[k : k + width]) for k in range(0, len(losses), width)]
+    axes.plot([min(k + width, len(losses)) for k in range(0, len(losses), width)], means, color=COLOURS[0])
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss", color=COLOURS[0])
+    axes.set_ylim(bottom=0)
+    if report.errors:
+        other = axes.twinx()
+        other.plot(*zip(*report.errors, strict=True), "s-", color=COLOURS[1], markersize=4)
+        other.set_ylabel("error (1 = base)", color=COLOURS[1])
+        other.set_ylim(bottom=0)
+        other.spines[["top"]].set_visible(False)
+
+
 @dataclass(frozen=True)
 class Chart:
     """One chart.
@@ -138,6 +158,7 @@ CHARTS: dict[str, Chart] = {
     "ranks": Chart("Rank of every layer", "layers", draw_ranks, wide=True),
     "buckets": Chart("Error of the predicted noise", "buckets", draw_buckets),
     "carried": Chart("What each component carries", "carried", draw_carried),
+    "losses": Chart("Loss by step", "losses", draw_losses, wide=True),
     "curve": Chart("Error by size", "curve", draw_curve),
 }
 

@@ -79,6 +79,8 @@ class Distillation:
         left_out: what is not in the adapter → why.
         curve: error by size.
         rows: pictures at equal seeds.
+        losses: of every step of a training.
+        errors: (step, error) as it was measured along a training.
     """
 
     title: str
@@ -91,3 +93,5 @@ class Distillation:
     left_out: Mapping[str, str] = field(default_factory=dict)
     curve: Sequence[CurvePoint] = ()
     rows: Sequence[ImageRow] = ()
+    losses: Sequence[float] = ()
+    errors: Sequence[tuple[int, float]] = ()

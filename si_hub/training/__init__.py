@@ -1,1 +1,1 @@
-"""Adapters trained from pictures: `si-hub train`."""
+"""Pictures → `Adapter`, and the one loop that trains, of the distiller too."""

@@ -1,112 +1,202 @@
-"""How an adapter is to be trained from pictures, and whether that makes sense."""
+"""What is wanted of a training from pictures: read from keywords once, checked once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from pathlib import Path
+from typing import Any
 
 from si_hub.adapter import TRANSFORMS
-from si_hub.distill.request import BRANCH_ROUTERS, PRECISIONS
 from si_hub.errors import UsageError
+from si_hub.training.loop import Recipe
+from si_hub.training.optimizers import check_optimizer
 from si_hub.words import label
 
-#: Which of a denoiser's layers are trained, from few to all.
-LAYERS = ("attention", "linear", "all")
+#: Ways to adapt a model: ours, and PEFT's by the same loop.
+TRAINED_METHODS = ("styleinject", "lora", "dora")
+ROUTER_KINDS = ("learned", "fixed")
+PRECISION_NAMES = ("no", "fp16", "bf16")
+SPREADS = ("uniform", "middle")
+TRACKERS = ("tensorboard", "wandb")
+#: What is trained by a word: attention alone, every linear layer of the transformer blocks, convolutions as well.
+_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+_LINEAR = (
+    *_ATTENTION, "proj_in", "proj_out", "proj_mlp", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj",
+    "ff_context.net.2",
+)  # fmt: skip
+LAYERS: dict[str, tuple[str, ...]] = {
+    "attention": _ATTENTION,
+    "linear": _LINEAR,
+    "all": (*_LINEAR, "conv1", "conv2", "conv_shortcut"),
+}
+#: Modules of text encoders that are trained with ``text_encoder``.
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+#: Settings that change how the work is done, not what comes out.
+_UNTOLD = ("part", "save_every", "checkpointing", "device", "trackers")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Everything that the result depends on, but for base and pictures.
+class TrainSettings:
+    """Everything that a training is but its base and pictures.
 
     Attributes:
-        rank: of every layer.
-        branches: down matrices a layer has; with several folders of styles as many as there are.
-        router: ``fixed``, the same mix for every picture, or ``learned``, chosen by what the layer sees.
-        transform: the injection, one of `si_hub.adapter.TRANSFORMS`.
-        layers: which are trained: attention's, every linear one of the blocks, or convolutions too.
-        text_encoder: whether text encoders' layers are trained as well.
-        steps, batch, part: optimiser steps, pictures a step, pictures computed at once.
-        rate: peak learning rate, in units of the root mean square that each tensor starts with.
-        average: decay of the moving average that is kept; none: half a tenth of the steps long.
-        dropout: share of the pictures that are shown without their caption.
-        min_snr: γ of the min-SNR weighting of noise-predicting models (arXiv 2303.09556); 0 for none.
-        noise_offset: size of a shift of all of a picture's noise, by channel.
-        resolution: side of the pictures; the pipeline's own by default.
-        checkpointing: whether activations are computed twice to save memory.
-        precision: of the arithmetic: ``no`` is float32.
-        save_every: steps between two checkpoints.
+        method: one of `TRAINED_METHODS`.
+        rank, alpha: of every pair; alpha None is the rank's own number, a scale of one.
+        branches, transform, router: of StyleInject, see `si_hub.StyleInjectConfig`.
+        layers: a word of `LAYERS`; ``targets`` names modules by the ends of their paths instead.
+        text_encoder: whether CLIP text encoders are trained too.
+        steps, batch: optimiser steps, and pictures in each, on all processes together.
+        part: pictures at once; gradients of several parts are added up.
+        rate: peak learning rate; None chooses one by the width of the layers.
+        average: decay of the moving average that is kept; None chooses by the steps, 0 takes the last step's numbers.
+        optimizer, decay, clip: its name, weight decay, largest norm of a gradient.
+        resolution: side of a square picture; None for the pipeline's own.
+        buckets: whether pictures keep their shape, about.
+        trigger: a word that every caption gets, and that calls the style.
+        dropout: share of captions that are left out, for guidance.
+        spread: of timesteps, one of `SPREADS`; None for what suits the objective.
+        min_snr, noise_offset: γ of the min-SNR weights; strength of a noise that is equal all over a picture.
+        preserve, preserve_weight: pictures of the base that the adapter is to leave alone, and how much that counts.
+        every: steps between two drawings of the prompts; 0 for the end alone.
+        measured: noisy pictures that the error is measured with.
         seed: of everything random.
+        precision, checkpointing, device: arithmetic; activations computed twice; what to compute on.
+        save_every: steps between two checkpoints of unfinished work.
+        trackers: names of `TRACKERS`.
     """
 
+    method: str = "styleinject"
     rank: int = 8
+    alpha: float | None = None
     branches: int = 1
-    router: str = "learned"
     transform: str = "add"
+    router: str = "learned"
     layers: str = "linear"
+    targets: tuple[str, ...] = ()
     text_encoder: bool = False
     steps: int = 500
     batch: int = 8
     part: int = 8
-    rate: float = 0.1
+    rate: float | None = None
     average: float | None = None
-    dropout: float = 0.1
-    min_snr: float = 0.0
-    noise_offset: float = 0.0
+    optimizer: str = "adamw"
+    decay: float = 0.0
+    clip: float = 1.0
     resolution: int | None = None
-    checkpointing: bool = False
-    precision: str = "no"
-    save_every: int = 100
+    buckets: bool = True
+    trigger: str | None = None
+    dropout: float = 0.1
+    spread: str | None = None
+    min_snr: float | None = None
+    noise_offset: float = 0.0
+    preserve: int = 0
+    preserve_weight: float = 1.0
+    every: int = 0
+    measured: int = 32
     seed: int = 0
-
-    def check(self) -> None:
-        """Raise UsageError for a value that makes no sense, by its name."""
-        choices = {"router": BRANCH_ROUTERS, "transform": TRANSFORMS, "layers": LAYERS, "precision": PRECISIONS}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UsageError("is none of its choices", key=label(name), expected=", ".join(known),
-                                 found=getattr(self, name))  # fmt: skip
-        for name in ("rank", "branches", "steps", "batch", "part", "save_every"):
-            if getattr(self, name) < 1:
-                raise UsageError("is 1 or more", key=label(name), found=getattr(self, name))
-        if not self.rate > 0:
-            raise UsageError("is above 0", key=label("rate"), found=self.rate)
-        if not 0 <= self.dropout < 1:
-            raise UsageError("is a share", key=label("dropout"), expected="0 to 1", found=self.dropout)
-        if self.resolution is not None and self.resolution < 8:
-            raise UsageError("is a number of pixels", key=label("resolution"), expected="8 or more",
-                             found=self.resolution)  # fmt: skip
-
-    def said(self) -> dict[str, Any]:
-        """What the document keeps of them: all but what says nothing of the result."""
-        return {name: value for name, value in asdict(self).items() if name not in {"part", "save_every"}}
+    precision: str = "no"
+    checkpointing: bool = False
+    device: str | None = None
+    save_every: int = 50
+    trackers: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, options: Mapping[str, Any]) -> Settings:
-        """From keywords; those that are None have their default.
+    def of(cls, told: Mapping[str, Any]) -> TrainSettings:
+        """Settings from keywords; ``None`` is as if it were not said.
 
         Raises:
-            UsageError: an unknown one, or a value that makes no sense.
+            UsageError: a keyword that there is not, or a value that makes no sense.
         """
-        known = {one.name: one for one in fields(cls)}
-        if unknown := sorted(set(options) - known.keys()):
-            raise UsageError("is no setting", key=label(unknown[0]), expected=", ".join(sorted(known)))
-        given = {name: value for name, value in options.items() if value is not None}
-        for name, value in given.items():
-            kinds = get_args(eval_kind(known[name].type)) or (eval_kind(known[name].type),)
-            numbers = (int, float) if float in kinds else (int,)
-            fits = isinstance(value, bool) == (bool in kinds) and (
-                (str in kinds and isinstance(value, str)) or bool in kinds or isinstance(value, numbers)
-            )
-            if not fits:
-                raise UsageError("has another kind of value", key=label(name), expected=str(known[name].type),
-                                 found=repr(value))  # fmt: skip
-        settings = cls(**given)
-        settings.check()
-        return settings
+        known = {one.name for one in fields(cls)}
+        if unknown := sorted(told.keys() - known):
+            raise UsageError("no such setting of a training", key=unknown[0], expected=", ".join(sorted(known)))
+        given = {name: value for name, value in told.items() if value is not None}
+        for name in ("targets", "trackers"):
+            if name in given:
+                given[name] = _words(given[name])
+        found = cls(**given)
+        found._check(given)
+        return found
+
+    def _check(self, given: Mapping[str, Any]) -> None:
+        choices: dict[str, Sequence[str]] = {
+            "method": TRAINED_METHODS, "transform": TRANSFORMS, "router": ROUTER_KINDS, "layers": tuple(LAYERS),
+            "precision": PRECISION_NAMES,
+        }  # fmt: skip
+        choices |= {} if self.spread is None else {"spread": SPREADS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError("unknown value", key=label(name), expected=", ".join(allowed),
+                                 found=getattr(self, name))  # fmt: skip
+        for name in self.trackers:
+            if name not in TRACKERS:
+                raise UsageError("no such tracker", key=label("tracker", python="trackers"),
+                                 expected=", ".join(TRACKERS), found=name)  # fmt: skip
+        for name in ("rank", "branches", "steps", "batch", "part", "save_every", "measured"):
+            _check_whole(name, getattr(self, name), 1)
+        for name in ("preserve", "every"):
+            _check_whole(name, getattr(self, name), 0)
+        for name in ("alpha", "rate", "min_snr", "clip"):
+            _check_number(name, getattr(self, name), above=True)
+        for name in ("decay", "noise_offset", "preserve_weight"):
+            _check_number(name, getattr(self, name), above=False)
+        for name in ("average", "dropout"):
+            value = getattr(self, name)
+            if value is not None and not (_is_real(value) and 0 <= value < 1):
+                raise UsageError("is a share from 0 to below 1", key=label(name), found=value)
+        if self.resolution is not None:
+            _check_whole("resolution", self.resolution, 8)
+        if self.method != "styleinject":
+            for name in ("branches", "transform", "router"):
+                if name in given and getattr(self, name) != getattr(type(self)(), name):
+                    raise UsageError(
+                        f"the method {self.method} has no such thing", key=label(name), hint="Leave it out."
+                    )
+        check_optimizer(self.optimizer)
+
+    @property
+    def target_modules(self) -> list[str]:
+        """Ends of the paths of the denoiser's modules that are adapted."""
+        return list(self.targets or LAYERS[self.layers])
+
+    def recipe(self, rate: float) -> Recipe:
+        """How the loop is to train, at a learning rate."""
+        return Recipe(
+            self.steps, self.batch, self.part, rate, self.average, self.clip, max(1, self.steps // 4), self.save_every,
+            relative=False, decay=self.decay, optimizer=self.optimizer,
+        )  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that unfinished work depends on, as JSON data."""
+        return {name: value for name, value in asdict(self).items() if name not in ("save_every", "trackers")}
+
+    def document(self) -> dict[str, Any]:
+        """The settings that the result depends on, as JSON data."""
+        found = {name: value for name, value in asdict(self).items() if name not in _UNTOLD and value is not None}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
-def eval_kind(written: Any) -> Any:
-    """The type that a field's annotation, kept as text, says."""
-    return {"int": int, "str": str, "bool": bool, "float": float, "float | None": float | None,
-            "int | None": int | None}.get(str(written), written)  # fmt: skip
+def _words(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Words that a user gave as a list, or in one text with commas."""
+    parts = value.split(",") if isinstance(value, str) else [part for one in value for part in one.split(",")]
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    if not _is_real(value) or value < least or value != int(value):
+        raise UsageError(f"is a whole number, {least} or more", key=label(name), found=value)
+
+
+def _check_number(name: str, value: Any, *, above: bool) -> None:
+    if value is not None and (not _is_real(value) or not (value > 0 or (value == 0 and not above)) or value > 1e9):
+        raise UsageError(f"is a number {'above 0' if above else '0 or above'}", key=label(name), found=value)
+
+
+def shown_folder(folder: str | Path) -> str:
+    """A folder's own name, for texts that others may read."""
+    return Path(folder).resolve().name

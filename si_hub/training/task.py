@@ -1,4 +1,4 @@
-"""What is learned: the noise in pictures, with their captions said."""
+"""The task of a training from pictures: noisy pictures, and what the model should say of them."""
 
 from __future__ import annotations
 
@@ -9,216 +9,175 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from si_hub.distill.running import trajectory
-from si_hub.distill.running.runner import Runner
-from si_hub.distill.running.states import States
-from si_hub.distill.running.student import Student
-from si_hub.distill.training.pictures import encode_picture
-from si_hub.distill.work.seeds import seed_of
-from si_hub.errors import CannotRun
-from si_hub.training.dataset import Example
-from si_hub.training.noising import min_snr_weights, noisy_of, target_of
-from si_hub.training.settings import Settings
-
-#: Where a denoiser takes the noisy latents.
-_LATENTS = ("sample", "hidden_states")
-#: Noises that each picture is measured with.
-_MEASURED = 4
+from si_hub.training.adapting import Pupil
+from si_hub.training.calls import denoiser_name, predict
+from si_hub.training.encoded import EncodedPictures, live_texts
+from si_hub.training.noising import Objective, mix_noise
+from si_hub.training.settings import TrainSettings
+from si_hub.work.seeds import seed_of
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Pictures with noise in them, and what is to be predicted.
+class Lesson:
+    """A picture to learn from.
 
     Attributes:
-        states: what the denoiser is called with.
-        target: in the model's own terms, shaped as its prediction.
-        weights: of each in the loss.
-        styles: number of each one's branch.
+        latents: the name of its latents.
+        prompt: what it is said to show.
+        branch: the branch that is to learn it, alone; ``None`` where the routers choose.
     """
 
-    states: States
-    target: Tensor
-    weights: Tensor
-    styles: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.styles)
-
-    def __getitem__(self, rows: slice | Sequence[int]) -> Shown:
-        picked = list(range(len(self))[rows]) if isinstance(rows, slice) else list(rows)
-        styles = tuple(self.styles[row] for row in picked)
-        return Shown(self.states[picked], self.target[picked], self.weights[picked], styles)
+    latents: str
+    prompt: str
+    branch: str | None = None
 
 
-class KeptText(Runner):
-    """A runner that encodes each prompt once: no text encoder learns anything."""
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A noisy picture of a batch.
 
-    _kept: dict[str | None, dict[str, Tensor]]
+    Attributes:
+        lesson: the picture.
+        prompt: what the model is told; ``None`` is the null prompt.
+        time: how noisy.
+        noise: as the latents.
+        weight: of its error.
+    """
 
-    def encode(self, prompts: Sequence[str | None]) -> dict[str, Tensor]:
-        """The denoiser's text arguments, one row a prompt."""
-        kept = self.__dict__.setdefault("_kept", {})
-        for prompt in prompts:
-            if prompt not in kept:
-                with torch.no_grad():
-                    kept[prompt] = super().encode([prompt])
-        rows = [kept[prompt] for prompt in prompts]
-        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    lesson: Lesson
+    prompt: str | None
+    time: float
+    noise: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A batch: of pictures to learn, and beside each perhaps one of the base's own, to be left alone."""
+
+    rows: Sequence[Sample]
+    own: Sequence[Sample] = ()
+
+    def __getitem__(self, rows: slice) -> Samples:
+        return Samples(self.rows[rows], self.own[rows])
 
 
 @dataclass(slots=True)
 class PictureTask:
-    """The task of the loop: predict what is noise in pictures.
+    """Predict what the scheduler's objective says, in pictures.
 
     Attributes:
-        student: the adapter in the pipeline.
-        settings: how it is trained.
-        examples: what from.
-        latents: ``[pictures, channels, height, width]``, scaled; those of ``examples``, then those of ``measured``.
-        measured: pictures that are measured and never learned from; those that are learned from where there are none.
-        branches: names of the styles, where folders are styles.
-        like: a state of the pipeline's own sampling, and its time: what else the denoiser is called with.
+        pupil: the adapter.
+        encoded: latents and texts.
+        lessons: what is learned from.
+        own: pictures of the base that are to stay; may be empty.
+        unseen: what the error is measured with; the lessons themselves where there is nothing else.
+        objective: of the pipeline's scheduler.
+        settings: how.
+        accelerator: accelerate's.
+        device: where the denoiser is.
     """
 
-    student: Student
-    settings: Settings
-    examples: Sequence[Example]
-    measured: Sequence[Example]
-    latents: Tensor
-    branches: tuple[str, ...]
-    like: tuple[States, float]
-    _measured: Shown = field(init=False)
-    _base: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        shown = range(len(self.examples)) if not self.measured else range(len(self.examples), len(self.latents))
-        count = _MEASURED * len(shown)
-        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "measure", 0))
-        rows = [row for row in shown for _ in range(_MEASURED)]
-        self._measured = self._show(rows, (torch.arange(count) + 0.5) / count, generator, hidden=[False] * count)
-        # A student starts as the base: what it leaves is measured in units of that.
-        self._base = self._error()
-
-    @classmethod
-    def prepare(
-        cls,
-        runner: Runner,
-        student: Student,
-        settings: Settings,
-        examples: Sequence[Example],
-        measured: Sequence[Example],
-        branches: tuple[str, ...],
-    ) -> PictureTask:
-        """The task, with all pictures encoded.
-
-        Raises:
-            CannotRun: a pipeline whose latents are made in a way that is not known here.
-        """
-        steps = trajectory.trajectories(runner, ["a"], [0], 2)
-        like = steps[0], float(runner.pipeline.scheduler.timesteps[0])
-        side = settings.resolution or _side(runner)
-        latents = torch.cat([encode_picture(runner, one.file, side, side) for one in (*examples, *measured)])
-        if settings.resolution is None:
-            _latents_of(like[0], runner)
-        return cls(student, settings, examples, measured, latents, branches, like)
+    pupil: Pupil
+    encoded: EncodedPictures
+    lessons: Sequence[Lesson]
+    own: Sequence[Lesson]
+    unseen: Sequence[Lesson]
+    objective: Objective
+    settings: TrainSettings
+    accelerator: Any
+    device: torch.device
+    _measured: Samples | None = field(default=None, init=False)
+    _unit: float = field(default=0.0, init=False)
 
     @property
     def leaves(self) -> Mapping[str, nn.Parameter]:
-        """The adapter's tensors; the fixed mix of named styles is not learned."""
-        return {
-            name: leaf for name, leaf in self.student.leaves.items()
-            if not (self.branches and ".router." in name)
-        }  # fmt: skip
+        """The adapter's tensors; routers that no sample asks learn nothing."""
+        unasked = self.settings.router == "fixed" and bool(self.pupil.branches)
+        return {name: leaf for name, leaf in self.pupil.leaves.items() if not (unasked and ".router" in name)}
 
-    def draw(self, step: int, count: int) -> Shown:
-        """The pictures of a step, spread over all of them and over the noise schedule."""
+    def draw(self, step: int, count: int) -> Samples:
+        """Pictures in turn, each once before any comes twice; times spread over the whole schedule."""
         generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "draw", step))
-        order = torch.randperm(len(self.examples), generator=generator).tolist()
-        rows = sorted((order * -(-count // len(order)))[:count], key=lambda row: self.examples[row].style)
-        places = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-        hidden = (torch.rand(count, generator=generator) < self.settings.dropout).tolist()
-        return self._show(rows, places, generator, hidden)
+        rows = self._noisy(self._turn(self.lessons, step * count, count, "turn"), generator)
+        if not self.own:
+            return Samples(rows)
+        kept = self._turn(self.own, step * count, count, "own turn")
+        kept = [replace(one, branch=row.lesson.branch) for one, row in zip(kept, rows, strict=True)]
+        own = self._noisy(kept, generator)
+        return Samples(rows, [replace(one, weight=one.weight * self.settings.preserve_weight) for one in own])
 
-    def loss(self, part: Shown) -> Tensor:
-        """Squared error of the prediction, each style's pictures with that branch alone."""
-        if not self.branches:
-            return self._squares(part).mean()
-        total = torch.zeros((), device=self.student.runner.device)
-        for number in sorted(set(part.styles)):
-            rows = [row for row, style in enumerate(part.styles) if style == number]
-            self.student.choose({self.branches[number]: 1.0})
-            total = total + self._squares(part[rows]).sum()
-        return total / len(part)
+    def _turn(self, lessons: Sequence[Lesson], first: int, count: int, what: str) -> list[Lesson]:
+        """The lessons from a place on, in an endless row of shuffled rounds."""
+        found = []
+        for place in range(first, first + count):
+            round_, within = divmod(place, len(lessons))
+            shuffled = torch.Generator().manual_seed(seed_of(self.settings.seed, what, round_))
+            found.append(lessons[int(torch.randperm(len(lessons), generator=shuffled)[within])])
+        return found
 
-    def error(self) -> float:
-        """Squared error on what is measured, with noise that is never trained on, in units of the base's."""
-        return self._error() / self._base
+    def _noisy(self, lessons: Sequence[Lesson], generator: torch.Generator, *, told: bool = False) -> list[Sample]:
+        settings, objective = self.settings, self.objective
+        spread = settings.spread or ("middle" if objective.kept is None else "uniform")
+        times = objective.times(len(lessons), generator, spread)
+        hidden = torch.rand(len(lessons), generator=generator) < (0.0 if told else settings.dropout)
+        weights = objective.weight(times, settings.min_snr)
+        found = []
+        for place, lesson in enumerate(lessons):
+            noise = torch.randn(self.encoded.latents(lesson.latents).shape, generator=generator)
+            if settings.noise_offset:
+                noise = noise + settings.noise_offset * torch.randn(len(noise), 1, 1, generator=generator)
+            prompt = None if hidden[place] else lesson.prompt
+            found.append(Sample(lesson, prompt, float(times[place]), noise, float(weights[place])))
+        return found
+
+    def loss(self, part: Samples) -> Tensor:
+        """Mean squared error of a part, each sample as its weight says, and that of the base's own pictures."""
+        loss = self._squares(part.rows)
+        return loss + self._squares(part.own) if part.own else loss
+
+    def _squares(self, rows: Sequence[Sample]) -> Tensor:
+        groups: dict[tuple[Any, ...], list[Sample]] = {}
+        for row in rows:
+            groups.setdefault((row.noise.shape, row.lesson.branch), []).append(row)
+        total = torch.zeros((), device=self.device)
+        for (_, branch), group in groups.items():
+            if self.pupil.branches:
+                self.pupil.choose(branch)
+            total = total + self._group(group) * (len(group) / len(rows))
+        return total
+
+    def _group(self, rows: Sequence[Sample]) -> Tensor:
+        """Pictures of one size and branch, in one call of the denoiser."""
+        pipeline, objective = self.encoded.pipeline, self.objective
+        latents = torch.stack([self.encoded.latents(row.lesson.latents) for row in rows]).to(self.device)
+        noise = torch.stack([row.noise for row in rows]).to(self.device)
+        times = torch.tensor([row.time for row in rows])
+        prompts = [row.prompt for row in rows]
+        text = live_texts(pipeline, prompts) if self.settings.text_encoder else self.encoded.text(prompts)
+        noisy = mix_noise(objective.kept, objective.steps, latents, noise, times)
+        denoiser = getattr(pipeline, denoiser_name(pipeline))
+        found = predict(pipeline, denoiser, noisy, times.to(self.device), text)
+        wanted = objective.answer(latents, noise, times)
+        weights = torch.tensor([row.weight for row in rows], device=self.device)
+        return ((found - wanted).square().flatten(1).mean(1) * weights).mean()
 
     @torch.no_grad()
-    def _error(self) -> float:
+    def error(self) -> float:
+        """Error on unseen pictures, or on the lessons with noise of their own, divided by the base's own."""
+        if self._measured is None:
+            generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "measured", 0))
+            count = max(self.settings.measured, 1)
+            plain = self._noisy(self._turn(self.unseen, 0, count, "measured turn"), generator, told=True)
+            self._measured = Samples([replace(row, weight=1.0) for row in plain])
+            with self.pupil.away():
+                self._unit = self._mean(self._measured)
+        return self._mean(self._measured) / self._unit
+
+    def _mean(self, rows: Samples) -> float:
         size, total = self.settings.part, 0.0
-        for start in range(0, len(self._measured), size):
-            part = self._measured[start : start + size]
-            total += float(self.loss(part)) * len(part)
-        return total / len(self._measured)
-
-    def _squares(self, part: Shown) -> Tensor:
-        """Weighted mean squared error of each picture."""
-        runner = self.student.runner
-        predicted = runner(part.states, torch.ones(len(part)))
-        error = (predicted - part.target.to(predicted.device)).square().flatten(1).mean(1)
-        return error * part.weights.to(error.device)
-
-    def _show(self, rows: Sequence[int], places: Tensor, generator: torch.Generator, hidden: Sequence[bool]) -> Shown:
-        runner = self.student.runner
-        scheduler = runner.pipeline.scheduler
-        latents = self.latents[list(rows)]
-        noise = torch.randn(latents.shape, generator=generator)
-        if self.settings.noise_offset:
-            shift = torch.randn((*latents.shape[:2], *(1 for _ in latents.shape[2:])), generator=generator)
-            noise = noise + self.settings.noise_offset * shift
-        steps = int(scheduler.config.num_train_timesteps)
-        times = (places * steps).floor().clamp(max=steps - 1)
-        target = _packed(runner, target_of(scheduler, latents, noise, times))
-        noisy = _packed(runner, noisy_of(scheduler, latents, noise, times))
-        like, its_time = self.like
-        count = len(rows)
-        inputs = {name: value.expand(count, *value.shape[1:]) for name, value in like.inputs.items()}
-        inputs |= {name: noisy for name in _LATENTS if name in inputs}
-        given = like.inputs["timestep"]
-        inputs["timestep"] = (times * (float(given[0]) / its_time)).to(given.dtype)
-        every = [*self.examples, *self.measured]
-        told = tuple(None if gone else every[row].caption for row, gone in zip(rows, hidden, strict=True))
-        states = replace(like, inputs=inputs, prompts=told, place=times / steps, scale=torch.ones(count))
-        weights = min_snr_weights(scheduler, times, self.settings.min_snr)
-        return Shown(states, target, weights, tuple(every[row].style for row in rows))
-
-
-def _side(runner: Runner) -> int:
-    """Side of the pipeline's own pictures, pixels."""
-    config, pipe = runner.denoiser.config, runner.pipeline
-    side: Any = getattr(config, "sample_size", None) or getattr(pipe, "default_sample_size", None) or 64
-    return int(side) * int(pipe.vae_scale_factor)
-
-
-def _packs(runner: Runner) -> bool:
-    return hasattr(runner.pipeline, "_pack_latents")
-
-
-def _packed(runner: Runner, latents: Tensor) -> Tensor:
-    """Latents as the denoiser takes them: in patches, where the pipeline packs them so."""
-    if not _packs(runner):
-        return latents
-    packed: Tensor = runner.pipeline._pack_latents(latents, *latents.shape)
-    return packed
-
-
-def _latents_of(like: States, runner: Runner) -> None:
-    """Raise CannotRun where the denoiser's latents are neither pictures nor packed by the pipeline."""
-    name = next((name for name in _LATENTS if name in like.inputs), None)
-    if name is None or (like.inputs[name].ndim != 4 and not _packs(runner)):
-        raise CannotRun(
-            "makes its latents in a way that is not known here", file=runner.pair.base.path,
-            found=type(runner.pipeline).__name__,
-        )  # fmt: skip
+        for start in range(0, len(rows.rows), size):
+            part = rows[start : start + size]
+            with self.accelerator.autocast():
+                total += float(self._squares(part.rows)) * len(part.rows)
+        return total / len(rows.rows)

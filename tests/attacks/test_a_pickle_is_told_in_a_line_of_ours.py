@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from si_hub.cli import main
 from si_hub.converters import open_source
 from si_hub.distill import open_model
-from si_hub.distill.training.loop import load_whole
 from si_hub.errors import SiHubError
+from si_hub.training.loop import load_whole
 from tests.miniature import BASE, INK
 
 

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.places import ROOT
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def two_processes() -> Callable[..., str]:
-    """``two_processes("-m", "module", ...)``: stdout of a Python command as two processes that work together.
-
-    With ``--cpu`` in place of ``--multi_gpu``, accelerate starts one process, or leaves it to MPI.
-    """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    start += ["--main_process_port", "0"]
-
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            [*start, *command], capture_output=True, text=True, check=False, timeout=900, cwd=ROOT, env=environment
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from si_hub.cli import main
 from si_hub.distill.methods.calibrated import Calibration
 from si_hub.distill.survey.stages import Survey
 from si_hub.distill.training.lessons import LessonPool
-from si_hub.distill.training.loop import _Run
-from si_hub.distill.work.folder import Work
+from si_hub.training.loop import _Run
+from si_hub.work.folder import Work
 from tests.killing import Clock, Fork, kill_self
 
 #: The phases of a run, and the functions that are all of each.

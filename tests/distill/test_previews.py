@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from si_hub.distill import Curve, compare, curve, distill
-from si_hub.distill.work.folder import Work
 from si_hub.errors import CannotRun, FileAccessError, UsageError
+from si_hub.work.folder import Work
 from tests.miniature import BASE, INK, NEON, PROMPTS, tune_attentions
 
 #: A look at few states is enough to hold one function against another.

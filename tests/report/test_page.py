@@ -14,7 +14,7 @@ def test_a_page_holds_its_charts_and_pictures_and_needs_nothing_else(tmp_path: P
     file = tmp_path / "report.html"
     write_report(full_report(), file)
     page = Page(file.read_text(encoding="utf-8"))
-    assert len(page.images()) == 4 + 3
+    assert len(page.images()) == 5 + 3
     for tag, attributes in page.tags:
         assert tag not in {"script", "link", "iframe", "object"}
         for name in ("src", "href"):

@@ -32,6 +32,8 @@ def full_report(text: str = "a red ring") -> Distillation:
         carried={"unet": 0.9, text: 0.5},
         left_out={text: text},
         curve=[CurvePoint(40_000, 0.1, 0.12), CurvePoint(20_000, 0.0), CurvePoint(10_000, 0.4)],
+        losses=[2.0, float("nan"), 1.0],
+        errors=[(0, 1.0), (3, 0.5)],
         rows=[ImageRow(text, 3, {"teacher": picture, text: picture}), ImageRow("two", 4, {"base": picture})],
     )
 

@@ -1,30 +1,31 @@
-"""Pictures of the miniature's own renderer, with captions."""
+"""The miniature's pipeline."""
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from examples.miniature.render import render
-from examples.miniature.scenes import scenes
+from tests.miniature import BASE
+from tests.training.drawn import write_pictures
 
 
-def write_pictures(folder: Path, style: str, count: int, seed: int = 3) -> Path:
-    """``count`` pictures of a style, each with its prompt beside it."""
-    folder.mkdir(parents=True)
-    for number, scene in enumerate(islice(scenes(seed), count)):
-        render(scene, style, seed=seed + number).save(folder / f"{number}.png")
-        (folder / f"{number}.txt").write_text(scene.prompt(), encoding="utf-8")
-    return folder
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Any:
+    """The base's own, as it was loaded: no test leaves anything in it."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
 
 
 @pytest.fixture(scope="session")
 def ink(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("pictures") / "ink", "ink", 8)
-
-
-@pytest.fixture(scope="session")
-def neon(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("pictures") / "neon", "neon", 4)
+    """Four pictures in ink, with captions."""
+    return write_pictures(tmp_path_factory.mktemp("pictures") / "ink")

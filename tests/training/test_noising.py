@@ -1,4 +1,4 @@
-"""What is predicted at each time, by diffusers' own schedulers."""
+"""What a denoiser is asked and should answer, held against diffusers' own schedulers."""
 
 from __future__ import annotations
 
@@ -6,45 +6,80 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
-from si_hub.training.noising import kind_of_target, min_snr_weights, noisy_of, target_of
-
-LATENTS = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-NOISE = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(1))
-TIMES = torch.tensor([5, 300, 900])
+from si_hub.errors import CannotRun
+from si_hub.training.noising import Objective, add_noise
 
 
-def scheduler(prediction: str) -> Any:
-    return DDPMScheduler(prediction_type=prediction, beta_schedule="scaled_linear")
+@pytest.mark.parametrize("time", [0, 400, 999])
+def test_pictures_are_noised_as_the_scheduler_does_it(pipeline: Any, time: int) -> None:
+    scheduler = pipeline.scheduler
+    latents, noise = torch.randn(2, 8, 8, 8), torch.randn(2, 8, 8, 8)
+    wanted = scheduler.add_noise(latents, noise, torch.tensor([time, time]))
+    found = add_noise(scheduler, latents, noise, torch.tensor([float(time)] * 2))
+    torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_noise_and_targets_are_the_schedulers_own(prediction: str) -> None:
-    made = scheduler(prediction)
-    assert kind_of_target(made) == prediction
-    torch.testing.assert_close(noisy_of(made, LATENTS, NOISE, TIMES.float()), made.add_noise(LATENTS, NOISE, TIMES))
-    found = target_of(made, LATENTS, NOISE, TIMES.float())
-    expected = {"epsilon": NOISE, "sample": LATENTS}.get(prediction, made.get_velocity(LATENTS, NOISE, TIMES))
-    torch.testing.assert_close(found, expected)
+def test_pictures_of_flow_matching_models_are_noised_along_a_line() -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    latents, noise = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2)
+    time = scheduler.timesteps[300:301]
+    torch.testing.assert_close(add_noise(scheduler, latents, noise, time), scheduler.scale_noise(latents, time, noise))
 
 
-def test_a_flow_is_from_the_picture_to_the_noise() -> None:
-    made = FlowMatchEulerDiscreteScheduler()
-    assert kind_of_target(made) == "flow"
-    times = torch.tensor([0.0, 250.0, 1000.0])
-    noisy = noisy_of(made, LATENTS, NOISE, times)
-    share = (times / 1000).view(-1, 1, 1, 1)
-    torch.testing.assert_close(noisy, LATENTS + share * target_of(made, LATENTS, NOISE, times))
+@pytest.mark.parametrize("time", [0, 400, 999])
+def test_a_velocity_is_that_of_the_scheduler(pipeline: Any, time: int) -> None:
+    latents, noise, times = torch.randn(2, 8, 8, 8), torch.randn(2, 8, 8, 8), torch.tensor([time, time])
+    objective = Objective.of(pipeline.scheduler)
+    assert objective.predicts == "v_prediction"
+    torch.testing.assert_close(
+        objective.answer(latents, noise, times), pipeline.scheduler.get_velocity(latents, noise, times)
+    )
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_min_snr_is_its_papers_formula(prediction: str) -> None:
-    made = scheduler(prediction)
-    alpha = made.alphas_cumprod[TIMES].double()
-    snr = alpha / (1 - alpha)
-    held = torch.minimum(snr, torch.tensor(5.0, dtype=torch.float64))
-    expected = {"epsilon": held / snr, "v_prediction": held / (snr + 1), "sample": held}[prediction]
-    torch.testing.assert_close(min_snr_weights(made, TIMES, 5.0).double(), expected, rtol=1e-4, atol=1e-6)
-    assert min_snr_weights(made, TIMES, 0.0).tolist() == [1, 1, 1]
-    assert min_snr_weights(FlowMatchEulerDiscreteScheduler(), TIMES, 5.0).tolist() == [1, 1, 1]
+def test_noise_and_flow_are_chosen_by_the_scheduler() -> None:
+    from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+    latents, noise, times = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 2, 2), torch.tensor([500.0])
+    assert torch.equal(Objective.of(DDPMScheduler()).answer(latents, noise, times), noise)
+    flow = Objective.of(FlowMatchEulerDiscreteScheduler(shift=3.0))
+    torch.testing.assert_close(flow.answer(latents, noise, times), noise - latents)
+    assert (flow.predicts, flow.shift) == ("flow", 3.0)
+
+
+def test_a_scheduler_of_another_kind_is_refused() -> None:
+    from diffusers import KarrasVeScheduler, VQDiffusionScheduler
+
+    for scheduler in (KarrasVeScheduler(), VQDiffusionScheduler(num_vec_classes=3)):
+        with pytest.raises(CannotRun):
+            Objective.of(scheduler)
+
+
+@pytest.mark.parametrize("spread", ["uniform", "middle"])
+def test_times_lie_all_over_the_schedule_and_as_a_flow_is_shifted(pipeline: Any, spread: str) -> None:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    def draw(scheduler: Any) -> torch.Tensor:
+        return Objective.of(scheduler).times(1000, torch.Generator().manual_seed(0), spread)
+
+    plain, found = draw(FlowMatchEulerDiscreteScheduler(shift=1.0)), draw(pipeline.scheduler)
+    assert float(plain.median()) == pytest.approx(500, abs=3)
+    assert float(plain.quantile(0.1)) == pytest.approx(100 if spread == "uniform" else 217, abs=3)
+    assert torch.equal(found, found.long().float())
+    assert float(found.min()) >= 0
+    assert float(found.max()) <= 999
+    # Shifted as diffusers has it: sigma = shift s / (1 + (shift - 1) s), 0.5 becomes 0.75.
+    assert float(draw(FlowMatchEulerDiscreteScheduler(shift=3.0)).median()) == pytest.approx(750, abs=3)
+
+
+def test_weights_are_those_of_min_snr(pipeline: Any) -> None:
+    from diffusers.training_utils import compute_snr
+
+    times = torch.tensor([1, 300, 700, 999])
+    snr = compute_snr(pipeline.scheduler, times)
+    wanted = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)
+    found = Objective.of(pipeline.scheduler).weight(times.float(), 5.0)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+    assert torch.equal(Objective.of(pipeline.scheduler).weight(times.float(), None), torch.ones(4))

@@ -1,4 +1,4 @@
-"""Settings that make no sense are refused by name."""
+"""What is wanted of a training: known names, values that make sense, and nothing of this machine in the document."""
 
 from __future__ import annotations
 
@@ -7,31 +7,49 @@ from typing import Any
 import pytest
 
 from si_hub.errors import UsageError
-from si_hub.training.settings import Settings, eval_kind
-
-
-def test_what_is_not_said_has_its_default() -> None:
-    assert Settings.of({"rank": None, "steps": 10}) == Settings(steps=10)
-    assert set(Settings().said()) == set(Settings.__dataclass_fields__) - {"part", "save_every"}
+from si_hub.training.settings import TrainSettings
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("told", "said"),
     [
-        ({"ranks": 4}, "ranks: is no setting"), ({"rank": 0}, "rank: is 1 or more"),
-        ({"rank": "8"}, "rank: has another"),
-        ({"rank": True}, "rank: has another"), ({"text_encoder": 1}, "text_encoder: has another"),
-        ({"router": "magic"}, "router: is none of its choices.*fixed, learned"), ({"rate": 0.0}, "rate: is above 0"),
-        ({"transform": "sum"}, "transform: is none of its choices"), ({"layers": "some"}, "layers: is none"),
-        ({"dropout": 1.0}, "dropout: is a share"), ({"resolution": 4}, "resolution: is a number of pixels"),
-        ({"precision": "fp8"}, "precision: is none"), ({"rate": "fast"}, "rate: has another kind"),
+        ({"ranks": 4}, "ranks: no such setting"),
+        ({"method": "oft"}, "method: unknown value"),
+        ({"rank": 0}, "rank: is a whole number, 1 or more"),
+        ({"steps": 2.5}, "steps: is a whole number"),
+        ({"rate": 0}, "rate: is a number above 0"),
+        ({"rate": "fast"}, "rate: is a number above 0"),
+        ({"average": 1}, "average: is a share"),
+        ({"dropout": -0.1}, "dropout: is a share"),
+        ({"noise_offset": -1}, "noise_offset: is a number 0 or above"),
+        ({"resolution": 4}, "resolution: is a whole number, 8 or more"),
+        ({"trackers": "mlflow"}, "no such tracker"),
+        ({"optimizer": "sgd"}, "no such optimiser"),
+        ({"method": "lora", "transform": "adain"}, "the method lora has no such thing"),
+        ({"precision": "fp8"}, "precision: unknown value"),
+        ({"spread": "late"}, "spread: unknown value"),
+        ({"layers": "some"}, "layers: unknown value"),
     ],
-)  # fmt: skip
-def test_a_value_that_makes_no_sense_is_named(options: dict[str, Any], said: str) -> None:
+)
+def test_what_makes_no_sense_is_told(told: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        Settings.of(options)
+        TrainSettings.of(told)
 
 
-def test_whole_numbers_are_numbers_too() -> None:
-    assert Settings.of({"rate": 1, "average": 0}).rate == 1
-    assert eval_kind("float | None") == float | None
+def test_names_come_as_a_list_or_in_one_text() -> None:
+    assert TrainSettings.of({"targets": "to_q, to_v"}).target_modules == ["to_q", "to_v"]
+    assert TrainSettings.of({"targets": ["to_q,to_v", "to_k"]}).target_modules == ["to_q", "to_v", "to_k"]
+    assert "to_out.0" in TrainSettings.of({"targets": None}).target_modules
+
+
+def test_a_document_says_what_changes_the_result_and_nothing_else() -> None:
+    found = TrainSettings.of({"device": "cpu", "part": 2, "rank": 3, "targets": "to_q"}).document()
+    assert (found["rank"], found["targets"], found["seed"]) == (3, ["to_q"], 0)
+    assert not {"device", "part", "save_every", "checkpointing", "trackers", "rate"} & found.keys()
+
+
+def test_a_recipe_measures_four_times_and_takes_rates_as_they_are() -> None:
+    recipe = TrainSettings.of({"steps": 100, "batch": 6, "average": 0}).recipe(0.25)
+    assert (recipe.rate, recipe.relative, recipe.batch) == (0.25, False, 6)
+    assert [step for step in range(1, 101) if recipe.measures_after(step)] == [25, 50, 75, 100]
+    assert recipe.average_at(90) == 0

@@ -16,16 +16,10 @@ from si_hub.distill.running.fidelity import Fidelity, Measure
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.stages import Survey
 from si_hub.distill.training.lessons import LessonPool, Lessons, Walks, turn
-from si_hub.distill.training.loop import run_loop
-from si_hub.distill.training.options import (
-    accelerator_of,
-    checkpoint_activations,
-    recipe_of,
-    remarks,
-    show_of,
-    training_document,
-)
-from si_hub.distill.work.folder import Work
+from si_hub.distill.training.options import recipe_of, remarks, training_document
+from si_hub.training.accelerating import accelerator_of, checkpoint_activations, show_of
+from si_hub.training.loop import run_loop
+from si_hub.work.folder import Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,11 @@ from si_hub.distill.running import fidelity
 from si_hub.distill.survey.cache import survey_of
 from si_hub.distill.survey.lowrank import balance
 from si_hub.distill.survey.stages import Findings
-from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
 from si_hub.words import label, setting
+from si_hub.work.folder import Work
 
 #: Points of a curve.
 HALVES = 8

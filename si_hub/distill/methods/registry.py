@@ -9,8 +9,8 @@ from typing import Protocol
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
-from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
+from si_hub.work.folder import Work
 
 #: Method → module with `Method` as ``run``, in the order of what they cost.
 METHODS: dict[str, str] = {

@@ -37,12 +37,12 @@ from si_hub.distill.survey.curvature import Curvature, limit_of
 from si_hub.distill.survey.effects import ChangeParts
 from si_hub.distill.survey.moments import Root
 from si_hub.distill.survey.stages import Findings, Survey, values_of
-from si_hub.distill.work.folder import Work, WorkEntry
-from si_hub.distill.work.seeds import seed_of
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
 from si_hub.words import label
+from si_hub.work.folder import Work, WorkEntry
+from si_hub.work.seeds import seed_of
 
 #: What a layer's router has in the file.
 _ROUTER = {"fixed": ("router.bias",), "learned": ("router.weight", "router.bias")}

@@ -22,12 +22,12 @@ from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
 from si_hub.distill.survey.lowrank import truncate
-from si_hub.distill.work.folder import Work, WorkEntry
-from si_hub.distill.work.processes import Processes, processes
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
 from si_hub.words import keep_words, label, switch
+from si_hub.work.folder import Work, WorkEntry
+from si_hub.work.processes import Processes, processes
 
 #: The rank of every layer where no budget is given.
 DEFAULT_RANK = 32

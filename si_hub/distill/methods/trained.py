@@ -24,19 +24,13 @@ from si_hub.distill.running.features import Features
 from si_hub.distill.running.fidelity import Measure
 from si_hub.distill.running.student import Student
 from si_hub.distill.training.lessons import LessonPool, Lessons, Walks, turn
-from si_hub.distill.training.loop import run_loop
-from si_hub.distill.training.options import (
-    accelerator_of,
-    checkpoint_activations,
-    keep_accelerate,
-    recipe_of,
-    remarks,
-    show_of,
-    training_document,
-)
-from si_hub.distill.training.pictures import Pictures, check_pictures
-from si_hub.distill.work.folder import Work
-from si_hub.distill.work.processes import processes
+from si_hub.distill.training.options import recipe_of, remarks, training_document
+from si_hub.distill.training.pictures import Pictures
+from si_hub.training.accelerating import accelerator_of, checkpoint_activations, keep_accelerate, show_of
+from si_hub.training.gallery import check_pictures
+from si_hub.training.loop import run_loop
+from si_hub.work.folder import Work
+from si_hub.work.processes import processes
 
 
 @dataclass(slots=True)

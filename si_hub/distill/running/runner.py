@@ -1,14 +1,14 @@
 """Base and tuned model as one pipeline that runs: its weights are either's, or anything between them.
 
 Only one model is ever held in memory. What the denoiser is called with is recorded from the pipeline itself, so that
-every pipeline whose text goes in as `TEXT` says can be run, UNet or transformer.
+every pipeline whose text goes in as `si_hub.training.encoding.TEXT` says can be run, UNet or transformer.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,14 +22,12 @@ from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.weights import widen
 from si_hub.distill.running.states import States
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
+from si_hub.training.encoding import POOLED, encode_prompts, text_lengths
+from si_hub.training.quiet import load_quietly
 from si_hub.tuner.injection import live_path
 from si_hub.tuner.kinds import kind_of
 from si_hub.words import option
 
-#: What ``encode_prompt`` returns, by how many things it returns: place of the states and of the pooled vector.
-TEXT: dict[int, tuple[int, int | None]] = {2: (0, None), 3: (0, 1), 4: (0, 2)}
-#: Where a denoiser takes the pooled vector, one of these.
-POOLED = ("pooled_projections", "text_embeds")
 #: Arguments of a denoiser that are the same for every sample.
 SHARED = frozenset({"img_ids", "txt_ids"})
 
@@ -63,7 +61,7 @@ class Runner:
         self.pipeline = load_pipeline(pair.base, dtype) if pipeline is None else pipeline
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.options = {**_lengths(self.pipeline), **(options or {})}
+        self.options = {**text_lengths(self.pipeline), **(options or {})}
         self.denoiser: nn.Module = getattr(self.pipeline, pair.base.denoiser)
         if not hasattr(self.pipeline, "encode_prompt"):
             raise CannotRun("the pipeline has no encode_prompt", file=pair.base.path,
@@ -145,29 +143,16 @@ class Runner:
             raise UsageError(f"the pipeline refuses to be run like this: {error}", file=self.pair.base.path) from error
 
     def encode(self, prompts: Sequence[str | None]) -> dict[str, Tensor]:
-        """The denoiser's text arguments, one row a prompt.
-
-        The null prompt is the empty one, or zeros where the pipeline says so, as diffusers has it.
+        """The denoiser's text arguments, one row a prompt, as `si_hub.training.encoding.encode_prompts` has them.
 
         Raises:
             CannotRun: ``encode_prompt`` returns something that is not known here.
         """
-        known = {
-            "prompt": [prompt or "" for prompt in prompts], "prompt_2": None, "prompt_3": None, "device": self.device,
-            "num_images_per_prompt": 1, "do_classifier_free_guidance": False,
-            "max_sequence_length": self.options.get("max_sequence_length"),
-        }  # fmt: skip
-        names = inspect.signature(self.pipeline.encode_prompt).parameters
-        found = self.pipeline.encode_prompt(**{name: value for name, value in known.items() if name in names})
-        if not isinstance(found, tuple) or len(found) not in TEXT:
+        found = encode_prompts(self.pipeline, prompts, self.device, self.options.get("max_sequence_length"))
+        if found is None:
             raise CannotRun("the pipeline's encode_prompt returns something unknown", file=self.pair.base.path,
                             found=type(self.pipeline).__name__, hint=f"Use {option('method', 'svd')}.")  # fmt: skip
-        place, pooled = TEXT[len(found)]
-        text = {"encoder_hidden_states": found[place]} | ({} if pooled is None else {"pooled": found[pooled]})
-        if getattr(self.pipeline.config, "force_zeros_for_empty_prompt", False):
-            shown = torch.tensor([prompt is not None for prompt in prompts], device=self.device)
-            text = {name: value * shown.view(-1, *[1] * (value.ndim - 1)) for name, value in text.items()}
-        return text
+        return found
 
     def __call__(self, states: States, scale: Tensor | None = None) -> Tensor:
         """The predicted noise in states, a `Predictor`; or the prediction times another ``scale [states]``."""
@@ -195,16 +180,6 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
 
 
-def _lengths(pipeline: Any) -> dict[str, int]:
-    """``max_sequence_length`` for pipelines that take it: their own, or what the tokenizer can do if that is less."""
-    given = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
-    if given is None:
-        return {}
-    lasts = (getattr(pipeline, f"tokenizer{tail}", None) for tail in ("_3", "_2", ""))
-    limit = next(tokenizer.model_max_length for tokenizer in lasts if tokenizer is not None)
-    return {"max_sequence_length": min(int(given.default), int(limit))}
-
-
 def load_pipeline(model: ModelOnDisk, dtype: torch.dtype = torch.float32) -> Any:
     """The diffusers pipeline of a model's folder.
 
@@ -218,7 +193,7 @@ def load_pipeline(model: ModelOnDisk, dtype: torch.dtype = torch.float32) -> Any
             reason, file=model.path, hint=f"Name a pipeline folder as the base, or use {option('method', 'svd')}."
         )
     checker = {"safety_checker": None} if "safety_checker" in read_object(model.path / "model_index.json") else {}
-    with _quiet():
+    with load_quietly():
         return DiffusionPipeline.from_pretrained(
             str(model.path), dtype=dtype, local_files_only=True, trust_remote_code=False, **checker
         )
@@ -234,20 +209,3 @@ def why_not(model: ModelOnDisk) -> str | None:
     ]
     lacking = [name for name in needed if not (model.path / name).is_dir() and name != "feature_extractor"]
     return f"is a pipeline without its {', '.join(lacking)}, so it cannot be run" if lacking else None
-
-
-def _quiet() -> Any:
-    """Loading without diffusers' and transformers' bars and advice; theirs are not ours."""
-    from contextlib import ExitStack
-
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    stack = ExitStack()
-    for library in (diffusers_logging, transformers_logging):
-        restore: Callable[[], None] = library.enable_progress_bar
-        library.disable_progress_bar()
-        stack.callback(restore)
-        stack.callback(library.set_verbosity, library.get_verbosity())
-        library.set_verbosity_error()
-    return stack

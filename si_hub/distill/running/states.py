@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from si_hub.distill.work.folder import WorkEntry
+from si_hub.work.folder import WorkEntry
 
 
 @dataclass(frozen=True, slots=True)

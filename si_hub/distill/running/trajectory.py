@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from si_hub.distill.request import STEPS
-from si_hub.distill.running.runner import POOLED, SHARED, Runner
+from si_hub.distill.running.runner import SHARED, Runner
 from si_hub.distill.running.states import States
 from si_hub.errors import CannotRun
+from si_hub.training.encoding import POOLED
 
 #: Share of the states with the null prompt, which guidance asks for in every second call.
 NULL_SHARE = 0.15

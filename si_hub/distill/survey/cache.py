@@ -15,8 +15,8 @@ from si_hub.distill.request import Request
 from si_hub.distill.running import prompts
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.survey.stages import Survey, survey_plan
-from si_hub.distill.work.folder import Work, discard
-from si_hub.distill.work.processes import processes
+from si_hub.work.folder import Work, discard
+from si_hub.work.processes import processes
 
 #: Surveys that stay in the cache, besides those of one run.
 KEPT = 4

@@ -26,13 +26,13 @@ from si_hub.distill.running.states import States
 from si_hub.distill.running.tracing import Observer, trace
 from si_hub.distill.survey.curvature import Curvature, limit_of, pieces
 from si_hub.distill.survey.effects import ChangeParts, Effects
-from si_hub.distill.work import fingerprints
-from si_hub.distill.work.folder import Work, WorkEntry
-from si_hub.distill.work.processes import Processes
-from si_hub.distill.work.seeds import seed_of
 from si_hub.report.progress import Progress
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.kinds import kind_of
+from si_hub.work import fingerprints
+from si_hub.work.folder import Work, WorkEntry
+from si_hub.work.processes import Processes
+from si_hub.work.seeds import seed_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
 VERSION = 4

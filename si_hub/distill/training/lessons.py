@@ -18,10 +18,10 @@ from si_hub.distill.running import trajectory
 from si_hub.distill.running.fidelity import predictions
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
-from si_hub.distill.work.folder import Work, WorkEntry
-from si_hub.distill.work.processes import Processes
-from si_hub.distill.work.seeds import seed_of
 from si_hub.storage.tensors import Tensor as Stored
+from si_hub.work.folder import Work, WorkEntry
+from si_hub.work.processes import Processes
+from si_hub.work.seeds import seed_of
 
 #: Walks in the window.
 WINDOW = 4

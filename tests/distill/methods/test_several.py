@@ -22,10 +22,10 @@ from si_hub.distill.request import Request
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.curvature import Curvature
 from si_hub.distill.survey.stages import values_of
-from si_hub.distill.work.folder import Work
 from si_hub.errors import UsageError
 from si_hub.pipelines import loading
 from si_hub.pipelines import styles as branch_weights
+from si_hub.work.folder import Work
 from tests.miniature import BASE, INK, NEON, tune_attentions, write_prompts
 
 TINY = {"trajectories": 4, "states": 2, "sampling_steps": 6, "held_out": 4, "probes": 1, "pieces": 24}

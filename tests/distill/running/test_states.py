@@ -11,8 +11,8 @@ import torch
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
 from si_hub.distill.running.trajectory import pick, trajectories
-from si_hub.distill.work.folder import Work
 from si_hub.storage.tensors import Tensor
+from si_hub.work.folder import Work
 from tests.miniature import BASE, INK, open_pair
 
 # diffusers' Euler schedulers hand a tensor to numpy in a way that numpy 2 warns of.

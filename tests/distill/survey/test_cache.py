@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from si_hub.distill.survey.cache import make_room
-from si_hub.distill.work.folder import Work
+from si_hub.work.folder import Work
 
 
 def used(folder: Path, when: int) -> Work:

@@ -11,9 +11,9 @@ import torch
 
 from si_hub.distill.running.states import States
 from si_hub.distill.training.lessons import WINDOW, LessonPool, Lessons, turn
-from si_hub.distill.work.folder import Work, WorkEntry
-from si_hub.distill.work.processes import Processes
 from si_hub.storage.tensors import Tensor
+from si_hub.work.folder import Work, WorkEntry
+from si_hub.work.processes import Processes
 
 EACH = 12
 

@@ -19,15 +19,21 @@ from torch import Tensor, nn
 
 from si_hub.errors import FormatError, UsageError
 from si_hub.storage.files import atomic_file, open_regular
+from si_hub.training.optimizers import make_optimizer
 from si_hub.tuner.kinds import has_float64
 
 #: Called with (steps done, all of them, what to show beside the bar).
 Show = Callable[[int, int, str], None]
 
+#: Called with the course so far, after so many steps.
+Look = Callable[["Course", int], None]
+
 #: Share of the steps over which the learning rate rises.
 _WARMUP = 0.05
 #: How many of the last losses the shown one is the mean of.
 _RECENT = 20
+#: Numbers of a course that a document keeps.
+_SHOWN = 40
 #: What a checkpoint holds.
 _STATE = {"leaves", "average", "best", "optimizer", "scaler", "course", "step"}
 _AFRESH = "Delete it to start afresh."
@@ -41,11 +47,14 @@ class Recipe:
         steps: optimiser steps; the learning rate rises shortly and falls to zero over them along a cosine.
         batch: samples a step, on all processes together.
         part: samples a process computes at once; gradients of several parts are added up.
-        rate: peak learning rate, in units of the root mean square that each leaf starts with.
+        rate: peak learning rate, in units of the root mean square that each leaf starts with (``relative``).
         average: decay of the moving average that is measured and kept; None: half a tenth of the steps long.
         clip: largest norm of the whole gradient.
         every: steps between two measurements; None: ten of them.
         save_every: steps between two checkpoints.
+        relative: whether ``rate`` is in those units, or the same number for every leaf.
+        decay: weight decay.
+        optimizer: one of `si_hub.training.optimizers.OPTIMIZERS`.
     """
 
     steps: int
@@ -56,10 +65,20 @@ class Recipe:
     clip: float = 1.0
     every: int | None = None
     save_every: int = 50
+    relative: bool = True
+    decay: float = 0.0
+    optimizer: str = "adamw"
+
+    @property
+    def schedule_free(self) -> bool:
+        """Whether the optimiser averages by itself, and wants a rate that stays."""
+        return self.optimizer == "schedulefree"
 
     def rate_at(self, step: int) -> float:
         """Factor of the peak learning rate at a step, counted from 0."""
         rise = min(1.0, (step + 1) / max(1.0, _WARMUP * self.steps))
+        if self.schedule_free:
+            return rise
         return rise * 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
 
     def average_at(self, step: int) -> float:
@@ -127,7 +146,13 @@ class Course:
 
 
 def run_loop(
-    task: Task, recipe: Recipe, accelerator: Any, *, checkpoint: Path | None = None, show: Show | None = None
+    task: Task,
+    recipe: Recipe,
+    accelerator: Any,
+    *,
+    checkpoint: Path | None = None,
+    show: Show | None = None,
+    look: Look | None = None,
 ) -> Course:
     """Trains the task's leaves in place; what is left in them is the best moving average, at worst the start.
 
@@ -137,6 +162,7 @@ def run_loop(
         accelerator: accelerate's ``Accelerator``; its processes, device and precision are used.
         checkpoint: a file to save to and to take up again where it exists; stays until its owner has the result safe.
         show: told after every step.
+        look: called before the first step and after every one, with the leaves' moving average in them.
 
     Returns:
         The course, on every process.
@@ -149,8 +175,10 @@ def run_loop(
     run = _Run(task, recipe, accelerator, checkpoint)
     if not run.resume():
         run.measure()
+        run.show_average(look)
     while not run.over:
         run.advance()
+        run.show_average(look)
         if show is not None:
             show(run.step, recipe.steps, run.text())
         if run.step % recipe.save_every == 0 or run.over:
@@ -169,10 +197,12 @@ class _Run:
         self.leaves = dict(task.leaves)
         self.count, self.size = recipe.parts(accelerator.num_processes)
         groups = [
-            {"params": [leaf], "lr": recipe.rate, "peak": recipe.rate * root_mean_square(leaf)}
+            {"params": [leaf], "lr": recipe.rate, "peak": recipe.rate * unit_of(leaf, recipe)}
             for leaf in self.leaves.values()
         ]
-        self.optimizer = accelerator.prepare(torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0))
+        self.optimizer = accelerator.prepare(make_optimizer(recipe.optimizer, groups, recipe.decay))
+        if recipe.schedule_free:
+            self.optimizer.train()
         self.average = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
         self.best = {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
         self.gradient = Gradient(list(self.leaves.values()))
@@ -199,9 +229,10 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         keep = self.recipe.average_at(self.step - 1)
-        with torch.no_grad():
-            for name, leaf in self.leaves.items():
-                self.average[name].lerp_(leaf, 1.0 - keep)
+        if not self.recipe.schedule_free:
+            with torch.no_grad():
+                for name, leaf in self.leaves.items():
+                    self.average[name].lerp_(leaf, 1.0 - keep)
         if self.recipe.measures_after(self.step):
             self.measure()
 
@@ -220,8 +251,26 @@ class _Run:
         mean: Tensor = self.accelerator.reduce(total, "sum") / parts
         return float(mean)
 
+    def show_average(self, look: Look | None) -> None:
+        """Lets somebody look at the moving average."""
+        if look is None:
+            return
+        self._take_average()
+        with swap_values(self.leaves, self.average):
+            look(self.course, self.step)
+
+    def _take_average(self) -> None:
+        """What a schedule-free optimiser averages by itself, as the moving average; it trains on other values."""
+        if not self.recipe.schedule_free:
+            return
+        self.optimizer.eval()
+        for name, leaf in self.leaves.items():
+            self.average[name].copy_(leaf.detach())
+        self.optimizer.train()
+
     def measure(self) -> None:
         """Measures the moving average, and keeps it where it is the best so far."""
+        self._take_average()
         with swap_values(self.leaves, self.average):
             error = self.task.error()
         known = dict(self.course.errors).get(self.course.best, math.inf)
@@ -278,6 +327,19 @@ class _Run:
         return True
 
 
+def round_losses(course: Course) -> tuple[list[float | None], list[list[float | None]]]:
+    """Means of the losses, so many as a document keeps, and (step, error) of every measurement."""
+    every = max(1, -(-len(course.losses) // _SHOWN))
+    means = [course.losses[k : k + every] for k in range(0, len(course.losses), every)]
+    errors = [[step, round_short(error)] for step, error in course.errors]
+    return [round_short(sum(few) / len(few)) for few in means], errors
+
+
+def round_short(value: float) -> float | None:
+    """Four digits of a number, as documents keep them; ``None`` for what is no finite one."""
+    return float(f"{value:.4g}") if value == value and abs(value) != float("inf") else None
+
+
 class Gradient:
     """The gradient of a whole batch, added up part by part in float64, or in float32 on a device without."""
 
@@ -304,6 +366,11 @@ class Gradient:
     def _places(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         sizes = [leaf.numel() for leaf in self.leaves]
         return zip(self.leaves, torch.split(self.total, sizes), strict=True)
+
+
+def unit_of(leaf: Tensor, recipe: Recipe) -> float:
+    """What a recipe's rate is multiplied with for a leaf."""
+    return root_mean_square(leaf) if recipe.relative else 1.0
 
 
 def root_mean_square(leaf: Tensor) -> float:

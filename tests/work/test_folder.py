@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from si_hub.distill.work.folder import Work, discard
 from si_hub.errors import FileAccessError
 from si_hub.storage.tensors import Tensor
+from si_hub.work.folder import Work, discard
 from tests.killing import python
 from tests.places import ROOT
 from tests.systems import posix_alone
@@ -99,7 +99,7 @@ def test_the_lock_of_a_killed_run_is_gone_and_what_it_was_writing_is_swept(work:
     keep(work)
     killed = f"""
 from pathlib import Path
-from si_hub.distill.work.folder import Work
+from si_hub.work.folder import Work
 from tests.killing import kill_self
 work = Work(Path({str(work.folder)!r}))
 with work.hold():
@@ -167,7 +167,7 @@ def test_parts_are_dropped_by_the_last_run_that_keeps_them(tmp_path: Path) -> No
 
 @posix_alone
 def test_a_killed_run_keeps_nothing(tmp_path: Path) -> None:
-    script = "import sys; from pathlib import Path; from si_hub.distill.work.folder import Work"
+    script = "import sys; from pathlib import Path; from si_hub.work.folder import Work"
     script += (
         "; work = Work(Path(sys.argv[1])); work.keep(); work.open({}); print('kept', flush=True); sys.stdin.read()"
     )

@@ -13,8 +13,8 @@ import pytest
 import torch
 from accelerate.utils.other import get_free_port
 
-from si_hub.distill.work.processes import Processes, choose_device, is_launched, is_main, processes
 from si_hub.errors import UsageError
+from si_hub.work.processes import Processes, choose_device, is_launched, is_main, processes
 from tests.killing import python
 from tests.miniature import BASE, NEON
 from tests.places import ROOT
@@ -66,7 +66,7 @@ def test_jobs_are_shared_once_each_and_evenly_by_cost() -> None:
 
 
 WHO = """
-from si_hub.distill.work.processes import processes
+from si_hub.work.processes import processes
 crew = processes()
 crew.wait()
 print(crew.index, crew.count, crew.main)

@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from si_hub.distill.training.loop import Course, Gradient, Recipe, root_mean_square, run_loop, swap_values
 from si_hub.errors import FileAccessError, FormatError, UsageError
+from si_hub.training.loop import Course, Gradient, Recipe, root_mean_square, run_loop, swap_values, unit_of
 from tests.systems import posix_alone
 
 
@@ -239,8 +239,8 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
 SCRIPT = """
 import sys, torch
 from accelerate import Accelerator
-from tests.distill.training.test_loop import RECIPE, Regression
-from si_hub.distill.training.loop import run_loop
+from tests.training.test_loop import RECIPE, Regression
+from si_hub.training.loop import run_loop
 task, accelerator = Regression(), Accelerator(cpu=True)
 course = run_loop(task, RECIPE, accelerator)
 if accelerator.is_main_process:
@@ -261,3 +261,61 @@ def test_two_processes_train_the_same_as_one(tmp_path: Path, two_processes: Call
     assert course.losses == pytest.approx(two["losses"], rel=1e-6)
     for name, leaf in one.leaves.items():
         torch.testing.assert_close(leaf.detach(), two["leaves"][name], rtol=0, atol=1e-6)
+
+
+def test_rates_are_the_same_for_all_leaves_where_they_are_not_relative() -> None:
+    leaf = torch.nn.Parameter(torch.full((4,), 3.0))
+    assert unit_of(leaf, Recipe(steps=1)) == pytest.approx(3.0)
+    assert unit_of(leaf, Recipe(steps=1, relative=False)) == 1.0
+
+
+def test_whoever_looks_sees_the_average_and_changes_nothing() -> None:
+    seen: dict[int, torch.Tensor] = {}
+    task, plain = Regression(), Regression()
+
+    def look(_: Course, step: int) -> None:
+        seen[step] = next(iter(task.leaves.values())).detach().clone()
+
+    course = run(task, look=look)
+    assert sorted(seen) == list(range(RECIPE.steps + 1))
+    assert run(plain).losses == course.losses
+    for name, leaf in plain.leaves.items():
+        assert torch.equal(leaf, task.leaves[name])
+    assert torch.equal(seen[course.best], next(iter(task.leaves.values())))
+
+
+class Averaging(torch.optim.SGD):
+    """An optimiser that trains at one place and averages at another, as schedule-free ones do."""
+
+    def __init__(self, groups: Any, decay: float) -> None:
+        super().__init__(groups, lr=0.1)
+        self.training = False
+
+    def train(self) -> None:
+        self._move(1.0)
+        self.training = True
+
+    def eval(self) -> None:
+        self._move(-1.0)
+        self.training = False
+
+    def _move(self, by: float) -> None:
+        for group in self.param_groups:
+            for leaf in group["params"]:
+                leaf.data += by
+
+    def step(self, closure: Any = None) -> Any:
+        assert self.training
+        return super().step(closure)
+
+
+def test_a_schedule_free_optimiser_is_measured_and_kept_where_it_averages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("si_hub.training.loop.make_optimizer", lambda _, groups, decay: Averaging(groups, decay))
+    recipe = Recipe(steps=4, batch=4, part=4, optimizer="schedulefree", relative=False, rate=0.0)
+    assert [recipe.rate_at(step) for step in range(4)] == [1.0] * 4
+    task = Regression()
+    before = {name: leaf.detach().clone() for name, leaf in task.leaves.items()}
+    course = run(task, recipe)
+    assert len(course.losses) == 4
+    for name, leaf in task.leaves.items():  # Nothing was learned at a rate of 0: the average is the start.
+        torch.testing.assert_close(leaf.detach(), before[name])

@@ -13,7 +13,7 @@ from si_hub.distill.command import _plan
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request, SurveyOptions
 from si_hub.distill.survey.stages import survey_plan as survey_plan
-from si_hub.distill.work import fingerprints
+from si_hub.work import fingerprints
 from tests.miniature import NEON, copy_base, open_pair
 
 

@@ -1,0 +1,102 @@
+"""The adapter that is trained: begins at the base, is found whole in the file, and goes away."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from si_hub.adapter import BaseModel
+from si_hub.errors import UsageError
+from si_hub.training.adapting import Pupil
+from si_hub.training.settings import TrainSettings
+
+
+@pytest.fixture
+def own(pipeline: Any) -> Any:
+    """A pipeline of the test's own, to train in."""
+    found = copy.copy(pipeline)
+    found.unet, found.text_encoder = copy.deepcopy(pipeline.unet), copy.deepcopy(pipeline.text_encoder)
+    for model in (found.unet, found.text_encoder):
+        model.requires_grad_(False)
+    return found
+
+
+def answer(pipeline: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    latents, text = torch.randn(1, 8, 8, 8, generator=generator), torch.randn(1, 5, 64, generator=generator)
+    with torch.no_grad():
+        found: torch.Tensor = pipeline.unet(latents, torch.tensor([500]), text).sample
+    return found
+
+
+@pytest.mark.parametrize("method", ["styleinject", "lora", "dora"])
+def test_it_begins_at_the_base_and_steps_aside(own: Any, method: str) -> None:
+    base = answer(own)
+    pupil = Pupil(own, ["unet"], TrainSettings.of({"method": method, "rank": 2}))
+    torch.testing.assert_close(answer(own), base, rtol=1e-4, atol=1e-5)
+    for leaf in pupil.leaves.values():
+        leaf.data += 0.1
+    assert not torch.allclose(answer(own), base, atol=1e-2)
+    with pupil.away():
+        torch.testing.assert_close(answer(own), base, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(answer(own), base, atol=1e-2)
+
+
+def test_numbers_and_modules_are_counted(own: Any) -> None:
+    pupil = Pupil(own, ["unet", "text_encoder"], TrainSettings.of({"rank": 2, "targets": "to_q"}))
+    queries = [module for path, module in own.unet.named_modules() if path.endswith("to_q")]
+    words = [
+        m
+        for path, m in own.text_encoder.named_modules()
+        if path.split(".")[-1] in {"q_proj", "k_proj", "v_proj", "out_proj"}
+    ]
+    assert pupil.modules == len(queries) + len(words)
+    assert pupil.numbers == sum(2 * (m.in_features + m.out_features) for m in [*queries, *words])
+
+
+def test_the_rate_falls_with_the_width_and_can_be_said(own: Any) -> None:
+    pupil = Pupil(own, ["unet"], TrainSettings.of({"rank": 2, "targets": "to_q"}))
+    # The attentions of the miniature are 48 wide: half of one 48th is more than a hundredth.
+    assert pupil.rate() == 0.01
+    said = copy.copy(pupil)
+    said.settings = TrainSettings.of({"rate": 0.5})
+    assert said.rate() == 0.5
+
+
+def test_names_of_no_module_are_told(own: Any) -> None:
+    with pytest.raises(UsageError, match="targets: has no module of these names"):
+        Pupil(own, ["unet"], TrainSettings.of({"targets": "to_x"}))
+
+
+def test_a_branch_acts_alone(own: Any) -> None:
+    pupil = Pupil(own, ["unet"], TrainSettings.of({"rank": 1, "targets": "to_q"}), ["ink", "neon"])
+    for name, leaf in pupil.leaves.items():
+        if name.endswith("up.weight"):
+            leaf.data.fill_(1.0)
+        if name.endswith("down.weight"):
+            leaf.data[1:] = 0.0  # Of neon, nothing.
+    pupil.choose("neon")
+    with pupil.away():
+        base = answer(own)
+    torch.testing.assert_close(answer(own), base)
+    pupil.choose("ink")
+    assert not torch.allclose(answer(own), base, atol=1e-3)
+    adapter = pupil.adapter(BaseModel("custom"), {"title": "two"})
+    assert (adapter.branches, adapter.about) == (("ink", "neon"), {"title": "two"})
+
+
+def test_a_lora_is_written_as_diffusers_does(own: Any, tmp_path: Path) -> None:
+    pupil = Pupil(own, ["unet"], TrainSettings.of({"method": "lora", "rank": 2, "targets": "to_q"}))
+    for leaf in pupil.leaves.values():
+        leaf.data += 0.1
+    trained = answer(own)
+    pupil.save_lora(tmp_path / "lora.safetensors", tmp_path / "work", overwrite=False)
+    assert all(name.startswith("unet.") for name in load_file(tmp_path / "lora.safetensors"))
+    own.unet.delete_adapters(["trained"])
+    own.load_lora_weights(tmp_path / "lora.safetensors")
+    torch.testing.assert_close(answer(own), trained)
