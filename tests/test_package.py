@@ -45,7 +45,8 @@ ORDER = {
         "command", "previews",
     ],
     "si_hub.editing": [
-        "opening", "steadying", "adding", "comparing", "command", "fusing", "splitting", "describing",
+        "opening", "steadying", "adding", "comparing", "weighting", "interference", "command", "splitting",
+        "describing", "fusing",
     ],
     "si_hub.exporting": [
         "magnitude", "turning", "formats", "joining", "placing", "spelling", "pairs", "original", "headers", "files",

@@ -12,13 +12,19 @@ from si_hub.cli.options import GivenModel, GivenPath, as_bytes, as_json, as_styl
 from si_hub.cli.printing import show
 
 
-def as_term(text: str) -> tuple[Path, float]:
-    """``style.safetensors:0.7`` as a file and its weight; 1 where none is said, or where a file has that name."""
+def as_term(text: str) -> tuple[Path, float | dict[str, float]]:
+    """``style.safetensors:0.7`` as a file and its weight; 1 where none is said, or where a file has that name.
+
+    ``style.safetensors:unet=0.7,unet.down=0.3`` has weights by component, block or module.
+    """
     name, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():
         return Path(text), 1.0
     try:
-        return Path(name), float(weight)
+        if "=" not in weight:
+            return Path(name), float(weight)
+        table = (item.strip().rpartition("=") for item in weight.split(","))
+        return Path(name), {key: float(value) for key, _, value in table}
     except ValueError:
         return Path(text), 1.0
 
@@ -32,7 +38,9 @@ def as_term(text: str) -> tuple[Path, float]:
 @click.option("--tolerance", type=float, metavar="X", help="Make it smaller: this relative error of a layer at most.")
 @click.option("--size", callback=as_bytes, metavar="SIZE", help="Make it smaller: such as 40MB.")
 @click.option("--title", metavar="TEXT")
+@click.option("--report", is_flag=True, help="Say how much they overlap, layer by layer, and where they interfere.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@click.option("--dry-run", is_flag=True, help="Compute it, and write nothing.")
 @as_json
 def merge_command(adapters: tuple[str, ...], output: Path, json_: bool, **options: Any) -> None:
     """Add up adapters of any families, each with its weight, exactly.
@@ -42,6 +50,8 @@ def merge_command(adapters: tuple[str, ...], output: Path, json_: bool, **option
       si-hub merge ink.safetensors:0.7 neon.safetensors:-0.4 -o mix.safetensors
       si-hub merge a.safetensors b.safetensors c.safetensors -o sum.safetensors --rank 64
       si-hub merge ink.safetensors neon.safetensors --branches -o styles.safetensors
+      si-hub merge ink.safetensors:unet=0.7,text_encoder=0 neon.safetensors:unet.down=0.3 -o mix.safetensors
+      si-hub merge ink.safetensors neon.safetensors -o mix.safetensors --report --dry-run
     """
     from si_hub.editing.command import merge
     from si_hub.report.progress import progress_bar
@@ -59,6 +69,7 @@ def merge_command(adapters: tuple[str, ...], output: Path, json_: bool, **option
 @click.option("--tolerance", type=float, metavar="X", help="The relative error of every layer at most.")
 @click.option("--size", callback=as_bytes, metavar="SIZE", help="Bytes of the file at most, such as 40MB.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@click.option("--dry-run", is_flag=True, help="Compute it, and write nothing.")
 @as_json
 def resize_command(source: Path, output: Path, json_: bool, **options: Any) -> None:
     """Make the adapter SOURCE smaller, by the best pairs of each layer; the errors are measured.

@@ -13,9 +13,12 @@ from si_hub.architectures import Architecture
 from si_hub.compression import Compression, check_options, compress_layers
 from si_hub.converters.checking import Own
 from si_hub.converters.dense import Difference, Weights
+from si_hub.distill.budget.filesize import adapter_bytes
 from si_hub.editing.adding import add_layers, as_branches
+from si_hub.editing.interference import Overlap, measure_overlaps
 from si_hub.editing.opening import open_adapter
 from si_hub.editing.steadying import steady
+from si_hub.editing.weighting import LayerWeights, check_weights, read_weights
 from si_hub.errors import BaseMismatch, ConversionRefused, FileAccessError, UsageError
 from si_hub.foreign import join_safely
 from si_hub.report.layers import count_ranks
@@ -25,7 +28,7 @@ from si_hub.storage.files import is_part
 from si_hub.words import label, option, rename_keywords, switch
 
 #: Files and their weights.
-Terms = Sequence[tuple[Path, float]]
+Terms = Sequence[tuple[Path, LayerWeights]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +44,11 @@ class Edited:
         ranks: layers by rank.
         sizes: bytes of the sources together, and of the result.
         compression: the measured errors of layers that were made smaller.
+        overlaps: of every two sources, where that is asked for.
+        is_written: whether it is; not by ``dry_run``.
     """
 
-    sources: tuple[tuple[Path, float], ...]
+    sources: tuple[tuple[Path, LayerWeights], ...]
     path: Path
     base: str
     branches: tuple[str, ...]
@@ -51,22 +56,26 @@ class Edited:
     ranks: dict[int, int]
     sizes: tuple[int, int]
     compression: Compression = field(default_factory=Compression)
+    overlaps: tuple[Overlap, ...] = ()
+    is_written: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
         return {
-            "sources": [{"path": str(path), "weight": weight} for path, weight in self.sources], "path": str(self.path),
+            "sources": [{"path": str(path), "weight": weight.as_data()} for path, weight in self.sources],
+            "path": str(self.path), "written": self.is_written,
             "base": self.base, "branches": list(self.branches), "modules": self.modules,
             "ranks": {str(rank): count for rank, count in self.ranks.items()}, "source_size": self.sizes[0],
             "size": self.sizes[1], **self.compression.as_dict(),
+            **({"overlaps": [one.as_dict() for one in self.overlaps]} if self.overlaps else {}),
         }  # fmt: skip
 
     def as_text(self) -> str:
         """The result as lines for people."""
         modules = ", ".join(f"{name} {count}" for name, count in self.modules.items())
         return join_safely([
-            str(self.path),
-            *(f"  from     {path}{'' if weight == 1 else f', weight {weight:g}'}" for path, weight in self.sources),
+            f"{self.path}{'' if self.is_written else ': nothing is written'}",
+            *(f"  from     {path}{weight.as_text()}" for path, weight in self.sources),
             f"  base     {self.base}",
             *([f"  styles   {', '.join(self.branches)}"] if self.branches else []),
             f"  modules  {sum(self.modules.values())} ({modules})",
@@ -74,13 +83,14 @@ class Edited:
             f"  size     {size_text(self.sizes[0])} -> {size_text(self.sizes[1])}"
             f"{'' if self.compression.errors else ', exact'}",
             *self.compression.as_lines(),
+            *(line for overlap in self.overlaps for line in overlap.as_lines()),
         ])  # fmt: skip
 
 
 @tell_access_errors()
 @rename_keywords(overwrite="force")
 def merge(
-    sources: Mapping[Any, float] | Sequence[str | Path | tuple[str | Path, float]],
+    sources: Mapping[Any, Any] | Sequence[str | Path | tuple[str | Path, Any]],
     output: str | Path,
     *,
     branches: bool = False,
@@ -89,13 +99,16 @@ def merge(
     tolerance: float | None = None,
     size: int | str | None = None,
     title: str | None = None,
+    report: bool = False,
     force: bool = False,
+    dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Edited:
     """Add up adapters of one base model, exactly, and write the sum.
 
     Args:
-        sources: files, StyleInject's or any others, by weight, or in pairs with it; 1 where none are given.
+        sources: files, StyleInject's or any others, by weight, or in pairs with it; 1 where none are given. A
+            weight is a number, or a table as `set_styleinject_adapters` has it: ``{"unet": {"down": 0.5}}``.
         output: the file to write.
         branches: keep each as a named style of one adapter, by its file's name, instead of adding them up; the weights
             are the mix that acts while no style is chosen.
@@ -103,29 +116,37 @@ def merge(
         rank, tolerance, size: make it smaller, with a measured error: the rank of every layer at most, the relative
             error of every layer at most, or bytes of the file at most.
         title: of the result.
+        report: measure how much every two of them overlap, layer by layer.
         force: replace an existing output.
+        dry_run: compute it, and write nothing.
         progress: called with (numbers done, numbers in all) while it is made smaller.
 
     Raises:
-        UsageError: fewer than two sources, or two that are one style's name.
+        UsageError: fewer than two sources, two that are one style's name, or a weight of what an adapter has not.
         BaseMismatch: adapters of different base models.
         ConversionRefused: an adapter whose action depends on the picture, or what cannot be a branch.
     """
     listed = sources.items() if isinstance(sources, Mapping) else sources
     given = [one if isinstance(one, tuple) else (one, 1.0) for one in listed]
-    terms = [(Path(path), float(weight)) for path, weight in given]
+    terms = [(Path(path), read_weights(weight, Path(path))) for path, weight in given]
     if len(terms) < 2:
         raise UsageError("takes two adapters or more", found=len(terms))
     opened = [open_adapter(path, base) for path, _ in terms]
     _check_bases([path for path, _ in terms], [adapter for adapter, _, _ in opened])
     _, architecture, weights = opened[0]
     steadied = [steady(adapter) for adapter, _, _ in opened]
+    for (path, weight), adapter in zip(terms, steadied, strict=True):
+        check_weights(weight, adapter, path)
+    overlaps = _measure(terms, steadied, architecture, weights) if report else ()
     if branches:
         merged = _join_styles(terms, steadied, architecture)
     else:
         merged = _sum_up(terms, steadied, architecture, weights)
     merged.about.update(_describe(terms, steadied, title))
-    return _finish(merged, terms, Path(output), architecture, weights, rank, tolerance, size, force, progress)
+    found = _finish(
+        merged, terms, Path(output), architecture, weights, rank, tolerance, size, force, dry_run, progress
+    )  # fmt: skip
+    return replace(found, overlaps=overlaps)
 
 
 @tell_access_errors()
@@ -139,13 +160,14 @@ def resize(
     tolerance: float | None = None,
     size: int | str | None = None,
     force: bool = False,
+    dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Edited:
     """Make an adapter smaller, with a measured error, and write it.
 
     Args:
         source: a StyleInject file, or any other adapter.
-        output, base, rank, tolerance, size, force, progress: as `merge` has them; one of the three sizes is said.
+        output, base, rank, tolerance, size, force, dry_run, progress: as of `merge`; one of the three sizes is said.
 
     Raises:
         UsageError: no size, or two.
@@ -157,8 +179,11 @@ def resize(
     path = Path(source)
     adapter, architecture, weights = open_adapter(path, base)
     steadied = steady(adapter)
-    steadied.about["provenance"] = _provenance([(path, 1.0)], "resized")
-    return _finish(steadied, [(path, 1.0)], Path(output), architecture, weights, rank, tolerance, size, force, progress)
+    steadied.about["provenance"] = _provenance([(path, LayerWeights())], "resized")
+    return _finish(
+        steadied, [(path, LayerWeights())], Path(output), architecture, weights, rank, tolerance, size, force, dry_run,
+        progress,
+    )  # fmt: skip
 
 
 def _check_bases(paths: Sequence[Path], adapters: Sequence[Adapter]) -> None:
@@ -180,9 +205,9 @@ def _sum_up(
     components: dict[str, Component] = {}
     for name, path in _places(adapters):
         held = [
-            (adapter, layer, weight)
+            (layer, weight.of(name, path))
             for adapter, (_, weight) in zip(adapters, terms, strict=True)
-            if (layer := _layer(adapter, name, path)) is not None and weight
+            if (layer := _layer(adapter, name, path)) is not None and weight.of(name, path)
         ]
         if not held:
             continue
@@ -192,7 +217,7 @@ def _sum_up(
             return Own(one, architecture, weights, first).expected((name, path))
 
         component = components.setdefault(name, Component(architecture.components[name].class_name))
-        component.layers[path] = add_layers(f"{name}.{path}", [(layer, weight) for _, layer, weight in held], expand)
+        component.layers[path] = add_layers(f"{name}.{path}", held, expand)
     _add_embeddings(terms, adapters, components)
     return replace(adapters[0], components=components, branches=(), about={}, metadata={})
 
@@ -203,8 +228,11 @@ def _join_styles(terms: Terms, adapters: Sequence[Adapter], architecture: Archit
     names = tuple(path.name.removesuffix(".safetensors").removesuffix(".styleinject") for path, _ in terms)
     if len(set(names)) < len(names):
         raise UsageError("two adapters would be one style's name", key=label("branches"), found=", ".join(names))
-    total = sum(max(weight, 0.0) for _, weight in terms) or 1.0
-    router = [math.log(max(weight / total, 1e-6)) for _, weight in terms]
+    if any(weight.table is not None for _, weight in terms):
+        raise UsageError("a style's weight is one number", key=label("branches"),
+                         hint="Merge it with its weights first, or choose them at run time")  # fmt: skip
+    total = sum(max(weight.whole, 0.0) for _, weight in terms) or 1.0
+    router = [math.log(max(weight.whole / total, 1e-6)) for _, weight in terms]
     components: dict[str, Component] = {}
     for name, path in _places(adapters):
         layers = [_layer(adapter, name, path) for adapter in adapters]
@@ -220,6 +248,13 @@ def _join_styles(terms: Terms, adapters: Sequence[Adapter], architecture: Archit
         component.layers[path] = as_branches(layers, shape, router)
     _add_embeddings(terms, adapters, components)
     return replace(adapters[0], components=components, branches=names, about={}, metadata={})
+
+
+def _measure(
+    terms: Terms, adapters: Sequence[Adapter], architecture: Architecture, weights: Weights | None
+) -> tuple[Overlap, ...]:
+    own = [Own(adapter, architecture, weights, path) for adapter, (path, _) in zip(adapters, terms, strict=True)]
+    return tuple(measure_overlaps(own, [weight for _, weight in terms]))
 
 
 def _places(adapters: Sequence[Adapter]) -> list[tuple[str, str]]:
@@ -268,6 +303,7 @@ def _finish(
     tolerance: float | None,
     size: int | str | None,
     force: bool,
+    dry_run: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Edited:
     """Make it smaller where that is asked, and write it."""
@@ -285,13 +321,13 @@ def _finish(
         cost = compress_layers(
             adapter, own, terms[0][0], rank=rank, tolerance=tolerance, size=limit, progress=progress
         )  # fmt: skip
-    written = file_format.write(adapter, path, overwrite=force)
+    bytes_written = adapter_bytes(adapter) if dry_run else file_format.write(adapter, path, overwrite=force).size
     layers = [layer for component in adapter.components.values() for layer in component.layers.values()]
     before = sum(source.stat().st_size for source, _ in terms if source.is_file())
     return Edited(
         tuple(terms), path, adapter.base_model.architecture, adapter.branches,
         {name: len(component.layers) for name, component in adapter.components.items()}, count_ranks(layers),
-        (before, written.size), cost,
+        (before, bytes_written), cost, is_written=not dry_run,
     )  # fmt: skip
 
 

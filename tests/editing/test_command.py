@@ -38,7 +38,7 @@ def predict(pipe: Any) -> torch.Tensor:
     return noise
 
 
-def predict_with(pipe: Any, files: dict[Path, float], styles: dict[str, float] | None = None) -> torch.Tensor:
+def predict_with(pipe: Any, files: dict[Path, Any], styles: dict[str, float] | None = None) -> torch.Tensor:
     """With each file loaded as any user loads it, at its weight."""
     for number, file in enumerate(files):
         pipe.load_styleinject_weights(file, adapter_name=f"a{number}")
@@ -60,6 +60,33 @@ def test_the_sum_of_five_families_predicts_what_all_five_do(pipe: Any, tmp_path:
     provenance = format.read(found.path).about["provenance"]
     assert provenance["exact"] is True
     assert [one["name"] for one in provenance["sources"]] == [path.name for path in terms]
+
+
+def test_weights_by_block_do_what_they_do_in_a_pipeline(pipe: Any, tmp_path: Path) -> None:
+    table = {"unet": {"down": {"block_0": 0.2}, "mid": -0.5, "up": 0.7, "up.block_1.resnets": 0.1}}
+    terms = {PEERS / "lycoris_locon.safetensors": table, PEERS / "lycoris_lokr.safetensors": 0.5}
+    found = si_hub.merge(terms, tmp_path / "sum.safetensors", base=BASE)
+    torch.testing.assert_close(
+        predict_with(pipe, {found.path: 1.0}), predict_with(pipe, terms), rtol=0, atol=2e-4
+    )  # fmt: skip
+    even = si_hub.merge(dict.fromkeys(terms, 0.5), tmp_path / "even.safetensors", base=BASE)
+    assert (predict_with(pipe, {even.path: 1.0}) - predict_with(pipe, {found.path: 1.0})).abs().max() > 0.01
+
+
+def test_what_overlaps_is_told_and_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "o.safetensors"
+    words = ["merge", f"{KOHYA_LORA}:unet=0.5,text_encoder=0", f"{KOHYA_LORA}:-0.5", "--base", str(BASE), "-o", output]
+    ended = CliRunner().invoke(main, [*map(str, words), "--report", "--dry-run", "--json"])
+    assert ended.exit_code == 0, ended.stderr
+    found = json.loads(ended.stdout)
+    assert found["sources"][0]["weight"] == {"unet": 0.5, "text_encoder": 0.0}
+    [overlap] = found["overlaps"]
+    assert len(overlap["layers"]) == len(overlap["interfering"]) == 48
+    assert list(overlap["layers"].values()) == pytest.approx([-1.0] * 48)
+    assert not found["written"]
+    assert not output.exists()
+    assert "48 layers cancel one another" in CliRunner().invoke(main, [*map(str, words), "--report"]).stdout
+    assert abs(output.stat().st_size - found["size"]) <= 128
 
 
 def test_branches_draw_what_their_own_files_draw(pipe: Any, tmp_path: Path) -> None:
@@ -109,6 +136,10 @@ def test_what_cannot_be_merged_is_told(tmp_path: Path) -> None:
         si_hub.merge([KOHYA_LORA, PEERS / "lycoris_lokr.safetensors"], output, branches=True, base=BASE)
     with pytest.raises(UsageError, match="two adapters would be one style's name"):
         si_hub.merge([KOHYA_LORA, KOHYA_LORA], output, branches=True, base=BASE)
+    with pytest.raises(UsageError, match="a style's weight is one number"):
+        si_hub.merge({KOHYA_LORA: {"unet": 1}, PEERS / "peft_lora.safetensors": 1}, output, branches=True, base=BASE)
+    with pytest.raises(UsageError, match=r"unet\.dwn: covers no layer of the adapter"):
+        si_hub.merge([(KOHYA_LORA, {"unet.dwn": 1}), KOHYA_LORA], output, base=BASE)
     with pytest.raises(UsageError, match="say how small it is to be"):
         si_hub.resize(other, output)
     with pytest.raises(FileAccessError, match="already exists"):
