@@ -148,8 +148,10 @@ def read_order(
             raise FileAccessError("is what the report is made from", file=one, hint="Name another.")
     for tracker in wish.trackers:
         if find_spec(_PACKAGES[tracker]) is None:
-            raise UsageError(f"needs {_PACKAGES[tracker]}, which is not installed", key=label("trackers"),
-                             found=tracker, hint=f"Install it: pip install {_PACKAGES[tracker]}.")  # fmt: skip
+            raise UsageError(
+                f"needs {_PACKAGES[tracker]}, which is not installed", key=label("tracker", python="trackers"),
+                found=tracker, hint=f"Install it: pip install {_PACKAGES[tracker]}.",
+            )  # fmt: skip
     return TrainOrder(
         folder, str(base), found, measured, branches, _prompts(prompts, found), path, samples,
         tuple(map(Path, reports)), {name: value for name, value in about.items() if value}, _DTYPES[dtype], wish,
