@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from si_hub import converters
-from si_hub.adapter import Adapter
+from si_hub.adapter import Adapter, Layer
 from si_hub.architectures import Architecture
 from si_hub.architectures.checkpoint import DENOISERS
 from si_hub.converters.checking import Check, Own
-from si_hub.converters.dense import Difference, Weights
+from si_hub.converters.dense import Difference, Weights, as_double
 from si_hub.converters.reading import EXACT
 from si_hub.errors import ConversionRefused
 from si_hub.exporting.files import ExportFile
@@ -36,13 +37,38 @@ def prove(
         for path in component.layers:
             key = (name, path)
             there = next((one for one in written if path in _layers_of(one.adapter, name)), None)
-            check.add(".".join(key), Difference() if there is None else there.expected(key), own.expected(key))
+            if there is not None and _are_pairs(
+                first := there.adapter.components[name].layers[path], component.layers[path]
+            ):
+                check.count(".".join(key), _compare_pairs(first, component.layers[path]))
+            else:
+                check.add(".".join(key), Difference() if there is None else there.expected(key), own.expected(key))
     if not check.largest_error <= EXACT:
         raise ConversionRefused(
             "reading the written file back gives something else", file=files[0].path, key=check.module,
             expected=f"a relative error of {EXACT:g} at most", found=f"{check.largest_error:.3g}",
         )  # fmt: skip
     return check
+
+
+def _are_pairs(first: Layer, second: Layer) -> bool:
+    """Whether both are pairs and nothing else, which need not be multiplied out to be compared."""
+    return all(one.tensors.keys() == {"down.weight", "up.weight"} and one.groups == 1 for one in (first, second))
+
+
+def _compare_pairs(found: Layer, expected: Layer) -> float:
+    """The relative error of s u d against s' u' d', by the triangles of their stacked factors' QR decompositions."""
+    import torch
+
+    ups = [layer.scale * as_double(layer.tensors["up.weight"]) for layer in (found, expected)]
+    downs = [as_double(layer.tensors["down.weight"]).flatten(1) for layer in (found, expected)]
+    left = torch.linalg.qr(torch.cat([ups[0], -ups[1]], 1), mode="r").R
+    right = torch.linalg.qr(torch.cat(downs).T, mode="r").R
+    error, norm = (
+        float((left @ right.T).norm()),
+        float((left[:, -ups[1].shape[1] :] @ right[:, -len(downs[1]) :].T).norm()),
+    )
+    return error / norm if norm else math.inf if error else 0.0
 
 
 def _layers_of(adapter: Adapter, name: str) -> set[str]:
