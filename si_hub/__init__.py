@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from si_hub.editing.describing import edit as edit
     from si_hub.editing.fusing import fuse as fuse
     from si_hub.editing.splitting import split as split
+    from si_hub.editing.unfusing import find_fused as find_fused
     from si_hub.errors import SiHubError as SiHubError
     from si_hub.exporting.command import export as export
     from si_hub.hub.pull import pull as pull
@@ -48,6 +49,7 @@ _HOMES = {
     "push": "si_hub.hub.push",
     "split": "si_hub.editing.splitting",
     "resize": "si_hub.editing.command",
+    "find_fused": "si_hub.editing.unfusing",
     "train": "si_hub.training.command",
 }
 

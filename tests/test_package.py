@@ -46,7 +46,7 @@ ORDER = {
     ],
     "si_hub.editing": [
         "opening", "steadying", "adding", "comparing", "weighting", "interference", "command", "splitting",
-        "describing", "fusing",
+        "describing", "unfusing", "fusing",
     ],
     "si_hub.exporting": [
         "magnitude", "turning", "formats", "joining", "placing", "spelling", "pairs", "original", "headers", "files",

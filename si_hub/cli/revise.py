@@ -1,4 +1,4 @@
-"""`si-hub diff`, `si-hub edit` and `si-hub split`."""
+"""`si-hub diff`, `si-hub edit`, `si-hub split` and `si-hub unfuse`."""
 
 from __future__ import annotations
 
@@ -95,3 +95,20 @@ def edit_command(files: tuple[Path, ...], output: Path | None, json_: bool, **op
         raise UsageError("is no folder, and several files want one", key="-o", found=output)
     found = [edit(file, output, **options) for file in files]
     show(found if len(found) > 1 else found[0], json_)
+
+
+@main.command("unfuse")
+@click.argument("model", type=GivenPath())
+@click.option("--base", type=GivenPath(), metavar="MODEL", help="Say whether this is what the model was before.")
+@as_json
+def unfuse_command(model: Path, base: Path | None, json_: bool) -> None:
+    """Say which adapters were fused into MODEL, at which weight, and which base gives it back as it was.
+
+    \b
+    Examples:
+      si-hub unfuse tuned/
+      si-hub unfuse tuned.safetensors --base v1-5-pruned-emaonly.safetensors
+    """
+    from si_hub.editing.unfusing import find_fused
+
+    show(find_fused(model, base), json_)

@@ -20,22 +20,21 @@ from si_hub.distill.pair.opening import open_model
 from si_hub.distill.pair.weights import Weight
 from si_hub.editing.opening import open_adapter
 from si_hub.editing.steadying import steady
+from si_hub.editing.unfusing import FUSED, read_fusions
 from si_hub.errors import BaseMismatch, ConversionRefused, FileAccessError
 from si_hub.foreign import join_safely
+from si_hub.hub.pull.verify import hash_file
 from si_hub.report.text import size_text
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.files import is_part
 from si_hub.storage.header import read_safetensors
 from si_hub.storage.leftovers import TEMPORARY_PREFIX
 from si_hub.storage.tensors import DTYPE_SIZES, Computed, Tensor, torch_names
-from si_hub.storage.write import write_safetensors
+from si_hub.storage.write import Digests, write_safetensors
 from si_hub.words import option, rename_keywords, switch
 
 if TYPE_CHECKING:
     import torch
-
-#: Header key that says what was fused into a file.
-FUSED = "styleinject.fused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +108,8 @@ def fuse(
     opened, architecture, weights = open_adapter(source, base)
     steadied = steady(opened, styles)
     changes = _change(steadied, Own(steadied, architecture, weights, source), model, weight)
-    said = json.dumps({"adapter": source.name, "weight": weight}, sort_keys=True)
+    sha256 = hash_file(source, "sha256") if source.is_file() else ""
+    said = {"adapter": source.name, "sha256": sha256, "weight": weight, **({"styles": dict(styles)} if styles else {})}
     if model.layout == "file":
         kept, size = _rewrite(model.path, path, changes[""], said, force, progress)
         return Fused(source, model.path, path, weight, len(changes[""]), kept, size)
@@ -173,19 +173,27 @@ def _add(held: Weight, whole: Tensor | None, values: Callable[[], torch.Tensor],
 
 
 def _rewrite(
-    source: Path, path: Path, changes: Mapping[str, Tensor], said: str, force: bool,
+    source: Path, path: Path, changes: Mapping[str, Tensor], said: Mapping[str, Any], force: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int]:  # fmt: skip
     """Write a file with some tensors changed; how many are not, and its bytes."""
     file = read_safetensors(source)
     tensors = {name: changes.get(name, tensor) for name, tensor in file.tensors.items()}
-    metadata = {**file.metadata, FUSED: said}
-    written = write_safetensors(path, tensors, metadata, overwrite=force, progress=progress)
+    before = read_fusions(file.metadata)
+
+    def describe(digests: Digests) -> dict[str, str]:
+        entry = {**said, "base_sha256": digests.source}
+        return {**file.metadata, FUSED: json.dumps([*before, entry], sort_keys=True)}
+
+    written = write_safetensors(
+        path, tensors, describe, overwrite=force, hash_source=source, progress=progress
+    )  # fmt: skip
     return len(tensors) - sum(name in file.tensors for name in changes), written.size
 
 
 def _write_folder(
-    source: Path, model: ModelOnDisk, path: Path, changes: Mapping[str, Mapping[str, Tensor]], said: str, weight: float,
+    source: Path, model: ModelOnDisk, path: Path, changes: Mapping[str, Mapping[str, Tensor]], said: Mapping[str, Any],
+    weight: float,
     progress: Callable[[int, int], None] | None,
 ) -> Fused:  # fmt: skip
     """A copy of the folder with the changed components' weights written anew; it appears whole."""

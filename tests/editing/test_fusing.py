@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import si_hub
 from si_hub.distill import distill
-from si_hub.editing.fusing import FUSED
+from si_hub.editing.unfusing import FUSED
 from si_hub.errors import BaseMismatch, ConversionRefused, FileAccessError
 from tests.miniature import BASE, KOHYA_LORA, MINIATURE, NEON
 
@@ -50,7 +51,10 @@ def test_a_folder_predicts_what_base_and_adapter_do(name: str, tmp_path: Path) -
     torch.testing.assert_close(predict(load(found.path)), expected, rtol=0, atol=2e-2 * float(expected.abs().max()))
     [file] = (found.path / "unet").glob("*.safetensors")
     with safe_open(file, "pt") as opened:
-        assert json.loads(opened.metadata()[FUSED]) == {"adapter": source.name, "weight": 0.8}
+        [said] = json.loads(opened.metadata()[FUSED])
+    [stored] = (BASE / "unet").glob("*.safetensors")
+    hashes = [hashlib.sha256(one.read_bytes()).hexdigest() for one in (source, stored)]
+    assert said == {"adapter": source.name, "weight": 0.8, "sha256": hashes[0], "base_sha256": hashes[1]}
     assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
 
 
