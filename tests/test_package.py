@@ -45,8 +45,8 @@ ORDER = {
         "command", "previews",
     ],
     "si_hub.editing": [
-        "opening", "steadying", "adding", "comparing", "weighting", "interference", "command", "splitting",
-        "describing", "unfusing", "fusing",
+        "opening", "steadying", "adding", "comparing", "weighting", "interference", "unfusing", "fusing", "compiling",
+        "command", "splitting", "describing",
     ],
     "si_hub.exporting": [
         "magnitude", "turning", "formats", "joining", "placing", "spelling", "pairs", "original", "headers", "files",

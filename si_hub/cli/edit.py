@@ -37,6 +37,8 @@ def as_term(text: str) -> tuple[Path, float | dict[str, float]]:
 @click.option("--rank", type=int, metavar="N", help="Make it smaller: pairs of this rank at most, errors measured.")
 @click.option("--tolerance", type=float, metavar="X", help="Make it smaller: this relative error of a layer at most.")
 @click.option("--size", callback=as_bytes, metavar="SIZE", help="Make it smaller: such as 40MB.")
+@click.option("--method", default="svd", show_default=True, help="How: svd, or calibrated by the predicted noise.")
+@click.option("--prompts", type=GivenPath(), help="Prompts to calibrate with, one a line.")
 @click.option("--title", metavar="TEXT")
 @click.option("--report", is_flag=True, help="Say how much they overlap, layer by layer, and where they interfere.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
@@ -50,6 +52,7 @@ def merge_command(adapters: tuple[str, ...], output: Path, json_: bool, **option
       si-hub merge ink.safetensors:0.7 neon.safetensors:-0.4 -o mix.safetensors
       si-hub merge a.safetensors b.safetensors c.safetensors -o sum.safetensors --rank 64
       si-hub merge ink.safetensors neon.safetensors --branches -o styles.safetensors
+      si-hub merge a.safetensors b.safetensors --base base/ --size 20MB --method calibrated -o small.safetensors
       si-hub merge ink.safetensors:unet=0.7,text_encoder=0 neon.safetensors:unet.down=0.3 -o mix.safetensors
       si-hub merge ink.safetensors neon.safetensors -o mix.safetensors --report --dry-run
     """

@@ -44,6 +44,7 @@ class Edited:
         ranks: layers by rank.
         sizes: bytes of the sources together, and of the result.
         compression: the measured errors of layers that were made smaller.
+        noise_error: what is left of the error of the predicted noise, where the distiller made it smaller.
         overlaps: of every two sources, where that is asked for.
         is_written: whether it is; not by ``dry_run``.
     """
@@ -56,6 +57,7 @@ class Edited:
     ranks: dict[int, int]
     sizes: tuple[int, int]
     compression: Compression = field(default_factory=Compression)
+    noise_error: float | None = None
     overlaps: tuple[Overlap, ...] = ()
     is_written: bool = True
 
@@ -67,6 +69,7 @@ class Edited:
             "base": self.base, "branches": list(self.branches), "modules": self.modules,
             "ranks": {str(rank): count for rank, count in self.ranks.items()}, "source_size": self.sizes[0],
             "size": self.sizes[1], **self.compression.as_dict(),
+            **({} if self.noise_error is None else {"noise_error": self.noise_error}),
             **({"overlaps": [one.as_dict() for one in self.overlaps]} if self.overlaps else {}),
         }  # fmt: skip
 
@@ -81,7 +84,8 @@ class Edited:
             f"  modules  {sum(self.modules.values())} ({modules})",
             f"  rank     {tally(self.ranks)}",
             f"  size     {size_text(self.sizes[0])} -> {size_text(self.sizes[1])}"
-            f"{'' if self.compression.errors else ', exact'}",
+            f"{'' if self.compression.errors or self.noise_error is not None else ', exact'}",
+            *([] if self.noise_error is None else [f"  error    {self.noise_error:.4f} of the predicted noise's"]),
             *self.compression.as_lines(),
             *(line for overlap in self.overlaps for line in overlap.as_lines()),
         ])  # fmt: skip
@@ -98,6 +102,8 @@ def merge(
     rank: int | None = None,
     tolerance: float | None = None,
     size: int | str | None = None,
+    method: str = "svd",
+    prompts: str | Path | None = None,
     title: str | None = None,
     report: bool = False,
     force: bool = False,
@@ -115,6 +121,9 @@ def merge(
         base: of foreign files; or the folder or checkpoint whose weights gains and rotations act on.
         rank, tolerance, size: make it smaller, with a measured error: the rank of every layer at most, the relative
             error of every layer at most, or bytes of the file at most.
+        method: how it is made smaller: ``svd`` of each layer by itself, or ``calibrated``, by what the predicted noise
+            feels of each layer, for which ``base`` is the folder of a pipeline that can be run.
+        prompts: a file of prompts to calibrate with, one a line.
         title: of the result.
         report: measure how much every two of them overlap, layer by layer.
         force: replace an existing output.
@@ -143,10 +152,50 @@ def merge(
     else:
         merged = _sum_up(terms, steadied, architecture, weights)
     merged.about.update(_describe(terms, steadied, title))
-    found = _finish(
-        merged, terms, Path(output), architecture, weights, rank, tolerance, size, force, dry_run, progress
-    )  # fmt: skip
+    if method != "svd":
+        found = _compile(merged, terms, Path(output), base, method, rank, tolerance, size, prompts, force, progress)
+    else:
+        found = _finish(
+            merged, terms, Path(output), architecture, weights, rank, tolerance, size, force, dry_run, progress
+        )  # fmt: skip
     return replace(found, overlaps=overlaps)
+
+
+def _compile(
+    merged: Adapter,
+    terms: Terms,
+    path: Path,
+    base: str | Path | Architecture | None,
+    method: str,
+    rank: int | None,
+    tolerance: float | None,
+    size: int | str | None,
+    prompts: str | Path | None,
+    force: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Edited:
+    """The sum within a budget, weighed by the distiller."""
+    from si_hub.editing.compiling import compile_sum
+
+    if method != "calibrated":
+        raise UsageError("is no way to make it smaller", key=label("method"), expected="svd, calibrated", found=method)
+    if tolerance is not None or merged.branches or not isinstance(base, str | Path):
+        raise UsageError(
+            "takes a budget, a sum and a pipeline's folder", key=label("method"),
+            hint=f"Say {option('size')} or {option('rank')}, and {option('base', 'FOLDER')}",
+        )  # fmt: skip
+    _check_output(path, terms, force)
+    made = compile_sum(
+        merged, base, path, rank=rank, size=_bytes(size), prompts=prompts, force=force, progress=progress
+    )  # fmt: skip
+    written = file_format.read(path)
+    layers = [layer for component in written.components.values() for layer in component.layers.values()]
+    before = sum(source.stat().st_size for source, _ in terms if source.is_file())
+    return Edited(
+        tuple(terms), path, written.base_model.architecture, (),
+        {name: len(component.layers) for name, component in written.components.items()}, count_ranks(layers),
+        (before, path.stat().st_size), noise_error=made.error,
+    )  # fmt: skip
 
 
 @tell_access_errors()
@@ -293,6 +342,14 @@ def _provenance(terms: Terms, family: str) -> dict[str, Any]:
     return {"family": family, "tool": f"si-hub {__version__}", "sources": sources, "exact": True}
 
 
+def _check_output(path: Path, terms: Terms, force: bool) -> None:
+    if path.exists() and not force:
+        hint = f"Overwrite it with {switch('force')}, or name another with {option('output')}."
+        raise FileAccessError("already exists", file=path, hint=hint)
+    if any(is_part(path, source) for source, _ in terms):
+        raise FileAccessError("is a source itself", file=path, hint=f"Name another with {option('output')}.")
+
+
 def _finish(
     adapter: Adapter,
     terms: Terms,
@@ -307,11 +364,7 @@ def _finish(
     progress: Callable[[int, int], None] | None,
 ) -> Edited:
     """Make it smaller where that is asked, and write it."""
-    if path.exists() and not force:
-        hint = f"Overwrite it with {switch('force')}, or name another with {option('output')}."
-        raise FileAccessError("already exists", file=path, hint=hint)
-    if any(is_part(path, source) for source, _ in terms):
-        raise FileAccessError("is a source itself", file=path, hint=f"Name another with {option('output')}.")
+    _check_output(path, terms, force)
     cost = Compression()
     if check_options(rank, tolerance, limit := _bytes(size)):
         if adapter.branches:

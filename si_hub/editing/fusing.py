@@ -83,6 +83,7 @@ def fuse(
     *,
     weight: float = 1.0,
     styles: Mapping[str, float] | None = None,
+    wide: bool = False,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fused:
@@ -94,6 +95,7 @@ def fuse(
         output: the folder, or file, to write.
         weight: of the adapter.
         styles: weights by name, of an adapter of several styles.
+        wide: write what is changed in float32, whatever the base has, so that nothing of the change is rounded away.
         force: replace an existing file; an existing folder is never replaced.
         progress: called with (bytes done, bytes in all) for each file.
 
@@ -107,7 +109,7 @@ def fuse(
     _check_output(path, model, force)
     opened, architecture, weights = open_adapter(source, base)
     steadied = steady(opened, styles)
-    changes = _change(steadied, Own(steadied, architecture, weights, source), model, weight)
+    changes = _change(steadied, Own(steadied, architecture, weights, source), model, weight, wide)
     sha256 = hash_file(source, "sha256") if source.is_file() else ""
     said = {"adapter": source.name, "sha256": sha256, "weight": weight, **({"styles": dict(styles)} if styles else {})}
     if model.layout == "file":
@@ -125,7 +127,7 @@ def _check_output(path: Path, model: ModelOnDisk, force: bool) -> None:
         raise FileAccessError("is the base model, or in it", file=path, hint=f"Name another with {option('output')}.")
 
 
-def _change(adapter: Adapter, own: Own, model: ModelOnDisk, weight: float) -> dict[str, dict[str, Tensor]]:
+def _change(adapter: Adapter, own: Own, model: ModelOnDisk, weight: float, wide: bool) -> dict[str, dict[str, Tensor]]:
     """New tensors by component and the file's own names; all under "" for a single file."""
     found: dict[str, dict[str, Tensor]] = {}
     whole = read_safetensors(model.path).tensors if model.layout == "file" else {}
@@ -155,21 +157,22 @@ def _change(adapter: Adapter, own: Own, model: ModelOnDisk, weight: float) -> di
                         "the file keeps several modules in one tensor, which is not written again", file=model.path,
                         key=origin, hint="Name the model's diffusers folder as the base",
                     )  # fmt: skip
-                home[origin] = _add(held, whole.get(origin), values, weight)
+                home[origin] = _add(held, whole.get(origin), values, weight, wide)
     return found
 
 
-def _add(held: Weight, whole: Tensor | None, values: Callable[[], torch.Tensor], weight: float) -> Tensor:
+def _add(held: Weight, whole: Tensor | None, values: Callable[[], torch.Tensor], weight: float, wide: bool) -> Tensor:
     """A parameter with the change in it, in its own dtype, in the shape that the file has."""
     assert held.tensor is not None, "several modules in one tensor are refused"
     stored = whole or held.tensor
+    dtype = "F32" if wide else stored.dtype
 
     def make() -> bytes:
-        kind = {name: dtype for dtype, name in torch_names().items()}[stored.dtype]
+        kind = {name: one for one, name in torch_names().items()}[dtype]
         total = stored.torch().double() + weight * values().reshape(stored.shape)
         return Tensor.from_torch(total.to(kind)).tobytes()
 
-    return Tensor(stored.dtype, stored.shape, (Computed(stored.count * DTYPE_SIZES[stored.dtype], make),))
+    return Tensor(dtype, stored.shape, (Computed(stored.count * DTYPE_SIZES[dtype], make),))
 
 
 def _rewrite(
