@@ -2,8 +2,8 @@
 
     python -m benchmarks.stacking [--share 5] [--json]
 
-The adapters are distilled from the miniature's five style checkpoints (svd, rank 8), each weighs 0.2 in the sum. The error is
-that of the predicted noise on 32 of the miniature's prompts at five times, in units of what the sum changes.
+The adapters are distilled from the miniature's five style checkpoints (svd, rank 8), each weighs 0.2 in the sum. The
+error is that of the predicted noise on 32 of the miniature's prompts at five times, in units of what the sum changes.
 """
 
 from __future__ import annotations
