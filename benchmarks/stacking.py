@@ -1,6 +1,6 @@
 """Five style adapters of the miniature as one of a fifth of their bytes: each layer's best pairs, or the distiller's.
 
-    python -m benchmarks.stacking [--share 5] [--json]
+    python -m benchmarks.stacking [--share 5] [--json] [--picture stack.png]
 
 The adapters are distilled from the miniature's five style checkpoints (svd, rank 8), each weighs 0.2 in the sum. The
 error is that of the predicted noise on 32 of the miniature's prompts at five times, in units of what the sum changes.
@@ -18,11 +18,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import si_hub
+from examples.miniature.demo import grid
+from examples.miniature.drawing import draw_prompts, unseen_scenes
 from si_hub.distill import distill
 
 MINIATURE = Path(__file__).resolve().parents[1] / "examples" / "miniature"
 BASE, PROMPTS = MINIATURE / "base", MINIATURE / "prompts.txt"
 STYLES = ("ink", "neon", "mosaic", "pastel", "clay")
+SHOWN = 5
 TIMES = (900, 700, 500, 300, 100)
 
 
@@ -40,10 +43,21 @@ def predict(pipe: Any, file: Path | None) -> torch.Tensor:
     return found
 
 
+def draw(pipe: Any, file: Path | None) -> torch.Tensor:
+    """Pictures of prompts that nothing was trained on."""
+    if file is not None:
+        pipe.load_styleinject_weights(file)
+    found = draw_prompts(pipe, [scene.prompt() for scene in unseen_scenes(SHOWN)])
+    if file is not None:
+        pipe.unload_styleinject_weights()
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=int, default=5, help="of the adapters' bytes together")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--picture", type=Path, help="draw what base, sum and both small adapters draw")
     options = parser.parse_args()
     si_hub.enable()
     pipe: Any = StableDiffusionPipeline.from_pretrained(BASE, safety_checker=None)
@@ -58,15 +72,19 @@ def main() -> None:
         size = sum(file.stat().st_size for file in files) // options.share
         whole = si_hub.merge(terms, folder / "sum.safetensors", base=BASE)
         base, wanted = predict(pipe, None), predict(pipe, whole.path)
+        drawn = {"base": draw(pipe, None), "sum of five": draw(pipe, whole.path)}
         for method in ("svd", "calibrated"):
             path = folder / f"{method}.safetensors"
             si_hub.merge(terms, path, base=BASE, size=size, method=method, prompts=PROMPTS)
             left = (predict(pipe, path) - wanted).square().mean() / (base - wanted).square().mean()
+            drawn[f"a fifth, {method}"] = draw(pipe, path)
             row = {
                 "method": method, "bytes": path.stat().st_size, "of": sum(file.stat().st_size for file in files),
                 "error": float(f"{float(left):.3g}"),
             }  # fmt: skip
             print(json.dumps(row) if options.json else "   ".join(f"{name} {value}" for name, value in row.items()))
+        if options.picture:
+            grid(drawn, [scene.prompt() for scene in unseen_scenes(SHOWN)]).save(options.picture)
 
 
 if __name__ == "__main__":
