@@ -90,7 +90,7 @@ def test_what_overlaps_is_told_and_a_dry_run_writes_nothing(tmp_path: Path) -> N
 
 
 def test_branches_draw_what_their_own_files_draw(pipe: Any, tmp_path: Path) -> None:
-    small = si_hub.resize(PEERS / "lycoris_lokr.safetensors", tmp_path / "small.safetensors", rank=4, base=BASE)
+    small = si_hub.resize(PEERS / "peft_lora.safetensors", tmp_path / "small.safetensors", rank=3, base=BASE)
     names = ("kohya_lora", "peft_lora", "lycoris_locon", "lycoris_loha")
     files = [*(PEERS / f"{name}.safetensors" for name in names), small.path]
     found = si_hub.merge(files, tmp_path / "styles.safetensors", branches=True, base=BASE)
