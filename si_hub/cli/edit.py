@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from si_hub.cli.group import main
-from si_hub.cli.options import GivenModel, GivenPath, as_bytes, as_json, as_styles
+from si_hub.cli.options import GivenModel, GivenOutput, GivenPath, as_bytes, as_json, as_styles
 from si_hub.cli.printing import show
+from si_hub.errors import UsageError
 
 
 def as_term(text: str) -> tuple[Path, float | dict[str, float]]:
@@ -65,8 +66,8 @@ def merge_command(adapters: tuple[str, ...], output: Path, json_: bool, **option
 
 
 @main.command("resize")
-@click.argument("source", type=GivenPath())
-@click.option("-o", "--output", type=GivenPath(), required=True, help="File to write.")
+@click.argument("sources", type=GivenPath(), nargs=-1, required=True)
+@click.option("-o", "--output", type=GivenOutput(), required=True, help="File to write; a folder for several.")
 @click.option("--base", type=GivenModel(), metavar="NAME|PATH", help="Base model of a foreign file; its weights.")
 @click.option("--rank", type=int, metavar="N", help="The rank of every layer at most.")
 @click.option("--tolerance", type=float, metavar="X", help="The relative error of every layer at most.")
@@ -74,20 +75,29 @@ def merge_command(adapters: tuple[str, ...], output: Path, json_: bool, **option
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
 @click.option("--dry-run", is_flag=True, help="Compute it, and write nothing.")
 @as_json
-def resize_command(source: Path, output: Path, json_: bool, **options: Any) -> None:
-    """Make the adapter SOURCE smaller, by the best pairs of each layer; the errors are measured.
+def resize_command(sources: tuple[Path, ...], output: Path, json_: bool, **options: Any) -> None:
+    """Make the adapters SOURCES smaller, by the best pairs of each layer; the errors are measured.
 
     \b
     Examples:
       si-hub resize style.safetensors --rank 16 -o small.safetensors
       si-hub resize style.safetensors --tolerance 0.05 -o small.safetensors
       si-hub resize lora.safetensors --size 40MB -o small.safetensors
+      si-hub resize loras/*.safetensors --rank 16 -o small/
     """
     from si_hub.editing.command import resize
     from si_hub.report.progress import progress_bar
 
-    with progress_bar("resizing", quiet=json_, share=True) as progress:
-        show(resize(source, output, progress=progress, **options), json_)
+    folder = Path(output).is_dir() or str(output).endswith("/")
+    if len(sources) > 1 and not folder:
+        hint = "Name a folder, ending in /"
+        raise UsageError("several files go into a folder", key="-o", found=str(output), hint=hint)
+    if folder:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    for source in sources:
+        path = Path(output) / source.name if folder else output
+        with progress_bar("resizing", quiet=json_, share=True) as progress:
+            show(resize(source, path, progress=progress, **options), json_)
 
 
 @main.command("fuse")
@@ -97,6 +107,7 @@ def resize_command(source: Path, output: Path, json_: bool, **options: Any) -> N
 @click.option("--weight", type=float, default=1.0, show_default=True, help="Of the adapter.")
 @click.option("--styles", callback=as_styles, metavar="NAME=W,…", help="The mix of its named styles, such as ink=0.7.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output file.")
+@click.option("--dry-run", is_flag=True, help="Say what would be changed, and write nothing.")
 @as_json
 def fuse_command(adapter: Path, base: str, output: Path, json_: bool, **options: Any) -> None:
     """Write the model BASE with the ADAPTER in its weights: a folder from a folder, a file from a file.

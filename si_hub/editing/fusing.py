@@ -46,6 +46,7 @@ class Fused:
         weight: of the adapter.
         changed: tensors that the adapter changed; ``kept`` were copied.
         size: bytes written.
+        is_written: whether it is; not by ``dry_run``, whose size is the base's.
     """
 
     adapter: Path
@@ -55,18 +56,19 @@ class Fused:
     changed: int
     kept: int
     size: int
+    is_written: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
         return {
             "adapter": str(self.adapter), "base": str(self.base), "path": str(self.path), "weight": self.weight,
-            "changed": self.changed, "kept": self.kept, "size": self.size,
+            "changed": self.changed, "kept": self.kept, "size": self.size, "written": self.is_written,
         }  # fmt: skip
 
     def as_text(self) -> str:
         """The result as lines for people."""
         return join_safely([
-            str(self.path),
+            f"{self.path}{'' if self.is_written else ': nothing is written'}",
             f"  base     {self.base}",
             f"  adapter  {self.adapter}, weight {self.weight:g}",
             f"  tensors  {self.changed} changed, {self.kept} copied as they are",
@@ -85,6 +87,7 @@ def fuse(
     styles: Mapping[str, float] | None = None,
     wide: bool = False,
     force: bool = False,
+    dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fused:
     """Write a model with an adapter in its weights; dtypes stay, and what the adapter leaves alone is copied.
@@ -97,6 +100,7 @@ def fuse(
         styles: weights by name, of an adapter of several styles.
         wide: write what is changed in float32, whatever the base has, so that nothing of the change is rounded away.
         force: replace an existing file; an existing folder is never replaced.
+        dry_run: say what would be changed, and write nothing.
         progress: called with (bytes done, bytes in all) for each file.
 
     Raises:
@@ -110,6 +114,12 @@ def fuse(
     opened, architecture, weights = open_adapter(source, base)
     steadied = steady(opened, styles)
     changes = _change(steadied, Own(steadied, architecture, weights, source), model, weight, wide)
+    if dry_run:
+        changed = sum(map(len, changes.values()))
+        count = sum(map(len, model.components.values()))
+        held = [model.path] if model.layout == "file" else [file for file in model.path.rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in held)
+        return Fused(source, model.path, path, weight, changed, count - changed, size, is_written=False)
     sha256 = hash_file(source, "sha256") if source.is_file() else ""
     said = {"adapter": source.name, "sha256": sha256, "weight": weight, **({"styles": dict(styles)} if styles else {})}
     if model.layout == "file":

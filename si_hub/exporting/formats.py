@@ -16,10 +16,6 @@ from si_hub.errors import ConversionRefused
 from si_hub.exporting.magnitude import is_magnitude
 from si_hub.exporting.turning import is_rotation, is_scale
 
-#: kohya's trainer knows these by diffusers' names, all others by the projects' own.
-_BY_DIFFUSERS = {"sd15", "sd21"}
-
-
 #: Leaf → slot of a module that is a linear layer, a convolution or a bare parameter, and of a norm.
 _SLOTS = {
     "down.weight": "down",
@@ -70,7 +66,7 @@ class FileFormat:
             return (bare_clip, diffusers) if class_name == "CLIPTextModel" else (diffusers,)
         if component.startswith("text_encoder") or not self.native or known is None:
             return (diffusers,)
-        if self.name == "kohya" and base in _BY_DIFFUSERS:
+        if self.name == "kohya" and not known.kohya_native:
             return (diffusers,)
         ordered = sorted(known.layouts, key=lambda layout: not layout.whole)
         return (*ordered, diffusers)

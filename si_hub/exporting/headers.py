@@ -16,16 +16,6 @@ from si_hub.converters.source import METADATA_CONFIG
 from si_hub.format.modelspec import SPEC_VERSION
 from si_hub.storage.write import Digests
 
-#: What kohya's trainer calls a base model, where that is not its name here.
-_KOHYA_VERSIONS = {
-    "sd15": "sd_v1", "sd21": "sd_v2", "sdxl": "sdxl_base_v1-0", "sd3": "sd3_m", "sd35-medium": "sd3.5_medium",
-    "sd35-large": "sd3.5_large", "flux": "flux1",
-}  # fmt: skip
-_WITH_V = {"sd15": "sd_v1_v", "sd21": "sd_v2_v"}
-_IMPLEMENTATIONS = {
-    "flux": "https://github.com/black-forest-labs/flux",
-    **dict.fromkeys(("sd15", "sd21", "sdxl"), "https://github.com/Stability-AI/generative-models"),
-}
 _PREDICTIONS = {"v_prediction": "v"}
 
 
@@ -36,9 +26,7 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
     """
     about, base = adapter.about, adapter.base_model
     known = BY_NAME.get(base.architecture)
-    version = (_WITH_V if base.prediction_type == "v_prediction" else {}).get(base.architecture) or (
-        _KOHYA_VERSIONS.get(base.architecture) or _known_name(base.architecture)
-    )
+    version = _kohya_name(base.architecture, base.prediction_type)
     spec = known.name_in_modelspec(base.prediction_type) if known else base.architecture
     kinds = {leaf for layer in layers for leaf in layer.tensors}
     plain = kinds <= {"down.weight", "up.weight"}
@@ -52,7 +40,7 @@ def describe_file(adapter: Adapter, layers: list[Layer]) -> Callable[[Digests], 
         "ss_output_name": about.get("title"),
         "modelspec.sai_model_spec": SPEC_VERSION,
         "modelspec.architecture": f"{spec}/lora",
-        "modelspec.implementation": _IMPLEMENTATIONS.get(base.architecture, "https://github.com/huggingface/diffusers"),
+        "modelspec.implementation": (known and known.implementation) or "https://github.com/huggingface/diffusers",
         "modelspec.title": about.get("title") or f"Adapter for {known.title if known else base.architecture}",
         "modelspec.author": about.get("author"),
         "modelspec.license": about.get("license"),
@@ -75,11 +63,15 @@ def _algo_of(leaves: set[str]) -> str:
     return next((name for leaf, name in kinds.items() if leaf in leaves), "full")
 
 
-def _known_name(architecture: str) -> str:
-    """A base model's name where metadata that say it name that base, or what they begin with where it is named so."""
+def _kohya_name(architecture: str, prediction_type: str | None) -> str:
+    """What kohya's trainer calls a base model: a text by which readers find it again."""
     known = BY_NAME.get(architecture)
-    said = () if known is None else (hint for hint in known.hints if not hint.endswith("$"))
-    return next((text for text in (architecture, *said) if known in find_named(text)), architecture)
+    if known is None:
+        return architecture
+    usual = (known.kohya_v if prediction_type == "v_prediction" else "") or known.kohya
+    # Its own name says it, or what metadata of it begin with.
+    said = (architecture, *(hint for hint in known.hints if not hint.endswith("$")))
+    return usual or next((text for text in said if known in find_named(text)), architecture)
 
 
 def _only(values: list[float]) -> str | None:

@@ -151,6 +151,15 @@ def test_what_cannot_be_merged_is_told(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_several_are_resized_into_a_folder(tmp_path: Path) -> None:
+    files = [str(write_kohya(tmp_path / name)) for name in ("a.safetensors", "b.safetensors")]
+    ended = CliRunner().invoke(main, ["resize", *files, "--rank", "2", "-o", f"{tmp_path}/small/"])
+    assert ended.exit_code == 0, ended.stderr
+    assert sorted(path.name for path in (tmp_path / "small").iterdir()) == ["a.safetensors", "b.safetensors"]
+    one = CliRunner().invoke(main, ["resize", *files, "--rank", "2", "-o", str(tmp_path / "c.safetensors")])
+    assert one.exit_code == UsageError.exit_code
+
+
 def test_weights_are_said_behind_a_colon(tmp_path: Path) -> None:
     one, two = write_kohya(tmp_path / "one.safetensors"), write_kohya(tmp_path / "two:3.safetensors")
     output = tmp_path / "o.safetensors"

@@ -70,6 +70,13 @@ def test_what_the_adapter_leaves_alone_is_copied_and_dtypes_stay(tmp_path: Path)
     assert (BASE / "model_index.json").read_bytes() == (found.path / "model_index.json").read_bytes()
 
 
+def test_a_dry_run_says_what_would_be_changed(tmp_path: Path) -> None:
+    shown = si_hub.fuse(KOHYA_LORA, BASE, tmp_path / "tuned", dry_run=True)
+    assert not list(tmp_path.iterdir())
+    made = si_hub.fuse(KOHYA_LORA, BASE, tmp_path / "tuned")
+    assert (shown.is_written, shown.changed, made.is_written) == (False, made.changed, True)
+
+
 def test_fused_and_distilled_the_adapter_comes_back(tmp_path: Path) -> None:
     wide = Path(shutil.copytree(BASE, tmp_path / "base"))
     for folder in ("unet", "text_encoder"):  # float32: what is distilled is the adapter, not rounding

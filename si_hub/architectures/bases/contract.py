@@ -45,6 +45,10 @@ class Base:
         is_v2: whether kohya's ``ss_v2`` is true of it.
         modelspec: its name in ModelSpec; without one it goes by its own.
         modelspec_v: the same for releases that predict v, where it differs.
+        kohya: what its trainers call it (``ss_base_model_version``); its name here without one.
+        kohya_v: the same for releases that predict v, where it differs.
+        kohya_native: whether adapters of its trainers have the project's own names of modules, and not diffusers'.
+        implementation: whose code ModelSpec says that runs it; diffusers without one.
         inferred: how the kind begins that diffusers infers for a single file of it; of transformers only, so that a
             file that is opened without a base has a class.
         prediction_type: what the denoiser predicts, where it is the same for every release.
@@ -63,6 +67,10 @@ class Base:
     is_v2: bool = False
     modelspec: str = ""
     modelspec_v: str = ""
+    kohya: str = ""
+    kohya_v: str = ""
+    kohya_native: bool = True
+    implementation: str = ""
     inferred: str = ""
     prediction_type: str | None = None
     optional: tuple[str, ...] = ()

@@ -28,6 +28,8 @@ BASE = Base(
     ),
     hints=("flux$", "flux1", "flux-dev", "flux-schnell", "flux-kontext"),
     modelspec="flux-1-dev",
+    kohya="flux1",
+    implementation="https://github.com/black-forest-labs/flux",
     inferred="flux",
     optional=("time_text_embed.guidance_embedder.",),
     inputs=("x_embedder",),

@@ -22,5 +22,9 @@ BASE = Base(
     layouts=(sgm,),
     hints=("sd1", "sd_v1", "stable-diffusion-1", "stable-diffusion-v1"),
     modelspec="stable-diffusion-v1",
+    kohya="sd_v1",
+    kohya_v="sd_v1_v",
+    kohya_native=False,
+    implementation="https://github.com/Stability-AI/generative-models",
     inputs=INPUTS,
 )  # fmt: skip

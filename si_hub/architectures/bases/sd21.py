@@ -34,5 +34,9 @@ BASE = Base(
     is_v2=True,
     modelspec="stable-diffusion-v2-512",
     modelspec_v="stable-diffusion-v2-768-v",
+    kohya="sd_v2",
+    kohya_v="sd_v2_v",
+    kohya_native=False,
+    implementation="https://github.com/Stability-AI/generative-models",
     inputs=INPUTS,
 )  # fmt: skip

@@ -25,6 +25,7 @@ BASE = Base(
     repositories=("stabilityai/stable-diffusion-3-medium-diffusers",),
     layouts=(mmdit,),
     hints=("sd3", "sd_3", "medium", "stable-diffusion-3", "stable-diffusion-v3", "SD 3"),
+    kohya="sd3_m",
     inferred="sd3",
     inputs=("pos_embed.proj",),
 )

@@ -38,6 +38,7 @@ def _sd35(size: str, *, blocks: int, repositories: tuple[str, ...], **config: An
             f"stable-diffusion-3.5-{size}",
         ),
         modelspec=f"stable-diffusion-3.5-{size}",
+        kohya=f"sd3.5_{size}",
         inferred=f"sd35_{size}",
         inputs=("pos_embed.proj",),
     )  # fmt: skip

@@ -49,5 +49,7 @@ BASE = Base(
     layouts=(sgm,),
     hints=("sdxl", "stable-diffusion-xl", "pony", "illustrious", "noobai"),
     modelspec="stable-diffusion-xl-v1-base",
+    kohya="sdxl_base_v1-0",
+    implementation="https://github.com/Stability-AI/generative-models",
     inputs=INPUTS,
 )
