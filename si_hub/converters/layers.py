@@ -74,7 +74,7 @@ def cut(lowered: Lowered, part: Part) -> Layer:
         if turn := tensors.get("turn"):
             size = turn.shape[1]
             tensors["turn"] = _rows(turn, [(start // size, stop // size) for start, stop in part.rows])
-    return Layer(tensors, lowered.alpha, groups=lowered.groups)
+    return Layer(tensors, lowered.alpha, lowered.transform, lowered.pool, lowered.groups)
 
 
 def _rows(tensor: Tensor, rows: Sequence[tuple[int, int]]) -> Tensor:

@@ -19,6 +19,7 @@ from si_hub.converters.detect.embeddings import place_embeddings
 from si_hub.converters.detect.matching import Match, target
 from si_hub.converters.families.contract import Lowered, SourceModule
 from si_hub.converters.families.scales import config_of, resolve_alpha
+from si_hub.converters.families.styleinject_peft import read_branches
 from si_hub.converters.layers import LayerTable
 from si_hub.converters.numbers import are_equal
 from si_hub.converters.origins import Origins
@@ -276,7 +277,8 @@ def _assemble(
         **({"check": report.check.as_dict()} if report.check else {}),
         **({"exact": True} if not (lost := report.lost) else {"left_out": len(lost)}),
     }
-    adapter = Adapter(BaseModel(architecture.name, prediction_type=prediction), components, (), about, kept)
+    base = BaseModel(architecture.name, prediction_type=prediction)
+    adapter = Adapter(base, components, read_branches(source.configs), about, kept)
     return Conversion(adapter, report, source, found.family(), naming, architecture, origins)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from si_hub.adapter import Pool, Transform
 from si_hub.converters.dense import BaseModule, Difference
 from si_hub.converters.naming.names import Reading
 from si_hub.converters.naming.suffixes import Suffix
@@ -70,6 +71,8 @@ class Lowered:
     leaves: dict[str, Tensor]
     alpha: float | None = None
     groups: int = 1
+    transform: Transform = "add"
+    pool: Pool = "mean"
 
     @property
     def count(self) -> int:

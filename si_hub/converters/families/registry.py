@@ -32,6 +32,7 @@ from si_hub.converters.families import (
     routed,
     set_weight,
     sparse,
+    styleinject_peft,
     trainable_tokens,
 )
 from si_hub.converters.families.contract import Family
@@ -41,7 +42,7 @@ from si_hub.converters.naming.suffixes import Suffixes
 _MODULES = (
     lora, lora_bias, full, norm, locon_tucker, sparse, dora, loha, lokr, glora, ia3_lycoris, ia3_peft, oft, oft_peft,
     boft_peft, embedding_lora, reshaped, set_weight, adalora, ln_tuning, trainable_tokens,
-    routed,
+    routed, styleinject_peft,
 )  # fmt: skip
 
 FAMILIES: tuple[Family, ...] = (*(module.FAMILY for module in _MODULES), *FAMILIES_OF_PEFT)
