@@ -182,11 +182,11 @@ def test_another_training_does_not_take_up_what_is_not_its_own(ink: Path, tmp_pa
 def test_ten_kills_at_random_moments_change_no_byte(ink: Path, tmp_path: Path) -> None:
     import random
 
-    told = {**FAST, "steps": 60, "save_every": 3}
+    told = {**FAST, "steps": 1000, "save_every": 3}
     whole: Any = si_hub.train(BASE, ink, output=tmp_path / "whole.safetensors", **told)
     draw, left = random.Random(0), 10
     command = [sys.executable, "-m", "si_hub", "train", str(BASE), str(ink), "-o", str(tmp_path / "a.safetensors")]
-    command += ["--steps", "60", "--batch", "4", "--rank", "2", "--layers", "attention"]
+    command += ["--steps", "1000", "--batch", "4", "--rank", "2", "--layers", "attention"]
     command += ["--set", "measured=4", "--set", "save_every=3", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     while left:
