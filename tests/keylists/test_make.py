@@ -28,6 +28,12 @@ def test_every_family_that_a_peer_trains_is_listed() -> None:
     listed = {family for recipe in LISTS.values() for family in recipe.families.split("+")}
     # What trainers, extractors and other formats write; the tests of the families have files of them.
     elsewhere = {"lora-bias", "sparse", "embedding-lora", "set", "reshaped", "routed-lora"}
-    elsewhere |= {"ln-tuning", "trainable-tokens", "adalora-peft", *(family.name for family in FAMILIES_OF_PEFT)}
+    elsewhere |= {
+        "ln-tuning",
+        "trainable-tokens",
+        "adalora-peft",
+        "styleinject-peft",
+        *(family.name for family in FAMILIES_OF_PEFT),
+    }
     assert listed | elsewhere == {family.name for family in FAMILIES}
     assert not listed & elsewhere
