@@ -8,11 +8,13 @@ ELSEWHERE := PYTHONPATH=$(CURDIR)/tests/elsewhere
 # One that merges, one that does with branches, one that never does; none: all twelve.
 PEFT_ADAPTERS ?= add add-3-fixed variance-3-learned
 OLD_CLIENT := $(CURDIR)/build/old-client
+# The site's own environment: what builds pages and looks at them, and nothing of torch.
+DOCS := build/docs-venv
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo hub test test-hub test-platform test-platform-short test-slow test-peft test-comfyui fuzz lint types wheel-test bench
-.PHONY: bench-distill house tables world clean
+.PHONY: bench-distill house tables world clean docs chromium
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -68,6 +70,21 @@ test-peft: $(READY)  ## PEFT's own tests on StyleInjectConfig (PEFT_ADAPTERS= fo
 
 test-comfyui: $(READY)  ## examples/comfyui on ComfyUI's own models and model patchers
 	$(BIN)/python -m tests.comfyui_suite
+
+$(DOCS)/.ready: website/requirements.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --no-deps --requirement website/requirements.txt
+	touch $@
+
+chromium:  # installed where it is missing and this is root on Debian or Ubuntu; else said what to install
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get \
+		>/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; } \
+		|| { echo 'install chromium and chromedriver (Debian: apt-get install chromium chromium-driver)' >&2; exit 1; }
+
+docs: $(READY) $(DOCS)/.ready chromium  ## the site in build/site, strictly, and every page of it in headless Chromium
+	$(BIN)/python -m website.commands build/commands.md
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
+	$(DOCS)/bin/python -m website.browser build/site build/shots
 
 house: $(READY)  ## modules by room, their lines, the longest functions
 	$(BIN)/python -m tests.house
