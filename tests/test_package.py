@@ -32,8 +32,8 @@ ORDER = {
     ],
     "si_hub.hub": ["limits", "client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [
-        "config", "operator", "kinds", "layer", "leaves", "offloaded", "parameters", "projections", "ledger", "fusion",
-        "door", "steering", "injection", "model",
+        "config", "operator", "kinds", "requests", "layer", "leaves", "offloaded", "parameters", "projections",
+        "ledger", "fusion", "door", "steering", "injection", "model",
     ],
     "si_hub.work": ["seeds", "processes", "fingerprints", "folder"],
     "si_hub.training": [

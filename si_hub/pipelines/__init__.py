@@ -6,5 +6,7 @@ from si_hub.pipelines.enabling import enable as enable
 from si_hub.pipelines.mixin import StyleInjectLoaderMixin as StyleInjectLoaderMixin
 from si_hub.pipelines.report import ComponentReport as ComponentReport
 from si_hub.pipelines.report import LoadReport as LoadReport
+from si_hub.pipelines.request import Act as Act
+from si_hub.pipelines.request import StyleInjectRequest as StyleInjectRequest
 
-__all__ = ["ComponentReport", "LoadReport", "StyleInjectLoaderMixin", "enable"]
+__all__ = ["ComponentReport", "LoadReport", "StyleInjectLoaderMixin", "StyleInjectRequest", "Act", "enable"]

@@ -39,6 +39,11 @@ class _Stored:
         )
 
 
+def is_grouped(model: nn.Module) -> bool:
+    """Whether a model is offloaded in groups."""
+    return next(_find_groups(model), None) is not None
+
+
 class Groups:
     """The group offloading of one model, off from here on; every tensor is back in memory, mapped where it can be.
 

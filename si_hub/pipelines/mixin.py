@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from si_hub.adapter import Adapter, BaseModel
 from si_hub.errors import UsageError
-from si_hub.pipelines import fusing, loading, offload, padding, registry, saving, sources, weights
+from si_hub.pipelines import fusing, loading, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
 from si_hub.pipelines.converting import convert_for_pipeline
 from si_hub.pipelines.hotswap import swap
 from si_hub.pipelines.offload import in_turn
 from si_hub.pipelines.report import LoadReport
+from si_hub.pipelines.request import Ask, StyleInjectRequest, make_request
+from si_hub.pipelines.running import changing, wait_until_free
 from si_hub.storage.access import tell_access_errors
 from si_hub.tokens import conceal
 
@@ -117,7 +119,7 @@ class StyleInjectLoaderMixin:
         )
         found = sources.adapter_from(pretrained_model_name_or_path_or_dict, fetch, metadata, convert)
         add = swap if hotswap else loading.load_adapter
-        with offload.pause(self):
+        with changing(self, [adapter_name] if hotswap and adapter_name is not None else ()):
             loaded = (
                 convert_for_pipeline(self, found, convert, strict=strict)
                 if isinstance(found, sources.FoundAdapter)
@@ -167,7 +169,7 @@ class StyleInjectLoaderMixin:
         Fused ones are unfused first, with a warning: `bake_styleinject` keeps their weights instead.
         """
         fusing.warn_of_unfusing(self, list(registry.by_name(self)))
-        with offload.pause(self):
+        with changing(self):
             loading.unload_adapters(self, list(registry.by_name(self)))
 
     @in_turn
@@ -179,7 +181,7 @@ class StyleInjectLoaderMixin:
         """
         names = registry.list_names(adapter_names, self)
         fusing.warn_of_unfusing(self, names)
-        with offload.pause(self):
+        with changing(self, names):
             loading.unload_adapters(self, names)
 
     @tell_access_errors()
@@ -209,7 +211,7 @@ class StyleInjectLoaderMixin:
             FileAccessError: a file in the way.
         """
         name = saving.only_name(self, adapter_name)
-        with offload.pause(self):
+        with changing(self, ()):
             adapter = saving.collect_adapter(self, name, components, base_model)
         return saving.write_adapter(adapter, Path(save_directory), weight_name, overwrite)
 
@@ -270,7 +272,9 @@ class StyleInjectLoaderMixin:
         Raises:
             UsageError: an unknown name.
         """
-        registry.move_adapters(self, registry.list_names(adapter_names, self), device)
+        names = registry.list_names(adapter_names, self)
+        wait_until_free(self, names)
+        registry.move_adapters(self, names, device)
 
     @in_turn
     def set_styles(self, styles: Mapping[str, float] | None, adapter_names: AdapterNames | None = None) -> None:
@@ -284,6 +288,36 @@ class StyleInjectLoaderMixin:
             UsageError: an unknown style or adapter.
         """
         branches.mix_styles(self, styles, None if adapter_names is None else registry.list_names(adapter_names, self))
+
+    def styleinject(
+        self,
+        adapters: Ask = None,
+        *,
+        weight: weights.AdapterWeight = None,
+        styles: Mapping[str, float] | None = None,
+        rows: Sequence[Ask] | None = None,
+    ) -> StyleInjectRequest:
+        """A request: what acts in the calls of one with-block, in this thread or task alone.
+
+        ``with pipe.styleinject("ink", weight=0.7): pipe(...)``, or in one line ``pipe.styleinject("ink")(prompt)``.
+        Inside, exactly what is named acts; what others set, load or ask meanwhile does not. Deleting, swapping or
+        moving an adapter waits until no request uses it, fusing until there is none.
+
+        Args:
+            adapters: a name; an `Act`; a table of weights by name; a list of names and acts. By default the adapters
+                that are active when the block begins, as they are then.
+            weight: of the one adapter that is named, as in `set_styleinject_adapters`.
+            styles: weights of branches, as in `set_styles`, of all adapters here that have them. By default what
+                `set_styles` chose, or the router.
+            rows: in place of the others, what acts in each picture of one batch: one entry for every picture that a
+                call returns, ``None`` where nothing does.
+
+        Raises:
+            UsageError: arguments that exclude each other. When the block begins: an adapter, style, component or block
+                that is not there; a fused adapter; a compiled model, which cannot tell requests apart. While it
+                draws: rows that are not the batch's, or that differ where a model does not keep pictures apart.
+        """
+        return make_request(self, adapters, weight, styles, rows)
 
     @in_turn
     def fuse_styleinject(
@@ -306,7 +340,7 @@ class StyleInjectLoaderMixin:
             UsageError: an unknown component or name, or one that is fused already.
         """
         names = None if adapter_names is None else registry.list_names(adapter_names, self)
-        with offload.pause(self):
+        with changing(self):
             fusing.fuse_adapters(self, components, scale, safe_fusing, names)
 
     @in_turn
@@ -330,13 +364,13 @@ class StyleInjectLoaderMixin:
             UsageError: an unknown component or name, or other adapters that are fused into the same modules.
         """
         names = None if adapter_names is None else registry.list_names(adapter_names, self)
-        with offload.pause(self):
+        with changing(self):
             fusing.bake_adapters(self, components, scale, safe_fusing, names)
 
     @in_turn
     def unfuse_styleinject(self, components: Sequence[str] | None = None) -> None:
         """Put the base weights back, bit for bit, whatever was called since; the adapters act on their own again."""
-        with offload.pause(self):
+        with changing(self):
             fusing.unfuse_adapters(self, components)
 
     @property

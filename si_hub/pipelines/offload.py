@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 
-from si_hub.pipelines.groups import Groups
+from si_hub.pipelines.groups import Groups, is_grouped
 from si_hub.pipelines.registry import models
 from si_hub.storage.access import tell_access_errors
 
@@ -53,6 +53,12 @@ def pause(pipeline: Any) -> Iterator[None]:
         for model in models(pipeline).values():
             _clear_leftovers(model)
         yield
+
+
+def is_offloaded(pipeline: Any) -> bool:
+    """Whether `pause` would take hooks off, which calls that run meanwhile would miss."""
+    mapped = getattr(pipeline, "hf_device_map", None) is not None
+    return (not mapped and _enabler(pipeline) is not None) or any(map(is_grouped, models(pipeline).values()))
 
 
 def _clear_leftovers(model: nn.Module) -> None:

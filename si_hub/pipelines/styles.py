@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from si_hub import tuner
@@ -23,15 +23,12 @@ def style_names(pipeline: Any, adapters: list[str] | None = None) -> dict[str, t
     return {name: styles for name, styles in found.items() if adapters is None or name in adapters}
 
 
-def mix_styles(pipeline: Any, styles: Mapping[str, float] | None, adapters: list[str] | None = None) -> None:
-    """Override the routers of all adapters that have the named branches; ``None`` gives every router its work back.
-
-    Weights are used as given; a branch of such an adapter that is not named gets 0.
+def check_styles(styles: Mapping[str, float] | None, known: Mapping[str, Collection[str]]) -> None:
+    """Whether styles can be chosen of adapters with these branches, by name; None can always.
 
     Raises:
-        UsageError: a style that no adapter has, or a weight that is no finite number.
+        UsageError: a style that no adapter has, a weight that is no finite number, no style at all.
     """
-    known = style_names(pipeline, adapters)
     for style, weight in (styles or {}).items():
         if not any(style in branches for branches in known.values()):
             listed = "; ".join(f"{name}: {', '.join(branches)}" for name, branches in known.items())
@@ -42,6 +39,18 @@ def mix_styles(pipeline: Any, styles: Mapping[str, float] | None, adapters: list
             raise UsageError("a style's weight is a finite number", key=style, found=repr(weight))
     if styles is not None and not styles:
         raise UsageError("no style is named", hint="set_styles(None) gives the choice back to the router")
+
+
+def mix_styles(pipeline: Any, styles: Mapping[str, float] | None, adapters: list[str] | None = None) -> None:
+    """Override the routers of all adapters that have the named branches; ``None`` gives every router its work back.
+
+    Weights are used as given; a branch of such an adapter that is not named gets 0.
+
+    Raises:
+        UsageError: a style that no adapter has, or a weight that is no finite number.
+    """
+    known = style_names(pipeline, adapters)
+    check_styles(styles, known)
     chosen = []
     for model in registry.models(pipeline).values():
         for name, state in tuner.adapters(model).items():

@@ -19,6 +19,7 @@ from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
 from si_hub.tuner.kinds import working_device, working_dtype
 from si_hub.tuner.layer import CHILD, LayerAdapter
 from si_hub.tuner.ledger import Ledger
+from si_hub.tuner.requests import Watch
 
 #: Name of the door under the model.
 DOOR = "styleinject_door"
@@ -279,11 +280,19 @@ def _has_foreign(root: nn.Module) -> bool:
     return any(isinstance(module, BaseTunerLayer) and not isinstance(module, Door) for module in root.modules())
 
 
+def watch_runs(model: nn.Module) -> None:
+    """From now on, until the door closes, the model's layers know which run of the whole model they are in."""
+    door = find_door(model)
+    if door is not None:
+        Watch(door.control).attach(root_of(model))
+
+
 def close_door(model: nn.Module) -> None:
     """Remove the door where no adapter is left."""
     door = find_door(model)
     if door is not None and not door.records:
         root = root_of(model)
+        Watch.detach(root)
         del root._modules[DOOR]
         if door.frozen and not _has_foreign(root):
             for name, value in root.named_parameters():

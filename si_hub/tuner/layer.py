@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from si_hub.adapter import Pool, Transform
 from si_hub.tuner import operator
 from si_hub.tuner.kinds import FLOAT8, Kind, evaluate, is_plain, product
+from si_hub.tuner.requests import ModelRun, born, current_call
 
 CHILD = "styleinject_layer"
 #: Leaves that keep a float32 of the file on a half-precision base: gain − 1 would vanish in it, and the softmax is
@@ -36,11 +37,13 @@ class Control:
         enabled: the user's switch for every adapter.
         by_thread: factors of the calls that are running (``cross_attention_kwargs={"scale": s}``), by thread.
         compiled: the same for compiled code, which cannot tell threads apart: those of whoever called last.
+        born: when it was made, among requests.
     """
 
     enabled: bool = True
     by_thread: dict[int, list[float]] = field(default_factory=dict)
     compiled: list[float] = field(default_factory=list)
+    born: int = field(default_factory=born)
 
     @property
     def scales(self) -> Sequence[float]:
@@ -152,14 +155,17 @@ class LayerAdapter(nn.Module):
         """alpha / rank."""
         return 1.0 if self.alpha is None or self.rank == 0 else self.alpha / self.rank
 
-    def forward(self, base: nn.Module, x: Tensor, h: Tensor, weight: float) -> Tensor:
+    def forward(
+        self, base: nn.Module, x: Tensor, h: Tensor, weight: float | Tensor, chosen: operator.Selection | None
+    ) -> Tensor:
         """The contribution c to the base output.
 
         Args:
             base: the base module, called with a batch.
             x: its input.
             h: its output.
-            weight: w, not 0.
+            weight: w, not 0; or ``[N]``, one for every instance.
+            chosen: the branches that act in place of the router.
 
         Returns:
             A tensor of h's shape and dtype.
@@ -167,10 +173,14 @@ class LayerAdapter(nn.Module):
         u, parts = h, []
         linear = self._linear_part(base, x, h)
         if linear is not None:
-            parts.append(weight * linear)
+            parts.append(_weighed(linear, weight))
             u = h + parts[0]
         if self.branches:
-            dh = self._low_rank(x, h, weight * self.scale)
+            # One weight is cheapest at the rank; where every instance has its own, the product is weighed.
+            if isinstance(weight, Tensor):
+                dh = _weighed(self._low_rank(x, h, self.scale, chosen), weight)
+            else:
+                dh = self._low_rank(x, h, weight * self.scale, chosen)
             axes = operator.inner_axes(h.ndim, self.kind.channels_last)
             parts.append(operator.apply_transform(self.transform, u, dh, axes))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
@@ -223,34 +233,44 @@ class LayerAdapter(nn.Module):
         split = _Blocks(x, kron, self.kind)
         return split.join(split.apply(evaluate(base, split.x, delta, None)))
 
-    def _low_rank(self, x: Tensor, h: Tensor, scale: float) -> Tensor:
+    def _low_rank(self, x: Tensor, h: Tensor, scale: float, chosen: operator.Selection | None) -> Tensor:
         """scale · B · Σ_i s_i A_i x."""
         down, up = self._modules["down"], self._modules["up"]
         assert down is not None
         assert up is not None
         kron = self.value("kron", h)
         split = None if kron is None else _Blocks(x, kron, self.kind)
-        z = self._mixed_product(down, x if split is None else split.x, h) * scale
+        z = self._mixed_product(down, x if split is None else split.x, h, chosen) * scale
         if split is not None:
             z = split.apply(z)
         dh = self._call(up, z, h.dtype)
         return (dh if split is None else split.join(dh)).to(h.dtype)
 
-    def _mixed_product(self, down: nn.Module, x: Tensor, h: Tensor) -> Tensor:
-        s = self._styles(x, h)
+    def _mixed_product(self, down: nn.Module, x: Tensor, h: Tensor, chosen: operator.Selection | None) -> Tensor:
+        s = self._routed(x, h) if chosen is None else chosen.s
         if s is None:
             return self._call(down, x, h.dtype)
-        positions = h.shape[1:-1].numel() if self.kind.channels_last else h.shape[2:].numel()
-        pays = operator.mixing_pays(self.branches, h.shape[0], positions, constant=s.ndim == 1)
-        if not (pays and is_plain(down)):
+        if not is_plain(down):
+            s = s if chosen is None else chosen.whole()
             return operator.weigh(self._call(down, x, h.dtype), s, self.kind.channels_last)
         x, weight = _align(x, _parameter(down, "weight"), h.dtype)
-        return _with_weight(down, x, operator.mix(weight, s))
+        weight = weight if chosen is None else chosen.of(weight)
+        positions = h.shape[1:-1].numel() if self.kind.channels_last else h.shape[2:].numel()
+        if operator.mixing_pays(s.shape[-1], h.shape[0], positions, constant=s.ndim == 1):
+            return _with_weight(down, x, operator.mix(weight, s))
+        return operator.weigh(_with_weight(down, x, weight), s, self.kind.channels_last)
 
-    def _styles(self, x: Tensor, h: Tensor) -> Tensor | None:
-        """s as ``[n]`` or ``[N, n]``; None for the single branch of a layer without a router."""
-        if self.styles is not None:
-            return torch.tensor(self.styles, device=h.device, dtype=operator.wide_dtype(h))
+    def chosen(self, like: Tensor) -> operator.Selection | None:
+        """The styles that were set, None where the router decides."""
+        if self.styles is None:
+            return None
+        if torch.compiler.is_compiling():
+            s = torch.tensor(self.styles, device=like.device, dtype=operator.wide_dtype(like))
+            return operator.Selection(None, s, self.branches)
+        return operator.select([self.styles], like)
+
+    def _routed(self, x: Tensor, h: Tensor) -> Tensor | None:
+        """The router's s as ``[n]`` or ``[N, n]``; None for the single branch of a layer without a router."""
         router = self._modules.get("router")
         if router is None:
             return None
@@ -369,20 +389,44 @@ class StyleInjectLayer(GuestLayer):
     def hook(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         """The forward hook on the base module: output + Σ_a c_a, or None (output as it is) where nothing acts."""
         scale = self.control.scale
+        call = None if torch.compiler.is_compiling() else current_call(self.control)
+        if call is not None:
+            x = args[0] if args else next(iter(kwargs.values()))
+            return self._answer(call, base, x.to(output.device), output, scale)
         # Looked up once: another thread may choose others, or take one away, meanwhile.
         acting = [adapter for adapter in map(self._modules.get, self.active) if isinstance(adapter, LayerAdapter)]
         # An empty batch gets nothing, and has no shapes to split.
         if not acting or scale == 0 or output.numel() == 0:
             return None
-        x: Tensor = args[0] if args else next(iter(kwargs.values()))
-        x = x.to(output.device)
+        x = (args[0] if args else next(iter(kwargs.values()))).to(output.device)
         bare = output.ndim == (1 if acting[0].kind.channels_last else 3)
         h, x = (output[None], x[None]) if bare else (output, x)
         total: Tensor | None = None
         for adapter in acting:
             weight = adapter.weight * scale
             if weight != 0:
-                part = adapter(base, x, h, weight)
+                part = adapter(base, x, h, weight, adapter.chosen(h))
+                total = part if total is None else total + part
+        if total is None:
+            return None
+        return output + (total[0] if bare else total)
+
+    def _answer(self, call: ModelRun, base: nn.Module, x: Tensor, output: Tensor, scale: float) -> Tensor | None:
+        """What a request asks for, in place of `active`."""
+        names = sorted(call.plan.names & self._modules.keys())
+        found = [(name, adapter) for name in names if isinstance(adapter := self._modules.get(name), LayerAdapter)]
+        if not found or scale == 0 or output.numel() == 0:
+            return None
+        bare = output.ndim == (1 if found[0][1].kind.channels_last else 3)
+        h, x = (output[None], x[None]) if bare else (output, x)
+        total: Tensor | None = None
+        for name, adapter in found:
+            for share in call.shares(name, adapter.path, adapter.branches, h.shape[0], h):
+                if share.index is None:
+                    part = adapter(base, x, h, share.weight * scale, share.styles)
+                else:
+                    some = adapter(base, x[share.index], h[share.index], share.weight * scale, share.styles)
+                    part = torch.zeros_like(h).index_copy(0, share.index, some.to(h.dtype))
                 total = part if total is None else total + part
         if total is None:
             return None
@@ -434,6 +478,13 @@ def _gently(fn: Callable[[Tensor], Tensor], itemsize: int, tensor: Tensor) -> Te
         moved = fn(tensor.float())
     lossy = moved.itemsize < min(itemsize, tensor.itemsize)
     return tensor.to(moved.device) if lossy else moved
+
+
+def _weighed(tensor: Tensor, weight: float | Tensor) -> Tensor:
+    """weight · tensor; a weight per instance is float32 or wider, and the result is rounded once."""
+    if not isinstance(weight, Tensor):
+        return weight * tensor
+    return (weight.reshape(-1, *[1] * (tensor.ndim - 1)) * tensor).to(tensor.dtype)
 
 
 def _parameter(module: nn.Module, name: str) -> Tensor:

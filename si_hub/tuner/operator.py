@@ -13,8 +13,9 @@ Shapes: ``N`` instances of a batch, ``C`` channels, ``n`` branches, ``r`` the ra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,48 @@ def is_autocast_on(device: torch.device) -> bool:
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Branches that are chosen, in place of a router.
+
+    Attributes:
+        used: numbers of the k branches that have a weight anywhere, on the device; None for all n.
+        s: ``[k]``, or ``[N, k]`` for every instance its own.
+        branches: n.
+    """
+
+    used: Tensor | None
+    s: Tensor
+    branches: int
+
+    def whole(self) -> Tensor:
+        """s over all n branches."""
+        if self.used is None:
+            return self.s
+        return self.s.new_zeros(*self.s.shape[:-1], self.branches).index_copy_(-1, self.used, self.s)
+
+    def of(self, down: Tensor) -> Tensor:
+        """The down matrices of the chosen branches, ``[k * r, ...]``."""
+        if self.used is None:
+            return down
+        blocks = down.reshape(self.branches, -1, *down.shape[1:])
+        return blocks.index_select(0, self.used).flatten(0, 1)
+
+
+def select(rows: Sequence[Sequence[float]], like: Tensor) -> Selection:
+    """What rows of branch weights choose: a thousand branches of which eight are wanted cost eight.
+
+    Args:
+        rows: one weight per branch; a single row is for every instance.
+        like: a tensor whose device and (at least float32) dtype s has.
+    """
+    branches = len(rows[0])
+    used = [branch for branch in range(branches) if any(row[branch] for row in rows)] or [0]
+    s = torch.tensor([[row[branch] for branch in used] for row in rows], device=like.device, dtype=wide_dtype(like))
+    where = None if len(used) == branches else torch.tensor(used, device=like.device)
+    return Selection(where, s[0] if len(rows) == 1 else s, branches)
 
 
 def mix(down: Tensor, s: Tensor) -> Tensor:

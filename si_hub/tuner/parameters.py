@@ -17,6 +17,7 @@ from si_hub.adapter import Pool, Transform
 from si_hub.errors import BaseMismatch
 from si_hub.tuner.layer import CHILD, Control, GuestLayer, Value
 from si_hub.tuner.offloaded import find_parameter, find_stored
+from si_hub.tuner.requests import current_call
 
 
 class ParameterAdapter(nn.Module):
@@ -82,20 +83,23 @@ class ParameterLayer(GuestLayer):
         if not torch.compiler.is_compiling():
             self.turn.lock.acquire()
         scale = self.control.scale
-        found = map(self._modules.get, self.active)
-        acting = [one for one in found if isinstance(one, ParameterAdapter) and one.weight * scale != 0]
+        call = None if torch.compiler.is_compiling() else current_call(self.control)
+        names = self.active if call is None else sorted(call.plan.names & self._modules.keys())
+        found = [(name, one) for name in names if isinstance(one := self._modules.get(name), ParameterAdapter)]
+        weights = [one.weight if call is None else call.one_weight(name, one.path) for name, one in found]
+        acting = [(one, w * scale) for (_, one), w in zip(found, weights, strict=True) if w * scale != 0]
         parameter = find_parameter(parent, self.name) if acting else None
         if parameter is None:
             return
         if parameter.device.type == "meta":
             raise BaseMismatch(
                 "the parameter is offloaded when its delta is needed",
-                key=acting[0].path,
+                key=acting[0][0].path,
                 hint="Use model offloading (enable_model_cpu_offload), not sequential offloading, with this adapter",
             )
         effective = parameter
-        for adapter in acting:
-            effective = effective + adapter(parent, parameter, adapter.weight * scale)
+        for adapter, weight in acting:
+            effective = effective + adapter(parent, parameter, weight)
         parent.__dict__[self.name] = effective
 
     def after(self, parent: nn.Module, _args: Any, _output: Any) -> None:
