@@ -8,7 +8,7 @@ import numpy as np
 
 Layer = dict[str, "np.ndarray[Any, np.dtype[np.float64]]"]
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-LEAVES = "down.weight up.weight router.weight router.bias gain gain_in turn turn_in weight_delta bias_delta kron alpha"
+LEAVES = "down.weight core.weight up.weight router.weight router.bias gain gain_in turn turn_in weight_delta bias_delta"
 
 
 def read(path: str) -> tuple[dict[str, Any], dict[tuple[str, str], Layer]]:
@@ -25,7 +25,7 @@ def read(path: str) -> tuple[dict[str, Any], dict[tuple[str, str], Layer]]:
         module, leaf = ".".join(parts[:-words]), ".".join(parts[-words:])
         if component.startswith("text_encoder") and parts[0] == "embedding":
             module, leaf = ".".join(parts), "embedding"
-        elif leaf not in (*LEAVES.split(), "param_delta"):
+        elif leaf not in (*LEAVES.split(), "param_delta", "kron", "alpha"):
             raise ValueError(f"{name}: unknown leaf")
         layers.setdefault((component, module), {})[leaf] = raw.reshape(entry["shape"]).astype(np.float64)
     return document, layers
@@ -44,11 +44,11 @@ def weight_change(document: dict[str, Any], key: tuple[str, str], layer: Layer, 
         groups = int(value) if any(matches(p.split("."), key[1].split(".")) for p in patterns) else groups
     if "up.weight" in layer:
         down, up, rank = layer["down.weight"], layer["up.weight"], layer["up.weight"].shape[1] * groups
+        down = np.einsum("rq...,qi...->ri...", layer.get("core.weight", np.eye(len(down))), down)
         branches = down.reshape(-1, groups, rank // groups, down[0].size)
         mixed = branches.mean(0) if styles is None else np.tensordot(styles, branches, 1)
-        alpha = layer.get("alpha", rank if described["alpha"] is None else described["alpha"])
-        mixed = (up.reshape(groups, len(up) // groups, -1) @ mixed).reshape(len(up), *down.shape[1:])
-        change = change + alpha / rank * mixed
+        scale = layer.get("alpha", rank if described["alpha"] is None else described["alpha"]) / rank
+        change = change + scale * (up.reshape(groups, -1, up.shape[1]) @ mixed).reshape(len(up), *down.shape[1:])
     blocks = [np.concatenate([factor * change for factor in row], axis=1) for row in layer.get("kron", [])]
     return np.concatenate(blocks) if blocks else change
 

@@ -18,7 +18,8 @@ POOLS: tuple[str, ...] = get_args(Pool)
 
 #: Every leaf a layer may carry, with its shape in the words of docs/FORMAT.md. Tensor names end in one of these.
 LEAVES: dict[str, str] = {
-    "down.weight": "[n * rank, in, *kernel]",
+    "down.weight": "[n * rank, in, *kernel], with a core [q, in]",
+    "core.weight": "[n * rank, q, *kernel]",
     "up.weight": "[out, rank]",
     "router.weight": "[n, in]",
     "router.bias": "[n]",
@@ -60,9 +61,9 @@ class Layer:
 
     @property
     def branches(self) -> int:
-        """Number n of parallel down matrices, 0 where there is no low-rank pair."""
-        down = self.tensors.get("down.weight")
-        return 0 if down is None or self.rank == 0 else down.shape[0] // self.rank
+        """Number n of parallel down matrices (cores, where there are some), 0 where there is no low-rank pair."""
+        first = self.tensors.get("core.weight", self.tensors.get("down.weight"))
+        return 0 if first is None or self.rank == 0 else first.shape[0] // self.rank
 
     @property
     def scale(self) -> float:

@@ -114,7 +114,7 @@ def check_layer(layer: Layer, name: str, file: Path | None = None) -> None:
                 "param_delta stands alone, a bare parameter is no module", file=file, key=name, found=sorted(tensors)
             )
         return
-    for rule in (_check_pair, _check_router, _check_kron, _check_delta, _check_turns, _check_widths):
+    for rule in (_check_pair, _check_core, _check_router, _check_kron, _check_delta, _check_turns, _check_widths):
         rule(layer, name, file)
 
 
@@ -136,12 +136,33 @@ def _check_pair(layer: Layer, name: str, file: Path | None) -> None:
         raise _wrong(f"{name}.up.weight", file, "up.weight is a matrix", "[out, rank]", up)
     if not 2 <= len(down.shape) <= 5:
         raise _wrong(f"{name}.down.weight", file, "down.weight has another form", "[n * rank, in, *kernel]", down)
-    if down.shape[0] % layer.rank:
+    first = "core" if "core.weight" in layer.tensors else "down"
+    rows = layer.tensors[f"{first}.weight"]
+    if not rows.shape or rows.shape[0] % layer.rank:
         raise _wrong(
-            f"{name}.down.weight", file, "the ranks of down and up differ", f"a multiple of {layer.rank} rows", down
-        )
+            f"{name}.{first}.weight", file, f"the ranks of {first} and up differ", f"a multiple of {layer.rank} rows",
+            rows,
+        )  # fmt: skip
     if up.shape[0] % layer.groups:
         raise _wrong(f"{name}.up.weight", file, "rows do not divide", f"a multiple of {layer.groups} groups", up)
+
+
+def _check_core(layer: Layer, name: str, file: Path | None) -> None:
+    core, down = layer.tensors.get("core.weight"), layer.tensors.get("down.weight")
+    if core is None:
+        return
+    if down is None:
+        raise MissingTensor("a core stands between down and up", file=file, key=f"{name}.down.weight")
+    if "kron" in layer.tensors:
+        raise _wrong(f"{name}.kron", file, "kron is the factor of a plain pair", "none beside a core", core)
+    if layer.groups > 1:
+        raise _wrong(f"{name}.core.weight", file, "a core sees all inputs at once", "groups = 1", core)
+    if _kernel(down):
+        raise _wrong(f"{name}.down.weight", file, "before a core, down has no kernel", "[q, in]", down)
+    if not 2 <= len(core.shape) <= 5 or core.shape[1] != down.shape[0]:
+        raise _wrong(
+            f"{name}.core.weight", file, "does not take what down gives", f"[n * rank, {down.shape[0]}, *kernel]", core
+        )
 
 
 def _check_router(layer: Layer, name: str, file: Path | None) -> None:
@@ -174,13 +195,15 @@ def _check_kron(layer: Layer, name: str, file: Path | None) -> None:
 
 
 def _check_delta(layer: Layer, name: str, file: Path | None) -> None:
-    delta, down = layer.tensors.get("weight_delta"), layer.tensors.get("down.weight")
+    delta = layer.tensors.get("weight_delta")
+    spatial = next((leaf for leaf in ("core.weight", "down.weight") if leaf in layer.tensors), None)
     if delta is None:
         return
     if not delta.shape:
         raise _wrong(f"{name}.weight_delta", file, "a weight is no scalar", "the shape of the base weight", delta)
-    if down is not None and _kernel(delta) != _kernel(down):
-        raise _wrong(f"{name}.weight_delta", file, "its kernel differs from down.weight's", list(down.shape[2:]), delta)
+    if spatial is not None and _kernel(delta) != _kernel(layer.tensors[spatial]):
+        kernel = list(layer.tensors[spatial].shape[2:])
+        raise _wrong(f"{name}.weight_delta", file, f"its kernel differs from {spatial}'s", kernel, delta)
 
 
 def _check_turns(layer: Layer, name: str, file: Path | None) -> None:

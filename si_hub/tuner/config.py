@@ -57,7 +57,13 @@ class StyleInjectConfig(PeftConfig):
         exclude_modules: the same, for modules to leave out.
         rank_pattern: rank by path ending or regular expression, where it is not ``r``.
         alpha_pattern: alpha likewise.
+        core: share one 1×1 down matrix and give each branch a small spatial core, on convolutions with a kernel larger
+            than 1; everything else gets a plain pair. The inner rank q is the pair's rank.
         train_bias: also train a difference of each module's bias.
+        train_gain: also train a factor on each output channel of each module.
+        gain_modules: further modules, matched like ``target_modules``, that get a trained factor per output channel
+            (and, with ``train_bias``, a difference of the bias) but no low-rank pair: norms as well as linear layers
+            and convolutions. One that ``target_modules`` matches too has both.
         init_weights: True: random down, zero up and router, so that training starts exactly at the base. False:
             random up and router too, for tests.
         layers_to_transform: of modules that ``target_modules`` lists by name, the layers by number.
@@ -77,7 +83,10 @@ class StyleInjectConfig(PeftConfig):
     exclude_modules: list[str] | str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
+    core: bool = False
     train_bias: bool = False
+    train_gain: bool = False
+    gain_modules: list[str] | str | None = None
     init_weights: bool = True
     layers_to_transform: list[int] | int | None = None
     layers_pattern: list[str] | str | None = None
@@ -99,7 +108,7 @@ class StyleInjectConfig(PeftConfig):
             self.__dict__["from_file"] = True
             _check_names(self)
         self.peft_type = extend_peft_type()
-        for name in ("target_modules", "exclude_modules"):
+        for name in ("target_modules", "exclude_modules", "gain_modules"):
             value = getattr(self, name)
             setattr(self, name, set(value) if isinstance(value, (list, tuple)) else value)
         _check(self)
@@ -135,11 +144,12 @@ def _check(config: StyleInjectConfig) -> None:
             found=config.branches,
         )
     for name in ("layers_to_transform", "layers_pattern"):
-        if isinstance(config.target_modules, str) and getattr(config, name) is not None:
-            raise UsageError(
-                f"`{name}` cannot be used when `target_modules` is a str",
-                hint="Name the layers in the expression itself",
-            )
+        for setting in ("target_modules", "gain_modules"):
+            if isinstance(getattr(config, setting), str) and getattr(config, name) is not None:
+                raise UsageError(
+                    f"`{name}` cannot be used when `{setting}` is a str",
+                    hint="Name the layers in the expression itself",
+                )
     if config.layers_pattern and config.layers_to_transform is None:
         raise UsageError(
             "When `layers_pattern` is specified, `layers_to_transform` must also be specified",

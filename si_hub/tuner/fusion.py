@@ -276,7 +276,7 @@ def deltas(adapter: ModuleAdapter, base: dict[str, Tensor | None]) -> dict[str, 
     if "bias_delta" in values:
         parts["bias"].append(values["bias_delta"])
     if adapter.branches:
-        pair = _pair_product(adapter, values["down"], values["up"])
+        pair = _pair_product(adapter, values["down"], values.get("core"), values["up"])
         parts["weight"].append(pair if kron is None else _kron(kron, pair))
     return {name: sum(found[1:], found[0]) for name, found in parts.items() if found}
 
@@ -290,14 +290,17 @@ def _axis(vector: Tensor, ndim: int, adapter: LayerAdapter, axis: int) -> Tensor
     return vector.reshape(shape)
 
 
-def _pair_product(adapter: LayerAdapter, down: Tensor, up: Tensor) -> Tensor:
-    """(alpha / rank) · B · Σ_i s_i A_i in the shape of the base weight."""
+def _pair_product(adapter: LayerAdapter, down: Tensor, core: Tensor | None, up: Tensor) -> Tensor:
+    """(alpha / rank) · B · Σ_i s_i A_i in the shape of the base weight; with a core, A_i is core_i ∗ down."""
+    mixed = down if core is None else core
     if adapter.styles is not None:
-        down = mix(down, torch.tensor(adapter.styles, device=down.device, dtype=down.dtype))
+        mixed = mix(mixed, torch.tensor(adapter.styles, device=mixed.device, dtype=mixed.dtype))
     elif isinstance(router := adapter._modules.get("router"), FixedRouter):
-        down = mix(down, route(wide(router.bias), None, router.bias))
-    product = up.flatten(1) @ down.flatten(1)
-    return adapter.scale * product.reshape(-1, *down.shape[1:])
+        mixed = mix(mixed, route(wide(router.bias), None, router.bias))
+    if core is not None:
+        mixed = torch.einsum("rq...,qi->ri...", mixed, down.flatten(1))
+    product = up.flatten(1) @ mixed.flatten(1)
+    return adapter.scale * product.reshape(-1, *mixed.shape[1:])
 
 
 def _kron(left: Tensor, right: Tensor) -> Tensor:

@@ -282,6 +282,6 @@ def _tensors(adapter: LayerAdapter | ParameterAdapter) -> dict[str, Tensor]:
         for parameter, value in leaf.named_parameters():
             if value.device.type == "meta":
                 raise UsageError("the adapter is offloaded", key=adapter.path, hint="Remove the offloading hooks first")
-            file_name = f"{name}.{parameter}" if name in {"down", "up", "router"} else name
+            file_name = f"{name}.{parameter}" if name in {"down", "core", "up", "router"} else name
             tensors[file_name] = Tensor.from_torch(value.flatten(1) if name == "up" else value)
     return tensors

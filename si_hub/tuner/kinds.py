@@ -30,6 +30,11 @@ class Kind:
     channels_last: bool
 
     @property
+    def bare_axes(self) -> int:
+        """Axes of an input without a batch axis; 0 where there is no such input (GroupNorm's has instances always)."""
+        return 1 if self.channels_last else 3 if self.name == "conv" else 0
+
+    @property
     def low_rank(self) -> bool:
         """Whether the module is a product W0 x that can carry down, up, gain_in, turns and kron."""
         return self.name in {"linear", "conv"}

@@ -94,6 +94,10 @@ def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> dict[str, tu
         shapes["weight_delta"] = (out, into, *kernel)
     groups = getattr(module, "groups", 1)
     shapes["down.weight"] = (layer.branches * layer.rank, into, *kernel)
+    if "core.weight" in layer.tensors:
+        inner = (*layer.tensors["down.weight"].shape, 0)[0] if "down.weight" in layer.tensors else 0
+        shapes["down.weight"] = (inner, into, *[1] * len(kernel))
+        shapes["core.weight"] = (layer.branches * layer.rank, inner, *kernel)
     shapes["up.weight"] = (out, layer.rank // groups)
     return shapes
 
@@ -134,7 +138,10 @@ def build_layer(path: str, module: nn.Module, kind: Kind, layer: Layer, placemen
         return placement(layer.tensors[leaf].torch().reshape(shapes[leaf]), leaf, key=f"{path}.{leaf}")
 
     leaves: dict[str, nn.Module] = {}
-    if layer.branches:
+    if "core.weight" in layer.tensors:
+        parts = take("down.weight"), take("core.weight"), take("up.weight")
+        leaves["down"], leaves["core"], leaves["up"] = cored_pair(module, kind, *parts)
+    elif layer.branches:
         leaves["down"], leaves["up"] = pair(module, kind, take("down.weight"), take("up.weight"))
     if "router.bias" in layer.tensors:
         bias = take("router.bias")
@@ -161,6 +168,11 @@ def _check_complete(path: str, layer: Layer) -> None:
     tensors = layer.tensors
     if not tensors.keys() - {"router.weight", "router.bias", "kron"}:
         raise BaseMismatch("the layer changes nothing", key=path, found=sorted(tensors), hint="Leave it out")
+    if "core.weight" in tensors and not {"down.weight", "up.weight"} <= tensors.keys():
+        missing = "up.weight" if "down.weight" in tensors else "down.weight"
+        raise BaseMismatch("a core stands between down and up", key=f"{path}.{missing}")
+    if "core.weight" in tensors and "kron" in tensors:
+        raise BaseMismatch("kron goes with a plain pair, not with a core", key=f"{path}.kron")
     if ("down.weight" in tensors) != ("up.weight" in tensors):
         missing = "up.weight" if "down.weight" in tensors else "down.weight"
         raise BaseMismatch("half of a low-rank pair is missing", key=f"{path}.{missing}")
@@ -168,6 +180,24 @@ def _check_complete(path: str, layer: Layer) -> None:
         raise BaseMismatch(f"{layer.branches} branches need a router", key=f"{path}.router.bias")
     if "router.weight" in tensors and "router.bias" not in tensors:
         raise BaseMismatch("a learned router has a bias", key=f"{path}.router.bias")
+
+
+def cored_pair(
+    module: nn.Module, kind: Kind, down: Tensor, core: Tensor, up: Tensor
+) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """The shared 1×1 product, the cores that compute like the base module, and B.
+
+    Args:
+        down: ``[q, in]`` or ``[q, in, 1, 1]``.
+        core: ``[n * r, q]`` or ``[n * r, q, *kernel]``.
+        up: ``[out, r]``.
+    """
+    if getattr(module, "groups", 1) > 1:
+        raise BaseMismatch("a core sees all inputs at once, and the base is a grouped convolution", expected="groups 1")
+    second, third = pair(module, kind, core, up)
+    if kind.name == "linear":
+        return _fill(nn.Linear, {"weight": down}, down.shape[1], down.shape[0]), second, third
+    return _fill(nn.Conv2d, {"weight": down}, down.shape[1], down.shape[0], kernel_size=1), second, third
 
 
 def pair(module: nn.Module, kind: Kind, down: Tensor, up: Tensor) -> tuple[nn.Module, nn.Module]:

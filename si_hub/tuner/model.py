@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from typing import Any
 
 import torch
@@ -31,11 +31,13 @@ from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
 from si_hub.tuner.injection import check_name
 from si_hub.tuner.kinds import FLOAT8, Kind, bias_shape, channels, kind_of, weight_shape, working_device, working_dtype
 from si_hub.tuner.layer import CHILD, FixedRouter, GuestLayer, LayerAdapter, Value, hide_guests
-from si_hub.tuner.leaves import pair, router
+from si_hub.tuner.leaves import cored_pair, pair, router
 from si_hub.tuner.ledger import Record
 
 _OURS = f".{CHILD}."
 _PATTERNS = ("rank_pattern", "alpha_pattern")
+#: Settings that choose modules, by names or by an expression.
+_MATCHED = ("target_modules", "exclude_modules", "gain_modules")
 #: Where a configuration's patterns are while PEFT does not see them.
 _KEPT = "_patterns_put_away"
 
@@ -52,8 +54,9 @@ class StyleInjectModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: Any, model_config: Any) -> Any:
         if peft_config.target_modules is None and model_config["model_type"] not in self.target_module_mapping:
             raise UsageError(
-                "no modules to adapt", key="target_modules", hint="Please specify `target_modules` in StyleInjectConfig"
-            )
+                "no modules to adapt", key="target_modules",
+                hint="Please specify `target_modules` in StyleInjectConfig; [] beside `gain_modules` for gains alone",
+            )  # fmt: skip
         return super()._prepare_adapter_config(peft_config, model_config)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -102,7 +105,9 @@ class StyleInjectModel(BaseTuner):
     def _check_target_module_exists(peft_config: Any, key: str) -> Any:
         if any(part.startswith(StyleInjectModel.prefix) for part in key.split(".")):
             return False
-        return check_target_module_exists(_without_expressions(peft_config, key), key)
+        plain = _without_expressions(peft_config, key)
+        matched = check_target_module_exists(plain, key)
+        return matched if matched or plain.gain_modules is None else _matches_gain(plain, key)
 
     def _create_and_replace(
         self,
@@ -119,7 +124,11 @@ class StyleInjectModel(BaseTuner):
         door = open_door(self.model)
         # PEFT makes layers without memory by having torch's modules register theirs on the meta device.
         empty = nn.Linear(1, 1).weight.device.type == "meta"
-        adapter = fresh(peft_config, path, base, self.model, empty=empty)
+        plain = _without_expressions(peft_config, current_key)
+        scaled = plain.gain_modules is not None and bool(_matches_gain(plain, current_key))
+        # What a state dict names is paired, whatever the configuration matches.
+        paired = not scaled or bool(check_target_module_exists(plain, current_key))
+        adapter = fresh(peft_config, path, base, self.model, empty=empty, paired=paired, scaled=scaled)
         if target_name == "base_layer":
             parent = self.model.get_submodule(current_key.rpartition(".")[0].rpartition(".")[0])
         layer = door.layer_at(path, base, parent=parent)
@@ -276,11 +285,16 @@ def _peft_names(door: Door | None) -> list[str]:
 def _without_expressions(config: Any, path: str) -> Any:
     """The configuration with names in place of expressions: PEFT would match a stranger's for as long as it takes."""
     names = {}
-    for setting in ("target_modules", "exclude_modules") if config.from_file else ():
+    for setting in _MATCHED if config.from_file else ():
         value = getattr(config, setting)
         if isinstance(value, str):
             names[setting] = {path} if _expression(value, setting).matches(path) else set()
     return _changed(config, names) if names else config
+
+
+def _matches_gain(config: Any, path: str) -> Any:
+    """Whether a module is one of ``gain_modules``, as PEFT matches ``target_modules``."""
+    return check_target_module_exists(_changed(config, {"target_modules": config.gain_modules}), path)
 
 
 @contextmanager
@@ -321,18 +335,38 @@ def _table(setting: str, patterns: tuple[tuple[str, Any], ...]) -> PatternTable:
 
 
 def fresh(
-    config: StyleInjectConfig, path: str, base: nn.Module, model: nn.Module, *, empty: bool = False
+    config: StyleInjectConfig,
+    path: str,
+    base: nn.Module,
+    model: nn.Module,
+    *,
+    empty: bool = False,
+    paired: bool = True,
+    scaled: bool = False,
 ) -> LayerAdapter:
-    """A new adapter of one module: random A_i, zero B and zero router, so that it starts exactly at the base.
+    """A new adapter of one module: random A_i, zero B and zero router, gains of one, so that it starts at the base.
 
-    ``empty``: without memory, on the meta device, for weights that are loaded next.
+    Args:
+        empty: without memory, on the meta device, for weights that are loaded next.
+        paired: whether it has a low-rank pair.
+        scaled: whether it has a gain, whatever ``train_gain`` says.
 
     Raises:
-        BaseMismatch: for a module without a low-rank form, or a rank that the groups of a convolution do not divide.
+        BaseMismatch: for a pair in a module without a low-rank form, a gain in a norm of several axes, a rank that the
+            groups of a convolution do not divide, or a core in a grouped convolution.
     """
     kind = kind_of(base, path)
+    place: dict[str, Any] = {
+        "device": torch.device("meta") if empty else working_device(base), "dtype": working_dtype(base, model),
+    }  # fmt: skip
+    beside = _beside(config, path, kind, base, place, gain=scaled or config.train_gain)
+    if not paired:
+        return LayerAdapter(path, kind, beside)
     if not kind.low_rank:
-        raise BaseMismatch("only linear layers and convolutions are trained", key=path, found=type(base).__name__)
+        raise BaseMismatch(
+            "only linear layers and convolutions have a low-rank pair", key=path, found=type(base).__name__,
+            hint="Name it in gain_modules, not in target_modules",
+        )  # fmt: skip
     rank, alpha = (
         _pattern(config, "rank_pattern", path, config.r), _pattern(config, "alpha_pattern", path, config.alpha)
     )  # fmt: skip
@@ -341,14 +375,10 @@ def fresh(
         raise BaseMismatch(
             "the groups do not divide the rank", key=path, expected=f"a multiple of {groups}", found=rank
         )
-    place: dict[str, Any] = {
-        "device": torch.device("meta") if empty else working_device(base), "dtype": working_dtype(base, model),
-    }  # fmt: skip
-    leaves = _leaves(config, kind, base, place, rank, groups)
     return LayerAdapter(
         path,
         kind,
-        leaves,
+        _leaves(config, path, kind, base, place, rank, groups) | beside,
         branches=config.num_branches,
         rank=rank,
         alpha=None if alpha is None else float(alpha),
@@ -359,27 +389,55 @@ def fresh(
 
 
 def _leaves(
-    config: StyleInjectConfig, kind: Kind, base: nn.Module, place: dict[str, Any], rank: int, groups: int
+    config: StyleInjectConfig, path: str, kind: Kind, base: nn.Module, place: dict[str, Any], rank: int, groups: int
 ) -> dict[str, nn.Module]:
     into, out = channels(base, kind)
     n, kernel = config.num_branches, weight_shape(base, kind)[2:]
+    cored = config.core and any(size > 1 for size in kernel)
+    if cored and groups > 1:
+        raise BaseMismatch(
+            "a core sees all inputs at once, and this is a grouped convolution", key=path, expected="groups 1",
+            found=f"groups {groups}", hint="Leave it out with exclude_modules, or train without cores",
+        )  # fmt: skip
 
     def noise(*shape: int) -> Tensor:
         # kaiming_uniform_ with a = √5, as LoRA starts its A: uniform within 1 / √fan_in.
         tensor = torch.empty(shape, **place)
         return nn.init.kaiming_uniform_(tensor, a=5**0.5)
 
-    def start(*shape: int) -> Tensor:
-        return torch.zeros(shape, **place) if config.init_weights else torch.randn(shape, **place) * 0.1
-
-    down, up = pair(base, kind, noise(n * rank, into, *kernel), start(out, rank // groups))
-    leaves = {"down": down, "up": up}
+    start = partial(_start, config, place)
+    up = start(out, rank // groups)
+    leaves: dict[str, nn.Module] = {}
+    if cored:
+        inner, core = noise(rank, into, *[1] * len(kernel)), noise(n * rank, rank, *kernel)
+        leaves["down"], leaves["core"], leaves["up"] = cored_pair(base, kind, inner, core, up)
+    else:
+        leaves["down"], leaves["up"] = pair(base, kind, noise(n * rank, into, *kernel), up)
     if n > 1:
         bias = start(n)
         leaves["router"] = FixedRouter(bias) if config.router == "fixed" else router(start(n, into), bias)
-    if config.train_bias:
-        leaves["bias_delta"] = Value(start(*bias_shape(base, kind)))
     return leaves
+
+
+def _beside(
+    config: StyleInjectConfig, path: str, kind: Kind, base: nn.Module, place: dict[str, Any], *, gain: bool
+) -> dict[str, nn.Module]:
+    """What is trained beside the pair, or without one: factors on the outputs, and a difference of the bias."""
+    shape, leaves = bias_shape(base, kind), dict[str, nn.Module]()
+    if gain and len(shape) != 1:
+        raise BaseMismatch("a gain is a vector, and this norm has several axes", key=path, found=list(shape))
+    if gain:
+        # In float32 at least, as a file's gains are: gain − 1 would vanish in half precision.
+        wide = place | {"dtype": torch.promote_types(place["dtype"], torch.float32)}
+        leaves["gain"] = Value(1 + _start(config, wide, *shape))
+    if config.train_bias:
+        leaves["bias_delta"] = Value(_start(config, place, *shape))
+    return leaves
+
+
+def _start(config: StyleInjectConfig, place: dict[str, Any], *shape: int) -> Tensor:
+    """Where what changes the output begins: at zero, or at random for tests."""
+    return torch.zeros(shape, **place) if config.init_weights else torch.randn(shape, **place) * 0.1
 
 
 def _widen(module: nn.Module) -> None:

@@ -44,7 +44,7 @@ def tensors(draw: st.DrawFn, *shape: int) -> Tensor:
 @st.composite
 def layers(draw: st.DrawFn, n: int) -> Layer:
     """Any layer the format has; ``n`` branches where it has a low-rank pair."""
-    kind = draw(st.sampled_from(["pair", "pair", "kron", "delta", "gain", "turn", "parameter"]))
+    kind = draw(st.sampled_from(["pair", "pair", "core", "kron", "delta", "gain", "turn", "parameter"]))
     out, width, rank = draw(SIZE), draw(SIZE), draw(SIZE)
     kernel = draw(st.sampled_from([(), (1, 1), (3, 3), (2,)]))
     if kind == "parameter":
@@ -65,10 +65,14 @@ def layers(draw: st.DrawFn, n: int) -> Layer:
             return Layer({"kron": factor, "weight_delta": draw(tensors(out, width, *kernel))})
         pair = {"down.weight": draw(tensors(rank, width, *kernel)), "up.weight": draw(tensors(out, rank))}
         return Layer({"kron": factor, **pair}, alpha, transform)  # type: ignore[arg-type]
-    groups = draw(st.sampled_from([1, 1, 2, 12]))
+    groups = 1 if kind == "core" else draw(st.sampled_from([1, 1, 2, 12]))
     leaves = {
         "down.weight": draw(tensors(n * rank * groups, width, *kernel)), "up.weight": draw(tensors(out * groups, rank)),
     }  # fmt: skip
+    if kind == "core":
+        inner = draw(SIZE)
+        leaves["down.weight"] = draw(tensors(inner, width, *draw(st.sampled_from([(), (1, 1)]))))
+        leaves["core.weight"] = draw(tensors(n * rank, inner, *kernel))
     if n > 1:
         leaves["router.bias"] = draw(tensors(n))
         if draw(st.booleans()):

@@ -27,6 +27,7 @@ def layer(shapes: Shapes, **settings: Any) -> Layer:
 PAIR: Shapes = {"down.weight": (2, 3), "up.weight": (4, 2)}
 CONV: Shapes = {"down.weight": (2, 3, 3, 3), "up.weight": (4, 2)}
 ROUTED: Shapes = {"down.weight": (6, 3), "up.weight": (4, 2), "router.weight": (3, 3), "router.bias": (3,)}
+CORED: Shapes = {"down.weight": (5, 3, 1, 1), "core.weight": (2, 5, 3, 3), "up.weight": (4, 2)}
 FIXED: Shapes = {"down.weight": (6, 3), "up.weight": (4, 2), "router.bias": (3,)}
 
 
@@ -40,6 +41,9 @@ FIXED: Shapes = {"down.weight": (6, 3), "up.weight": (4, 2), "router.bias": (3,)
         {**PAIR, "weight_delta": (4, 3, 1, 1)},
         {**PAIR, "kron": (5, 7), "gain": (20,), "gain_in": (21,), "bias_delta": (20,)},
         {"weight_delta": (4, 3), "kron": (2, 2), "bias_delta": (8,)},
+        CORED, {**CORED, "down.weight": (5, 3), "gain": (4,), "gain_in": (3,), "weight_delta": (4, 3, 3, 3)},
+        {**CORED, "core.weight": (6, 5, 3, 3), "router.weight": (3, 3), "router.bias": (3,)},
+        {"down.weight": (1, 3), "core.weight": (2, 1), "up.weight": (4, 2), "weight_delta": (4, 3, 1, 1)},
         {"weight_delta": (7,), "bias_delta": (7,)},
         {"weight_delta": (3, 5, 4, 4), "bias_delta": (5,)},
         {"down.weight": (2, 3, 3), "up.weight": (4, 2)},
@@ -90,6 +94,17 @@ BROKEN: dict[str, tuple[Shapes, type[errors.SiHubError], str]] = {
     "kron of four axes": ({**PAIR, "kron": (2, 2, 1, 1)}, SHAPE, "unet.m.kron"),
     "kron with branches": ({**FIXED, "kron": (2, 2)}, SHAPE, "unet.m.kron"),
     "kron and gain": ({**PAIR, "kron": (2, 2), "gain": (4,)}, SHAPE, "unet.m.gain"),
+    "core alone": ({"core.weight": (2, 5)}, MISSING, "unet.m.down.weight"),
+    "core without down": ({"core.weight": (2, 5), "up.weight": (4, 2)}, MISSING, "unet.m.down.weight"),
+    "core of another rank": ({**CORED, "core.weight": (3, 5, 3, 3)}, SHAPE, "unet.m.core.weight"),
+    "core of another inner rank": ({**CORED, "core.weight": (2, 4, 3, 3)}, SHAPE, "unet.m.core.weight"),
+    "core is a vector": ({**CORED, "core.weight": (2,)}, SHAPE, "unet.m.core.weight"),
+    "core of six axes": ({**CORED, "core.weight": (2, 5, 1, 1, 1, 1)}, SHAPE, "unet.m.core.weight"),
+    "down with a kernel before a core": ({**CORED, "down.weight": (5, 3, 3, 3)}, SHAPE, "unet.m.down.weight"),
+    "core with kron": ({**CORED, "kron": (2, 2)}, SHAPE, "unet.m.kron"),
+    "branches of cores without a router": ({**CORED, "core.weight": (4, 5, 3, 3)}, MISSING, "unet.m.router.bias"),
+    "dense of another kernel than the core": ({**CORED, "weight_delta": (4, 3)}, SHAPE, "unet.m.weight_delta"),
+    "core and gain_in": ({**CORED, "gain_in": (5,)}, SHAPE, "unet.m.gain_in"),
     "a parameter with a module's leaf": ({"param_delta": (2,), "gain": (2,)}, SHAPE, "unet.m"),
     "an unknown leaf": ({"lora_down.weight": (2, 2)}, errors.UnknownLeaf, "unet.m.lora_down.weight"),
     "alpha as a tensor of a layer": ({**PAIR, "alpha": ()}, errors.UnknownLeaf, "unet.m.alpha"),
@@ -115,6 +130,8 @@ def test_a_grouped_convolution_counts_its_rank_over_the_groups() -> None:
         with pytest.raises(errors.LayerShapeError) as caught:
             check_layer(layer({"down.weight": (rows, 3), "up.weight": (4, 4)}, groups=wrong), "unet.m")
         assert caught.value.key == f"unet.m.{key}.weight"
+    with pytest.raises(errors.LayerShapeError, match="a core sees all inputs at once"):
+        check_layer(layer({**CORED, "up.weight": (4, 1)}, groups=2), "unet.m")
     with pytest.raises(errors.LayerShapeError, match="one group"):
         check_layer(layer({"down.weight": (4, 3), "up.weight": (4, 2), "kron": (2, 2)}, groups=2), "unet.m")
 

@@ -24,7 +24,7 @@ SIZES = {
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 LEAVES = (
     "down.weight", "up.weight", "router.weight", "router.bias", "alpha", "gain", "gain_in", "weight_delta",
-    "bias_delta", "kron", "param_delta", "turn", "turn_in",
+    "bias_delta", "kron", "param_delta", "turn", "turn_in", "core.weight",
 )  # fmt: skip
 HEADER, VALUES, TENSORS, DOCUMENT, DEPTH, ROWS, MATCHES = 32 << 20, 1_000_000, 32_768, 65_536, 32, 512, 1_000_000
 SEGMENT, COMPONENT = r"[A-Za-z0-9_-]+", r"[A-Za-z_][A-Za-z0-9_]{0,63}"
@@ -290,7 +290,7 @@ def _check_component(layers: dict[str, Shapes], described: dict[str, Any], branc
         groups = int(given.get("groups", {}).get(module, 1))
         _check_layer(shapes, groups)
         if branches and "up.weight" in shapes:
-            n = shapes["down.weight"][0] // (shapes["up.weight"][1] * groups)
+            n = shapes.get("core.weight", shapes["down.weight"])[0] // (shapes["up.weight"][1] * groups)
             demand(n == len(branches), "every layer has the named branches")
 
 
@@ -314,13 +314,18 @@ def _check_layer(shapes: Shapes, groups: int) -> None:
     if "param_delta" in shapes:
         demand(len(shapes) == 1, "param_delta is alone there")
         return
-    n = 0
+    n, core = 0, shapes.get("core.weight")
+    demand(core is None or (down is not None and "kron" not in shapes), "a core between down and up, without kron")
     if down is not None and up is not None:
         demand(len(up) == 2 and 2 <= len(down) <= 5, "B is a matrix, A has a kernel of three axes at most")
         rank = up[1] * groups
-        demand(down[0] % rank == 0 and up[0] % groups == 0, "n, and rows for each group")
-        n = down[0] // rank
-        demand(delta is None or _kernel(delta) == _kernel(down), "weight_delta has the kernel of down")
+        if core is not None:
+            demand(not _kernel(down) and groups == 1, "down is 1×1 before a core, of one group")
+            demand(2 <= len(core) <= 5 and core[1] == down[0], "a core of q inputs")
+        spatial = down if core is None else core
+        demand(spatial[0] % rank == 0 and up[0] % groups == 0, "n, and rows for each group")
+        n = spatial[0] // rank
+        demand(delta is None or _kernel(delta) == _kernel(spatial), "weight_delta has the kernel of down or core")
     router = [shapes.get("router.weight"), shapes.get("router.bias")]
     if n > 1:
         demand(router[1] == (n,) and (router[0] is None or (len(router[0]) == 2 and router[0][0] == n)), "a router")

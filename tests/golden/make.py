@@ -87,6 +87,36 @@ def kron() -> Adapter:
     return Adapter(BaseModel("flux"), {"transformer": Component("FluxTransformer2DModel", layers)})
 
 
+def cores() -> Adapter:
+    """Branches with cores of their own over one shared down matrix: 3×3, 1×1 and linear, routed and alone."""
+    layers = {
+        "conv_in": Layer(
+            {"down.weight": numbers(3, 4, 1, 1), "core.weight": numbers(2, 3, 3, 3, seed=1), "up.weight": numbers(6, 2)}
+            | {"gain": numbers(6, seed=2), "weight_delta": numbers(6, 4, 3, 3, seed=3)},
+            alpha=1.0,
+        ),
+        "conv_out": Layer(
+            {
+                "down.weight": numbers(2, 5, 1, 1, dtype="F16"), "core.weight": numbers(6, 2, 3, 1, dtype="F16"),
+                "up.weight": numbers(4, 2, dtype="F16"), "router.weight": numbers(3, 5), "router.bias": numbers(3),
+            },
+            transform="variance",
+        ),
+        "to_q": Layer(
+            {
+                "down.weight": numbers(2, 4), "core.weight": numbers(2, 2, seed=4), "up.weight": numbers(6, 1),
+                "router.bias": numbers(2),
+            },
+            alpha=1.0,
+        ),
+        "proj_in": Layer(
+            {"down.weight": numbers(1, 4), "core.weight": numbers(2, 1, 1, 1, seed=5), "up.weight": numbers(6, 2)},
+            alpha=1.0,
+        ),
+    }  # fmt: skip
+    return Adapter(BaseModel("sdxl"), {"unet": Component("UNet2DConditionModel", layers)})
+
+
 def gains_and_deltas() -> Adapter:
     """DoRA's and (IA)³'s gains, dense differences of weights and biases, norms, a bare parameter."""
     layers = {
@@ -144,7 +174,7 @@ def exceptions() -> Adapter:
     return Adapter(BaseModel("sd15"), {"unet": Component("UNet2DConditionModel", layers)})
 
 
-GOLDEN = (one_branch, three_branches, kron, gains_and_deltas, turns, embeddings, exceptions)
+GOLDEN = (one_branch, three_branches, kron, cores, gains_and_deltas, turns, embeddings, exceptions)
 
 
 def main(folder: Path) -> None:

@@ -46,6 +46,13 @@ def expected_change(layer: Layer, styles: Array) -> Array:
     change = tensors.get("weight_delta", numpy.zeros(()))
     if layer.rank:
         down, up, rank, groups = tensors["down.weight"], tensors["up.weight"], layer.rank, layer.groups
+        if "core.weight" in tensors:
+            core, inner = tensors["core.weight"], down
+            down = numpy.zeros((core.shape[0], inner.shape[1], *core.shape[2:]))
+            for row in range(core.shape[0]):
+                for q in range(core.shape[1]):
+                    for column in range(inner.shape[1]):
+                        down[row, column] += core[row, q] * inner[q, column].item()
         product = numpy.zeros((up.shape[0], *down.shape[1:]))
         for row in range(up.shape[0]):
             group = row // (up.shape[0] // groups)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from si_hub.adapter import Component, Layer, Transform
 from si_hub.storage.tensors import Tensor as Stored
 
-OPTIONAL = ("none", "gain", "gain_in", "weight_delta", "bias_delta", "turn", "turn_in", "kron", "all")
+OPTIONAL = ("none", "gain", "gain_in", "weight_delta", "bias_delta", "turn", "turn_in", "kron", "core", "all")
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,9 @@ def random_layer(
         "down.weight": torch.randn(n * 4, into // i1, *kernel),
         "up.weight": torch.randn(out // o1, 4 // groups),
     }
+    if optional == "core":
+        down, core = torch.randn(5, into, *[1] * len(kernel)), torch.randn(n * 4, 5, *kernel)
+        tensors |= {"down.weight": down, "core.weight": core}
     if n > 1:
         tensors |= {"router.weight": torch.randn(n, into), "router.bias": torch.randn(n)}
     extra = {
@@ -181,6 +184,14 @@ def _delta_weight(layer: Layer, t: dict[str, Tensor], s: Tensor, base: nn.Module
     """(alpha / rank) · B · Σ s_i A_i as a full matrix or kernel, over all input channels."""
     rank = 4
     down = t["down.weight"]
+    if "core.weight" in t:
+        # A_i x = core_i ∗ (down x), written as one kernel over the input channels.
+        core, columns = t["core.weight"], down.reshape(5, -1)
+        down = torch.zeros(core.shape[0], columns.shape[1], *core.shape[2:], dtype=torch.float64)
+        for row in range(core.shape[0]):
+            for column in range(columns.shape[1]):
+                for q in range(5):
+                    down[row, column] += core[row, q] * columns[q, column]
     mixed = sum((s[i] * down[i * rank : (i + 1) * rank] for i in range(len(s))), torch.zeros_like(down[:rank]))
     up = t["up.weight"]
     out, per_group = up.shape
@@ -207,7 +218,7 @@ def reference(base: nn.Module, layer: Layer, x: Tensor, w: float, styles: tuple[
             return vector if linear else vector.view(-1, *[1] * (ndim - 2))
 
         pooled = one.reshape(-1, one.shape[-1]).mean(0) if linear else one[into].mean((0, 2, 3))
-        n = t["down.weight"].shape[0] // 4
+        n = t.get("core.weight", t["down.weight"]).shape[0] // 4
         if styles is not None:
             s = torch.tensor(styles, dtype=torch.float64)
         elif n == 1:

@@ -15,7 +15,7 @@ from si_hub.errors import ConversionRefused, NotFinite, UsageError
 from si_hub.storage.tensors import Tensor as Stored
 
 
-@pytest.mark.parametrize("optional", ["none", "gain", "gain_in", "weight_delta", "bias_delta", "kron", "all"])
+@pytest.mark.parametrize("optional", ["none", "gain", "gain_in", "weight_delta", "bias_delta", "kron", "core", "all"])
 def test_a_fused_layer_is_the_layer_with_its_adapter(case: Any, optional: str, make_layer: Any, close: Any) -> None:
     base = case.base().double()
     if getattr(base, "groups", 1) > 1:

@@ -25,15 +25,15 @@ def _hosted(base: nn.Module, layer: Layer, weight: float = 1.0) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("optional", ["none", "gain", "gain_in", "weight_delta", "bias_delta", "kron", "all"])
+@pytest.mark.parametrize("optional", ["none", "gain", "gain_in", "weight_delta", "bias_delta", "kron", "core", "all"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_output_is_the_formula(
     case: Any, optional: str, transform: str, n: int, make_layer: Any, formula: Any, close: Any
 ) -> None:
     base = case.base()
-    if optional == "kron" and (n > 1 or getattr(base, "groups", 1) > 1):
-        # The format's own rule: kron goes with one branch and one group.
+    if (optional == "kron" and n > 1) or (optional in {"kron", "core"} and getattr(base, "groups", 1) > 1):
+        # The format's own rules: kron goes with one branch and one group, a core with one group.
         with pytest.raises(LayerShapeError):
             check_layer(make_layer(base, n, optional, transform), "unet.layer")
         return
@@ -75,10 +75,10 @@ def test_zero_up_or_zero_weight_is_the_base_bit_for_bit(case: Any, transform: st
         assert torch.equal(_hosted(base, layer)(x), expected)
 
 
-@pytest.mark.parametrize("optional", ["none", "kron", "all"])
+@pytest.mark.parametrize("optional", ["none", "kron", "core", "all"])
 def test_an_empty_batch_stays_empty(case: Any, optional: str, make_layer: Any) -> None:
     base = case.base()
-    if optional == "kron" and getattr(base, "groups", 1) > 1:
+    if optional in {"kron", "core"} and getattr(base, "groups", 1) > 1:
         return
     x = torch.randn(case.batch)[:0]
     shape = base(x).shape
@@ -86,11 +86,13 @@ def test_an_empty_batch_stays_empty(case: Any, optional: str, make_layer: Any) -
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("optional", ["none", "all"])
+@pytest.mark.parametrize("optional", ["none", "core", "all"])
 def test_a_batch_is_its_instances_one_by_one(
     case: Any, transform: str, optional: str, make_layer: Any, close: Any
 ) -> None:
     base = case.base().double()
+    if optional == "core" and getattr(base, "groups", 1) > 1:
+        pytest.skip("a core goes with one group")
     model = _hosted(base, make_layer(base, 3, optional, transform))
     x = torch.randn(case.batch).double()
     close(model(x).detach(), torch.cat([model(one) for one in torch.split(x, 1)]).detach(), 1e-12)

@@ -54,6 +54,34 @@ def test_every_axis_of_every_leaf_is_compared(leaf: str, axis: int) -> None:
     assert [wrong.leaf for wrong in mismatches("conv", conv, kind_of(conv, "conv"), layer)] == [leaf]
 
 
+_CORED = {"down.weight": (5, 4, 1, 1), "core.weight": (6, 5, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("leaf", "axis"), [("down.weight", 1), ("down.weight", 2), *(("core.weight", n) for n in range(1, 4))]
+)
+def test_every_axis_of_a_core_and_what_it_takes_is_compared(leaf: str, axis: int) -> None:
+    conv = nn.Conv2d(4, 8, 3)
+    layer = Layer({name: _zeros(*size) for name, size in (_GOOD | _CORED).items()})
+    assert (layer.branches, mismatches("conv", conv, kind_of(conv, "conv"), layer)) == (3, [])
+    shape = list(_CORED[leaf])
+    shape[axis] += 2
+    layer.tensors[leaf] = _zeros(*shape)
+    assert [wrong.leaf for wrong in mismatches("conv", conv, kind_of(conv, "conv"), layer)] == [leaf]
+
+
+def test_a_core_beside_kron_or_in_a_grouped_convolution_is_refused() -> None:
+    for base, extra, words in (
+        (nn.Conv2d(4, 8, 3, groups=2), {"up.weight": (8, 1)}, "grouped convolution"),
+        (nn.Conv2d(4, 8, 3), {"kron": (2, 2)}, "not with a core"),
+    ):
+        shapes = {"down.weight": (5, 4), "core.weight": (2, 5, 3, 3), "up.weight": (8, 2), **extra}
+        layer = Layer({name: _zeros(*size) for name, size in shapes.items()}, groups=base.groups)
+        place = Placement(torch.device("cpu"), torch.float32, True)
+        with pytest.raises(BaseMismatch, match=words):
+            build_layer("conv", base, kind_of(base, "conv"), layer, place)
+
+
 def test_branches_that_the_router_does_not_have_are_a_mismatch() -> None:
     conv = nn.Conv2d(4, 8, 3)
     layer = Layer({name: _zeros(*size) for name, size in _GOOD.items()} | {"down.weight": _zeros(8, 4, 3, 3)})
@@ -139,7 +167,9 @@ def linear_with_gain() -> LayerAdapter:
     return built
 
 
-_LEAVES = st.sets(st.sampled_from(["pair", "router", "gain", "gain_in", "weight_delta", "bias_delta"]), min_size=1)
+_LEAVES = st.sets(
+    st.sampled_from(["pair", "core", "router", "gain", "gain_in", "weight_delta", "bias_delta"]), min_size=1
+)
 
 
 @st.composite
@@ -151,8 +181,11 @@ def _layers(draw: Any) -> tuple[nn.Module, Layer, Tensor]:
     x = torch.randn((2, into, 4, 4) if kernel else (2, 3, into))
     chosen = draw(_LEAVES)
     shapes: dict[str, tuple[int, ...]] = {}
-    if chosen & {"pair", "router"}:
+    if chosen & {"pair", "core", "router"}:
         shapes |= {"down.weight": (n * rank, into, *kernel), "up.weight": (out, rank)}
+        if "core" in chosen:
+            inner = draw(st.integers(1, 3))
+            shapes |= {"down.weight": (inner, into, *[1] * len(kernel)), "core.weight": (n * rank, inner, *kernel)}
         if n > 1:
             shapes |= {"router.bias": (n,)} | ({"router.weight": (n, into)} if "router" in chosen else {})
     sizes = {"gain": (out,), "gain_in": (into,), "weight_delta": (out, into, *kernel), "bias_delta": (out,)}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from peft import (
 from torch import Tensor, nn
 
 import si_hub.tuner as tuner
-from si_hub.errors import BaseMismatch, ConversionRefused, UsageError
+from si_hub.errors import BaseMismatch, ConversionRefused, SiHubError, UsageError
 from si_hub.tuner import StyleInjectConfig
 
 
@@ -88,6 +89,137 @@ def test_saved_keys_do_not_carry_the_adapter_name(net: nn.Module) -> None:
     assert set(get_peft_model_state_dict(model, adapter_name="mine")) == {
         f"base_model.model.{path}.styleinject_layer.{leaf}" for path in ("fc", "conv") for leaf in leaves
     }
+
+
+def _run_and_reload(net: nn.Module, ids: Tensor, folder: Path, config: StyleInjectConfig) -> dict[str, Any]:
+    """Train one step, save with PEFT, load again: the same output; what the adapter's layers are."""
+    base = copy.deepcopy(net)
+    model = get_peft_model(net, config)
+    start = model(ids)
+    assert config.init_weights is False or torch.equal(start, base(ids))
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(_ours(model))
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    for _ in range(3):
+        optimiser.zero_grad()
+        (model(ids) - 1).square().mean().backward()
+        optimiser.step()
+    expected = model(ids)
+    assert not torch.allclose(expected, start)
+    model.save_pretrained(str(folder))
+    for low_cpu_mem_usage in (False, True):
+        again = PeftModel.from_pretrained(copy.deepcopy(base), str(folder), low_cpu_mem_usage=low_cpu_mem_usage)
+        assert torch.equal(again(ids), expected)
+    return tuner.extract(net, "default").layers
+
+
+def test_cores_share_one_down_matrix_on_spatial_convolutions_alone(net: nn.Module, ids: Tensor, tmp_path: Path) -> None:
+    layers = _run_and_reload(net, ids, tmp_path, _config(core=True, init_weights=True, transform="variance"))
+    shapes = {path: {leaf: t.shape for leaf, t in layer.tensors.items()} for path, layer in layers.items()}
+    assert shapes["conv"] == {
+        "down.weight": (2, 8, 1, 1), "core.weight": (6, 2, 3, 3), "up.weight": (8, 2), "router.weight": (3, 8),
+        "router.bias": (3,),
+    }  # fmt: skip
+    assert {leaf: shape for leaf, shape in shapes["fc"].items() if "router" not in leaf} == {
+        "down.weight": (6, 12), "up.weight": (8, 2),
+    }  # fmt: skip
+    assert layers["conv"].branches == 3
+
+
+def test_a_core_of_a_grouped_convolution_is_refused() -> None:
+    with pytest.raises(BaseMismatch, match="a core sees all inputs at once") as caught:
+        get_peft_model(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), _config(target_modules=["0"], core=True))
+    assert "exclude_modules" in str(caught.value)
+    get_peft_model(nn.Sequential(nn.Conv2d(4, 4, 1, groups=2)), _config(target_modules=["0"], core=True))
+
+
+@pytest.mark.parametrize("train_bias", [False, True])
+def test_gains_are_trained_beside_pairs_and_in_further_modules(
+    train_bias: bool, net: nn.Module, ids: Tensor, tmp_path: Path
+) -> None:
+    config = _config(
+        target_modules=["fc"], gain_modules=["norm", "rms", "group", "conv", "embed"], train_gain=True,
+        train_bias=train_bias, transform="add", num_branches=1, init_weights=True,
+    )  # fmt: skip
+    layers = _run_and_reload(net, ids, tmp_path, config)
+    beside = {"gain", "bias_delta"} if train_bias else {"gain"}
+    assert {path: set(layer.tensors) for path, layer in layers.items()} == {
+        "fc": {"down.weight", "up.weight"} | beside, **dict.fromkeys(("norm", "rms", "group", "conv", "embed"), beside),
+    }  # fmt: skip
+    assert layers["norm"].tensors["gain"].shape == (12,)
+    # A module named in both has a pair and a gain.
+    both = get_peft_model(_plain(net), _config(target_modules=["fc", "conv"], gain_modules=["conv"]), "both")
+    assert {path: "gain" in layer.tensors for path, layer in tuner.extract(both, "both").layers.items()} == {
+        "fc": False, "conv": True,
+    }  # fmt: skip
+
+
+def _plain(net: nn.Module) -> nn.Module:
+    tuner.remove(net)
+    return net
+
+
+def test_gains_alone_are_the_formula_and_fuse(net: nn.Module, ids: Tensor) -> None:
+    base = copy.deepcopy(net).double()
+    get_peft_model(net.double(), _config(target_modules=[], gain_modules=r"norm|group|conv", train_bias=True))
+    net.group.bias.requires_grad_(False)
+    layers = tuner.extract(net, "default").layers
+    values = {path: {leaf: t.torch().double() for leaf, t in layer.tensors.items()} for path, layer in layers.items()}
+    assert set(values) == {"norm", "group", "conv"}
+    with torch.no_grad():
+        for path, t in values.items():
+            # y ↦ gain · y + bias_delta, by hand on the base's own affine parameters.
+            module = base.get_submodule(path)
+            weight: Any = module.weight
+            weight.mul_(t["gain"].reshape(-1, *[1] * (weight.ndim - 1)))
+            module.bias.mul_(t["gain"]).add_(t["bias_delta"])  # type: ignore[operator, union-attr]
+        expected, before = base(ids), net.group.weight.clone()
+        torch.testing.assert_close(net(ids), expected, rtol=1e-10, atol=1e-10)
+        tuner.fuse_in_place(net)
+        torch.testing.assert_close(net(ids), expected, rtol=1e-10, atol=1e-10)
+        tuner.unfuse(net)
+        assert torch.equal(net.group.weight, before)
+
+
+def test_what_has_no_gain_of_the_format_is_refused() -> None:
+    model = nn.Sequential(nn.LayerNorm((3, 4)), nn.ReLU(), nn.LayerNorm(4))
+    for target, words in (("0", "this norm has several axes"), ("1", "class ReLU cannot be adapted")):
+        with pytest.raises(BaseMismatch, match=words):
+            get_peft_model(model, _config(target_modules=[], gain_modules=[target]))
+    with pytest.raises(BaseMismatch, match="linear layers and convolutions have a low-rank pair") as caught:
+        get_peft_model(model, _config(target_modules=["2"]))
+    assert "gain_modules" in str(caught.value)
+    with pytest.raises(UsageError, match="cannot be used when `gain_modules` is a str"):
+        _config(gain_modules="a.*", layers_to_transform=[1])
+
+
+def test_a_norm_of_three_axes_is_no_single_instance() -> None:
+    norm = nn.GroupNorm(2, 6).double()
+    model = nn.Sequential(copy.deepcopy(norm))
+    get_peft_model(model, _config(target_modules=[], gain_modules=["0"], train_bias=True))
+    values = {leaf: t.torch() for leaf, t in tuner.extract(model, "default").layers["0"].tensors.items()}
+    for batch in ((4, 6), (4, 6, 5)):
+        x, ones = torch.randn(batch).double(), [1] * (len(batch) - 2)
+        expected = norm(x) * values["gain"].double().reshape(-1, *ones) + values["bias_delta"].reshape(-1, *ones)
+        torch.testing.assert_close(model(x), expected)
+
+
+def test_a_gain_of_a_half_precision_base_is_float32() -> None:
+    model = nn.Sequential(nn.Linear(4, 4).bfloat16())
+    get_peft_model(model, _config(target_modules=["0"], train_gain=True), autocast_adapter_dtype=False)
+    tensors = tuner.extract(model, "default").layers["0"].tensors
+    assert (tensors["gain"].dtype, tensors["down.weight"].dtype) == ("F32", "BF16")
+
+
+def test_a_strangers_gain_modules_are_matched_in_bounded_time(net: nn.Module, ids: Tensor, tmp_path: Path) -> None:
+    model = get_peft_model(copy.deepcopy(net), _config(target_modules=["fc"], gain_modules=r"(norm|group)"))
+    model.save_pretrained(str(tmp_path))
+    again = PeftModel.from_pretrained(copy.deepcopy(net), str(tmp_path))
+    assert torch.equal(again(ids), model(ids))
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "gain_modules": "(a|a)*" * 30 + "b"}), encoding="utf-8")
+    with pytest.raises(SiHubError):
+        PeftModel.from_pretrained(net, str(tmp_path))
 
 
 def test_rank_and_alpha_patterns_set_single_layers(net: nn.Module) -> None:
