@@ -19,8 +19,8 @@ POOLS: tuple[str, ...] = get_args(Pool)
 #: Every leaf a layer may carry, with its shape in the words of docs/FORMAT.md. Tensor names end in one of these.
 LEAVES: dict[str, str] = {
     "down.weight": "[n * rank, in, *kernel], with a core [q, in]",
-    "core.weight": "[n * rank, q, *kernel]",
     "up.weight": "[out, rank]",
+    "core.weight": "[n * rank, q, *kernel]",
     "router.weight": "[n, in]",
     "router.bias": "[n]",
     "gain": "[out]",

@@ -405,3 +405,131 @@ class StyleInjectLayer(GuestLayer):
         # An empty batch gets nothing, and has no shapes to split.
         if not acting or scale == 0 or output.numel() == 0:
             return None
+        x = (args[0] if args else next(iter(kwargs.values()))).to(output.device)
+        bare = output.ndim == acting[0].kind.bare_axes
+        h, x = (output[None], x[None]) if bare else (output, x)
+        total: Tensor | None = None
+        for adapter in acting:
+            weight = adapter.weight * scale
+            if weight != 0:
+                part = adapter(base, x, h, weight, adapter.chosen(h))
+                total = part if total is None else total + part
+        if total is None:
+            return None
+        return output + (total[0] if bare else total)
+
+    def _answer(self, call: ModelRun, base: nn.Module, x: Tensor, output: Tensor, scale: float) -> Tensor | None:
+        """What a request asks for, in place of `active`."""
+        names = sorted(call.plan.names & self._modules.keys())
+        found = [(name, adapter) for name in names if isinstance(adapter := self._modules.get(name), LayerAdapter)]
+        if not found or scale == 0 or output.numel() == 0:
+            return None
+        bare = output.ndim == found[0][1].kind.bare_axes
+        h, x = (output[None], x[None]) if bare else (output, x)
+        total: Tensor | None = None
+        for name, adapter in found:
+            for share in call.shares(name, adapter.path, adapter.branches, h.shape[0], h):
+                if share.index is None:
+                    part = adapter(base, x, h, share.weight * scale, share.styles)
+                else:
+                    some = adapter(base, x[share.index], h[share.index], share.weight * scale, share.styles)
+                    part = torch.zeros_like(h).index_copy(0, share.index, some.to(h.dtype))
+                total = part if total is None else total + part
+        if total is None:
+            return None
+        return output + (total[0] if bare else total)
+
+    def attach(self, base: nn.Module) -> None:
+        base.add_module(CHILD, self)
+        base.register_forward_hook(self.hook, with_kwargs=True)
+
+    def detach(self, base: nn.Module) -> None:
+        """Undo `attach`, also on a deep copy, whose hook handle nobody holds."""
+        for key, hook in list(base._forward_hooks.items()):
+            if getattr(hook, "__self__", None) is self:
+                del base._forward_hooks[key]
+                base._forward_hooks_with_kwargs.pop(key, None)
+        del base._modules[CHILD]
+
+
+class _Blocks:
+    """x with its channels split into i1 blocks, for kron(K, M) x without ever expanding kron(K, M)."""
+
+    def __init__(self, x: Tensor, kron: Tensor, kind: Kind) -> None:
+        self.kron = kron
+        self.last = kind.channels_last
+        self.instances = 0 if self.last else x.shape[0]
+        inner = kron.shape[1]
+        self.x = operator.unflatten(x, -1, inner) if self.last else operator.unflatten(x, 1, inner).flatten(0, 1)
+
+    def apply(self, product: Tensor) -> Tensor:
+        return operator.transpose_kron(product, self.kron, self.instances)
+
+    def join(self, product: Tensor) -> Tensor:
+        if self.last:
+            return product.flatten(-2)
+        return product.reshape(self.instances, -1, *product.shape[2:])
+
+
+def _gently(fn: Callable[[Tensor], Tensor], itemsize: int, tensor: Tensor) -> Tensor:
+    """What ``nn.Module._apply`` asks for, but in no narrower a dtype than ``itemsize`` bytes, or the tensor's own.
+
+    Layerwise casting stores a base layer with all its children in float8; an adapter would lose its precision.
+    """
+    try:
+        moved = fn(tensor)
+    except (TypeError, RuntimeError):
+        # Apple's devices and some of Intel's take no float64, which a file's gains may be.
+        if tensor.dtype != torch.float64:
+            raise
+        moved = fn(tensor.float())
+    lossy = moved.itemsize < min(itemsize, tensor.itemsize)
+    return tensor.to(moved.device) if lossy else moved
+
+
+def _weighed(tensor: Tensor, weight: float | Tensor) -> Tensor:
+    """weight · tensor; a weight per instance is float32 or wider, and the result is rounded once."""
+    if not isinstance(weight, Tensor):
+        return weight * tensor
+    return (weight.reshape(-1, *[1] * (tensor.ndim - 1)) * tensor).to(tensor.dtype)
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    value = getattr(module, name)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _align(x: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Input and weight in one dtype: the weight's, for trainable float32 leaves too, but never float8."""
+    weight = weight.to(x.device, dtype if weight.dtype in FLOAT8 else weight.dtype)
+    if operator.is_autocast_on(x.device):
+        return x, weight
+    return x.to(weight.dtype), weight
+
+
+def _compute_dtype(leaf: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The dtype a leaf computes in: its weight's own, but ``dtype`` where float8 is only how it is stored."""
+    stored = _parameter(leaf, "weight").dtype
+    return dtype if stored in FLOAT8 else stored
+
+
+def _with_weight(leaf: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """The leaf's product with another weight, one for the batch or one per instance (``[N, r, ...]``)."""
+    if isinstance(leaf, nn.Conv2d):
+        return _convolve_grouped(leaf, x, weight) if weight.ndim == 5 else leaf._conv_forward(x, weight, None)
+    if weight.ndim == 2:
+        return F.linear(x, weight)
+    product = torch.bmm(x.reshape(x.shape[0], -1, x.shape[-1]), weight.mT)
+    return product.reshape(*x.shape[:-1], -1)
+
+
+def _convolve_grouped(leaf: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution with its own weight per instance: the batch becomes groups of one instance."""
+    instances, padding = x.shape[0], leaf.padding
+    if leaf.padding_mode != "zeros":
+        x = F.pad(x, leaf._reversed_padding_repeated_twice, mode=leaf.padding_mode)
+        padding = (0, 0)
+    folded = x.reshape(1, -1, *x.shape[2:])
+    out = F.conv2d(folded, weight.flatten(0, 1), None, leaf.stride, padding, leaf.dilation, instances)
+    return out.reshape(instances, -1, *out.shape[2:])

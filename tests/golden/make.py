@@ -87,7 +87,7 @@ def kron() -> Adapter:
     return Adapter(BaseModel("flux"), {"transformer": Component("FluxTransformer2DModel", layers)})
 
 
-def cores() -> Adapter:
+def spatial_cores() -> Adapter:
     """Branches with cores of their own over one shared down matrix: 3×3, 1×1 and linear, routed and alone."""
     layers = {
         "conv_in": Layer(
@@ -104,8 +104,8 @@ def cores() -> Adapter:
         ),
         "to_q": Layer(
             {
-                "down.weight": numbers(2, 4), "core.weight": numbers(2, 2, seed=4), "up.weight": numbers(6, 1),
-                "router.bias": numbers(2),
+                "down.weight": numbers(2, 4), "core.weight": numbers(3, 2, seed=4), "up.weight": numbers(6, 1),
+                "router.bias": numbers(3),
             },
             alpha=1.0,
         ),
@@ -174,7 +174,7 @@ def exceptions() -> Adapter:
     return Adapter(BaseModel("sd15"), {"unet": Component("UNet2DConditionModel", layers)})
 
 
-GOLDEN = (one_branch, three_branches, kron, cores, gains_and_deltas, turns, embeddings, exceptions)
+GOLDEN = (one_branch, three_branches, kron, spatial_cores, gains_and_deltas, turns, embeddings, exceptions)
 
 
 def main(folder: Path) -> None:

@@ -158,7 +158,7 @@ def _plain(net: nn.Module) -> nn.Module:
     return net
 
 
-def test_gains_alone_are_the_formula_and_fuse(net: nn.Module, ids: Tensor) -> None:
+def test_gains_alone_are_the_formula_and_fuse(net: Any, ids: Tensor) -> None:
     base = copy.deepcopy(net).double()
     get_peft_model(net.double(), _config(target_modules=[], gain_modules=r"norm|group|conv", train_bias=True))
     net.group.bias.requires_grad_(False)
@@ -169,9 +169,9 @@ def test_gains_alone_are_the_formula_and_fuse(net: nn.Module, ids: Tensor) -> No
         for path, t in values.items():
             # y ↦ gain · y + bias_delta, by hand on the base's own affine parameters.
             module = base.get_submodule(path)
-            weight: Any = module.weight
+            weight = module.weight
             weight.mul_(t["gain"].reshape(-1, *[1] * (weight.ndim - 1)))
-            module.bias.mul_(t["gain"]).add_(t["bias_delta"])  # type: ignore[operator, union-attr]
+            module.bias.mul_(t["gain"]).add_(t["bias_delta"])
         expected, before = base(ids), net.group.weight.clone()
         torch.testing.assert_close(net(ids), expected, rtol=1e-10, atol=1e-10)
         tuner.fuse_in_place(net)
@@ -210,14 +210,14 @@ def test_a_gain_of_a_half_precision_base_is_float32() -> None:
     assert (tensors["gain"].dtype, tensors["down.weight"].dtype) == ("F32", "BF16")
 
 
-def test_a_strangers_gain_modules_are_matched_in_bounded_time(net: nn.Module, ids: Tensor, tmp_path: Path) -> None:
+def test_a_strangers_gain_modules_are_no_expression_of_pythons(net: nn.Module, ids: Tensor, tmp_path: Path) -> None:
     model = get_peft_model(copy.deepcopy(net), _config(target_modules=["fc"], gain_modules=r"(norm|group)"))
     model.save_pretrained(str(tmp_path))
     again = PeftModel.from_pretrained(copy.deepcopy(net), str(tmp_path))
     assert torch.equal(again(ids), model(ids))
     file = tmp_path / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    file.write_text(json.dumps({**config, "gain_modules": "(a|a)*" * 30 + "b"}), encoding="utf-8")
+    file.write_text(json.dumps({**config, "gain_modules": r"(norm)\1"}), encoding="utf-8")
     with pytest.raises(SiHubError):
         PeftModel.from_pretrained(net, str(tmp_path))
 
