@@ -10,11 +10,13 @@ PEFT_ADAPTERS ?= add add-3-fixed variance-3-learned
 OLD_CLIENT := $(CURDIR)/build/old-client
 # The site's own environment: what builds pages and looks at them, and nothing of torch.
 DOCS := build/docs-venv
+# What draws the page of `si-hub app` and runs the notebook, beside all that $(VENV) has.
+APP := build/app-venv
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo hub test test-hub test-platform test-platform-short test-slow test-peft test-comfyui fuzz lint types wheel-test bench
-.PHONY: bench-distill house tables world clean docs chromium
+.PHONY: bench-distill house tables world clean docs chromium app-test
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -80,6 +82,17 @@ chromium:  # installed where it is missing and this is root on Debian or Ubuntu;
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get \
 		>/dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium chromium-driver; } \
 		|| { echo 'install chromium and chromedriver (Debian: apt-get install chromium chromium-driver)' >&2; exit 1; }
+
+$(APP)/.ready: $(READY) tests/app/requirements.txt
+	rm -rf $(APP)
+	$(BIN)/python -m venv $(APP)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$($(APP)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth"
+	$(APP)/bin/python -m pip install --quiet --no-deps --requirement tests/app/requirements.txt
+	touch $@
+
+app-test: $(APP)/.ready chromium  ## the page of `si-hub app` in headless Chromium
+	$(APP)/bin/python -m pytest -q tests/app/test_page.py
 
 docs: $(READY) $(DOCS)/.ready chromium  ## the site in build/site, strictly, and every page of it in headless Chromium
 	$(BIN)/python -m website.commands build/commands.md

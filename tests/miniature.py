@@ -70,3 +70,11 @@ def open_pair(tuned: Path, base: Path = BASE, **options: Any) -> Pair:
 
     opened = open_model(base)
     return match(opened, open_model(tuned, base=opened), **options)
+
+
+def join_styles(folder: Path) -> Path:
+    """Two LoRAs of the miniature as named styles of one adapter, ``kohya_lora`` and ``peft_lora``."""
+    import si_hub
+
+    files = [KOHYA_LORA, KOHYA_LORA.with_name("peft_lora.safetensors")]
+    return si_hub.merge(files, folder / "styles.safetensors", branches=True, base=BASE).path

@@ -20,7 +20,8 @@ ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schemas", "architectures",
         "converters", "format", "report", "hub", "tuner", "pipelines", "work", "training", "distill",
-        "basemodel", "compression", "editing", "exporting", "conversion", "inspection", "batch", "cli", "__main__",
+        "basemodel", "compression", "editing", "exporting", "conversion", "inspection", "batch",
+        "app", "cli", "__main__",
     ],
     "si_hub.architectures": [
         "model", "layouts", "bases", "namings", "shipped", "folder", "checkpoint", "sketch", "titles", "recognise",
@@ -46,15 +47,16 @@ ORDER = {
     ],
     "si_hub.editing": [
         "opening", "steadying", "adding", "comparing", "weighting", "interference", "unfusing", "fusing", "compiling",
-        "command", "splitting", "describing",
+        "command", "splitting", "describing", "mixing",
     ],
     "si_hub.exporting": [
         "magnitude", "turning", "formats", "joining", "placing", "spelling", "pairs", "original", "headers", "files",
         "assembling", "returning", "proving", "command", "many",
     ],
+    "si_hub.app": ["studio", "controls", "page", "command"],
     "si_hub.cli": [
         "printing", "options", "group", "convert", "look", "distill", "edit", "export", "revise", "share", "train",
-        "__main__",
+        "app", "__main__",
     ],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.

@@ -30,9 +30,10 @@ from .progress import hush
 from .report import load
 
 PEER = "kohya_lora"
-ZOOM, GAP, HEAD, LINE = 4, 6, 26, 20
+ZOOM, GAP, HEAD, LINE = 7, 10, 36, 30
+TITLE, PROMPT = 20, 18
 AMPLIFIED = 100
-SHOWN = 6
+SHOWN = 4
 COMPARED = 2
 
 
@@ -40,10 +41,10 @@ def grid(columns: Mapping[str, torch.Tensor], prompts: Sequence[str], side: int 
     """Columns of pictures ``[rows, 3, side, side]`` in -1 … 1 under their titles, each row under its prompt."""
     cell = side * ZOOM + GAP
     sheet = Image.new("RGB", (cell * len(columns) + GAP, HEAD + (cell + LINE) * len(prompts)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    pen, title_font, font = ImageDraw.Draw(sheet), ImageFont.load_default(TITLE), ImageFont.load_default(PROMPT)
     for column, (title, pictures) in enumerate(columns.items()):
         left = GAP + column * cell
-        pen.text((left, 6), title, "black", font)
+        pen.text((left, 8), title, "black", title_font)
         for row, picture in enumerate(pictures[: len(prompts)]):
             shown = ((picture.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
             enlarged = Image.fromarray(shown).resize((side * ZOOM,) * 2, Image.Resampling.NEAREST)

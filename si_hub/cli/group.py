@@ -70,6 +70,7 @@ def main() -> None:
       si-hub train base/ pictures/                pictures become an adapter
       si-hub push . user/style                    share an adapter on the Hub
       si-hub pull user/style                      get one, verified
+      si-hub app style.safetensors                play with it in a browser
 
     In Python:
 

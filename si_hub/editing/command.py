@@ -150,7 +150,7 @@ def merge(
     if branches:
         merged = _join_styles(terms, steadied, architecture)
     else:
-        merged = _sum_up(terms, steadied, architecture, weights)
+        merged = sum_adapters(terms, steadied, architecture, weights)
     merged.about.update(_describe(terms, steadied, title))
     if method != "svd":
         found = _compile(merged, terms, Path(output), base, method, rank, tolerance, size, prompts, force, progress)
@@ -245,12 +245,22 @@ def _check_bases(paths: Sequence[Path], adapters: Sequence[Adapter]) -> None:
             )  # fmt: skip
 
 
-def _sum_up(
+def sum_adapters(
     terms: Terms,
     adapters: Sequence[Adapter],
     architecture: Architecture,
     weights: Weights | None,
 ) -> Adapter:
+    """One adapter that does what all do together, each at its weight.
+
+    Args:
+        terms: what messages call them, and their weights.
+        adapters: the same number, of one branch each.
+        architecture, weights: of their base model.
+
+    Raises:
+        ConversionRefused: what cannot be added up.
+    """
     components: dict[str, Component] = {}
     for name, path in _places(adapters):
         held = [

@@ -6,16 +6,21 @@ import io
 
 from PIL import Image
 
-LEAST, MOST = 128, 512
+LEAST, MOST = 256, 512
+
+
+def enlarge(picture: Image.Image, least: int = LEAST) -> Image.Image:
+    """A picture whose longer side is under ``least`` pixels, by whole pixels to that or more; a larger one as it is."""
+    longer = max(picture.size)
+    if longer >= least:
+        return picture
+    times = -(-least // longer)
+    return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
 def fit_size(picture: Image.Image) -> Image.Image:
     """The picture in RGB, its longer side from `LEAST` to `MOST` pixels."""
-    plain = picture.convert("RGB")
-    longer = max(plain.size)
-    if longer < LEAST:
-        times = -(-LEAST // longer)
-        return plain.resize((plain.width * times, plain.height * times), Image.Resampling.NEAREST)
+    plain = enlarge(picture.convert("RGB"))
     plain.thumbnail((MOST, MOST), Image.Resampling.LANCZOS)
     return plain
 

@@ -20,7 +20,7 @@ LINE = 0.2
 CHART = 3.0
 #: Charts side by side, at least: a lone one is not drawn out over the whole width.
 NARROW = 2
-PICTURE = 1.9
+PICTURE = 2.6
 WRAPPED = 130
 
 

@@ -14,8 +14,8 @@ from si_hub.training.quiet import load_quietly
 _INDEX = "model_index.json"
 
 
-def base_folder(base: str | Path) -> Path:
-    """Where a base's pipeline lies.
+def base_folder(base: str | Path, use: str = "trained on") -> Path:
+    """Where a base's pipeline lies, which is to be ``use``.
 
     Raises:
         MissingFile: there is no such folder, nor such a repository in the local cache.
@@ -36,7 +36,7 @@ def base_folder(base: str | Path) -> Path:
         raise MissingFile("no such folder", file=str(base))
     if not (folder / _INDEX).is_file():
         raise CannotRun(
-            "is no whole pipeline, so it cannot be trained on", file=folder, expected=f"a folder with {_INDEX}",
+            f"is no whole pipeline, so it cannot be {use}", file=folder, expected=f"a folder with {_INDEX}",
             hint="A single file becomes one by from_single_file(...).save_pretrained(...) of its diffusers pipeline.",
         )  # fmt: skip
     return folder
