@@ -27,6 +27,7 @@ SETTING = "Any other setting of the method, such as trajectories=32; docs/DISTIL
 @click.option("--dtype", default="fp32", show_default=True, help="Numbers of the adapter: fp32, fp16 or bf16.")
 @click.option("--prompts", type=GivenPath(), help="Prompts to calibrate and train with, one a line.")
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, xpu or mps.  [default: the machine's best]")
+@click.option("--config", type=GivenModel(), help="Of a single-file BASE: the pipeline folder it lacks.")
 @click.option("--embeddings", is_flag=True, help="Carry changed token embeddings whole, with svd.")
 @click.option("--trust-order", is_flag=True, help="BASE is the base, even where the two look swapped.")
 @click.option("--work", type=GivenPath(), help="Folder for unfinished work, to go on from after an interruption.")

@@ -60,6 +60,7 @@ def distill(
     seed: int = 0,
     prompts: str | Path | None = None,
     device: str | None = None,
+    config: str | Path | None = None,
     embeddings: bool = False,
     trust_order: bool = False,
     report: str | Path | Sequence[str | Path] = (),
@@ -85,6 +86,8 @@ def distill(
         prompts: a file of prompts, one a line, for methods that run the pipeline.
         device: what to compute on, by torch's name: ``cpu``, ``cuda``, ``cuda:1``, ``xpu``, ``mps``; by default the
             machine's accelerator, or its CPU.
+        config: of a base that is a single file: the pipeline folder, or repository in the local cache, that has the
+            configurations and tokenizers which the file lacks; Stable Diffusion 1, 2 and XL need none.
         embeddings: carry changed token embeddings whole, with the method ``svd``.
         trust_order: base and tuned model are in the right order, whatever it looks like.
         report: HTML or PNG files to write a report to.
@@ -121,7 +124,7 @@ def distill(
     wish = Wish.of(report, pictures)
     given = (base, *tuned, *(one for one in (prompts, request.training.images) if one))
     wish.check(overwrite=force, given=(*given, path))
-    pairs = match_all(base, tuned, trust_order=trust_order)
+    pairs = match_all(base, tuned, trust_order=trust_order, config=config)
     name, reason = (method, "") if method else choose_method(pairs[0].base)
     if not method:
         request.check_for(name)
@@ -187,7 +190,7 @@ def _make(pairs: list[Pair], request: Request, goal: Destination, name: str, rea
 
 def choose_method(base: ModelOnDisk) -> tuple[str, str]:
     """The best closed form that can be had here, and why not a better one."""
-    from si_hub.distill.running.runner import why_not
+    from si_hub.distill.running.assembling import why_not
 
     reason = why_not(base)
     return ("svd", f"{base.title} {reason}") if reason else ("calibrated", "")
@@ -221,6 +224,7 @@ def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
         "prompts": read_prompts(request.prompts) if request.prompts else None,
         "options": dict(request.said),
         "models": [fingerprints.model(model.path) for model in models],
+        "config": fingerprints.model(configured) if (configured := pairs[0].base.configuration) else None,
         "images": fingerprints.contents(_pictures(Path(images))) if images else None,
     }  # fmt: skip
 

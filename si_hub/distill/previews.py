@@ -67,6 +67,7 @@ def curve(
     seed: int = 0,
     prompts: str | Path | None = None,
     device: str | None = None,
+    config: str | Path | None = None,
     trust_order: bool = False,
     report: str | Path | Sequence[str | Path] = (),
     pictures: int = 0,
@@ -77,7 +78,7 @@ def curve(
     """What calibrated adapters of several sizes leave of the error, predicted and measured; no adapter is written.
 
     Args:
-        base, tuned, dtype, seed, prompts, device, trust_order, progress: as for `si_hub.distill.distill`.
+        base, tuned, dtype, seed, prompts, device, config, trust_order, progress: as for `si_hub.distill.distill`.
         size: bytes, or a text such as ``40MB``, that one point is to have, and that is marked.
         sizes: of the other points; by default halves of all that the method can carry.
         report: HTML or PNG files to plot it in.
@@ -101,7 +102,7 @@ def curve(
     others = [one for one in (read_size(size, "sizes") for size in sizes) if one is not None]
     wish = Wish.of(report)
     wish.check(overwrite=force, given=(base, *tuned, prompts or ""))
-    pairs = match_all(base, tuned, trust_order=trust_order)
+    pairs = match_all(base, tuned, trust_order=trust_order, config=config)
     from si_hub.distill.methods.calibrated import curve_points
 
     found = curve_points(pairs, request, others)
@@ -129,6 +130,7 @@ def compare(
     seed: int = 0,
     prompts: str | Path | None = None,
     device: str | None = None,
+    config: str | Path | None = None,
     trust_order: bool = False,
     progress: Progress | None = None,
     force: bool = False,
@@ -138,7 +140,7 @@ def compare(
     """The sharing report of several tuned models; no adapter is made.
 
     Args:
-        base, tuned, dtype, work, seed, prompts, device, trust_order, progress: as for `si_hub.distill.distill`.
+        base, tuned, dtype, work, seed, prompts, device, config, trust_order, progress: as for `si_hub.distill.distill`.
         force, pictures: of no use here, and harmless.
         options: of the method ``calibrated``, and ``branches``.
 
@@ -155,7 +157,7 @@ def compare(
         "calibrated", tuned, dtype=dtype, seed=seed, prompts=prompts, device=device,
         progress=progress, options=options,
     )  # fmt: skip
-    pairs = match_all(base, tuned, trust_order=trust_order)
+    pairs = match_all(base, tuned, trust_order=trust_order, config=config)
     from si_hub.distill.methods.several import Teachers
     from si_hub.work.processes import processes
 

@@ -59,7 +59,7 @@ class Wish:
         if not self.files:
             return
         from si_hub.distill import drawing
-        from si_hub.distill.running.runner import why_not
+        from si_hub.distill.running.assembling import why_not
         from si_hub.work.processes import processes
 
         shown: list[ImageRow] = []

@@ -77,13 +77,21 @@ def _drop_equal(change: Change, sampled: set[tuple[str, str]], comparison: Compa
     return Change(change.component, change.module, change.kind, change.shape, None if equal else change.weight, bias)
 
 
-def match_all(base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool = False) -> list[Pair]:
-    """The base with each of the tuned models; a wrong pair is found before anything is done for the next."""
+def match_all(
+    base: str | Path, tuned: Sequence[str | Path], *, trust_order: bool = False, config: str | Path | None = None
+) -> list[Pair]:
+    """The base with each of the tuned models; a wrong pair is found before anything is done for the next.
+
+    Args:
+        base, tuned: paths, or repositories in the local cache.
+        trust_order: as `match` has it.
+        config: as `si_hub.distill.pair.opening.open_base` has it.
+    """
     for path in (base, *tuned):
         check_there(path)
     for one in tuned:
         check_paths(base, one, trust_order=trust_order)
     if Path(base).is_file():
         check_singles(Path(base), [path for path in map(Path, tuned) if path.is_file()])
-    start = open_base(base, tuned)
+    start = open_base(base, tuned, config)
     return [match(start, open_model(one, base=start), trust_order=trust_order) for one in tuned]

@@ -30,6 +30,7 @@ class ModelOnDisk:
         ignored: tensors of a single file that are no part of the pipeline, and why.
         metadata: of a single file's header.
         repo_id, revision: where it came from the Hub's cache.
+        configuration: a pipeline folder that says of a single file what it does not, where one is named.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class ModelOnDisk:
     metadata: dict[str, str] = field(default_factory=dict)
     repo_id: str | None = None
     revision: str | None = None
+    configuration: Path | None = None
 
     @property
     def name(self) -> str:
@@ -64,9 +66,16 @@ class ModelOnDisk:
         return sum(weight.count for weights in self.components.values() for weight in weights.values())
 
     def config(self, component: str) -> dict[str, Any]:
-        """``config.json`` of a component of a folder; empty for single files."""
-        file = component_folder(self.path, component) / "config.json"
-        return read_object(file) if self.layout == "folder" and file.is_file() else {}
+        """``config.json`` of a component of a folder; of a single file, that of its configuration, empty without."""
+        if (folder := self.folder) is None:
+            return {}
+        file = component_folder(folder, component) / "config.json"
+        return read_object(file) if file.is_file() else {}
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder whose configurations are the model's: its own, or the one that is named for a single file."""
+        return self.path if self.layout == "folder" else self.configuration
 
 
 def name_of(path: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from si_hub.architectures import from_folder
+from si_hub.architectures.checkpoint import DENOISERS
 from si_hub.architectures.folder import frozen_path, weight_files
 from si_hub.architectures.known import under_known_name
 from si_hub.architectures.model import BUFFERS
@@ -14,9 +15,10 @@ from si_hub.distill.pair.checkpoint import sight_of
 from si_hub.distill.pair.kinship import glance
 from si_hub.distill.pair.model import ModelOnDisk, component_folder
 from si_hub.distill.pair.weights import Weight
-from si_hub.errors import MissingFile
+from si_hub.errors import MissingFile, UsageError
 from si_hub.hub.names import as_ref
 from si_hub.storage.header import read_safetensors
+from si_hub.words import label
 
 _REPO_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 
@@ -40,10 +42,47 @@ def open_model(path: str | Path, *, base: ModelOnDisk | None = None) -> ModelOnD
     return _open_folder(place) if place.is_dir() else open_single(place, base)
 
 
-def open_base(base: str | Path, tuned: Sequence[str | Path]) -> ModelOnDisk:
-    """The base; a single file that only a folder's configuration explains is read by that of a tuned folder."""
+def open_base(base: str | Path, tuned: Sequence[str | Path], config: str | Path | None = None) -> ModelOnDisk:
+    """The base; a single file that only a folder's configuration explains is read by that of a tuned folder.
+
+    Args:
+        base: the base.
+        tuned: the tuned models.
+        config: a pipeline folder, or a repository in the local cache, that a single file's pipeline is assembled by.
+
+    Raises:
+        UsageError: a configuration for a base that is a folder, which has its own.
+        MissingFile: a configuration that is not there, or no pipeline's.
+        BaseMismatch, FormatError, FileAccessError: as `open_model`.
+    """
     folder = next((one for one in tuned if Path(one).is_dir()), None)
-    return open_model(base, base=open_model(folder) if folder and Path(base).is_file() else None)
+    if config is None:
+        return open_model(base, base=open_model(folder) if folder and Path(base).is_file() else None)
+    configuration = _configuration(config)
+    if not Path(base).is_file():
+        raise UsageError("is for a base that is a single file", key=label("config"), hint="Leave it out.")
+    known = folder or (configuration if has_weights(configuration) else None)
+    model = open_model(base, base=open_model(known) if known else None)
+    model.configuration = configuration
+    return model
+
+
+def _configuration(config: str | Path) -> Path:
+    place = Path(config)
+    match = _REPO_ID.fullmatch(as_ref(config))
+    folder = _snapshot(match[1], match[2]) if match and not place.exists() else place
+    if not (folder / "model_index.json").is_file():
+        raise MissingFile(
+            "is no pipeline folder", file=folder, key=label("config"), expected="a folder with model_index.json",
+            hint="Name a diffusers pipeline folder, or a repository in the local cache.",
+        )  # fmt: skip
+    return folder
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a pipeline's folder has the weights of its denoiser, and not only configurations."""
+    parts = [folder / name for name in DENOISERS if (folder / name).is_dir()]
+    return any(any(part.glob("*.safetensors")) for part in parts)
 
 
 def open_single(path: Path, base: ModelOnDisk | None) -> ModelOnDisk:

@@ -249,7 +249,9 @@ def _token_shape(table: WeightTable) -> str:
 def _vae(tensors: Mapping[str, Deferred], base: ModelOnDisk | None) -> WeightTable:
     """The autoencoder under diffusers' names; empty where the file has none or diffusers cannot map it."""
     held = {name: tensor for name, tensor in tensors.items() if name.startswith(_VAE)}
-    entry = SINGLE_FILE_LOADABLE_CLASSES.get((vae_class(base.path) if base else "") or "AutoencoderKL")
+    entry = SINGLE_FILE_LOADABLE_CLASSES.get(
+        (vae_class(base.folder) if base and base.folder else "") or "AutoencoderKL"
+    )
     if not held or entry is None:
         return {}
     blocks = [None] * len({match[0] for name in held if (match := re.search(r"encoder\.down\.\d+", name))})

@@ -15,15 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from si_hub.architectures.folder import read_object
 from si_hub.distill.pair.change import Change, ModuleKey, not_finite
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.weights import widen
+from si_hub.distill.running.assembling import load_pipeline
 from si_hub.distill.running.states import States
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
 from si_hub.training.encoding import POOLED, encode_prompts, text_lengths
-from si_hub.training.quiet import load_quietly
 from si_hub.tuner.injection import live_path
 from si_hub.tuner.kinds import kind_of
 from si_hub.words import option
@@ -178,34 +176,3 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, dict):
         return {name: _cast(part, dtype) for name, part in value.items()}
     return value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
-
-
-def load_pipeline(model: ModelOnDisk, dtype: torch.dtype = torch.float32) -> Any:
-    """The diffusers pipeline of a model's folder.
-
-    Raises:
-        CannotRun: `why_not` says why.
-    """
-    from diffusers import DiffusionPipeline
-
-    if reason := why_not(model):
-        raise CannotRun(
-            reason, file=model.path, hint=f"Name a pipeline folder as the base, or use {option('method', 'svd')}."
-        )
-    checker = {"safety_checker": None} if "safety_checker" in read_object(model.path / "model_index.json") else {}
-    with load_quietly():
-        return DiffusionPipeline.from_pretrained(
-            str(model.path), dtype=dtype, local_files_only=True, trust_remote_code=False, **checker
-        )
-
-
-def why_not(model: ModelOnDisk) -> str | None:
-    """Why a model's pipeline cannot be run; ``None`` where it can. Looks at names only."""
-    if not (model.path / "model_index.json").is_file():
-        return "is not a whole pipeline, so it cannot be run"
-    index = read_object(model.path / "model_index.json")
-    needed = [
-        name for name, entry in index.items() if isinstance(entry, list) and entry[0] and name != "safety_checker"
-    ]
-    lacking = [name for name in needed if not (model.path / name).is_dir() and name != "feature_extractor"]
-    return f"is a pipeline without its {', '.join(lacking)}, so it cannot be run" if lacking else None

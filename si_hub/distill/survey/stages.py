@@ -341,6 +341,7 @@ def survey_plan(
     return {
         "tool": __version__, "version": VERSION, "torch": torch.__version__,
         "models": [fingerprints.model(pair.base.path), fingerprints.model(pair.tuned.path)],
+        "config": fingerprints.model(pair.base.configuration) if pair.base.configuration else None,
         "prompts": digest, "settings": asdict(settings),
         "options": {name: str(options[name]) for name in sorted(options)},
     }  # fmt: skip

@@ -13,7 +13,8 @@ from examples.miniature.checkpoints import unfold
 from si_hub.distill import open_model
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.model import ModelOnDisk
-from si_hub.distill.running.runner import Runner, why_not
+from si_hub.distill.running.assembling import why_not
+from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.trajectory import trajectories
 from si_hub.errors import CannotRun, NotFinite
 from tests.distill import families
@@ -134,7 +135,7 @@ def test_the_null_prompt_is_zeros_where_the_pipeline_says_so(family: Runner) -> 
 
 def test_why_a_base_cannot_run(tmp_path: Path) -> None:
     file = open_model(INK, base=open_model(BASE))
-    assert "not a whole pipeline" in str(why_not(file))
+    assert "configuration is not shipped" in str(why_not(file))
     assert why_not(open_model(BASE)) is None
     part = ModelOnDisk(BASE / "unet", "folder", file.architecture, None, {})
     assert why_not(part)

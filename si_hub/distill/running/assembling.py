@@ -1,0 +1,207 @@
+"""A pipeline of a model on disk: a folder's, or one assembled from a single file and the configuration it lacks.
+
+The configuration is a release's that si-hub ships (`RELEASES`), or that of a pipeline folder which the user names.
+Every module is made without memory and gets its weights from the mapped file one at a time, so that one model is held,
+and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from si_hub.architectures.bases import BY_NAME
+from si_hub.architectures.folder import COMPONENT, class_name_of, frozen_path, read_object
+from si_hub.distill.pair.model import ModelOnDisk
+from si_hub.distill.pair.weights import Weight
+from si_hub.distill.running.releases import RELEASES, Release
+from si_hub.errors import BaseMismatch, CannotRun
+from si_hub.training.quiet import load_quietly
+from si_hub.words import option
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_INDEX = "model_index.json"
+#: Above this correlation with the noise that it is given, a denoiser predicts noise.
+_ALIKE = 0.5
+
+
+def load_pipeline(model: ModelOnDisk, dtype: torch.dtype | None = None) -> Any:
+    """The diffusers pipeline of a model on the CPU.
+
+    Args:
+        model: a pipeline folder, or a single file.
+        dtype: of its weights; float32 by default.
+
+    Raises:
+        CannotRun: `why_not` says why.
+        BaseMismatch: the named configuration is of a model with other weights.
+    """
+    import torch
+
+    dtype = dtype or torch.float32
+    if reason := why_not(model):
+        raise CannotRun(reason, file=model.path, hint=_way_out(model))
+    with load_quietly():
+        if model.layout == "file" and model.configuration is None:
+            return _of_release(model, RELEASES[model.architecture.name], dtype)
+        return _of_folder(model, dtype)
+
+
+def why_not(model: ModelOnDisk) -> str | None:
+    """Why a model's pipeline cannot be run; ``None`` where it can. Looks at names only."""
+    if model.layout == "folder":
+        return _folder_lacks(model.path, frozenset())
+    if model.configuration is not None:
+        reason = _folder_lacks(model.configuration, frozenset(_held(model)))
+        return f"cannot be run: its configuration {model.configuration.name} {reason}" if reason else None
+    release = RELEASES.get(model.architecture.name)
+    if release is None:
+        kind = BY_NAME[model.architecture.name].title if model.architecture.name in BY_NAME else "another model"
+        return f"is a single file of {kind}, whose configuration is not shipped, so it cannot be run"
+    lacking = [name for name in release.models if name not in _held(model)]
+    if lacking:
+        return f"is a single file without its {', '.join(lacking)}, so it cannot be run"
+    entry = model.components[model.denoiser].get("conv_in.weight")
+    usual = release.models[model.denoiser].config.get("in_channels", 4)
+    if entry is not None and entry.shape[1] != usual:
+        return f"takes {entry.shape[1]} channels where others take {usual}, so it cannot be run from prompts alone"
+    return None
+
+
+def _way_out(model: ModelOnDisk) -> str:
+    svd = option("method", "svd")
+    if model.layout == "folder":
+        return f"Name a pipeline folder as the base, or use {svd}."
+    return f"Name a diffusers folder or cached repository of its kind with {option('config')}, or use {svd}."
+
+
+def _folder_lacks(folder: Path, held: frozenset[str]) -> str | None:
+    """What a pipeline's folder lacks besides what is at hand elsewhere."""
+    if not (folder / _INDEX).is_file():
+        return "is not a whole pipeline, so it cannot be run"
+    lacking = [name for name in _parts(folder) if name not in held and not (folder / name).is_dir()]
+    return f"is a pipeline without its {', '.join(lacking)}, so it cannot be run" if lacking else None
+
+
+def _parts(folder: Path) -> dict[str, list[Any]]:
+    """Library and class of the components that a pipeline cannot do without."""
+    return {
+        name: entry for name, entry in read_object(folder / _INDEX).items()
+        if isinstance(entry, list) and entry[0] and name not in {"safety_checker", "feature_extractor"}
+    }  # fmt: skip
+
+
+def _held(model: ModelOnDisk) -> dict[str, dict[str, Weight]]:
+    """Weights by component, the autoencoder's among them where the file has one."""
+    return {**model.components, **({"vae": model.vae} if model.vae else {})}
+
+
+def _of_folder(model: ModelOnDisk, dtype: torch.dtype) -> Any:
+    """The pipeline of a folder; what a single file holds is that file's."""
+    from diffusers import DiffusionPipeline
+
+    folder = model.configuration or model.path
+    given: dict[str, Any] = {"safety_checker": None} if "safety_checker" in read_object(folder / _INDEX) else {}
+    if model.layout == "file":
+        parts = _parts(folder)
+        for name, weights in _held(model).items():
+            if name in parts and (COMPONENT.fullmatch(name) or name == "vae"):
+                given[name] = _filled(model, name, _from_config(folder / name, parts[name]), weights, dtype)
+    return DiffusionPipeline.from_pretrained(
+        str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False, **given
+    )
+
+
+def _from_config(folder: Path, entry: list[Any]) -> nn.Module:
+    """A component by its folder's configuration, without memory."""
+    if entry[0] not in {"diffusers", "transformers"} or not (folder / "config.json").is_file():
+        raise CannotRun("is no component that can be made from its configuration", file=folder, found=entry[0])
+    config = read_object(folder / "config.json")
+    return _empty(entry[0], class_name_of(config) or str(entry[1]), config)
+
+
+def _empty(library: str, class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """A model whose parameters have no memory yet; its buffers have."""
+    from accelerate import init_empty_weights
+
+    kind = getattr(import_module(library), class_name)
+    with init_empty_weights(include_buffers=False):
+        if library == "diffusers":
+            model: nn.Module = kind.from_config(dict(config))
+        else:
+            model = kind(kind.config_class(**config))
+    return model
+
+
+def _of_release(model: ModelOnDisk, release: Release, dtype: torch.dtype) -> Any:
+    """The pipeline of a single file by the configuration that is shipped for it."""
+    import diffusers
+
+    from si_hub.distill.running.vocabulary import clip_tokenizer
+
+    held = _held(model)
+    parts: dict[str, Any] = {
+        name: _filled(model, name, _empty(part.library, part.class_name, part.config), held[name], dtype)
+        for name, part in release.models.items()
+    }
+    denoiser = parts[model.denoiser]
+    if model.prediction_type is None:
+        model.prediction_type = asked_prediction(denoiser) if release.asks else "epsilon"
+    prediction = model.prediction_type
+    denoiser.register_to_config(sample_size=release.sides[prediction == "v_prediction"])
+    name, config = release.schedule(prediction, model.ignored)
+    tokenizers = {name: clip_tokenizer(padding) for name, padding in release.tokenizers.items()}
+    checker = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return getattr(diffusers, release.pipeline)(
+        **parts, **tokenizers, scheduler=getattr(diffusers, name)(**config), **release.options,
+        **(checker if release.pipeline == "StableDiffusionPipeline" else {}),
+    )  # fmt: skip
+
+
+def _filled(
+    model: ModelOnDisk, component: str, module: nn.Module, weights: Mapping[str, Weight], dtype: torch.dtype
+) -> nn.Module:
+    """A module with the file's weights, each copied and widened when its turn comes."""
+    from torch import nn
+
+    owners = dict(module.named_modules())
+    for name, empty in list(module.named_parameters()):
+        weight = weights.get(frozen_path(name, type(module).__name__))
+        if weight is None:
+            raise BaseMismatch(
+                "lacks a weight that its configuration names", file=model.path, key=f"{component}.{name}",
+                hint=f"Name the configuration of this very model with {option('config')}.",
+            )  # fmt: skip
+        if weight.shape != tuple(empty.shape):
+            raise BaseMismatch(
+                "has a weight of another shape than its configuration says", file=model.path,
+                key=f"{component}.{name}", expected=list(empty.shape), found=list(weight.shape),
+                hint=f"Name the configuration of this very model with {option('config')}.",
+            )  # fmt: skip
+        owner, _, leaf = name.rpartition(".")
+        setattr(owners[owner], leaf, nn.Parameter(weight.torch().to(dtype).contiguous(), requires_grad=False))
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()
+    return module.to(dtype).eval()
+
+
+def asked_prediction(denoiser: Any) -> str:
+    """What a denoiser predicts, by asking it: given hardly anything but noise, one of noise gives it back.
+
+    A prediction of v is there the negative picture, v = √ᾱ ε − √(1−ᾱ) x0 (Salimans & Ho, arXiv 2202.00512).
+    """
+    import torch
+
+    draw = torch.Generator().manual_seed(0)
+    like = next(denoiser.parameters())
+    noise = torch.randn(1, denoiser.config.in_channels, 32, 32, generator=draw).to(like)
+    text = torch.zeros(1, 77, denoiser.config.cross_attention_dim).to(like)
+    with torch.no_grad():
+        found = denoiser(noise, torch.tensor(999), text, return_dict=False)[0].float().flatten()
+    alike = torch.nn.functional.cosine_similarity(found, noise.float().flatten(), 0)
+    return "epsilon" if float(alike) > _ALIKE else "v_prediction"
