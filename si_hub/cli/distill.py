@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from si_hub.cli.group import main
-from si_hub.cli.options import GivenModel, GivenPath, as_bytes, as_json, as_table
+from si_hub.cli.options import GivenModel, GivenPath, as_bytes, as_json, as_table, as_words
 from si_hub.cli.printing import complain, show
 from si_hub.errors import UsageError
 from si_hub.foreign import make_safe
 
 SETTING = "Any other setting of the method, such as trajectories=32; docs/DISTILL.md lists them."
+#: What the file says of itself, where one is written.
+_KEPT = ("title", "license", "trigger_words")
 
 
 @main.command("distill")
@@ -44,6 +46,10 @@ SETTING = "Any other setting of the method, such as trajectories=32; docs/DISTIL
 @click.option("--sharing", is_flag=True, help="Only say what several TUNED models share, and what that saves.")
 @click.option("--set", "settings", callback=as_table, multiple=True, metavar="NAME=VALUE", help=SETTING)
 @click.option("--curve", is_flag=True, help="Only say what each size would leave of the error; --report plots it.")
+@click.option("--title", metavar="TEXT", help="Kept in the file.")
+@click.option("--license", metavar="ID", help="Kept in the file, such as cc-by-4.0.")
+@click.option("--trigger-words", callback=as_words, metavar="WORDS", help="Kept in the file, between commas.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors and warnings.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite the output and report files.")
 @as_json
 def distill_command(
@@ -51,6 +57,7 @@ def distill_command(
     tuned: tuple[str, ...],
     curve: bool,
     sharing: bool,
+    quiet: bool,
     json_: bool,
     settings: dict[str, Any],
     **options: Any,
@@ -82,6 +89,10 @@ def distill_command(
     if curve and sharing:
         raise UsageError("--curve and --sharing are two questions", hint="Ask one at a time.")
     run: Callable[..., Any] = compare if sharing else curve_of if curve else distill_models
+    if run is not distill_models:
+        for name in _KEPT:
+            if options.pop(name):
+                raise UsageError("is kept in an adapter, and none is made", key=name, hint="Leave it out.")
     # What the command says itself is no setting of a method.
     taken = {*options, *signature(run).parameters}
     for name in settings:
@@ -89,13 +100,16 @@ def distill_command(
             raise UsageError("is nothing to --set, or is said twice", key=name, hint="Say it once, by its own option.")
     own = {name: value for name, value in told.items() if value is not None} | settings
     try:
-        with progress_bar("distilling", quiet=json_ or not is_main(), share=True) as progress:
-            result = run(base, *tuned, progress=progress, **options, **own)
+        silent = quiet or json_ or not is_main()
+        with progress_bar("distilling", quiet=silent, share=True) as progress:
+            tell = {} if silent or run is not distill_models else {"tell": complain}
+            result = run(base, *tuned, progress=progress, **tell, **options, **own)
     except KeyboardInterrupt:
         if is_main():
             complain("what is finished is kept; the same command goes on from there")
         raise
     if is_main():
-        show(result, json_)
+        if json_ or not quiet:
+            show(result, json_)
         for warning in getattr(result, "warnings", ()):
             complain(f"warning: {make_safe(warning, 1000)}")

@@ -108,3 +108,8 @@ class NamesBases(click.Command):
         with formatter.section("Base models"):
             for line in wrap(", ".join(names()), width, break_on_hyphens=False):
                 formatter.write(f"  {line}\n")
+
+
+def as_words(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """``ink style, by anna`` as words between commas."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())

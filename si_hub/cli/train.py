@@ -8,16 +8,11 @@ from typing import Any
 import click
 
 from si_hub.cli.group import main
-from si_hub.cli.options import GivenModel, GivenOutput, GivenPath, as_json, as_table
+from si_hub.cli.options import GivenModel, GivenOutput, GivenPath, as_json, as_table, as_words
 from si_hub.cli.printing import complain, show
 from si_hub.errors import UsageError
 
 ANY_SETTING = "Any other setting, such as clip=0.5; docs/TRAIN.md lists them."
-
-
-def as_words(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
-    """``ink style, by anna`` as words between commas."""
-    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
 @main.command("train")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,8 +65,12 @@ def distill(
     trust_order: bool = False,
     report: str | Path | Sequence[str | Path] = (),
     pictures: int = 4,
+    title: str | None = None,
+    license: str | None = None,
+    trigger_words: Sequence[str] = (),
     force: bool = False,
     progress: Progress | None = None,
+    tell: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Distilled:
     """Make one small adapter of what distinguishes tuned models from their base, and write it.
@@ -92,8 +96,10 @@ def distill(
         trust_order: base and tuned model are in the right order, whatever it looks like.
         report: HTML or PNG files to write a report to.
         pictures: prompts that the report shows, drawn by tuned model, adapter and base; 0 for none.
+        title, license, trigger_words: kept in the file.
         force: overwrite an existing output.
         progress: called with (work done, all work).
+        tell: called with a line of words as work goes on: what it will take, and what it is doing.
         options: what one method alone understands.
 
     Raises:
@@ -106,7 +112,8 @@ def distill(
         check_method(method)
     request = Request.of(
         method, tuned, rank=rank, size=size, fidelity=fidelity, dtype=dtype, seed=seed, embeddings=embeddings,
-        prompts=prompts, device=device, progress=progress, options=options,
+        prompts=prompts, device=device, progress=progress, options=options, tell=tell,
+        about={"title": title, "license": license, "trigger_words": list(trigger_words)},
     )  # fmt: skip
     path = output_of(Path(tuned[0]), Path(output) if output else None)
     if path.exists() and not force:
@@ -176,7 +183,7 @@ def _make(pairs: list[Pair], request: Request, goal: Destination, name: str, rea
         goal.work.tidy()
         raise
     if crew.main:
-        adapter = distilled_adapter(pairs, outcome)
+        adapter = distilled_adapter(pairs, outcome, request.about)
         only = pairs[0].tuned if len(pairs) == 1 else None
         hashed = only.path if only and only.layout == "file" else None
         file_format.write(adapter, goal.output, overwrite=goal.force, hash_source=hashed, progress=request.progress)
@@ -222,7 +229,7 @@ def _plan(pairs: list[Pair], request: Request, name: str) -> dict[str, Any]:
         "tool": __version__, "method": name, "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
         "dtype": request.dtype, "seed": request.seed, "embeddings": request.embeddings,
         "prompts": read_prompts(request.prompts) if request.prompts else None,
-        "options": dict(request.said),
+        "options": dict(request.said), "about": dict(request.about),
         "models": [fingerprints.model(model.path) for model in models],
         "config": fingerprints.model(configured) if (configured := pairs[0].base.configuration) else None,
         "images": fingerprints.contents(_pictures(Path(images))) if images else None,

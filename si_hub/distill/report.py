@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.request import Request
+from si_hub.distill.request import WITH_FLAG, Request
 from si_hub.errors import FileAccessError, UsageError
 from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend
 from si_hub.report.text import size_text
@@ -19,6 +20,10 @@ from si_hub.words import label
 
 if TYPE_CHECKING:
     from si_hub.distill.result import Distilled
+
+
+#: Kinds of prompts as the document names them → as people do.
+_KINDS = {"prompt": "with a prompt", "null": "with the null prompt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +75,18 @@ class Wish:
                 pairs, result.path, self.pictures, file=request.prompts, seed=request.seed,
                 options=request.call.keywords(), seen=request.survey.trajectories, device=device,
             )  # fmt: skip
-        report = report_of(result, pairs, shown, {"pictures": f"none, since the base {reason}"} if reason else {})
+        more = {"pictures": f"none, since the base {reason}"} if reason else {}
+        report = report_of(result, pairs, shown, more, made_by(result, pairs, request))
         for file in self.files:
             write_report(report, file, overwrite=overwrite)
 
 
 def report_of(
-    result: Distilled, pairs: Sequence[Pair], rows: Sequence[ImageRow] = (), more: Mapping[str, str] | None = None
+    result: Distilled,
+    pairs: Sequence[Pair],
+    rows: Sequence[ImageRow] = (),
+    more: Mapping[str, str] | None = None,
+    command: str = "",
 ) -> Distillation:
     """The report of a written adapter.
 
@@ -85,8 +95,11 @@ def report_of(
         pairs: base and tuned models.
         rows: pictures.
         more: facts besides.
+        command: that made it.
     """
+    kinds = result.fidelity.get("by_prompt", {})
     tuned, base = ", ".join(pair.tuned.title for pair in pairs), pairs[0].base.title
+    made = {"Make it again": command} if command else {}
     return Distillation(
         title=f"{result.path.name}: what {tuned} changed in {base}",
         facts={**facts(result, tuned, base), **(more or {})},
@@ -97,7 +110,27 @@ def report_of(
         carried=result.carried,
         left_out=result.left_out,
         rows=rows,
+        verdict=result.verdict,
+        commands={"Load it": f"pipe.load_styleinject_weights({result.path.name!r})", **made},
+        kinds={_KINDS[name]: error for name, error in kinds.items()},
     )
+
+
+def made_by(result: Distilled, pairs: Sequence[Pair], request: Request) -> str:
+    """The command that makes the same adapter, models by their names: a report is shown to others."""
+    words = [pair.tuned.title for pair in pairs]
+    line = f"si-hub distill {shlex.join([pairs[0].base.title, *words])} --method {result.method}"
+    kinds = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+    told: dict[str, object] = {
+        "rank": request.rank, "size": request.size, "fidelity": request.fidelity, "dtype": kinds.get(request.dtype),
+        "seed": request.seed or None, "prompts": request.prompts.name if request.prompts else None,
+    }  # fmt: skip
+    line += "".join(f" --{name} {shlex.quote(str(value))}" for name, value in told.items() if value is not None)
+    flags = {name: value for name, value in request.said.items() if name != "cache"}
+    for name, value in flags.items():
+        said = shlex.quote(str(value))
+        line += f" --{name} {said}" if name in WITH_FLAG else f" --set {name}={said}"
+    return line
 
 
 def facts(result: Distilled, tuned: str, base: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ pipeline's calls, the survey, training. Where the answer goes to is no part of t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from numbers import Real
@@ -154,6 +154,8 @@ class Request:
         cache: folder of the surveys; ``None`` for the user's own.
         device: what to compute on, by torch's name; ``None`` for the machine's accelerator, or its CPU.
         said: the loose options as they were said, which unfinished work is known by.
+        about: what the adapter's document says besides: title, license, trigger words.
+        tell: called with a line of words as work goes on: what it will take, and what it is doing.
         progress: called with (work done, all work).
     """
 
@@ -173,6 +175,8 @@ class Request:
     device: str | None = None
     said: Mapping[str, str] = field(default_factory=dict)
     progress: Progress | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    tell: Callable[[str], None] | None = None
 
     @classmethod
     def of(
@@ -190,6 +194,8 @@ class Request:
         device: str | None = None,
         progress: Progress | None = None,
         options: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> Request:
         """A request from keywords, as `si_hub.distill.distill` takes them; no model is looked at.
 
@@ -198,6 +204,7 @@ class Request:
             tuned: the tuned models, whose files name the branches.
             rank, size, fidelity, dtype, seed, embeddings, prompts, device, progress: see `si_hub.distill.distill`.
             options: everything else.
+            about, tell: as the attributes.
 
         Raises:
             UsageError: no tuned model, two budgets, an option that is not known, a value that makes no sense.
@@ -238,6 +245,7 @@ class Request:
             rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None, branches, router,
             call, survey, training, Path(str(cache)) if cache else None, device,
             {name: str(options[name]) for name in sorted(options)}, progress,
+            {name: value for name, value in (about or {}).items() if value}, tell,
         )  # fmt: skip
 
     def check_for(self, method: str) -> None:

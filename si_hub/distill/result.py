@@ -16,6 +16,11 @@ from si_hub.words import call, label
 
 #: An adapter that leaves this much of the base's error has done next to nothing.
 HARDLY = 0.95
+#: Up to which error an adapter is what, in words; pictures of the miniature look like that.
+_VERDICTS = (
+    (0.02, "hardly to be told from it"), (0.1, "close to it"), (0.3, "like it, with other details"),
+    (0.6, "halfway between base and it"), (HARDLY, "nearer to the base than to it"),
+)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -80,9 +85,26 @@ class Distilled:
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
 
+    @property
+    def verdict(self) -> str:
+        """What the adapter is worth, in a sentence."""
+        it = "the tuned model" if len(self.tuned) == 1 else "the tuned models"
+        size = size_text(self.size)
+        if "error" not in self.fidelity:
+            return f"{size}: not run; {1 - self.error:.0%} of the weights' difference to {it} are in it"
+        words = next((words for most, words in _VERDICTS if self.error <= most), "no better than the base")
+        words = words.replace("to it", f"to {it}").replace("from it", f"from {it}").replace("like it", f"like {it}")
+        return f"{size}: {words.replace('and it', f'and {it}')}; {self.error:.1%} of the base's error are left"
+
+    @property
+    def load(self) -> str:
+        """The line of Python that loads the adapter into a pipeline of the base."""
+        return f"pipe.load_styleinject_weights({self.path.as_posix()!r})"
+
     def as_dict(self) -> dict[str, Any]:
         """The result as JSON data."""
         return {
+            "verdict": self.verdict, "load": self.load,
             "base": str(self.base), "tuned": [str(path) for path in self.tuned], "path": str(self.path),
             "size": self.size, "method": self.method, "reason": self.reason, "architecture": self.architecture,
             "modules": self.modules, "ranks": {str(rank): count for rank, count in self.ranks.items()},
@@ -114,12 +136,20 @@ class Distilled:
                 f"  identity {self.identity}",
                 *(f"  left out: {line}" for line in reasons(self.left_out)),
                 *(f"  note     {note}" for note in self.notes),
+                f"  verdict  {self.verdict}",
+                f"  load     {self.load}",
             ]
         )
 
 
-def distilled_adapter(pairs: list[Pair], outcome: Outcome) -> Adapter:
-    """An outcome as an adapter, with where it comes from."""
+def distilled_adapter(pairs: list[Pair], outcome: Outcome, said: Mapping[str, Any] | None = None) -> Adapter:
+    """An outcome as an adapter, with where it comes from.
+
+    Args:
+        pairs: base and tuned models.
+        outcome: what a method made.
+        said: what the document says besides: title, license, trigger words.
+    """
     from si_hub import __version__
 
     base, tuned = pairs[0].base, [pair.tuned for pair in pairs]
@@ -130,7 +160,7 @@ def distilled_adapter(pairs: list[Pair], outcome: Outcome) -> Adapter:
         provenance["source"] = _source(tuned[0])
     else:
         provenance["sources"] = [_source(model) for model in tuned]
-    about = {"provenance": provenance, "fidelity": outcome.fidelity, "training": outcome.training}
+    about = {**(said or {}), "provenance": provenance, "fidelity": outcome.fidelity, "training": outcome.training}
     return Adapter(
         BaseModel(kind.name, base.repo_id, base.revision, prediction or kind.prediction_type),
         outcome.components,

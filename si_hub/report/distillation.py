@@ -81,6 +81,9 @@ class Distillation:
         rows: pictures at equal seeds.
         losses: of every step of a training.
         errors: (step, error) as it was measured along a training.
+        verdict: what it all comes to, in a sentence.
+        commands: lines to copy by what they do: what loads the adapter, what made it.
+        kinds: kind of prompt → error of its states.
     """
 
     title: str
@@ -95,3 +98,6 @@ class Distillation:
     rows: Sequence[ImageRow] = ()
     losses: Sequence[float] = ()
     errors: Sequence[tuple[int, float]] = ()
+    verdict: str = ""
+    commands: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, float] = field(default_factory=dict)

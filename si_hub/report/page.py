@@ -21,9 +21,20 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere } h2 { font-size: 1.1rem; margin
 table { border-collapse: collapse } th, td { text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top;
   overflow-wrap: anywhere } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 img { max-width: 100% } .pictures { width: 100%; table-layout: fixed } .pictures img { width: 100%; max-width: 320px }
-.prompt { color: #6b7280 } details { margin: .5rem 0 } figure { display: inline-block; margin: 0 }
+.verdict { font-size: 1.15rem } .prompt { color: #6b7280 } details { margin: .5rem 0 }
+figure { display: inline-block; margin: 0 } pre { background: #f3f4f6; padding: .6rem .8rem; white-space: pre-wrap;
+  overflow-wrap: anywhere }
 """
 
+#: What the errors mean, for readers who have not seen the program.
+TIMESTEPS = (
+    "Error by timestep: a picture begins as noise at timestep 1000 and is finished at 0. Errors at high timesteps move "
+    "what is drawn where, errors at low ones change texture and edges; 0 is the tuned model, 1 the base."
+)
+KINDS_OF_PROMPTS = (
+    "Error by kind of prompt: with a prompt, and with the null prompt, which guidance subtracts in every step; where "
+    "the second is much larger, high guidance scales will show it."
+)
 #: Characters of one text, at most.
 TEXT_LIMIT = 1000
 #: Nothing is loaded and nothing runs, whatever a text may say.
@@ -48,8 +59,18 @@ def _text(words: object) -> str:
 
 
 def _sections(report: Distillation) -> Iterator[str]:
+    if report.verdict:
+        yield f'<p class="verdict">{_text(report.verdict)}</p>'
+    if report.rows:
+        yield "<h2>Pictures from equal noise</h2>" + _picture_table(report.rows)
+    for what, line in report.commands.items():
+        yield f"<h2>{_text(what)}</h2><pre>{_text(line)}</pre>"
     if report.facts:
-        yield _table(report.facts)
+        yield "<h2>What it is</h2>" + _table(report.facts)
+    if report.buckets:
+        yield f"<p>{TIMESTEPS}</p>"
+    if report.kinds:
+        yield f"<p>{KINDS_OF_PROMPTS}</p>" + _table({kind: f"{error:.4g}" for kind, error in report.kinds.items()})
     for name in charts_of(report):
         yield _chart(report, name)
     if report.curve:
@@ -57,9 +78,7 @@ def _sections(report: Distillation) -> Iterator[str]:
     if report.layers:
         yield _details(f"All {len(report.layers)} layers", _layer_table(report.layers))
     if report.left_out:
-        yield "<h2>Left out</h2>" + _table(report.left_out)
-    if report.rows:
-        yield "<h2>Pictures from equal noise</h2>" + _picture_table(report.rows)
+        yield _details(f"Left out: {len(report.left_out)}", _table(report.left_out))
 
 
 def _chart(report: Distillation, name: str) -> str:

@@ -34,7 +34,7 @@ class Band:
 
 def sheet(report: Distillation) -> bytes:
     """The PNG's bytes."""
-    parts = [_head(report), *_charts(report), *_pictures(report)]
+    parts = [_head(report), *_pictures(report), *_charts(report)]
     figure = new_figure(SHEET_WIDTH, sum(part.height for part in parts))
     bands = figure.subfigures(len(parts), 1, height_ratios=[part.height for part in parts], squeeze=False)
     for part, band in zip(parts, bands[:, 0], strict=True):
@@ -44,7 +44,8 @@ def sheet(report: Distillation) -> bytes:
 
 def _head(report: Distillation) -> Band:
     """The title, the facts and what was left out."""
-    lines = [f"{name}: {text}" for name, text in report.facts.items()]
+    lines = [report.verdict] if report.verdict else []
+    lines += [f"{name}: {text}" for name, text in {**report.commands, **report.facts}.items()]
     lines += [f"left out: {line}" for line in reasons(report.left_out)]
     wrapped = [piece for line in lines for piece in textwrap.wrap(make_safe(line, 400, prose=True), WRAPPED)]
     height = 0.5 + LINE * len(wrapped)

@@ -19,7 +19,7 @@ def test_a_page_holds_its_charts_and_pictures_and_needs_nothing_else(tmp_path: P
         assert tag not in {"script", "link", "iframe", "object"}
         for name in ("src", "href"):
             assert (attributes.get(name) or "data:").startswith("data:")
-    assert page.images()[-1].getpixel((0, 0)) == (200, 10, 10)
+    assert page.images()[0].getpixel((0, 0)) == (200, 10, 10)
     text = file.read_text(encoding="utf-8")
     for said in ("4 layers", "40.0 kB", "0.12", "mid_block.to_q", "Left out", "a red ring (seed 3)"):
         assert said in text
@@ -48,3 +48,14 @@ def test_every_layer_and_every_size_has_a_row_of_its_own(tmp_path: Path) -> None
     assert ["unet", "mid_block.to_q", "linear", "4", "512 B"] in cells
     sizes = [row for row in cells if len(row) == 3 and row[0].endswith("kB")]
     assert sizes == [["10.0 kB", "0.4", ""], ["20.0 kB", "0", ""], ["40.0 kB", "0.1", "0.12"]]
+
+
+def test_pictures_and_the_verdict_come_first_and_lists_are_folded(tmp_path: Path) -> None:
+    write_report(full_report(), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8").partition("<body>")[2]
+    order = [
+        "close to the tuned model", "Pictures from equal noise", "pipe.load_styleinject_weights", "Error by timestep:",
+        "Error by kind of prompt:", "<details><summary>All 4 layers", "<details><summary>Left out: 1",
+    ]  # fmt: skip
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)

@@ -34,6 +34,9 @@ def full_report(text: str = "a red ring") -> Distillation:
         curve=[CurvePoint(40_000, 0.1, 0.12), CurvePoint(20_000, 0.0), CurvePoint(10_000, 0.4)],
         losses=[2.0, float("nan"), 1.0],
         errors=[(0, 1.0), (3, 0.5)],
+        verdict=f"close to the tuned model {text}",
+        commands={text: f"pipe.load_styleinject_weights({text!r})"},
+        kinds={text: 0.1},
         rows=[ImageRow(text, 3, {"teacher": picture, text: picture}), ImageRow("two", 4, {"base": picture})],
     )
 

@@ -278,8 +278,10 @@ class Calibration:
 
     def size(self, choice: Choice) -> int:
         """Bytes of the file that an adapter makes, about a hundred too many rather than one too few."""
-        stand_in = self._outcome(choice, fidelity.Fidelity(0.12345678, (0.12345678,) * fidelity.BUCKETS, 1_000_000))
-        return adapter_bytes(distilled_adapter([self.pair], stand_in)) + SOURCE_HASH
+        stand_in = self._outcome(
+            choice, fidelity.Fidelity(0.12345678, (0.12345678,) * fidelity.BUCKETS, 1_000_000, (0.12345678,) * 2)
+        )
+        return adapter_bytes(distilled_adapter([self.pair], stand_in, self.request.about)) + SOURCE_HASH
 
     def outcome(self, choice: Choice) -> Outcome:
         """The adapter with its measurement."""

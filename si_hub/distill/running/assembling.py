@@ -185,8 +185,9 @@ def _filled(
             )  # fmt: skip
         owner, _, leaf = name.rpartition(".")
         setattr(owners[owner], leaf, nn.Parameter(weight.torch().to(dtype).contiguous(), requires_grad=False))
-    if hasattr(module, "tie_weights"):
-        module.tie_weights()
+    tie: Any = getattr(module, "tie_weights", None)
+    if tie is not None:
+        tie()
     return module.to(dtype).eval()
 
 

@@ -24,6 +24,8 @@ from si_hub.words import option
 
 #: Equal parts of the noise schedule that errors are given for.
 BUCKETS = 5
+#: Kinds of prompts that errors are given for, by their names in the document.
+KINDS = ("prompt", "null")
 _NAME = "distilled"
 
 
@@ -35,11 +37,14 @@ class Fidelity:
         error: squared error over all states, divided by the base's.
         by_bucket: the same in each fifth of the noise schedule, little noise first; ``None`` where no state lies.
         states: how many were measured.
+        by_kind: the same of states with a prompt, and of those with the null prompt that guidance asks for; ``None``
+            where no state is of a kind.
     """
 
     error: float
     by_bucket: tuple[float | None, ...]
     states: int
+    by_kind: tuple[float | None, ...] = (None, None)
 
 
 class Measure:
@@ -77,13 +82,17 @@ class Measure:
         states = self.states if word is None else self.states.with_word(word)
         own = _squares(predictions(self.runner, states, self.batch), self.tuned)
         bucket = (self.states.place * BUCKETS).long().clamp(0, BUCKETS - 1)
+        kind = torch.tensor([int(prompt is None) for prompt in self.states.prompts])
+
+        def left(rows: Tensor) -> float | None:
+            whole = float(self.base[rows].sum())
+            return float(own[rows].sum()) / whole if whole else None
+
         return Fidelity(
             float(own.sum() / self.base.sum()),
-            tuple(
-                float(own[bucket == k].sum() / self.base[bucket == k].sum()) if (bucket == k).any() else None
-                for k in range(BUCKETS)
-            ),
+            tuple(left(bucket == k) for k in range(BUCKETS)),
             len(self.states),
+            tuple(left(kind == k) for k in range(len(KINDS))),
         )
 
 
@@ -145,10 +154,12 @@ def document_field(found: Fidelity, timesteps: int, **facts: Any) -> dict[str, A
         for k, error in enumerate(found.by_bucket)
         if error is not None
     ]
+    kinds = {name: _round(error) for name, error in zip(KINDS, found.by_kind, strict=True) if error is not None}
     return {
         "measure": "squared error of the predicted noise, divided by the base's",
         "error": _round(found.error),
         "by_timestep": buckets,
+        **({"by_prompt": kinds} if kinds else {}),
         "states": found.states,
         **facts,
     }

@@ -12,11 +12,11 @@ import torch
 from diffusers import DiffusionPipeline
 
 from si_hub.architectures.bases.contract import Blueprint
+from si_hub.architectures.folder import read_object
 from si_hub.distill import distill, open_model
 from si_hub.distill.pair.matching import match_all
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import open_base
-from si_hub.distill.running import assembling
 from si_hub.distill.running.assembling import asked_prediction, load_pipeline, why_not
 from si_hub.distill.running.releases import RELEASES, Release
 from si_hub.errors import BaseMismatch, CannotRun, MissingFile, UsageError
@@ -55,7 +55,7 @@ def _shrunk() -> Release:
     }
     drop = ("_class_name", "_diffusers_version", "_name_or_path")
     for name, part in sizes.items():
-        read = part.config or assembling.read_object(BASE / name / "config.json")
+        read = part.config or read_object(BASE / name / "config.json")
         sizes[name] = replace_config(part, {key: value for key, value in read.items() if key not in drop})
     return replace(RELEASES["sd15"], models=sizes, sides=(16, 16))
 
@@ -65,7 +65,7 @@ def replace_config(part: Blueprint, config: dict[str, Any]) -> Blueprint:
 
 
 def test_a_shipped_release_needs_no_folder(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(assembling.RELEASES, "custom", _shrunk())
+    monkeypatch.setitem(RELEASES, "custom", _shrunk())
     model = open_base(single, [INK], BASE)
     model.configuration = None
     model.architecture = replace(model.architecture, name="custom")
@@ -83,9 +83,10 @@ def test_a_single_file_base_makes_the_adapter_that_its_folder_makes(single: Path
     made = [
         distill(
             base, tuned, output=tmp_path / f"{name}.safetensors", size=60_000, prompts=PROMPTS, cache=tmp_path / "c",
-            report=tmp_path / f"{name}.html", pictures=1, method="calibrated", trust_order=True, **more, **SHORT,
+            report=tmp_path / f"{name}.html", pictures=1, method="calibrated", trust_order=True, config=config,
+            **SHORT,
         )
-        for name, base, more in (("file", single, {"config": BASE}), ("folder", BASE, {}))
+        for name, base, config in (("file", single, BASE), ("folder", BASE, None))
     ]  # fmt: skip
     assert made[0].sha256 == made[1].sha256
     assert made[0].error == made[1].error
@@ -144,14 +145,14 @@ def test_a_configuration_that_is_not_the_files_is_named(single: Path, tmp_path: 
         match_all(single, [INK], config=BASE / "unet")
 
 
-class _Denoiser(torch.nn.Linear):
+class _Denoiser(torch.nn.Module):
     """Predicts noise, or v."""
 
     config = SimpleNamespace(in_channels=4, cross_attention_dim=8)
 
     def __init__(self, share: float) -> None:
-        super().__init__(1, 1)
-        self.share = share
+        super().__init__()
+        self.like, self.share = torch.nn.Parameter(torch.zeros(1)), share
 
     def forward(self, noise: torch.Tensor, time: Any, text: torch.Tensor, return_dict: bool) -> Any:
         picture = torch.randn(noise.shape, generator=torch.Generator().manual_seed(5))
