@@ -1,0 +1,11 @@
+"""Tiny pipelines of many classes, made of configurations: nothing is downloaded."""
+
+from __future__ import annotations
+
+from tests.pipelines.tiny import pictures, videos
+from tests.pipelines.tiny.table import Tiny, build, classes
+
+__all__ = ["CLASSES", "Tiny", "build", "pictures", "videos"]
+
+#: Every class that is built, by name.
+CLASSES = classes()
