@@ -45,6 +45,20 @@ def fuse_adapters(
         undo.pop_all()
 
 
+def pick_scale(scale: float, lora_scale: float | None) -> float:
+    """The scale of a fusion, which may have been given under diffusers' name for it.
+
+    Raises:
+        UsageError: it was given under both.
+    """
+    if lora_scale is None:
+        return scale
+    if scale != 1.0:
+        raise UsageError("is given as scale= too", key="lora_scale", found=lora_scale, hint="Give scale= alone")
+    warnings.warn("lora_scale= is called scale= here", stacklevel=4)
+    return lora_scale
+
+
 def bake_adapters(
     pipeline: Any, components: Sequence[str] | None, scale: float, safe: bool, names: list[str] | None
 ) -> None:

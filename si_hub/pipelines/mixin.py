@@ -326,6 +326,8 @@ class StyleInjectLoaderMixin:
         scale: float = 1.0,
         safe_fusing: bool = False,
         adapter_names: AdapterNames | None = None,
+        *,
+        lora_scale: float | None = None,
     ) -> None:
         """Compute the base weights with adapters in them: exact, or refused.
 
@@ -334,6 +336,7 @@ class StyleInjectLoaderMixin:
             scale: factor on top of the adapters' weights.
             safe_fusing: check for NaN and infinity before any weight is changed.
             adapter_names: which, by default the active ones.
+            lora_scale: diffusers' name of ``scale``, with a warning that says so.
 
         Raises:
             ConversionRefused: T is not ``add``, or a router chooses per input; the error says the way out.
@@ -341,7 +344,7 @@ class StyleInjectLoaderMixin:
         """
         names = None if adapter_names is None else registry.list_names(adapter_names, self)
         with changing(self):
-            fusing.fuse_adapters(self, components, scale, safe_fusing, names)
+            fusing.fuse_adapters(self, components, fusing.pick_scale(scale, lora_scale), safe_fusing, names)
 
     @in_turn
     def bake_styleinject(
@@ -350,6 +353,8 @@ class StyleInjectLoaderMixin:
         scale: float = 1.0,
         safe_fusing: bool = False,
         adapter_names: AdapterNames | None = None,
+        *,
+        lora_scale: float | None = None,
     ) -> None:
         """Keep fused weights for good: the adapters are gone, and ``save_pretrained`` writes the weights as they are.
 
@@ -358,6 +363,7 @@ class StyleInjectLoaderMixin:
             scale: factor for adapters that are not fused yet, which are fused now.
             safe_fusing: check for NaN and infinity before any weight is changed.
             adapter_names: which, by default the fused ones or, where none is, the active ones.
+            lora_scale: diffusers' name of ``scale``, with a warning that says so.
 
         Raises:
             ConversionRefused: as for `fuse_styleinject`.
@@ -365,7 +371,7 @@ class StyleInjectLoaderMixin:
         """
         names = None if adapter_names is None else registry.list_names(adapter_names, self)
         with changing(self):
-            fusing.bake_adapters(self, components, scale, safe_fusing, names)
+            fusing.bake_adapters(self, components, fusing.pick_scale(scale, lora_scale), safe_fusing, names)
 
     @in_turn
     def unfuse_styleinject(self, components: Sequence[str] | None = None) -> None:

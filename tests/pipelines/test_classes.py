@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from si_hub.architectures.folder import COMPONENT
 from si_hub.pipelines import registry
 from si_hub.storage.tensors import Tensor
 from tests.pipelines.tiny import CLASSES, build
+from tests.pipelines.tiny.left_out import list_left_out, render
 
 #: Classes that every run of the suite builds, one for each way of building; the others are slow ones' together.
 FIRST = [
@@ -73,3 +76,11 @@ def test_adapters_of_every_component_act_and_leave_no_trace(name: str) -> None:
     assert list(after) == list(before)
     assert all(after[key][0] == before[key][0] and torch.equal(after[key][1], before[key][1]) for key in before)
     assert torch.equal(tiny.draw(), base)
+
+
+def test_every_class_is_built_or_left_out_for_a_reason_that_the_documentation_gives() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "PIPELINES.md").read_text(encoding="utf-8")
+    if diffusers.__version__ == "0.42.1":
+        assert render() in page
+    assert list_left_out().keys().isdisjoint(CLASSES)
+    assert len(CLASSES) >= 40

@@ -23,7 +23,9 @@ from tests.pipelines.tiny import build
 Make = Callable[..., Any]
 KEY = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:Already found a `peft_config`", "ignore:.*what was fused is taken out", "ignore:All adapters are already merged",
+    "ignore:Already found a `peft_config`",
+    "ignore:.*what was fused is taken out",
+    "ignore:All adapters are already merged",
     "ignore:The following alpha_pattern keys did not match",
 )
 

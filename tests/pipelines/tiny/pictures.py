@@ -15,7 +15,10 @@ from tests.pipelines.tiny.parts import WIDTH, causal, clip, qwen25, t5, tokenize
 from tests.pipelines.tiny.table import Made, tiny
 
 PROMPT = "ink cat"
-TURNS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] if m['content'] is string else m['content'][0]['text'] }}\n{% endfor %}"
+TURNS = (
+    "{% for m in messages %}{{ m['role'] }}: "
+    "{{ m['content'] if m['content'] is string else m['content'][0]['text'] }}\n{% endfor %}"
+)
 GUIDED = {"prompt": PROMPT, "negative_prompt": "neon", "guidance_scale": 3.0}
 
 
@@ -62,7 +65,10 @@ def stable_diffusion(name: str) -> Made:
     options: dict[str, Any] = {**GUIDED, "height": 16, "width": 16, **given(name, 16)}
     if "AnimateDiff" in name:
         adapter = diffusers.MotionAdapter(
-            block_out_channels=(16, 32), motion_layers_per_block=1, motion_norm_num_groups=8, motion_num_attention_heads=4
+            block_out_channels=(16, 32),
+            motion_layers_per_block=1,
+            motion_norm_num_groups=8,
+            motion_num_attention_heads=4,
         )
         return {**found, "motion_adapter": adapter}, {**options, "num_frames": 2}
     found |= {"safety_checker": None, "requires_safety_checker": False}
@@ -254,7 +260,8 @@ def lumina(name: str) -> Made:
 def aura_flow(name: str) -> Made:
     transformer = diffusers.AuraFlowTransformer2DModel(
         sample_size=32, patch_size=2, in_channels=4, num_mmdit_layers=1, num_single_dit_layers=1, attention_head_dim=8,
-        num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=32, out_channels=4, pos_embed_max_size=256,
+        num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=32, out_channels=4,
+        pos_embed_max_size=256,
     )  # fmt: skip
     found = {
         "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(4, 2),
@@ -286,7 +293,11 @@ def hunyuan_dit(name: str) -> Made:
     )  # fmt: skip
     bert = transformers.BertModel(
         transformers.BertConfig(
-            vocab_size=parts.VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37
+            vocab_size=parts.VOCABULARY,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=37,
         )
     )
     found = {
@@ -310,7 +321,8 @@ def hunyuan_image(name: str) -> Made:
     )  # fmt: skip
     found = {
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0), "transformer": transformer, "vae": vae,
-        "text_encoder": qwen25(layers=4), "tokenizer": tokenizer(1100), "text_encoder_2": t5(), "tokenizer_2": tokenizer(128),
+        "text_encoder": qwen25(layers=4), "tokenizer": tokenizer(1100), "text_encoder_2": t5(),
+        "tokenizer_2": tokenizer(128),
     }  # fmt: skip
     return found, {"prompt": 'ink "cat"', "height": 16, "width": 16, "distilled_guidance_scale": 3.5}
 
@@ -365,7 +377,8 @@ def kandinsky22(name: str) -> Made:
             "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
         ), up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), layers_per_block=1,
         mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=(32, 64), cross_attention_dim=32,
-        encoder_hid_dim=32, encoder_hid_dim_type="image_proj", attention_head_dim=4, resnet_time_scale_shift="scale_shift",
+        encoder_hid_dim=32, encoder_hid_dim_type="image_proj", attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift",
         class_embed_type=None, norm_num_groups=8,
     )  # fmt: skip
     movq = diffusers.VQModel(
@@ -423,7 +436,14 @@ def ovis_image(name: str) -> Made:
 @tiny("PRXPipeline")
 def prx(name: str) -> Made:
     transformer = diffusers.PRXTransformer2DModel(
-        patch_size=1, in_channels=4, context_in_dim=8, hidden_size=8, mlp_ratio=2.0, num_heads=2, depth=1, axes_dim=[2, 2]
+        patch_size=1,
+        in_channels=4,
+        context_in_dim=8,
+        hidden_size=8,
+        mlp_ratio=2.0,
+        num_heads=2,
+        depth=1,
+        axes_dim=[2, 2],
     )
     from transformers.models.t5gemma.configuration_t5gemma import T5GemmaConfig, T5GemmaModuleConfig
     from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers
-import torch
 import transformers
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
@@ -36,7 +35,9 @@ def wan(name: str) -> Made:
     if "VideoToVideo" in name:
         options = {**GUIDED, **FRAMES, "video": [picture(16)] * 5, "strength": 1.0}
         del options["num_frames"]
-        return with_wan_vae(first, UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)), options
+        return with_wan_vae(
+            first, UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+        ), options
     second = diffusers.WanTransformer3DModel(**WAN, rope_max_seq_len=32)
     return with_wan_vae(first, transformer_2=second, boundary_ratio=0.9), {**GUIDED, **FRAMES}
 
@@ -123,7 +124,8 @@ def ltx2(name: str) -> Made:
 
     connectors = LTX2TextConnectors(
         caption_channels=32, text_proj_in_factor=3, video_connector_num_attention_heads=4,
-        video_connector_attention_head_dim=8, video_connector_num_layers=1, video_connector_num_learnable_registers=None,
+        video_connector_attention_head_dim=8, video_connector_num_layers=1,
+        video_connector_num_learnable_registers=None,
         audio_connector_num_attention_heads=4, audio_connector_attention_head_dim=8, audio_connector_num_layers=1,
         audio_connector_num_learnable_registers=None, connector_rope_base_seq_len=32, rope_theta=10000.0,
         rope_double_precision=False, causal_temporal_positioning=False, rope_type="split",
@@ -142,7 +144,8 @@ def ltx2(name: str) -> Made:
     )  # fmt: skip
     vocoder = LTX2Vocoder(
         in_channels=16, hidden_channels=32, out_channels=2, upsample_kernel_sizes=[4, 4], upsample_factors=[2, 2],
-        resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]], leaky_relu_negative_slope=0.1, output_sampling_rate=16000,
+        resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]], leaky_relu_negative_slope=0.1,
+        output_sampling_rate=16000,
     )  # fmt: skip
     found = {
         "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": vae, "audio_vae": audio,
@@ -212,7 +215,8 @@ def latte(name: str) -> Made:
     transformer = diffusers.LatteTransformer3DModel(
         sample_size=8, num_layers=1, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=32,
         in_channels=4, cross_attention_dim=24, out_channels=8, attention_bias=True, activation_fn="gelu-approximate",
-        num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6, video_length=2,
+        num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
+        video_length=2,
     )  # fmt: skip
     found = {
         "scheduler": DDIMScheduler(), "transformer": transformer, "vae": parts.vae(4, 2), "text_encoder": t5(),
@@ -224,7 +228,8 @@ def latte(name: str) -> Made:
 @tiny("EasyAnimatePipeline")
 def easy_animate(name: str) -> Made:
     transformer = diffusers.EasyAnimateTransformer3DModel(
-        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=2, text_embed_dim=16,
+        num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=2,
+        text_embed_dim=16,
         num_layers=1, sample_width=16, sample_height=16, patch_size=2,
     )  # fmt: skip
     vae = diffusers.AutoencoderKLMagvit(
@@ -253,7 +258,8 @@ def hunyuan_video(name: str) -> Made:
     )  # fmt: skip
     found = {
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0), "transformer": transformer, "vae": vae,
-        "text_encoder": causal("Llama", 16, layers=4), "tokenizer": tokenizer(64), "text_encoder_2": clip(width=8, length=77),
+        "text_encoder": causal("Llama", 16, layers=4), "tokenizer": tokenizer(64), "text_encoder_2": clip(width=8,
+        length=77),
         "tokenizer_2": tokenizer(),
     }  # fmt: skip
     template = {"template": "{}", "crop_start": 0}
