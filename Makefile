@@ -15,7 +15,7 @@ APP := build/app-venv
 export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo hub test test-hub test-platform test-platform-short test-slow test-peft test-comfyui fuzz lint types wheel-test bench
+.PHONY: help demo hub test test-hub test-quantised test-platform test-platform-short test-slow test-peft test-comfyui fuzz lint types wheel-test bench
 .PHONY: bench-distill house tables world clean docs chromium app-test
 
 help:  ## show the targets
@@ -50,6 +50,10 @@ $(OLD_CLIENT)/.ready: $(READY) tests/hub/old-client.txt
 
 test-hub: $(OLD_CLIENT)/.ready  ## the Hub's tests, and README, with the oldest huggingface_hub that is supported
 	PYTHONPATH=$(OLD_CLIENT) SI_HUB_TEST_CLIENT=1.32 $(BIN)/python -m pytest -q -n 2 tests/hub tests/test_readme.py -k 'not demo'
+
+test-quantised: $(READY)  ## adapters on quantised bases, with the packages that quantise
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/quantised --requirement tests/pipelines/quantised.txt
+	PYTHONPATH=build/quantised $(BIN)/python -m pytest -q tests/pipelines/test_quantised.py
 
 test-platform: $(READY)  ## all rooms that touch files as on a system that is not POSIX, with cp1252 for texts
 	$(ELSEWHERE) $(BIN)/python -m pytest -q -n 2 tests/test_*.py tests/storage tests/format tests/golden tests/converters \

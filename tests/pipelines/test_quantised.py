@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -37,13 +36,11 @@ class Tiny(DiffusionPipeline):
         self.register_modules(transformer=transformer)
 
 
-def _torchao(config: str, **options: Any) -> Callable[[nn.Module], None]:
+def _torchao(config: str, weight_dtype: str | None = None) -> Callable[[nn.Module], None]:
     def quantise(model: nn.Module) -> None:
         quantization = pytest.importorskip("torchao.quantization", reason="make test-quantised")
-        if "weight_dtype" in options:
-            quantization.quantize_(model, getattr(quantization, config)(weight_dtype=torch.int4))
-        else:
-            quantization.quantize_(model, getattr(quantization, config)())
+        options = {} if weight_dtype is None else {"weight_dtype": getattr(torch, weight_dtype)}
+        quantization.quantize_(model, getattr(quantization, config)(**options))
 
     return quantise
 
@@ -88,12 +85,11 @@ def _gguf(model: nn.Module) -> None:
         setattr(model, path, made)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[nn.Module], None]] = {
     "torchao int8": _torchao("Int8WeightOnlyConfig"),
     "torchao int4": _torchao("IntxWeightOnlyConfig", weight_dtype="int4"),
     "torchao float8": _torchao("Float8WeightOnlyConfig"),
     "quanto int8": _quanto("qint8"),
-    "quanto int4": _quanto("qint4"),
     "quanto float8": _quanto("qfloat8"),
     "bitsandbytes 8 bits": _bitsandbytes(8),
     "bitsandbytes 4 bits": _bitsandbytes(4),
