@@ -28,8 +28,8 @@ ORDER = {
         "known", "reach", "generate",
     ],
     "si_hub.converters": [
-        "source", "numbers", "metadata", "pictures", "naming", "dense", "families", "checking", "report", "layers",
-        "saved", "detect", "origins", "wayback", "outline", "reading", "pairing",
+        "source", "numbers", "metadata", "pictures", "naming", "dense", "folding", "families", "checking", "report",
+        "layers", "saved", "detect", "origins", "wayback", "outline", "reading", "pairing",
     ],
     "si_hub.hub": ["limits", "client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [

@@ -16,6 +16,7 @@ from si_hub.architectures.layouts import Part
 from si_hub.converters.dense import BaseModule, Difference, Weights, as_double
 from si_hub.converters.families.contract import Target
 from si_hub.converters.families.shapes import along
+from si_hub.converters.folding import multiply_core
 from si_hub.errors import UnsupportedFamily
 from si_hub.storage.tensors import Tensor
 from si_hub.words import option
@@ -77,8 +78,9 @@ def differ_by_layer(layer: Layer, target: Target, own: BaseModule | None) -> Dif
     """What a layer of one branch adds to weight and bias of its module, by docs/FORMAT.md, for the transform ``add``.
 
     ΔW = (gain - 1 + turn) W + W (gain_in - 1 + turn_in) + weight_delta + alpha / rank · up down, where gains are
-    diagonal matrices, turns block-diagonal ones, and ``kron`` is the left factor of the pair's product, or of
-    ``weight_delta`` where there is no pair; Δb = (gain - 1 + turn) b + bias_delta.
+    diagonal matrices, turns block-diagonal ones, ``kron`` is the left factor of the pair's product, or of
+    ``weight_delta`` where there is no pair, and a core stands between up and down;
+    Δb = (gain - 1 + turn) b + bias_delta.
     """
     leaves = layer.tensors
     acts_on_bias = "bias_delta" in leaves or (target.bias and not leaves.keys().isdisjoint({"gain", "turn"}))
@@ -182,7 +184,9 @@ def _product(layer: Layer, target: Target) -> torch.Tensor | None:
 def _multiply(layer: Layer) -> torch.Tensor:
     import torch
 
-    up, down = as_double(layer.tensors["up.weight"]), as_double(layer.tensors["down.weight"])
+    up, core = as_double(layer.tensors["up.weight"]), layer.tensors.get("core.weight")
+    first = layer.tensors["down.weight"]
+    down = as_double(first) if core is None else multiply_core(core, first)
     shares = zip(up.chunk(layer.groups), down.flatten(1).chunk(layer.groups), strict=True)
     product = torch.cat([rows @ share for rows, share in shares]) * layer.scale
     return product.reshape(up.shape[0], *down.shape[1:])

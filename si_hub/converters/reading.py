@@ -204,7 +204,7 @@ _PAIR = {"down", "up", "mid", "alpha"}
 def _drop_empty_pair(module: SourceModule, lowered: Lowered, report: Report) -> None:
     """Leave out a pair of rank 0, which has no effect; a bias beside it stays."""
     # A Kronecker factor is nothing without the pair on its right.
-    for leaf in ("down.weight", "up.weight", *(() if "weight_delta" in lowered.leaves else ("kron",))):
+    for leaf in ("down.weight", "core.weight", "up.weight", *(() if "weight_delta" in lowered.leaves else ("kron",))):
         lowered.leaves.pop(leaf, None)
     pair = [name for slot, name in module.names.items() if not lowered.leaves or slot in _PAIR]
     report.drop(dict.fromkeys(pair, "a LoRA of rank 0 has no effect"), harmless=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from si_hub.adapter import Layer
 from si_hub.converters.dense import Difference, as_double
+from si_hub.converters.folding import fold_core
 from si_hub.errors import ConversionRefused
 from si_hub.storage.tensors import Tensor
 
@@ -38,6 +39,7 @@ def add_layers(key: str, terms: Sequence[tuple[Layer, float]], expand: Callable[
     """
     if len(terms) == 1 and terms[0][1] == 1:
         return terms[0][0]
+    terms = [(fold_core(layer), weight) for layer, weight in terms]
     if any("kron" in layer.tensors for layer, _ in terms):
         terms = [(_expand(layer, expand) if "kron" in layer.tensors else layer, weight) for layer, weight in terms]
     tensors = _stack_pairs([(layer, weight) for layer, weight in terms if layer.rank])

@@ -13,6 +13,7 @@ from si_hub.architectures import Architecture
 from si_hub.compression import Compression, check_options, compress_layers
 from si_hub.converters.checking import Own
 from si_hub.converters.dense import Difference, Weights
+from si_hub.converters.folding import fold_core
 from si_hub.distill.budget.filesize import adapter_bytes
 from si_hub.editing.adding import add_layers, as_branches
 from si_hub.editing.interference import Overlap, measure_overlaps
@@ -294,7 +295,7 @@ def _join_styles(terms: Terms, adapters: Sequence[Adapter], architecture: Archit
     router = [math.log(max(weight.whole / total, 1e-6)) for _, weight in terms]
     components: dict[str, Component] = {}
     for name, path in _places(adapters):
-        layers = [_layer(adapter, name, path) for adapter in adapters]
+        layers = [layer and fold_core(layer) for layer in (_layer(adapter, name, path) for adapter in adapters)]
         for layer, (file, _) in zip(layers, terms, strict=True):
             if layer is not None and layer.tensors.keys() - {"down.weight", "up.weight"}:
                 raise ConversionRefused(

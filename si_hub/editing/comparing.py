@@ -16,6 +16,7 @@ from si_hub.adapter import Adapter, Layer
 from si_hub.architectures import Architecture
 from si_hub.converters.checking import Own
 from si_hub.converters.dense import as_double
+from si_hub.converters.folding import fold_core
 from si_hub.editing.opening import open_adapter
 from si_hub.editing.steadying import steady
 from si_hub.errors import BaseMismatch, UsageError
@@ -264,6 +265,7 @@ Factors = list[tuple["torch.Tensor", "torch.Tensor | None"]]
 
 def _factors(layer: Layer) -> Factors | None:
     """The change of a weight by its factors, an empty list for none; None where it has to be laid out."""
+    layer = fold_core(layer)
     leaves = layer.tensors.keys() - {"bias_delta"}
     if not leaves:
         return []

@@ -177,16 +177,19 @@ def _take_branch(layer: Layer, branch: int) -> Layer | None:
     if layer.branches < 2:
         return layer
     rank, tensors = layer.rank, layer.tensors
-    down = tensors["down.weight"].rows(branch * rank, (branch + 1) * rank)
+    branched = "core.weight" if "core.weight" in tensors else "down.weight"
+    down = tensors[branched].rows(branch * rank, (branch + 1) * rank)
     used = as_float64(down).reshape(rank, -1).any(axis=1)
     kept = {leaf: tensor for leaf, tensor in tensors.items() if not leaf.startswith("router.")}
     if not used.any():
-        del kept["down.weight"], kept["up.weight"]
+        kept = {
+            leaf: tensor for leaf, tensor in kept.items() if leaf not in {"down.weight", "core.weight", "up.weight"}
+        }
         return Layer(kept) if kept else None
     if used.all() or layer.groups > 1:
-        return replace(layer, tensors=kept | {"down.weight": down})
+        return replace(layer, tensors=kept | {branched: down})
     places = numpy.flatnonzero(used).tolist()
-    kept["down.weight"] = Tensor.concatenate([down.rows(place, place + 1) for place in places])
+    kept[branched] = Tensor.concatenate([down.rows(place, place + 1) for place in places])
     kept["up.weight"] = Tensor.from_torch(tensors["up.weight"].torch()[:, places])
     # The scale is alpha over the rank, and stays.
     return replace(layer, tensors=kept, alpha=None if layer.alpha is None else layer.scale * len(places))

@@ -58,13 +58,14 @@ def _steady_layer(key: str, layer: Layer, weights: list[float] | None) -> Layer:
         logits = as_float64(layer.tensors["router.bias"])
         powers = numpy.exp(logits - logits.max())
         weights = list(powers / powers.sum())
-    down = layer.tensors["down.weight"]
+    # Cores are what branches have of their own, where there are some.
+    branched = "core.weight" if "core.weight" in layer.tensors else "down.weight"
     tensors = {leaf: tensor for leaf, tensor in layer.tensors.items() if not leaf.startswith("router.")}
-    return replace(layer, tensors=tensors | {"down.weight": _mix(down, weights)})
+    return replace(layer, tensors=tensors | {branched: _mix(layer.tensors[branched], weights)})
 
 
 def _mix(down: Tensor, weights: list[float]) -> Tensor:
-    """Σ_i s_i A_i; a branch alone at weight 1 keeps its bytes."""
+    """Σ_i s_i A_i, or of cores; a branch alone at weight 1 keeps its bytes."""
     rank = down.shape[0] // len(weights)
     if sorted(weights)[:-1] == [0.0] * (len(weights) - 1) and max(weights) == 1.0:
         at = weights.index(1.0)

@@ -106,7 +106,7 @@ def _spell_component(job: ExportJob, name: str, component: Component, file: Expo
     for stem, parts in place_layers(component.layers, model, layouts, target.title).items():
         slices, shape = slice_module(parts, model.modules, component.layers)
         key, first = f"{name}.{parts[0].path}", model.modules[parts[0].path]
-        layer = join_layers(stem, slices, shape)
+        layer = target.without_lost_core(join_layers(stem, slices, shape))
         layer, slots = _spell_module(job, key, parts, layer, Module(first.kind, shape, first.bias))
         body = prefix + (stem.replace(".", "_") if prefix.endswith("_") else stem)
         spelled[body], places[body] = slots, (key, parts, layer)

@@ -11,6 +11,7 @@ from si_hub.architectures.bases import BY_NAME
 from si_hub.architectures.bases.contract import Base
 from si_hub.architectures.layouts.contract import Layout
 from si_hub.architectures.layouts.own import bare_clip, diffusers
+from si_hub.converters.folding import fold_core
 from si_hub.converters.naming.names import PREFIXES
 from si_hub.errors import ConversionRefused
 from si_hub.exporting.magnitude import is_magnitude
@@ -19,6 +20,7 @@ from si_hub.exporting.turning import is_rotation, is_scale
 #: Leaf → slot of a module that is a linear layer, a convolution or a bare parameter, and of a norm.
 _SLOTS = {
     "down.weight": "down",
+    "core.weight": "mid",
     "up.weight": "up",
     "weight_delta": "diff",
     "param_delta": "diff",
@@ -71,8 +73,21 @@ class FileFormat:
         ordered = sorted(known.layouts, key=lambda layout: not layout.whole)
         return (*ordered, diffusers)
 
+    def without_lost_core(self, layer: Layer) -> Layer:
+        """A layer as it is, or with its core folded where the format has no place for it.
+
+        LyCORIS's is that of a convolution, square (alpha is divided by the rank of ``down`` there), in a pair alone.
+        """
+        core = layer.tensors.get("core.weight")
+        others = layer.tensors.keys() - {"down.weight", "core.weight", "up.weight", "bias_delta"}
+        if core is None or others or "mid" not in self.suffixes or len(core.shape) != 4:
+            return fold_core(layer)
+        is_kept = core.shape[0] == core.shape[1] and max(core.shape[2:]) > 1
+        return layer if is_kept else fold_core(layer)
+
     def lacks(self, layer: Layer) -> bool:
         """Whether it has no place for a leaf of a layer of a linear module or a convolution."""
+        layer = self.without_lost_core(layer)
         if self.kind_of(layer):
             return False
         slots = self.slots_of(layer)
@@ -134,7 +149,8 @@ def _encoder_prefix(start: str, known: Base | None, component: str) -> str | Non
 
 
 _KOHYA = {
-    "down": ".lora_down.weight", "up": ".lora_up.weight", "alpha": ".alpha", "diff": ".diff", "diff_b": ".diff_b",
+    "down": ".lora_down.weight", "mid": ".lora_mid.weight", "up": ".lora_up.weight", "alpha": ".alpha",
+    "diff": ".diff", "diff_b": ".diff_b",
     "w_norm": ".w_norm", "b_norm": ".b_norm", "lokr_w1": ".lokr_w1", "lokr_w2": ".lokr_w2",
     "lokr_w2_a": ".lokr_w2_a", "lokr_w2_b": ".lokr_w2_b", "magnitude": ".dora_scale", "oft_blocks": ".oft_blocks",
     "rescale": ".rescale",

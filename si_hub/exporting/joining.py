@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy
 
 from si_hub.adapter import Layer
 from si_hub.architectures.layouts import Part
 from si_hub.architectures.model import Module
+from si_hub.converters.folding import fold_core
 from si_hub.errors import ConversionRefused
 from si_hub.storage.tensors import DTYPE_SIZES, Tensor
 
@@ -48,6 +49,7 @@ def join_layers(stem: str, slices: Sequence[Slice], shape: tuple[int, ...]) -> L
     """
     if len(slices) == 1 and slices[0].layer is not None and slices[0].rows == ((0, shape[0]),):
         return slices[0].layer
+    slices = [replace(one, layer=one.layer and fold_core(one.layer)) for one in slices]
     held = [(one, one.layer) for one in slices if one.layer is not None]
     for one, layer in held:
         if extra := sorted(layer.tensors.keys() - JOINED):

@@ -23,7 +23,7 @@ from si_hub.storage.tensors import DTYPE_SIZES, Tensor
 _LEAVES = {
     "down": "down.weight", "up": "up.weight", "diff": "weight_delta", "diff_b": "bias_delta", "up_bias": "bias_delta",
     "w_norm": "weight_delta", "b_norm": "bias_delta", "lokr_w1": "kron", "lokr_w2": "weight_delta",
-    "lokr_w2_a": "up.weight", "lokr_w2_b": "down.weight", "ia3": "gain",
+    "mid": "core.weight", "lokr_w2_a": "up.weight", "lokr_w2_b": "down.weight", "ia3": "gain",
 }  # fmt: skip
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
 _Rule = Mapping[str, Any]

@@ -49,6 +49,9 @@ def spell_layer(path: str, layer: Layer, kind: str, axes: int, target: FileForma
     if "up" in found:
         up = found["up"]
         found["up"] = up.reshape(*up.shape[:2], *(1 for _ in range(axes - 2)))
+    if "mid" in found:
+        down = found["down"]
+        found["down"] = down.reshape(*down.shape[:2], *(1 for _ in range(axes - 2)))
     if "lokr_w2_b" in found:
         # The right factor's pair is multiplied as two matrices there, its kernel laid flat.
         down = found["lokr_w2_b"]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from si_hub.adapter import Component, Layer
+from si_hub.converters.folding import fold_core
 from si_hub.errors import UsageError
 from si_hub.pipelines import registry
 from si_hub.storage.tensors import Tensor
@@ -46,6 +47,8 @@ def pad(model: nn.Module, content: Component, component: str = "model") -> Compo
     rank = model.__dict__.get(_RANK)
     if rank is None:
         return content
+    # Of pairs that are to take one another's place, each is given the same tensors.
+    content = replace(content, layers={path: fold_core(layer) for path, layer in content.layers.items()})
     _check_room(model, content, rank, component)
     layers = {path: _pad_layer(layer, rank, f"{component}.{path}") for path, layer in content.layers.items()}
     return replace(content, layers=layers)

@@ -78,6 +78,22 @@ def differences() -> Arrays:
     }  # fmt: skip
 
 
+def tucker() -> Arrays:
+    """LoCon's cores, square and not."""
+    stem, ones = "lora_unet_conv_in", [1, 1]
+    other = "lora_unet_down_blocks_0_resnets_0_conv1"
+    return {
+        f"{stem}.lora_down.weight": draw(3, 4, *ones),
+        f"{stem}.lora_mid.weight": draw(2, 3, 3, 3),
+        f"{stem}.lora_up.weight": draw(320, 2, *ones),
+        f"{stem}.alpha": np.array(1.0, np.float32),
+        f"{other}.lora_down.weight": draw(2, 320, *ones),
+        f"{other}.lora_mid.weight": draw(2, 2, 3, 3),
+        f"{other}.lora_up.weight": draw(320, 2, *ones),
+        f"{other}.alpha": np.array(1.0, np.float32),
+    }
+
+
 SOURCES: dict[str, Arrays] = {
     "kohya": pairs("kohya", np.array(1.5, np.float32)),
     "kohya, integer alphas": pairs("kohya", np.array(4, np.int64)),
@@ -90,6 +106,7 @@ SOURCES: dict[str, Arrays] = {
     "lokr of pairs": lokr(flat=True),
     "lokr, whole, whose alpha says nothing": lokr(flat=False),
     "differences": differences(),
+    "tucker": tucker(),
 }
 
 
@@ -105,6 +122,25 @@ def test_every_byte_comes_back(name: str, tmp_path: Path) -> None:
     for key, array in arrays.items():
         assert (back[key].dtype, back[key].shape) == (array.dtype, array.shape), key
         assert back[key].tobytes() == array.tobytes(), key
+
+
+def test_a_square_core_stays_one_where_lycoris_has_its_like_and_is_folded_elsewhere(tmp_path: Path) -> None:
+    save_file(tucker(), tmp_path / "source.safetensors")
+    si_hub.convert(tmp_path / "source.safetensors", tmp_path / "ours.safetensors", base="sd15", check=True)
+    layers = format.read(tmp_path / "ours.safetensors").components["unet"].layers
+    assert {path: layer.tensors["core.weight"].shape for path, layer in layers.items()} == {
+        "conv_in": (2, 3, 3, 3), "down_blocks.0.resnets.0.conv1": (2, 2, 3, 3),
+    }  # fmt: skip
+    for to in ("kohya", "comfy"):
+        si_hub.export(tmp_path / "ours.safetensors", tmp_path / f"{to}.safetensors", to=to, check=True)
+    back, mid = load_file(tmp_path / "kohya.safetensors"), ".lora_mid.weight"
+    assert [name for name in back if name.endswith(mid)] == [f"lora_unet_down_blocks_0_resnets_0_conv1{mid}"]
+    for key, array in tucker().items():
+        if "resnets" in key:
+            assert (back[key].shape, back[key].tobytes()) == (array.shape, array.tobytes()), key
+    assert back["lora_unet_conv_in.lora_down.weight"].shape == (2, 4, 3, 3)
+    si_hub.export(tmp_path / "ours.safetensors", tmp_path / "peft.safetensors", to="diffusers", check=True)
+    assert not any("mid" in name for name in load_file(tmp_path / "peft.safetensors"))
 
 
 def test_two_namings_in_one_file_each_come_back(tmp_path: Path) -> None:

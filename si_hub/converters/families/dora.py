@@ -14,6 +14,7 @@ from si_hub.converters.dense import BaseModule, Difference, Values, as_double, o
 from si_hub.converters.families import full, locon_tucker, loha, lokr, lora
 from si_hub.converters.families.contract import Family, Lowered, Slots, SourceModule, Target, always, lower_whole
 from si_hub.converters.families.shapes import along, misfit
+from si_hub.converters.folding import fold_core
 from si_hub.converters.naming.suffixes import spell
 from si_hub.errors import LayerShapeError, NotFinite
 from si_hub.storage.tensors import Tensor
@@ -105,11 +106,12 @@ def _gains(module: SourceModule, target: Target, own: BaseModule, beneath: Lower
         import torch
 
         weight = own.single_weight()
+        folded = fold_core(Layer(beneath.leaves, beneath.alpha))
         up, down, delta = (
-            leaf.torch().float() if (leaf := beneath.leaves.get(name)) else None
+            leaf.torch().float() if (leaf := folded.tensors.get(name)) else None
             for name in ("up.weight", "down.weight", "weight_delta")
         )
-        scale = Layer(beneath.leaves, beneath.alpha).scale
+        scale = folded.scale
         squares = torch.zeros(target.shape[axis], dtype=torch.float64)
         rows = max(1, _BLOCK // max(1, target.count // target.shape[0]))
         for start in range(0, len(weight), rows):

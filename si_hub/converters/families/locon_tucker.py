@@ -1,4 +1,4 @@
-"""LoCon with a Tucker core: ΔW[o, i, …] = alpha / rank · Σ up[o, m] mid[m, n, …] down[n, i]."""
+"""LoCon with a Tucker core: ΔW[o, i, …] = alpha / rank · Σ up[o, m] mid[m, n, …] down[n, i]. Bytes as they are."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from si_hub.converters.families.shapes import (
     size_of,
     unequal_ranks,
 )
+from si_hub.converters.folding import multiply_core
 from si_hub.converters.naming.suffixes import spell
-from si_hub.storage.tensors import Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -56,27 +56,19 @@ def differ(module: SourceModule, target: Target, own: BaseModule | None = None) 
 
     def multiply() -> torch.Tensor:
         up = as_double(module.tensors["up"]).flatten(1)
-        product = up @ fold_core(module).flatten(1)
+        product = up @ multiply_core(module.tensors["mid"], module.tensors["down"]).flatten(1)
         return product.reshape(target.shape) * scale_of(module, up.shape[1])
 
     return Difference(multiply, bias_difference(module, "diff_b"))
 
 
-def fold_core(module: SourceModule) -> torch.Tensor:
-    """The core with down in it: ``[r, in, *kernel]``, float64."""
-    import torch
-
-    return torch.einsum(
-        "mn...,ni->mi...", as_double(module.tensors["mid"]), as_double(module.tensors["down"]).flatten(1)
-    )
-
-
 def lower(module: SourceModule, target: Target, own: BaseModule | None = None) -> Lowered:
-    """up's bytes as they are; the core goes into down, which gets the kernel."""
+    """The same tensors as the format's leaves."""
     up, mid, down = (module.tensors[slot] for slot in ("up", "mid", "down"))
-    shape = (mid.shape[0], down.shape[1], *target.shape[2:])
+    kernel = target.shape[2:]
     leaves = {
-        "down.weight": Tensor.compute(shape, lambda: fold_core(module).reshape(shape)),
+        "down.weight": reshape(down, (*down.shape[:2], *(1 for _ in kernel))),
+        "core.weight": reshape(mid, (*mid.shape[:2], *kernel)),
         "up.weight": reshape(up, up.shape[:2]),
     }
     if "diff_b" in module.tensors:

@@ -1,4 +1,4 @@
-"""StyleInject as PEFT saves it: branches, router and bias under ``styleinject_layer``, the rest in the configuration.
+"""StyleInject as PEFT saves it: its leaves under ``styleinject_layer``, the rest in the configuration.
 
 Its action may depend on the picture, so it is no difference of a weight: it is read as it is.
 """
@@ -15,23 +15,43 @@ from si_hub.converters.families.contract import Family, Lowered, Slots, SourceMo
 from si_hub.converters.families.scales import find_pattern
 from si_hub.converters.families.shapes import check_matrix, misfit, unequal_factors
 from si_hub.converters.naming.suffixes import spell
-from si_hub.errors import FormatError, UnsupportedFamily
+from si_hub.errors import FormatError, MissingTensor, UnsupportedFamily
 
 _LAYER = ".styleinject_layer."
 #: Slot → leaf of the format.
-_LEAVES = {"si_router": "router.weight", "si_router_bias": "router.bias", "si_bias": "bias_delta"}
+_LEAVES = {
+    "si_router": "router.weight", "si_router_bias": "router.bias", "si_gain": "gain", "si_bias": "bias_delta",
+}  # fmt: skip
 
 
 def check(module: SourceModule, target: Target) -> None:
-    """Raise where branches ``[n * r, in, *kernel]`` and ``[out, r]`` do not multiply or are not for the base module."""
+    """Raise where branches ``[n * r, in, *kernel]`` and ``[out, r]`` do not multiply or are not for the base module.
+
+    With a core ``[n * r, q, *kernel]``, down is ``[q, in]``; a gain and a bias may stand alone, in norms too.
+    """
+    held = {slot: tensor.shape for slot, tensor in module.tensors.items()}
+    if held.keys() & {"si_down", "si_core", "si_up"}:
+        _check_pair(module, target)
+    # The bias may stand where the base has none: it is added to the output.
+    for slot in ("si_gain", "si_bias"):
+        width = target.shape[-1] if target.kind == "embedding" else target.shape[0]
+        if slot in held and held[slot] != (width,):
+            raise misfit(module, slot, "output", width, list(held[slot]), target)
+
+
+def _check_pair(module: SourceModule, target: Target) -> None:
+    missing = [slot for slot in ("si_down", "si_up") if slot not in module.tensors]
+    if missing:
+        raise MissingTensor(
+            "half of a low-rank pair is missing", file=module.file, key=f"{module.stem}{_LAYER}{missing[0][3:]}.weight"
+        )
     down, up = module.tensors["si_down"].shape, module.tensors["si_up"].shape
-    if len(down) < 2 or len(up) < 2 or not up[1] or down[0] % up[1] or math.prod(up[2:]) != 1:
-        raise unequal_factors(module, "si_down", "si_up")
-    check_matrix(module, target, ("si_up", up[0]), ("si_down", math.prod(down[1:])))
-    bias = module.tensors.get("si_bias")
-    # It may stand where the base has no bias: it is added to the output.
-    if bias is not None and bias.count != target.shape[0]:
-        raise misfit(module, "si_bias", "output", target.shape[0], list(bias.shape), target)
+    core = module.tensors["si_core"].shape if "si_core" in module.tensors else down
+    if min(map(len, (down, up, core))) < 2 or not up[1] or core[0] % up[1] or math.prod(up[2:]) != 1:
+        raise unequal_factors(module, "si_core" if "si_core" in module.tensors else "si_down", "si_up")
+    if core is not down and (core[1] != down[0] or math.prod(down[2:]) != 1):
+        raise unequal_factors(module, "si_down", "si_core")
+    check_matrix(module, target, ("si_up", up[0]), ("si_down", down[1] * math.prod(core[2:])))
 
 
 def differ(module: SourceModule, target: Target, own: BaseModule | None) -> Difference:
@@ -49,12 +69,17 @@ def lower(module: SourceModule, target: Target, own: BaseModule | None) -> Lower
         FormatError: no configuration, or one with values that the format has not.
     """
     config = module.config or {}
-    down, up = module.tensors["si_down"], module.tensors["si_up"]
-    leaves = {
-        "down.weight": down.reshape(down.shape[0], down.shape[1], *target.shape[2:]),
+    leaves = {leaf: module.tensors[slot] for slot, leaf in _LEAVES.items() if slot in module.tensors}
+    if "si_down" not in module.tensors:
+        return Lowered(leaves)
+    down, up, core = module.tensors["si_down"], module.tensors["si_up"], module.tensors.get("si_core")
+    kernel = target.shape[2:]
+    if core is not None:
+        leaves["core.weight"] = core.reshape(*core.shape[:2], *kernel)
+    leaves |= {
+        "down.weight": down.reshape(*down.shape[:2], *(kernel if core is None else [1] * len(kernel))),
         "up.weight": up.reshape(*up.shape[:2]),
     }
-    leaves |= {leaf: module.tensors[slot] for slot, leaf in _LEAVES.items() if slot in module.tensors}
     alpha = find_pattern(config, "alpha_pattern", module.reading.body, config.get("alpha"))
     if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, int | float)):
         raise _unusable(module, "alpha", "a number", alpha)
@@ -79,9 +104,10 @@ def _unusable(module: SourceModule, name: str, expected: str, value: object) -> 
 
 FAMILY = Family(
     "styleinject-peft", "StyleInject of PEFT",
-    Slots.of("si_down si_up", may="si_router si_router_bias si_bias"), check, differ,
-    spell("peft", si_down=f"{_LAYER}down.weight", si_up=f"{_LAYER}up.weight", si_router=f"{_LAYER}router.weight",
-          si_router_bias=f"{_LAYER}router.bias", si_bias=f"{_LAYER}bias_delta.weight"),
+    Slots.of(has_any="si_down si_up si_gain si_bias", may="si_core si_router si_router_bias"), check, differ,
+    spell("peft", si_down=f"{_LAYER}down.weight", si_core=f"{_LAYER}core.weight", si_up=f"{_LAYER}up.weight",
+          si_router=f"{_LAYER}router.weight", si_router_bias=f"{_LAYER}router.bias",
+          si_gain=f"{_LAYER}gain.weight", si_bias=f"{_LAYER}bias_delta.weight"),
     lower=lower,
 )  # fmt: skip
 

@@ -10,10 +10,18 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from peft import get_peft_model
+from safetensors.torch import load_file, save_file
 
 import si_hub
 from si_hub import format
-from si_hub.errors import FormatError, SiHubError, UnsupportedFamily
+from si_hub.errors import (
+    BaseMismatch,
+    FormatError,
+    LayerShapeError,
+    MissingTensor,
+    SiHubError,
+    UnsupportedFamily,
+)
 from tests.miniature import BASE
 
 CASES: dict[str, dict[str, Any]] = {
@@ -22,6 +30,10 @@ CASES: dict[str, dict[str, Any]] = {
     "named styles": {"num_branches": 2, "branches": ["ink", "neon"], "router": "fixed", "transform": "restyle"},
     "patterns and biases": {
         "transform": "add", "rank_pattern": {"to_k": 2}, "alpha_pattern": {"to_k": 5.0}, "train_bias": True,
+    },
+    "cores and gains": {
+        "num_branches": 2, "transform": "variance", "core": True, "train_gain": True,
+        "gain_modules": ["norm1", "norm2", "to_v", "conv_norm_out"], "train_bias": True,
     },
 }  # fmt: skip
 
@@ -61,7 +73,10 @@ def test_a_folder_does_what_its_model_did(case: str, tmp_path: Path) -> None:
     assert found.exact
     adapter = format.read(found.path)
     assert adapter.branches == tuple(CASES[case].get("branches", ()))
-    assert {layer.transform for layer in adapter.components["unet"].layers.values()} == {CASES[case]["transform"]}
+    layers = adapter.components["unet"].layers
+    assert {layer.transform for layer in layers.values() if layer.rank} == {CASES[case]["transform"]}
+    assert any("core.weight" in layer.tensors for layer in layers.values()) == ("core" in CASES[case])
+    assert any(not layer.rank and "gain" in layer.tensors for layer in layers.values()) == ("core" in CASES[case])
 
 
 def test_what_no_weight_can_hold_is_no_difference(tmp_path: Path) -> None:
@@ -69,6 +84,22 @@ def test_what_no_weight_can_hold_is_no_difference(tmp_path: Path) -> None:
     for options in ({"check": True}, {"rank": 2}):
         with pytest.raises(UnsupportedFamily, match="is StyleInject, which is no difference of a weight"):
             si_hub.convert(tmp_path / "peft", tmp_path / "o.safetensors", base=BASE, **options)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "change", "error"),
+    [("gain.weight", lambda t: t[1:], BaseMismatch), ("core.weight", lambda t: t[:, 1:], LayerShapeError),
+     ("core.weight", lambda t: t[1:], LayerShapeError), ("up.weight", None, MissingTensor)],
+)  # fmt: skip
+def test_shapes_that_contradict_are_told(leaf: str, change: Any, error: type[SiHubError], tmp_path: Path) -> None:
+    save(tmp_path / "peft", core=True, train_gain=True)
+    file = tmp_path / "peft" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith(f"conv1.styleinject_layer.{leaf}"))
+    value = tensors.pop(name)
+    save_file(tensors | ({} if change is None else {name: change(value).contiguous()}), file)
+    with pytest.raises(error, match="conv1"):
+        si_hub.convert(tmp_path / "peft", tmp_path / "o.safetensors", base=BASE)
 
 
 @pytest.mark.parametrize(("name", "value"), [("transform", "magic"), ("pool", None), ("alpha", "two"), ("alpha", True)])
