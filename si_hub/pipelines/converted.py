@@ -1,6 +1,6 @@
 """Conversions that cost something to compute, kept beside the Hub's cache so that they are computed once.
 
-What is kept does not depend on the base's weights: LoHa, expanded LoKr and Tucker forms are, DoRA and OFT are not. Of a
+What is kept does not depend on the base's weights: LoHa and expanded LoKr forms are, DoRA and OFT are not. Of a
 LoRA nothing is computed, and nothing kept. A conversion is a StyleInject file in a folder of its own, which is named by
 what it is a function of: the source file, which base model it is for, and the code that converts.
 

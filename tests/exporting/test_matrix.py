@@ -45,7 +45,8 @@ from tests.converters.tiny import as_parameters
 KEPT = {"locon", "locon rs", "locon tucker", "full"}
 #: Families that stay what they are in kohya's format, and a tensor that says so.
 STAYING = {
-    "locon": "lora_up.weight", "locon tucker": "lora_mid.weight", "lokr": "lokr_w1", "lokr full": "lokr_w1", "lokr both": "lokr_w1",
+    "locon": "lora_up.weight", "locon tucker": "lora_mid.weight", "lokr": "lokr_w1", "lokr full": "lokr_w1",
+    "lokr both": "lokr_w1",
     "dora": "dora_scale", "dora on inputs": "dora_scale", "ia3": "on_input", "ia3 on inputs": "on_input",
     "diag-oft": "oft_blocks", "diag-oft rescaled": "rescale", "full": "diff",
 }  # fmt: skip
