@@ -94,7 +94,8 @@ def _plan(
         plan = [(old[path], new.get(path)) for path in old]
     finally:
         tuner.remove(model, [_INCOMING])
-    return ComponentReport(tuple(found.matched), tuple(found.missing), tuple(loading.misfits(found))), plan
+    matched = tuple(path for path in found.matched if path in content.layers)
+    return ComponentReport(matched, tuple(found.missing), tuple(loading.misfits(found))), plan
 
 
 def _layers(model: nn.Module, name: str) -> dict[str, Live]:
@@ -121,7 +122,10 @@ def _check_same_structure(component: str, old: dict[str, Live], new: dict[str, L
             )
 
 
-_WAY_OUT = "enable_styleinject_hotswap(target_rank=…) before the first load levels ranks; else delete and load"
+_WAY_OUT = (
+    "enable_styleinject_hotswap(target_rank=…, targets=[…]) before the first load levels ranks and targets; "
+    "else delete and load"
+)
 
 
 def _structure(layer: Live) -> dict[str, object]:

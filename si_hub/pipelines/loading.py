@@ -75,9 +75,10 @@ def _add_layers(
 ) -> ComponentReport:
     if not content.layers:
         return ComponentReport()
-    content = padding.pad(model, content, component)
-    found = tuner.inject(model, content, name=name, branches=branches, low_cpu_mem_usage=low_cpu_mem_usage)
-    return ComponentReport(tuple(found.matched), tuple(found.missing), tuple(misfits(found)))
+    padded = padding.pad(model, content, component)
+    found = tuner.inject(model, padded, name=name, branches=branches, low_cpu_mem_usage=low_cpu_mem_usage)
+    matched = tuple(path for path in found.matched if path in content.layers)
+    return ComponentReport(matched, tuple(found.missing), tuple(misfits(found)))
 
 
 def _add_embeddings(pipeline: Any, component: str, content: Component) -> ComponentReport:

@@ -390,17 +390,19 @@ class StyleInjectLoaderMixin:
         return fusing.list_fused(self)
 
     @in_turn
-    def enable_styleinject_hotswap(self, target_rank: int = 128) -> None:
+    def enable_styleinject_hotswap(self, target_rank: int = 128, targets: Sequence[str] = ()) -> None:
         """Pad adapters loaded from now on to one rank, so that ``hotswap=True`` can follow with any other.
 
         Args:
             target_rank: the highest rank among all adapters to come. All of them take the memory of this rank then,
                 however small their files are; one that would have more numbers than the model itself is refused.
+            targets: ends of the paths of modules, such as ``to_q``, that adapters to come may have: where one that is
+                loaded has none, in a component that it has, it takes the memory of a layer of zeros.
 
         Raises:
-            UsageError: adapters are loaded already.
+            UsageError: adapters are loaded already, or a target that no model has.
         """
-        padding.enable_padding(self, target_rank)
+        padding.enable_padding(self, target_rank, targets)
 
 
 def _path(path: str | os.PathLike[str] | None) -> Path | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from si_hub import format as file_format
 from si_hub.errors import UsageError
@@ -68,3 +69,42 @@ def test_hotswapping_is_enabled_before_the_first_adapter(sd: Make, lora: Make, a
         pipe.enable_styleinject_hotswap()
     with pytest.raises(UsageError, match="a rank is at least 1"):
         pipe.enable_styleinject_hotswap(target_rank=0)
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+def test_an_adapter_of_other_targets_follows_where_they_are_announced(
+    branches: int, sd: Make, lora: Make, adapter: Make, noise: Make, words: Make, error: Make
+) -> None:
+    pipe = sd()
+    ends = [("to_q",), ("to_v", "conv1")]
+    made = [
+        adapter(
+            ("ink", "neon")[: 2 * (branches - 1)],
+            unet=lora(pipe.unet, ends[k], rank=k + 1, seed=k, branches=branches),
+            text_encoder=lora(pipe.text_encoder, (TEXT[k],), rank=k + 1, seed=k, branches=branches),
+        )
+        for k in range(2)
+    ]  # fmt: skip
+    expected = []
+    for one in made:
+        pipe.load_styleinject_weights(one, "a")
+        expected.append((noise(pipe), words(pipe)))
+        pipe.unload_styleinject_weights()
+    base = noise(pipe)
+    pipe.enable_styleinject_hotswap(target_rank=3, targets=["to_q", "to_v", "conv1", *TEXT])
+    report = pipe.load_styleinject_weights(made[0], "a")
+    assert len(report.matched) == sum(len(part.layers) for part in made[0].components.values())
+    before = places(pipe)
+    for number in (0, 1, 0):
+        report = pipe.load_styleinject_weights(made[number], "a", hotswap=True)
+        assert len(report.matched) == sum(len(part.layers) for part in made[number].components.values())
+        assert places(pipe) == before
+        assert error(noise(pipe), expected[number][0]) < 1e-5
+        assert error(words(pipe), expected[number][1]) < 1e-5
+    pipe.unload_styleinject_weights()
+    assert torch.equal(noise(pipe), base)
+
+
+def test_a_target_that_no_model_has_is_an_error(sd: Make) -> None:
+    with pytest.raises(UsageError, match=r"targets: no linear layer or convolution.*found to_x"):
+        sd().enable_styleinject_hotswap(4, ["to_q", "to_x"])
