@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo hub test test-hub test-quantised test-platform test-platform-short test-slow test-peft test-comfyui fuzz lint types wheel-test bench
-.PHONY: bench-distill house tables world clean docs chromium app-test
+.PHONY: bench-distill house tables world clean docs chromium app-test claim claim-full
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -119,6 +119,13 @@ bench-distill: $(READY)  ## distilled adapters against LyCORIS's and kohya's ext
 	$(BIN)/python -m benchmarks.distill_quality
 	$(BIN)/python -m benchmarks.distill_teachers
 	$(BIN)/python -m benchmarks.distill_speed
+
+claim: $(READY)  ## whether StyleInject beats a LoRA of its size: docs/CLAIM.md, its tables, plots and pictures
+	$(BIN)/python -m benchmarks.claim
+
+claim-full: $(READY)  ## the same with every transform, number of branches and router, in build/claim-full
+	mkdir -p build/claim-full
+	$(BIN)/python -m benchmarks.claim --full --work build/claim --docs build/claim-full
 
 world: $(READY)  ## build the miniature again from seeds, in build/miniature; resumable
 	$(BIN)/python -m examples.miniature.world

@@ -17,8 +17,11 @@ from si_hub.errors import UsageError
 from si_hub.pipelines.saving import collect_adapter
 from si_hub.storage.files import atomic_file
 from si_hub.storage.tensors import Tensor, torch_names
+from si_hub.training.dealing import deal_ranks, even_numbers, first_reads
 from si_hub.training.settings import TEXT_TARGETS, TrainSettings
+from si_hub.training.surveying import Pull
 from si_hub.tuner.config import StyleInjectConfig
+from si_hub.tuner.layer import CHILD
 from si_hub.words import label
 
 #: What the adapter is called in the pipeline.
@@ -35,6 +38,7 @@ class Pupil:
         components: names of those: the denoiser first.
         settings: what it is like.
         branches: names of its branches; empty for unnamed ones.
+        pulls: what a survey found in the denoiser; ranks and the first A_i follow it. None: one rank, random A_i.
 
     Attributes:
         models: the components by name.
@@ -45,39 +49,65 @@ class Pupil:
     """
 
     def __init__(
-        self, pipeline: Any, components: Sequence[str], settings: TrainSettings, branches: Sequence[str] = ()
+        self,
+        pipeline: Any,
+        components: Sequence[str],
+        settings: TrainSettings,
+        branches: Sequence[str] = (),
+        pulls: Mapping[str, Pull] | None = None,
     ) -> None:
         self.pipeline, self.settings, self.branches = pipeline, settings, tuple(branches)
         self.models: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in components}
         self.leaves: dict[str, nn.Parameter] = {}
         for place, (name, model) in enumerate(self.models.items()):
             targets = settings.target_modules if place == 0 else list(TEXT_TARGETS)
-            present = [end for end in targets if any(_ends(path, end) for path, _ in model.named_modules())]
+            ranks = None
+            if place == 0 and pulls is not None:
+                counted = {path: pull for path, pull in pulls.items() if _any_ends(path, settings.counted_modules)}
+                budget = even_numbers(counted or pulls, settings.rank, self.count)
+                ranks = deal_ranks(pulls, budget, self.count)
+                present = sorted(ranks)
+            else:
+                present = [end for end in targets if any(_ends(path, end) for path, _ in model.named_modules())]
             if not present:
-                raise UsageError("has no module of these names", key=label("targets"), found=", ".join(targets),
-                                 expected=f"ends of paths of modules of the {name}")  # fmt: skip
+                raise no_module(targets, name)
             # Adapters begin with random numbers of torch's one generator.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
-                model.add_adapter(self._config(present), adapter_name=_NAME)  # type: ignore[operator]
+                model.add_adapter(self._config(present, ranks or {}), adapter_name=_NAME)  # type: ignore[operator]
+            if pulls is not None and ranks is not None:
+                self._begin(model, pulls, ranks)
             for path, value in model.named_parameters():
                 if value.requires_grad:
                     value.data = value.data.float()
                     self.leaves[f"{name}.{path}"] = value
 
-    def _config(self, targets: list[str]) -> Any:
+    @property
+    def count(self) -> int:
+        """n: how many branches there are."""
+        return len(self.branches) or (self.settings.branches if self.settings.method == "styleinject" else 1)
+
+    def _begin(self, model: nn.Module, pulls: Mapping[str, Pull], ranks: Mapping[str, int]) -> None:
+        """The first A_i: what pulls most."""
+        leaf = f"{CHILD}.{_NAME}.down" if self.settings.method == "styleinject" else f"lora_A.{_NAME}"
+        for path, rank in ranks.items():
+            down: Any = model.get_submodule(f"{path}.{leaf}")
+            down.weight.data.copy_(first_reads(pulls[path], rank, self.count, down.weight.data))
+
+    def _config(self, targets: list[str], ranks: Mapping[str, int]) -> Any:
         settings = self.settings
         if settings.method == "styleinject":
-            count = len(self.branches) or settings.branches
             return StyleInjectConfig(
-                r=settings.rank, alpha=settings.alpha, num_branches=count, branches=list(self.branches) or None,
+                r=settings.rank, alpha=settings.alpha, num_branches=self.count, branches=list(self.branches) or None,
                 transform=settings.transform, router=settings.router, target_modules=targets,
+                rank_pattern=dict(ranks),
             )  # fmt: skip
         from peft import LoraConfig
 
+        alphas = {} if settings.alpha else {path: float(rank) for path, rank in ranks.items()}
         return LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha or settings.rank, target_modules=targets,
-            use_dora=settings.method == "dora",
+            use_dora=settings.method == "dora", rank_pattern=dict(ranks), alpha_pattern=alphas,
         )  # fmt: skip
 
     @property
@@ -96,7 +126,7 @@ class Pupil:
         if self.settings.rate is not None:
             return float(self.settings.rate)
         widths = sorted(
-            leaf[0].numel() for name, leaf in self.leaves.items() if re.search(r"down|lora_A", name) and leaf.ndim > 1
+            leaf.shape[1] for name, leaf in self.leaves.items() if re.search(r"down|lora_A", name) and leaf.ndim > 1
         )
         middle = widths[len(widths) // 2] if widths else 1000
         return float(f"{min(_HIGHEST, _RATE / middle):.2g}")
@@ -160,6 +190,33 @@ class Pupil:
         self.pipeline.save_lora_weights(work, weight_name="lora.safetensors", **layers)
         with atomic_file(file, overwrite) as out:
             out.write((work / "lora.safetensors").read_bytes())
+
+
+def surveyed_modules(model: nn.Module, settings: TrainSettings) -> dict[str, nn.Module]:
+    """The linear layers and convolutions of a denoiser that may get a rank, by path.
+
+    Raises:
+        UsageError: no module is called as the settings say.
+    """
+    found: dict[str, nn.Module] = {
+        path: module for path, module in model.named_modules()
+        if _any_ends(path, settings.target_modules) and isinstance(module, nn.Linear | nn.Conv2d)
+        and getattr(module, "groups", 1) == 1
+    }  # fmt: skip
+    if not found:
+        raise no_module(settings.target_modules, type(model).__name__)
+    return found
+
+
+def no_module(targets: Sequence[str], name: str) -> UsageError:
+    return UsageError(
+        "has no module of these names", key=label("targets"), found=", ".join(targets),
+        expected=f"ends of paths of modules of the {name}",
+    )  # fmt: skip
+
+
+def _any_ends(path: str, ends: Sequence[str]) -> bool:
+    return any(_ends(path, end) for end in ends)
 
 
 def _ends(path: str, end: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from si_hub.work.processes import choose_device
 _IN_FOLDER, _SAMPLES = "styleinject.safetensors", "samples"
 #: Prompts that are drawn where none are named.
 _DRAWN = 4
+#: How often every picture is seen where no steps are said, and the fewest steps: what is seen more is learned by heart.
+_PASSES, _FEWEST = 50, 100
 #: Kinds of numbers of an adapter → safetensors' names.
 _DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 #: Packages of trackers.
@@ -72,6 +74,11 @@ class TrainOrder:
         """Pictures by style; under no name where there is one."""
         names = self.branches or ("",)
         return {name: sum(1 for one in self.pictures if (one.branch or "") == name) for name in names}
+
+    @property
+    def branch_count(self) -> int:
+        """n: named branches, or those without names."""
+        return len(self.branches) or self.settings.branches
 
     @property
     def draws(self) -> bool:
@@ -136,6 +143,8 @@ def read_order(
         for source, branch in zip(sources, branches or [None], strict=True)
         for one in captioned_pictures(source, caption, branch)
     ]
+    if settings.get("steps") is None:
+        wish = replace(wish, steps=fit_steps(len(found), wish))
     measured = captioned_pictures(validation, caption, branches[0] if branches else None) if validation else []
     name = "-".join(branches) if branches else shown_folder(str(pictures))
     beside = Path(sources[0]).resolve().parent
@@ -157,6 +166,16 @@ def read_order(
         tuple(map(Path, reports)), {name: value for name, value in about.items() if value}, _DTYPES[dtype], wish,
         Work(Path(work) if work else path.with_name(f".{path.name}.work")), force, progress,
     )  # fmt: skip
+
+
+def fit_steps(pictures: int, settings: TrainSettings) -> int:
+    """Steps where none are said: so many that every picture is seen `_PASSES` times, within bounds.
+
+    Args:
+        pictures: how many there are, of all styles together.
+        settings: whose steps are the most.
+    """
+    return min(settings.steps, max(_FEWEST, -(-_PASSES * pictures // settings.batch)))
 
 
 def _destination(output: str | Path | None, name: Path, settings: TrainSettings) -> tuple[Path, Path | None]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from si_hub.training.accelerating import accelerator_of, checkpoint_activations, show_of
-from si_hub.training.adapting import Pupil
+from si_hub.training.adapting import Pupil, surveyed_modules
 from si_hub.training.base import load_base
 from si_hub.training.calls import denoiser_name
 from si_hub.training.drawings import UNTRAINED, Drawings, previews_of, step_title
@@ -19,7 +19,8 @@ from si_hub.training.loop import Course, run_loop
 from si_hub.training.noising import Objective
 from si_hub.training.order import TrainOrder
 from si_hub.training.quiet import load_quietly
-from si_hub.training.task import Lesson, PictureTask
+from si_hub.training.surveying import Pull, survey
+from si_hub.training.task import Lesson, PictureTask, Untrained
 from si_hub.words import option
 from si_hub.work.processes import Processes
 
@@ -59,7 +60,7 @@ class Session:
                 name for name in ("text_encoder", "text_encoder_2")
                 if type(getattr(self.pipeline, name, None)).__name__.startswith("CLIPText")
             ]  # fmt: skip
-        self.pupil = Pupil(self.pipeline, components, settings, order.branches)
+        self.pupil = Pupil(self.pipeline, components, settings, order.branches, self._survey(denoiser))
         self.pipeline.to(crew.device)
         self.rate = self.pupil.rate()
         routed = settings.router == "learned"
@@ -96,6 +97,36 @@ class Session:
                 prompt = f"{prompt}, {one.branch}"
             found.append(Lesson(name, prompt, None if routed else one.branch))
         return found
+
+    def _survey(self, denoiser: str) -> dict[str, Pull] | None:
+        """Where the pictures pull at the denoiser, if ranks are to be fitted: the same on every process."""
+        settings, device = self.order.settings, self.crew.device
+        if not settings.fitted:
+            return None
+        model = getattr(self.pipeline, denoiser)
+        accelerator = accelerator_of(settings.precision, device)
+        task = PictureTask(
+            Untrained(), self.encoded, self.lessons, [], self.unseen, self.objective, settings, accelerator, device
+        )
+        steps = -(-settings.surveyed // settings.part)
+
+        def losses() -> Iterator[Callable[[], torch.Tensor]]:
+            for step in range(steps):
+                # Noise of its own, which no step of the training sees.
+                part = task.draw(settings.steps + step, settings.part)
+
+                def compute(part: Any = part) -> torch.Tensor:
+                    with accelerator.autocast():
+                        return task.loss(part)
+
+                yield compute
+
+        directions = 2 * settings.rank * self.order.branch_count
+        with checkpoint_activations(model, settings.checkpointing):
+            return survey(
+                surveyed_modules(model, settings), losses(), directions, seed=settings.seed,
+                lifted=settings.precision == "fp16",
+            )  # fmt: skip
 
     def train(self) -> Course:
         """Train, or go on; the adapter holds what was kept afterwards."""

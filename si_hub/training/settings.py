@@ -16,6 +16,8 @@ from si_hub.words import label
 #: Ways to adapt a model: ours, and PEFT's by the same loop.
 TRAINED_METHODS = ("styleinject", "lora", "dora")
 ROUTER_KINDS = ("learned", "fixed")
+#: How ranks are dealt out: where the pictures pull at the base most, or the same one everywhere.
+RANKS = ("fitted", "even")
 PRECISION_NAMES = ("no", "fp16", "bf16")
 SPREADS = ("uniform", "middle")
 TRACKERS = ("tensorboard", "wandb")
@@ -42,11 +44,15 @@ class TrainSettings:
 
     Attributes:
         method: one of `TRAINED_METHODS`.
-        rank, alpha: of every pair; alpha None is the rank's own number, a scale of one.
+        rank, alpha: of every pair; alpha None is the rank's own number, a scale of one. Where ranks are fitted, the
+            pairs together have as many numbers as this rank has on all ``linear`` layers.
+        ranks: one of `RANKS`; None is fitted for StyleInject and even for PEFT's methods.
+        surveyed: noisy pictures that ranks are fitted with, before anything is trained.
         branches, transform, router: of StyleInject, see `si_hub.StyleInjectConfig`.
-        layers: a word of `LAYERS`; ``targets`` names modules by the ends of their paths instead.
+        layers: a word of `LAYERS`, None for all of them where ranks are fitted, else the linear ones; ``targets``
+            names modules by the ends of their paths instead.
         text_encoder: whether CLIP text encoders are trained too.
-        steps, batch: optimiser steps, and pictures in each, on all processes together.
+        steps, batch: optimiser steps, at most so many where the user says none; pictures in each, on all processes.
         part: pictures at once; gradients of several parts are added up.
         rate: peak learning rate; None chooses one by the width of the layers.
         average: decay of the moving average that is kept; None chooses by the steps, 0 takes the last step's numbers.
@@ -69,10 +75,12 @@ class TrainSettings:
     method: str = "styleinject"
     rank: int = 8
     alpha: float | None = None
+    ranks: str | None = None
+    surveyed: int = 256
     branches: int = 1
     transform: str = "add"
     router: str = "learned"
-    layers: str = "linear"
+    layers: str | None = None
     targets: tuple[str, ...] = ()
     text_encoder: bool = False
     steps: int = 500
@@ -121,10 +129,10 @@ class TrainSettings:
 
     def _check(self, given: Mapping[str, Any]) -> None:
         choices: dict[str, Sequence[str]] = {
-            "method": TRAINED_METHODS, "transform": TRANSFORMS, "router": ROUTER_KINDS, "layers": tuple(LAYERS),
-            "precision": PRECISION_NAMES,
+            "method": TRAINED_METHODS, "transform": TRANSFORMS, "router": ROUTER_KINDS, "precision": PRECISION_NAMES,
         }  # fmt: skip
-        choices |= {} if self.spread is None else {"spread": SPREADS}
+        chosen = {"spread": SPREADS, "ranks": RANKS, "layers": tuple(LAYERS)}
+        choices |= {name: allowed for name, allowed in chosen.items() if getattr(self, name) is not None}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UsageError("unknown value", key=label(name), expected=", ".join(allowed),
@@ -133,7 +141,7 @@ class TrainSettings:
             if name not in TRACKERS:
                 raise UsageError("no such tracker", key=label("tracker", python="trackers"),
                                  expected=", ".join(TRACKERS), found=name)  # fmt: skip
-        for name in ("rank", "branches", "steps", "batch", "part", "save_every", "measured"):
+        for name in ("rank", "branches", "steps", "batch", "part", "save_every", "measured", "surveyed"):
             _check_whole(name, getattr(self, name), 1)
         for name in ("preserve", "every"):
             _check_whole(name, getattr(self, name), 0)
@@ -156,9 +164,19 @@ class TrainSettings:
         check_optimizer(self.optimizer)
 
     @property
+    def fitted(self) -> bool:
+        """Whether a survey deals out the ranks."""
+        return self.ranks == "fitted" or (self.ranks is None and self.method == "styleinject")
+
+    @property
     def target_modules(self) -> list[str]:
         """Ends of the paths of the denoiser's modules that are adapted."""
-        return list(self.targets or LAYERS[self.layers])
+        return list(self.targets or LAYERS[self.layers or ("all" if self.fitted else "linear")])
+
+    @property
+    def counted_modules(self) -> list[str]:
+        """Ends of the paths of the modules whose pairs of one rank are the budget of fitted ranks."""
+        return list(self.targets or LAYERS[self.layers or "linear"])
 
     def recipe(self, rate: float) -> Recipe:
         """How the loop is to train, at a learning rate."""

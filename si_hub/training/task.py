@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from si_hub.training.adapting import Pupil
 from si_hub.training.calls import denoiser_name, predict
 from si_hub.training.encoded import EncodedPictures, live_texts
 from si_hub.training.noising import Objective, mix_noise
@@ -62,6 +63,38 @@ class Samples:
         return Samples(self.rows[rows], self.own[rows])
 
 
+class Learner(Protocol):
+    """What a task needs to know of what is trained."""
+
+    @property
+    def leaves(self) -> Mapping[str, nn.Parameter]:
+        """Every trainable tensor."""
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """Names of the branches."""
+
+    def choose(self, branch: str | None) -> None:
+        """Let one branch act alone."""
+
+    def away(self) -> AbstractContextManager[None]:
+        """The pipeline without it while the block runs."""
+
+
+class Untrained:
+    """Nobody: the base as it is."""
+
+    leaves: Mapping[str, nn.Parameter] = MappingProxyType({})
+    branches: tuple[str, ...] = ()
+
+    def choose(self, branch: str | None) -> None:
+        """There is nothing to choose."""
+
+    def away(self) -> AbstractContextManager[None]:
+        """The base, as ever."""
+        return nullcontext()
+
+
 @dataclass(slots=True)
 class PictureTask:
     """Predict what the scheduler's objective says, in pictures.
@@ -78,7 +111,7 @@ class PictureTask:
         device: where the denoiser is.
     """
 
-    pupil: Pupil
+    pupil: Learner
     encoded: EncodedPictures
     lessons: Sequence[Lesson]
     own: Sequence[Lesson]

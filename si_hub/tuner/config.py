@@ -49,7 +49,7 @@ class StyleInjectConfig(PeftConfig):
         alpha: numerator of the scale alpha / r; None means alpha = r, a scale of one.
         num_branches: n parallel down matrices. More than one pays where many styles are trained together.
         branches: names of the branches, one each, so that ``set_styles`` can mix them.
-        transform: the injection T, see docs/FORMAT.md. ``variance`` keeps most of the base model's own ability.
+        transform: the injection T, see docs/FORMAT.md. docs/CLAIM.md measures them: ``add`` learns most per number.
         pool: how the router sees the input.
         router: ``learned`` per instance, or ``fixed``: the same for every input.
         target_modules: names or path endings, or a regular expression that matches whole paths. None: those that a
@@ -76,7 +76,7 @@ class StyleInjectConfig(PeftConfig):
     alpha: float | None = None
     num_branches: int = 1
     branches: list[str] | None = None
-    transform: str = "variance"
+    transform: str = "add"
     pool: str = "mean"
     router: str = "learned"
     target_modules: list[str] | str | None = None
@@ -165,7 +165,7 @@ _INSTEAD = {
     "lora_bias": "train_bias=True trains a difference of each adapted module's bias",
     "use_rslora": "alpha=a * r ** 0.5 scales as use_rslora does with lora_alpha=a",
     "lora_dropout": "There is no dropout here",
-    "use_dora": "There are no magnitudes here; transform='variance' keeps those of the features",
+    "use_dora": "There are no magnitudes here; train_gain=True trains a factor of each output",
     "target_parameters": "Parameters are not trained here, modules are: target_modules=",
     "fan_in_fan_out": "Weights of torch's own layout are adapted only",
     "trainable_token_indices": "Tokens are not trained here",

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from si_hub.adapter import BaseModel
 from si_hub.errors import UsageError
-from si_hub.training.adapting import Pupil
+from si_hub.training.adapting import Pupil, surveyed_modules
 from si_hub.training.settings import TrainSettings
+from si_hub.training.surveying import Pull
 
 
 @pytest.fixture
@@ -66,6 +67,43 @@ def test_the_rate_falls_with_the_width_and_can_be_said(own: Any) -> None:
     said = copy.copy(pupil)
     said.settings = TrainSettings.of({"rate": 0.5})
     assert said.rate() == 0.5
+
+
+def test_ranks_follow_what_pulls(own: Any) -> None:
+    paths = [path for path, module in own.unet.named_modules() if path.endswith(("to_q", "to_k"))]
+    generator = torch.Generator().manual_seed(0)
+    pulls = {}
+    for place, path in enumerate(paths):
+        shape = own.unet.get_submodule(path).weight.shape
+        reads = torch.linalg.qr(torch.randn(shape[1], 4, generator=generator))[0].T
+        # The first module pulls far more than all others.
+        pulls[path] = Pull(torch.tensor([4.0, 3.0, 2.0, 1.0]) * (100.0 if place == 0 else 1.0), reads, sum(shape))
+    settings = TrainSettings.of({"rank": 1, "targets": "to_q,to_k"})
+    base = answer(own)
+    pupil = Pupil(own, ["unet"], settings, pulls=pulls)
+    torch.testing.assert_close(answer(own), base, rtol=1e-4, atol=1e-5)
+    assert pupil.numbers <= sum(pull.numbers for pull in pulls.values())
+    down = pupil.leaves[f"unet.{paths[0]}.styleinject_layer.trained.down.weight"]
+    assert len(down) == 4
+    torch.testing.assert_close(torch.nn.functional.normalize(down), pulls[paths[0]].reads)
+
+
+def test_a_lora_takes_the_same_ranks(own: Any) -> None:
+    [path] = [path for path, _ in own.unet.named_modules() if path.endswith("mid_block.attentions.0.proj_in")]
+    weight = own.unet.get_submodule(path).weight
+    reads = torch.eye(weight[0].numel())[:3]
+    pulls = {path: Pull(torch.tensor([3.0, 2.0, 1.0]), reads, weight.shape[0] + weight[0].numel())}
+    told = {"rank": 2, "targets": "mid_block.attentions.0.proj_in", "method": "lora", "ranks": "fitted"}
+    pupil = Pupil(own, ["unet"], TrainSettings.of(told), pulls=pulls)
+    [down] = [leaf for name, leaf in pupil.leaves.items() if "lora_A" in name]
+    torch.testing.assert_close(torch.nn.functional.normalize(down.flatten(1)), reads[:2])
+
+
+def test_what_is_surveyed_has_no_groups(own: Any) -> None:
+    found = surveyed_modules(own.unet, TrainSettings())
+    assert {"conv1", "conv2", "to_q"} <= {path.rpartition(".")[2] for path in found}
+    with pytest.raises(UsageError, match="targets: has no module of these names"):
+        surveyed_modules(own.unet, TrainSettings.of({"targets": "to_x"}))
 
 
 def test_names_of_no_module_are_told(own: Any) -> None:

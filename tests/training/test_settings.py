@@ -13,7 +13,9 @@ from si_hub.training.settings import TrainSettings
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        ({"ranks": 4}, "ranks: no such setting"),
+        ({"ranked": 4}, "ranked: no such setting"),
+        ({"ranks": "odd"}, "ranks: unknown value"),
+        ({"surveyed": 0}, "surveyed: is a whole number, 1 or more"),
         ({"method": "oft"}, "method: unknown value"),
         ({"rank": 0}, "rank: is a whole number, 1 or more"),
         ({"steps": 2.5}, "steps: is a whole number"),

@@ -1,0 +1,76 @@
+"""``python -m benchmarks.claim [--full] [--workers 2] [--work build/claim] [--docs docs]``: see the package's text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.claim.methods import LINEAR, RANK
+from benchmarks.claim.page import OURS, against, write_page
+from benchmarks.claim.pictures import draw_grid
+from benchmarks.claim.plots import draw_plots
+from benchmarks.claim.routers import choices
+from benchmarks.claim.runs import SURVEYED, Wanted, ground, pulls_of
+from benchmarks.claim.study import FULL, QUICK, REPORTED, TASKS, Results, Study
+from examples.miniature.progress import bar
+from si_hub.storage.files import atomic_file
+from si_hub.training.dealing import deal_ranks, even_numbers
+
+ROUTED, GRIDS = "fitted n=4, learned", ("small-16", "large", "distill-ink")
+#: What the defaults of the code are tied to.
+SUMMARY = Path(__file__).with_name("results.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="more training sets and every setting")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("build/claim"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    options = parser.parse_args()
+    with bar("claim: runs", 1) as show:
+        study = Study(options.work / "runs", options.workers, lambda done, known: show(done, f"of {known} so far"))
+        results = study.results(FULL if options.full else QUICK)
+    plots = draw_plots(results, _ranks(), options.docs)
+    grids = {task: f"claim-{task}-pictures.png" for task in GRIDS}
+    for task, name in grids.items():
+        draw_grid(task, results, options.docs / name)
+    routed = results["large"][ROUTED]
+    routers = choices(Wanted("large", ROUTED, routed.rate, REPORTED[0], "report", routed.step))
+    here = ground()
+    plain = here.probes(TASKS["small-16"], "report")[1].error(here.pipe.unet)
+    page = write_page(results, plots, grids, routers, plain, SURVEYED)
+    with atomic_file(options.docs / "CLAIM.md", True) as out:
+        out.write(page.encode())
+    if not options.full:
+        with atomic_file(SUMMARY, True) as out:
+            out.write((json.dumps(summary(results), indent=1) + "\n").encode())
+
+
+def summary(results: Results) -> dict[str, object]:
+    """What is kept in the repository: means by task and method, and the comparison with the best LoRA."""
+    return {
+        task: {
+            "against": asdict(against(found)),
+            "errors": {name: [round(value, 5) for value in one.errors] for name, one in found.items()},
+            "searched": {name: {f"{rate:g}": round(error, 5) for rate, error in one.searched.items()}
+                         for name, one in found.items()},
+            "rates": {name: one.rate for name, one in found.items()},
+        }
+        for task, found in results.items()
+    }  # fmt: skip
+
+
+def _ranks() -> dict[str, int]:
+    pulls = pulls_of(TASKS["small-16"], REPORTED[0])
+    counted = {path: pull for path, pull in pulls.items() if any(path.endswith(end) for end in LINEAR)}
+    dealt = deal_ranks(pulls, even_numbers(counted, RANK))
+    return {path: dealt[path] for path in pulls if path in dealt}
+
+
+__all__ = ["OURS", "SUMMARY", "main", "summary"]
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""One training of one method on one task: its curve, kept as a file, so that a study that is stopped goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.claim.methods import LINEAR, METHODS, RANK, attach
+from benchmarks.claim.tasks import TASKS, Ground, Task
+from examples.miniature.drawing import draw_prompts, unseen_scenes
+from examples.miniature.judges import judge, load_judges
+from examples.miniature.scenes import STYLES
+from si_hub.storage.files import atomic_file
+from si_hub.training.adapting import surveyed_modules
+from si_hub.training.settings import TrainSettings
+from si_hub.training.surveying import Pull, survey
+
+BATCH = 8
+POINTS = 10
+SURVEYED = TrainSettings().surveyed
+DRAWN = 40
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run that is wanted; also the name of its file.
+
+    Args:
+        task, method: names of them.
+        rate: peak learning rate.
+        seed: of training pictures, noise and the adapter's first numbers.
+        role: whose unseen pictures it is measured on: ``search`` or ``report``.
+        draws: step after which pictures are drawn and judged; 0 for none.
+    """
+
+    task: str
+    method: str
+    rate: float
+    seed: int
+    role: str
+    draws: int = 0
+
+    @property
+    def file(self) -> str:
+        told = "-".join(str(value) for value in asdict(self).values())
+        return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in told) + ".json"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that is done.
+
+    Args:
+        curve: (step, error on unseen pictures of the task, error on plain ones).
+        numbers: trained parameters.
+        step_ms: median time of a step.
+        seconds: processor time of everything.
+        alignment, style: what the judges say of drawn pictures, where some were drawn.
+    """
+
+    curve: tuple[tuple[int, float, float], ...]
+    numbers: int
+    step_ms: float
+    seconds: float
+    alignment: float | None = None
+    style: float | None = None
+
+    def at(self, step: int) -> tuple[float, float]:
+        """Both errors after a step."""
+        return next((own, plain) for at, own, plain in self.curve if at == step)
+
+
+@cache
+def ground() -> Ground:
+    """The process's own."""
+    return Ground()
+
+
+@lru_cache(maxsize=2)
+def pulls_of(task: Task, seed: int) -> dict[str, Pull]:
+    """What a survey of a task's training pictures finds, as `si-hub train` makes it."""
+    here = ground()
+    seen, unet = here.lessons(task, seed), here.pipe.unet
+
+    def losses() -> Iterator[Any]:
+        for step in range(SURVEYED // BATCH):
+            # Steps beyond the training's own: other noise.
+            yield lambda step=step: _loss(here, unet, here.batch(task, seen, task.steps + step, seed, BATCH))
+
+    settings = TrainSettings.of({"ranks": "fitted", "rank": RANK})
+    return survey(surveyed_modules(unet, settings), losses(), 2 * RANK, seed=seed)
+
+
+def _loss(here: Ground, unet: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    noisy, times, states, wanted = batch
+    return F.mse_loss(unet(noisy, times, states).sample, wanted)
+
+
+def run(wanted: Wanted, *, keep: bool = False) -> tuple[Ran, Any]:
+    """Train; with ``keep`` the U-Net as it was at the last point is returned too."""
+    started, here, task, method = time.process_time(), ground(), TASKS[wanted.task], METHODS[wanted.method]
+    pulls: Mapping[str, Pull] = pulls_of(task, wanted.seed) if method.fitted else {}
+    unet, leaves = attach(method, here.pipe.unet, pulls, wanted.seed)
+    seen, probes = here.lessons(task, wanted.seed), here.probes(task, wanted.role)
+    optimizer = torch.optim.AdamW(leaves, lr=wanted.rate, betas=(0.9, 0.99), weight_decay=0.0)
+    average = [leaf.detach().clone() for leaf in leaves]
+    longest = max(0.0, 1.0 - 20.0 / task.steps)
+    curve: list[tuple[int, float, float]] = []
+    took: list[float] = []
+    points = {round(task.steps * (k + 1) / POINTS) for k in range(POINTS)}
+    judged: tuple[float | None, float | None] = (None, None)
+    for step in range(task.steps):
+        start = time.perf_counter()
+        rise = min(1.0, (step + 1) / max(1.0, 0.05 * task.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = wanted.rate * rise * 0.5 * (1.0 + math.cos(math.pi * step / task.steps))
+        batch = here.batch(task, seen, step, wanted.seed, BATCH)
+        between = time.perf_counter()
+        loss = _loss(here, unet, batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(leaves, 1.0)
+        optimizer.step()
+        share = min(longest, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for mean, leaf in zip(average, leaves, strict=True):
+                mean.lerp_(leaf, 1.0 - share)
+        took.append(time.perf_counter() - (between if task.teacher else start))
+        if step + 1 in points or step + 1 == wanted.draws:
+            held = [leaf.detach().clone() for leaf in leaves]
+            _put(leaves, average)
+            if step + 1 in points:
+                own, plain = (probe.error(unet) for probe in probes)
+                curve.append((step + 1, own, plain))
+            if step + 1 == wanted.draws:
+                judged = _judge(here, task, unet)
+                if keep:
+                    break
+            _put(leaves, held)
+    numbers = sum(leaf.numel() for leaf in leaves)
+    seconds = time.process_time() - started
+    ran = Ran(tuple(curve), numbers, 1000 * sorted(took)[len(took) // 2], seconds, *judged)
+    return ran, unet
+
+
+@torch.no_grad()
+def _put(leaves: list[nn.Parameter], values: list[Tensor]) -> None:
+    for leaf, value in zip(leaves, values, strict=True):
+        leaf.copy_(value)
+
+
+def _judge(here: Ground, task: Task, unet: Any) -> tuple[float, float]:
+    """Alignment and style score of pictures drawn for held-out prompts, each style in its turn."""
+    from examples.miniature.checkpoints import HERE
+
+    wanted = unseen_scenes(DRAWN)
+    words = [task.styles[k % len(task.styles)] for k in range(DRAWN)]
+    prompts = [scene.prompt(word if task.told else None) for scene, word in zip(wanted, words, strict=True)]
+    pictures = draw(here, unet, prompts)
+    judges = load_judges(HERE / "judges.safetensors")
+    seen = judges(pictures)["style"].argmax(1)
+    right = [int(index) == STYLES.index(word) for index, word in zip(seen, words, strict=True)]
+    return judge(judges, pictures, wanted).alignment, sum(right) / len(right)
+
+
+def draw(here: Ground, unet: Any, prompts: list[str]) -> Tensor:
+    """Pictures of the base's pipeline with another U-Net in it, ``[prompts, 3, 32, 32]``."""
+    own = here.pipe.unet
+    here.pipe.unet = unet
+    try:
+        with torch.no_grad():
+            return draw_prompts(here.pipe, prompts)
+    finally:
+        here.pipe.unet = own
+
+
+def kept_run(wanted: Wanted, folder: Path) -> Ran:
+    """A run's result from its file, or made now."""
+    file = folder / wanted.file
+    if file.exists():
+        told = json.loads(file.read_text(encoding="utf-8"))
+        return Ran(tuple((int(a), float(b), float(c)) for a, b, c in told.pop("curve")), **told)
+    ran, _ = run(wanted)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(file, True) as out:
+        out.write(json.dumps(asdict(ran)).encode())
+    return ran
+
+
+def set_up() -> None:
+    """What a worker process begins with."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ground()
+
+
+__all__ = ["LINEAR", "Ran", "Wanted", "draw", "ground", "kept_run", "pulls_of", "run", "set_up"]
