@@ -26,8 +26,8 @@ pixels that obeys its prompts. It says how methods compare there, not how large 
 trained, the loss of {surveyed} noisy training pictures is differentiated by the base's own weights, and the numbers
 that a LoRA of rank {rank} takes on all linear layers are dealt out, rank by rank, to the linear layers and convolutions
 whose gradient has the largest squared singular value per number; each A begins with the right singular vectors. The
-operator itself is a LoRA's (transform `add`, one branch): the row *LoRA with the fitted ranks* is PEFT's own LoRA with the
-same ranks and the same first A, and {same}. The transforms that look at the features' spread
+operator itself is a LoRA's (transform `add`, one branch): the row *LoRA with the fitted ranks* is PEFT's own
+LoRA with the same ranks and the same first A, and {same}. The transforms that look at the features' spread
 (`variance`, `restyle`, `adain`) and branches that a router mixes do not win at equal size, on any task here.
 
 ## How it is measured
@@ -65,9 +65,9 @@ On this miniature, in a lab of one to three seeds, before this table: gains and 
 (better than a LoRA below 20,000 numbers, no help beside one of this size); a low-rank pair that reads the output; the
 features' spread, products with it, and statistics of AdaIN beside a pair; one spatial core per convolution (`core`,
 Tucker: 1.3 % less error than an even LoRA of 7 % fewer numbers, nothing once ranks are fitted); directions of the
-base's own weights; singular values to the first power instead of the second; a survey that may choose any layer of the U-Net
-(time embeddings, first and last convolution), which is as good but exports to fewer programs. Not tried: ranks and
-gates by timestep, prior preservation as a method of its own, models of full size.
+base's own weights; singular values to the first power instead of the second; a survey that may choose any
+layer of the U-Net (time embeddings, first and last convolution), which is as good but exports to fewer
+programs. Not tried: ranks and gates by timestep, prior preservation as a method of its own, models of full size.
 """
 
 
