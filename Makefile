@@ -95,8 +95,8 @@ $(APP)/.ready: $(READY) tests/app/requirements.txt
 	$(APP)/bin/python -m pip install --quiet --no-deps --requirement tests/app/requirements.txt
 	touch $@
 
-app-test: $(APP)/.ready chromium  ## the page of `si-hub app` in headless Chromium
-	$(APP)/bin/python -m pytest -q tests/app/test_page.py
+app-test: $(APP)/.ready chromium  ## the page of `si-hub app` in headless Chromium, and the notebook of examples/
+	$(APP)/bin/python -m pytest -q tests/app/test_page.py tests/examples/test_tour.py
 
 docs: $(READY) $(DOCS)/.ready chromium  ## the site in build/site, strictly, and every page of it in headless Chromium
 	$(BIN)/python -m website.commands build/commands.md

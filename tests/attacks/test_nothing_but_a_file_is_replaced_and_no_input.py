@@ -91,7 +91,7 @@ def test_what_a_distillation_is_told_by_is_no_place_for_its_report(name: str, tm
     prompts, images = tmp_path / "prompts.html", tmp_path / "images"
     prompts.write_text("a cat\n", encoding="utf-8")
     images.mkdir()
-    shutil.copy(ROOT / "docs" / "mix.png", images / "one.png")
+    shutil.copy(ROOT / "docs" / "stack.png", images / "one.png")
     before = (tmp_path / name).read_bytes()
     with pytest.raises(FileAccessError, match="is what the report is made from"):
         distill(

@@ -21,7 +21,7 @@ from tests.commands import write_kohya
 from tests.miniature import BASE, KOHYA_LORA
 from tests.places import ROOT
 
-PICTURE = ROOT / "docs" / "mix.png"
+PICTURE = ROOT / "docs" / "stack.png"
 
 
 @pytest.fixture
