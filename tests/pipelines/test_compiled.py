@@ -11,8 +11,9 @@ from diffusers import DiffusionPipeline
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from si_hub.adapter import Component
+from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.errors import BaseMismatch
+from tests.pipelines.tiny import build
 
 Make = Callable[..., Any]
 
@@ -145,3 +146,41 @@ def test_hotswapping_does_not_compile_again(pipe: Any, lora: Make, adapter: Make
     pipe.load_styleinject_weights(large, "a", hotswap=True)
     assert torch.allclose(run(pipe), expected, atol=1e-6)
     assert counter.frame_count == compiled
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_transformer_and_its_text_encoder_are_one_graph_each_and_stay_so_when_swapped(lora: Make) -> None:
+    """As users compile: ``fullgraph``, the whole model. A changed weight may cost one more graph, a swap costs none."""
+    tiny = build("FluxPipeline")
+    pipe = tiny.pipe
+    ends = {"transformer": ("to_q", "to_k", "proj_mlp", "proj_out"), "text_encoder": ("q_proj", "fc1")}
+    small, large = (
+        Adapter(
+            BaseModel("flux"),
+            {
+                part: lora(getattr(pipe, part), ends[part], rank=rank, alpha=1.0, seed=rank, branches=2)
+                for part in ends
+            },
+            ("ink", "neon"),
+        )
+        for rank in (2, 3)
+    )  # fmt: skip
+    pipe.load_styleinject_weights(large)
+    pipe.set_styles({"ink": 0.7, "neon": 0.3})
+    expected = tiny.draw()
+    pipe.unload_styleinject_weights()
+    pipe.enable_styleinject_hotswap(target_rank=4)
+    pipe.load_styleinject_weights(small, "a")
+    pipe.set_styles({"ink": 0.5, "neon": 0.5})
+    counters = {part: CompileCounter() for part in ends}
+    for part, counter in counters.items():
+        setattr(pipe, part, torch.compile(getattr(pipe, part), backend=counter, fullgraph=True))
+    tiny.draw()
+    assert [counter.frame_count for counter in counters.values()] == [1, 1]
+    pipe.load_styleinject_weights(large, "a", hotswap=True)
+    tiny.draw()
+    assert [counter.frame_count for counter in counters.values()] == [1, 1]
+    pipe.set_styles({"ink": 0.7, "neon": 0.3})
+    assert torch.allclose(tiny.draw(), expected, atol=1e-4)
+    assert max(counter.frame_count for counter in counters.values()) <= 2

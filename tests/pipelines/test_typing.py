@@ -34,7 +34,7 @@ pipe = si_hub.enable(plain)
 report = pipe.load_styleinject_weights("ink.safetensors", adapter_name="ink", weight=0.5)
 names: list[str] = report.missing  # WRONG: assignment
 pipe.load_styleinject_weights("ink.safetensors", adaptername="ink")  # WRONG: call-arg
-pipe.set_styleinject_adapters("ink", "strong")  # WRONG: arg-type
+pipe.set_styleinject_adapters("ink", object())  # WRONG: arg-type
 pictures: list[int] = pipe("cat", steps=4)
 pipe("cat", stepz=4)  # WRONG: call-arg
 pipe.unet.eval()
