@@ -10,6 +10,7 @@ PEFT_ADAPTERS ?= add add-3-fixed variance-3-learned
 OLD_CLIENT := $(CURDIR)/build/old-client
 # The site's own environment: what builds pages and looks at them, and nothing of torch.
 DOCS := build/docs-venv
+TOOLS := build/tools-venv
 # What draws the page of `si-hub app` and runs the notebook, beside all that $(VENV) has.
 APP := build/app-venv
 export OMP_NUM_THREADS := 1
@@ -102,6 +103,22 @@ docs: $(READY) $(DOCS)/.ready chromium  ## the site in build/site, strictly, and
 	$(BIN)/python -m website.commands build/commands.md
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet
 	$(DOCS)/bin/python -m website.browser build/site build/shots
+
+$(TOOLS)/.ready: website/tools.txt
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --requirement website/tools.txt
+	touch $@
+
+package: $(TOOLS)/.ready  ## sdist and wheel in build/package, and what judges them, the workflows and the citation
+	rm -rf build/package
+	$(TOOLS)/bin/python -m build --outdir build/package . >build/package.log 2>&1 || { cat build/package.log; exit 1; }
+	$(TOOLS)/bin/twine check --strict build/package/*
+	$(TOOLS)/bin/check-wheel-contents build/package/*.whl
+	$(TOOLS)/bin/actionlint -no-color .github/workflows/*.yml
+	$(TOOLS)/bin/cffconvert --validate --infile CITATION.cff
+
+matrix: $(READY)  ## README from the built wheel, by the oldest and the newest Python here, libraries old and new; a table
+	$(BIN)/python -m tests.matrix
 
 house: $(READY)  ## modules by room, their lines, the longest functions
 	$(BIN)/python -m tests.house

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from si_hub.adapter import Adapter
+from si_hub.adapter import Adapter, BaseModel
 from si_hub.architectures.bases import BY_NAME
 from si_hub.errors import CardError
 from si_hub.foreign import make_safe
 from si_hub.hub.card import frontmatter
 from si_hub.hub.card.licenses import card_keys
 from si_hub.hub.card.markdown import escape, fence, table, tables
+from si_hub.hub.card.origin import UNSAID, origin_rows
 from si_hub.hub.names import is_repo_id
 from si_hub.report.layers import count_ranks
 from si_hub.report.text import size_text, tally
@@ -30,11 +31,6 @@ NEVER = frozenset({"lora", "template:sd-lora"})
 
 _TAG = re.compile(r"\w([\w .+-]{0,47}[\w+])?")
 _HEADING = re.compile(r"^ {0,3}#[ \t]|^\S.*\n=+[ \t]*$", re.MULTILINE)
-_TABLES = (
-    ("fidelity", "How close it comes"),
-    ("training", "How it was trained"),
-    ("provenance", "Where it comes from"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,7 @@ def render(existing: str, adapter: Adapter, repo_id: str, samples: Sequence[str]
     parts = frontmatter.split_card(existing)
     keys = front_matter(adapter, samples)
     merged = frontmatter.merge_keys(parts.block, keys, parts.newline)
-    text = _renew(parts.tail, adapter, repo_id, samples, size, parts.newline)
+    text = _renew(parts.tail, adapter, repo_id, samples, size, parts.newline, _own_base(merged.kept))
     return Card(parts.head + merged.text + text, _notes(merged.kept, keys, adapter))
 
 
@@ -127,26 +123,36 @@ def base_repository(adapter: Adapter) -> str | None:
     return next(iter(known.repositories), None) if known else None
 
 
+def _own_base(kept: Mapping[str, object]) -> str | None:
+    """The base model that the user's own front matter names, where it is one repository."""
+    named = kept.get("base_model")
+    return named if isinstance(named, str) and "/" in named and is_repo_id(named) else None
+
+
 def load_lines(repo_id: str, base: str | None, revision: str | None = None) -> list[str]:
-    """The three lines that load the adapter."""
+    """The lines that load the adapter; where no repository has its base model, they ask for its folder."""
     at = f", revision={json.dumps(revision)}" if revision else ""
+    asked = json.dumps(base) if base else 'input("Folder of the base model: ")'
     return [
         "import si_hub; from diffusers import DiffusionPipeline; si_hub.enable()",
-        f"pipe = DiffusionPipeline.from_pretrained({json.dumps(base or 'path/to/the-base-model')})",
+        f"pipe = DiffusionPipeline.from_pretrained({asked})",
         f"pipe.load_styleinject_weights({json.dumps(repo_id)}{at})",
     ]
 
 
-def sections(adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, title: bool) -> list[str]:
+def sections(
+    adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, title: bool, base: str | None = None
+) -> list[str]:
     """The generated part in Markdown, piece by piece.
 
     Args:
         adapter, repo_id, samples, size: see `render`.
         title: whether it is to begin with a title.
+        base: the repository of its base model, where the user names another than the adapter does.
     """
-    about, base = adapter.about, base_repository(adapter)
+    about, base = adapter.about, base or base_repository(adapter)
     name = escape(about.get("title") or repo_id.rpartition("/")[2])
-    target = f"[{escape(base)}](https://huggingface.co/{base})" if base else escape(adapter.base_model.architecture)
+    target = f"[{escape(base)}](https://huggingface.co/{base})" if base else _describe(adapter.base_model)
     author = f", by {escape(about['author'])}" if about.get("author") else ""
     found = [f"# {name}"] if title else []
     found += ["<Gallery />"] if samples else []
@@ -157,12 +163,21 @@ def sections(adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, 
         found.append(f"Write {' or '.join(map(escape, about['trigger_words'][:20]))} in the prompt.")
     found += ["## How to load it", fence("sh", ["pip install si-hub"])]
     found.append(fence("python", [*load_lines(repo_id, base), *_styles(adapter)]))
-    for field, heading in _TABLES:
-        if about.get(field):
-            found += [f"## {heading}", tables(about[field])]
+    if about.get("fidelity"):
+        found += ["## How close it comes", tables(about["fidelity"])]
+    if training := {name: value for name, value in about.get("training", {}).items() if name not in UNSAID}:
+        found += ["## How it was trained", tables(training)]
+    if rows := origin_rows(about.get("provenance", {})):
+        found += ["## Where it comes from", table(("", ""), rows)]
     layers = [_component_row(name, component.layers) for name, component in adapter.components.items()]
     found += ["## What is in it", table(("component", "layers", "rank", "transform"), layers)]
     return found
+
+
+def _describe(base: BaseModel) -> str:
+    """A base model that no repository is known of: one that si-hub knows by its name, or a pipeline's class."""
+    known = BY_NAME.get(base.architecture)
+    return escape(known.title) if known else f"a model of its own, {escape(base.architecture)}"
 
 
 def _summary(adapter: Adapter, size: int) -> str:
@@ -191,7 +206,9 @@ def _styles(adapter: Adapter) -> list[str]:
     return [f"pipe.set_styles({json.dumps(mix, ensure_ascii=False)})"] if len(names) <= 8 else []
 
 
-def _renew(tail: str, adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, newline: str) -> str:
+def _renew(
+    tail: str, adapter: Adapter, repo_id: str, samples: Sequence[str], size: int, newline: str, base: str | None
+) -> str:
     """What stands behind the front matter, with the generated part in its place, or at the end."""
     begins, ends = tail.count(TEXT_BEGIN), tail.count(TEXT_END)
     start, stop = tail.find(TEXT_BEGIN), tail.find(TEXT_END)
@@ -207,7 +224,7 @@ def _renew(tail: str, adapter: Adapter, repo_id: str, samples: Sequence[str], si
             expected=f"{TEXT_BEGIN} ... {TEXT_END}",
             found=f"{begins} begins, {ends} ends", hint="Delete the stray mark, or all of them for a new part.",
         )  # fmt: skip
-    pieces = sections(adapter, repo_id, samples, size, title=not _HEADING.search(before + after))
+    pieces = sections(adapter, repo_id, samples, size, not _HEADING.search(before + after), base)
     return before + "\n\n".join([TEXT_BEGIN, *pieces, TEXT_END]).replace("\n", newline) + after
 
 

@@ -156,7 +156,14 @@ def test_people_read_how_to_load_it_how_close_it_is_and_where_it_comes_from() ->
         'pipe.load_styleinject_weights("user/style")',
         'pipe.set_styles({"ink": 0.7, "neon": 0.3, "oil": 0.0})',
     ]
-    for words in ("# Ink &#38; Neon", "<Gallery />", "| relative error | 0.0312 |", "| family | distilled |", "2.5 MB"):
+    for words in (
+        "# Ink &#38; Neon",
+        "<Gallery />",
+        "| relative error | 0.0312 |",
+        "| kind | distilled |",
+        "| relative error | 0.03 |",
+        "2.5 MB",
+    ):
         assert words in text
 
 
@@ -200,13 +207,16 @@ def test_a_base_model_that_is_no_repository_is_the_usual_one_or_none(base: str |
     rendered = render("", adapter(base=BaseModel("mymodel", base)), "user/style")
     assert "base_model" not in matter(rendered.text)
     assert any("no base_model" in note for note in rendered.notes)
-    assert 'from_pretrained("path/to/the-base-model")' in rendered.text
+    assert 'from_pretrained(input("Folder of the base model: "))' in rendered.text
+    assert "for a model of its own, mymodel:" in rendered.text
 
 
 def test_what_the_users_keys_shadow_is_told() -> None:
     own = "---\nlicense: mit\nbase_model: other/base\ntags: [mine]\n---\n"
     rendered = render(own, adapter(license="Apache-2.0"), "user/style")
     assert matter(rendered.text)["base_model"] == "other/base"
+    assert 'from_pretrained("other/base")' in rendered.text
+    assert render(rendered.text, adapter(license="Apache-2.0"), "user/style").text == rendered.text
     assert len(rendered.notes) == 3
     assert render("---\nlicense: apache-2.0\n---\n", adapter(license="Apache-2.0"), "user/style").notes == ()
 
