@@ -114,7 +114,7 @@ package: $(TOOLS)/.ready  ## sdist and wheel in build/package, and what judges t
 	$(TOOLS)/bin/python -m build --outdir build/package . >build/package.log 2>&1 || { cat build/package.log; exit 1; }
 	$(TOOLS)/bin/twine check --strict build/package/*
 	$(TOOLS)/bin/check-wheel-contents build/package/*.whl
-	$(TOOLS)/bin/actionlint -no-color .github/workflows/*.yml
+	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(TOOLS)/bin/cffconvert --validate --infile CITATION.cff
 
 matrix: $(READY)  ## README from the built wheel, by the oldest and the newest Python here, libraries old and new; a table

@@ -232,7 +232,7 @@ def _notes(kept: Mapping[str, object], keys: Mapping[str, Any], adapter: Adapter
     notes = [
         f"README.md sets {key} itself; the adapter's would be {make_safe(keys[key])}"
         for key, value in kept.items()
-        if value != keys[key] and key not in ("tags", "widget")
+        if key in keys and value != keys[key] and key not in ("tags", "widget")
     ]
     tags = kept.get("tags", TAGS)
     if not isinstance(tags, list | tuple) or not set(TAGS) <= set(tags):

@@ -25,6 +25,8 @@ _LINE = r"(?:\A|(?<=[\r\n]))"
 _GENERATED = re.compile(rf"{_LINE}{re.escape(YAML_BEGIN)}(\r\n|\r|\n)[\S\s]*?{_LINE}{re.escape(YAML_END)}(\r\n|\r|\n)")
 #: Text that every YAML reader takes for that text without quotes.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*( [A-Za-z0-9_./-]+)*")
+#: Keys that are asked for where neither the adapter nor the user names them.
+ASKED = ("base_model", "license")
 _WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n"))
 
 
@@ -44,8 +46,8 @@ class Merged:
 
     Attributes:
         text: the YAML.
-        kept: keys that the user has set, and which are therefore not generated: key → the user's text or list of
-            texts, ``None`` for anything else.
+        kept: keys that the user has set, of those that are generated otherwise and of `ASKED`: key → the user's text
+            or list of texts, ``None`` for anything else.
     """
 
     text: str
@@ -93,7 +95,7 @@ def merge_keys(block: str, keys: Mapping[str, Any], newline: str = "\n") -> Merg
     generated = newline.join([YAML_BEGIN, *text.splitlines(), YAML_END, ""])
     merged = before + (newline if before and not before.endswith(("\n", "\r")) else "") + generated + after
     _check(merged, own, set(keys) - own.keys())
-    return Merged(merged, {key: _simple(own[key]) for key in keys if key in own})
+    return Merged(merged, {key: _simple(own[key]) for key in dict.fromkeys([*keys, *ASKED]) if key in own})
 
 
 def dump(keys: Mapping[str, Any]) -> str:

@@ -221,6 +221,14 @@ def test_what_the_users_keys_shadow_is_told() -> None:
     assert render("---\nlicense: apache-2.0\n---\n", adapter(license="Apache-2.0"), "user/style").notes == ()
 
 
+def test_what_the_users_keys_say_alone_is_not_asked_for() -> None:
+    unknown = adapter(base=BaseModel("mymodel"))
+    own = render("---\nlicense: mit\nbase_model: my/base\n---\n", unknown, "user/style")
+    assert own.notes == ()
+    assert 'from_pretrained("my/base")' in own.text
+    assert len(render("", unknown, "user/style").notes) == 2
+
+
 def test_bytes_that_are_no_text_or_too_many_are_an_error() -> None:
     with pytest.raises(CardError, match="not UTF-8"):
         card.decode(b"caf\xe9")

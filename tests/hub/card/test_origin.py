@@ -77,7 +77,12 @@ def test_the_snippet_of_a_pushed_card_runs_as_it_is(
     si_hub.push(folder, "user/neon", bars=False)
     card = hub.repo("user/neon").files()["README.md"].decode()
     asked: list[str] = []
-    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or str(BASE))
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return str(BASE)
+
+    monkeypatch.setattr("builtins.input", answer)
     known: dict[str, object] = {}
     exec(python_of(card), known)
     assert known["pipe"].get_list_styleinject_adapters().keys() == {"unet", "text_encoder"}  # type: ignore[attr-defined]
