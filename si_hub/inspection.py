@@ -21,6 +21,7 @@ from si_hub.foreign import join_safely, make_safe
 from si_hub.hub.names import as_ref, is_repository
 from si_hub.report.layers import count_alphas, count_ranks
 from si_hub.report.text import reasons, size_text, tally
+from si_hub.schedule import describe_schedule
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.tokens import conceal
@@ -119,6 +120,7 @@ class Inspection:
             ("naming", self.naming),
             *((name, _part_text(part)) for name, part in self.parts.items()),
             *(("dropped", line) for line in reasons(self.dropped)),
+            *(("by step", line) for line in describe_schedule(self.document)),
             ("beware", _reach_text(self.out_of_reach)),
             *_training_rows(describe_training(self.metadata)),
             *_metadata_rows(self.metadata),

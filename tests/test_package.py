@@ -18,8 +18,8 @@ PACKAGE = Path(si_hub.__file__).parent
 #: Left to right, the way data flows; a room, or a module beside rooms, imports only what is to its left.
 ORDER = {
     "si_hub": [
-        "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schemas", "architectures",
-        "converters", "format", "report", "hub", "tuner", "pipelines", "work", "training", "distill",
+        "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schedule", "schemas",
+        "architectures", "converters", "format", "report", "hub", "tuner", "pipelines", "work", "training", "distill",
         "basemodel", "compression", "editing", "exporting", "conversion", "inspection", "batch",
         "app", "cli", "__main__",
     ],
@@ -33,8 +33,8 @@ ORDER = {
     ],
     "si_hub.hub": ["limits", "client", "names", "listing", "card", "pull", "push"],
     "si_hub.tuner": [
-        "config", "operator", "kinds", "requests", "layer", "leaves", "offloaded", "parameters", "projections",
-        "ledger", "fusion", "door", "steering", "injection", "model",
+        "config", "operator", "kinds", "regions", "requests", "layer", "leaves", "offloaded", "parameters",
+        "projections", "ledger", "fusion", "door", "steering", "injection", "model",
     ],
     "si_hub.work": ["seeds", "processes", "fingerprints", "folder"],
     "si_hub.training": [

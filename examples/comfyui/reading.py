@@ -11,6 +11,7 @@ from si_hub import format
 from si_hub.adapter import Adapter
 from si_hub.converters import convert_source
 from si_hub.errors import UsageError
+from si_hub.schedule import check_constant
 from si_hub.storage.header import read_safetensors
 
 
@@ -28,9 +29,12 @@ def read_adapter(path: Path) -> Adapter:
     """A StyleInject file, or what any other adapter file is converted to.
 
     Raises:
-        SiHubError: the file is broken, of no known family, or a function of the base's weights.
+        SiHubError: the file is broken, of no known family, or a function of the base's weights; its weights change by
+            step.
     """
-    return format.read(path) if format.is_styleinject(read_safetensors(path)) else convert_source(path).adapter
+    adapter = format.read(path) if format.is_styleinject(read_safetensors(path)) else convert_source(path).adapter
+    check_constant(adapter.about, path)
+    return adapter
 
 
 def read_weights(text: str) -> dict[str, float]:

@@ -24,6 +24,7 @@ from si_hub.errors import BaseMismatch, ConversionRefused, FileAccessError, Usag
 from si_hub.foreign import join_safely
 from si_hub.report.layers import count_ranks
 from si_hub.report.text import size_bytes, size_text, tally
+from si_hub.schedule import check_constant
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.files import is_part
 from si_hub.words import label, option, rename_keywords, switch
@@ -142,6 +143,8 @@ def merge(
     if len(terms) < 2:
         raise UsageError("takes two adapters or more", found=len(terms))
     opened = [open_adapter(path, base) for path, _ in terms]
+    for (path, _), (adapter, _, _) in zip(terms, opened, strict=True):
+        check_constant(adapter.about, path)
     _check_bases([path for path, _ in terms], [adapter for adapter, _, _ in opened])
     _, architecture, weights = opened[0]
     steadied = [steady(adapter) for adapter, _, _ in opened]

@@ -25,6 +25,7 @@ from si_hub.errors import BaseMismatch, ConversionRefused, FileAccessError
 from si_hub.foreign import join_safely
 from si_hub.hub.pull.verify import hash_file
 from si_hub.report.text import size_text
+from si_hub.schedule import check_constant
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.files import is_part
 from si_hub.storage.header import read_safetensors
@@ -112,6 +113,7 @@ def fuse(
     model = open_model(base)
     _check_output(path, model, force)
     opened, architecture, weights = open_adapter(source, base)
+    check_constant(opened.about, source)
     steadied = steady(opened, styles)
     changes = _change(steadied, Own(steadied, architecture, weights, source), model, weight, wide)
     if dry_run:

@@ -17,6 +17,7 @@ from si_hub.editing.opening import open_alone
 from si_hub.errors import ConversionRefused, FileAccessError, UsageError
 from si_hub.foreign import join_safely
 from si_hub.report.text import size_text
+from si_hub.schedule import check_constant
 from si_hub.storage.access import tell_access_errors
 from si_hub.storage.tensors import Tensor
 from si_hub.words import label, option, rename_keywords, switch
@@ -96,6 +97,7 @@ def split(
         raise UsageError("is no way to split", key=label("by"), expected=" or ".join(get_args(By)), found=by)
     file = Path(source)
     adapter = open_alone(file, base)
+    check_constant(adapter.about, file)
     parts = dict(_PARTS[by](adapter))
     if len(parts) < 2:
         raise ConversionRefused(f"is of one {by} only", file=file, key=label("by"), found=", ".join(parts) or "none")

@@ -26,6 +26,7 @@ from si_hub.exporting.proving import prove
 from si_hub.exporting.returning import ORIGINAL, return_files
 from si_hub.foreign import join_safely
 from si_hub.report.text import size_text, tally
+from si_hub.schedule import check_constant
 from si_hub.storage.access import tell_access_errors
 from si_hub.words import label, rename_keywords
 
@@ -130,6 +131,7 @@ def export(
     source = Path(source)
     smaller = check_options(rank, tolerance, None)
     adapter, architecture, weights = _open(source, base)
+    check_constant(adapter.about, source)
     if to == ORIGINAL and (styles or smaller):
         raise UsageError("the original is what it was", key=label("styles" if styles else "rank"), hint="Leave it out.")
     cost = Compression()

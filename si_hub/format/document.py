@@ -18,6 +18,7 @@ from si_hub.errors import DocumentError, DocumentTooLarge, FormatWarning, NotSty
 from si_hub.foreign import make_safe
 from si_hub.format.patterns import cover, resolve_patterns
 from si_hub.format.versions import FORMAT_VERSION, Document
+from si_hub.schedule import SCHEDULE
 from si_hub.storage.header import parse_json
 from si_hub.storage.tensors import Tensor
 from si_hub.words import call
@@ -59,7 +60,10 @@ def build_document(adapter: Adapter, tensors_sha256: str) -> Document:
     for name in ("branches", "tensors_sha256"):
         if name in adapter.about:
             raise DocumentError("is derived from the adapter, and cannot stand in about", key=name)
-    return cast(Document, _merge(document, adapter.about))
+    merged = cast(Document, _merge(document, adapter.about))
+    if SCHEDULE in merged and SCHEDULE not in merged.get("requires", ()):
+        merged["requires"] = sorted({SCHEDULE, *merged.get("requires", ())})
+    return merged
 
 
 def _merge(into: Any, extra: Any) -> Any:

@@ -11,6 +11,7 @@ from si_hub.format.hashes import check_data
 from si_hub.format.layers import EMBEDDING, ROWS_LIMIT, Tensors, check_embedding, check_layer, gather, join_name
 from si_hub.format.modelspec import derive
 from si_hub.format.versions import Document, check_version, migrate
+from si_hub.schedule import SCHEDULE, read_schedule
 from si_hub.storage.finite import count_bad
 from si_hub.storage.header import SafetensorsFile, check_count, read_safetensors
 from si_hub.storage.tensors import Tensor
@@ -105,6 +106,8 @@ def _adapter(file: SafetensorsFile, document: Document, unknown: bool) -> Adapte
         },
     )
     check_adapter(adapter, file.path)
+    if SCHEDULE in adapter.about and SCHEDULE not in document.get("requires", ()):
+        raise DocumentError("does not name the feature that it uses", file=file.path, key="requires", expected=SCHEDULE)
     return adapter
 
 
@@ -140,6 +143,7 @@ def check_adapter(adapter: Adapter, file: Path | None = None) -> None:
         MissingTensor, LayerShapeError, LeafDtypeError, UnknownLeaf: a layer.
         DocumentError: branch names that do not fit the layers, settings without meaning.
     """
+    read_schedule(adapter.about, adapter.branches, file)
     for name, component in adapter.components.items():
         if (rows := sum(tensor.shape[0] for tensor in component.embeddings.values() if tensor.shape)) > ROWS_LIMIT:
             raise LayerShapeError(

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from si_hub.errors import DocumentError, UnsupportedVersion
+from si_hub.schedule import SCHEDULE
 
 #: MAJOR.MINOR of the format, apart from the library's version.
 FORMAT_VERSION = "1.0"
 
 #: Names that ``requires`` may hold: what came after 1.0 and is understood here.
-FEATURES: frozenset[str] = frozenset()
+FEATURES: frozenset[str] = frozenset({SCHEDULE})
 
 Document = dict[str, Any]
 Migration = Callable[[Document], Document]

@@ -69,6 +69,7 @@ def swap(
     for component in owners:
         _rename_branches(models[component], name, adapter.branches)
         registry.remember(models[component], name, adapter)
+    loading.follow_schedule(pipeline, [models[component] for component in owners], name, adapter)
     return report
 
 

@@ -14,7 +14,9 @@ from si_hub.adapter import Adapter, Component
 from si_hub.architectures.reach import out_of_reach
 from si_hub.errors import BaseMismatch, NotFinite, UsageError
 from si_hub.pipelines import embeddings, padding, registry
+from si_hub.pipelines.clock import Clock, is_timed
 from si_hub.pipelines.report import ComponentReport, LoadReport
+from si_hub.schedule import read_schedule
 from si_hub.storage.finite import count_bad
 
 _SHOWN = 3
@@ -63,11 +65,26 @@ def load_adapter(
             parts[component] = layers + tokens
         report = LoadReport(name, source, base_text(adapter), parts)
         check_complete(report, pipeline, strict)
+        follow_schedule(pipeline, [models[part] for part in parts if part in models], name, adapter)
         undo.pop_all()
     for component, part in parts.items():
         if part.matched:
             registry.remember(models[component], name, adapter)
     return report
+
+
+def follow_schedule(pipeline: Any, adapted: Sequence[nn.Module], name: str, adapter: Adapter) -> None:
+    """Let the denoisers among these models follow the schedule that an adapter's document has, or none.
+
+    Raises:
+        BaseMismatch: there is a schedule, and no denoiser to follow it.
+    """
+    schedule = read_schedule(adapter.about, adapter.branches)
+    timed = [model for model in adapted if is_timed(model) and name in tuner.adapters(model)]
+    if schedule is not None and not timed:
+        raise BaseMismatch("the adapter's weights change by step, and none of its models is a denoiser", key="schedule")
+    for model in timed:
+        tuner.set_schedule(model, name, schedule, Clock(pipeline))
 
 
 def _add_layers(

@@ -16,7 +16,7 @@ from si_hub.pipelines.converting import convert_for_pipeline
 from si_hub.pipelines.hotswap import swap
 from si_hub.pipelines.offload import in_turn
 from si_hub.pipelines.report import LoadReport
-from si_hub.pipelines.request import Ask, StyleInjectRequest, make_request
+from si_hub.pipelines.request import Ask, AskedWeight, StyleInjectRequest, StyleWeight, make_request
 from si_hub.pipelines.running import changing, wait_until_free
 from si_hub.storage.access import tell_access_errors
 from si_hub.tokens import conceal
@@ -293,8 +293,8 @@ class StyleInjectLoaderMixin:
         self,
         adapters: Ask = None,
         *,
-        weight: weights.AdapterWeight = None,
-        styles: Mapping[str, float] | None = None,
+        weight: AskedWeight = None,
+        styles: Mapping[str, StyleWeight] | None = None,
         rows: Sequence[Ask] | None = None,
     ) -> StyleInjectRequest:
         """A request: what acts in the calls of one with-block, in this thread or task alone.
@@ -306,9 +306,10 @@ class StyleInjectLoaderMixin:
         Args:
             adapters: a name; an `Act`; a table of weights by name; a list of names and acts. By default the adapters
                 that are active when the block begins, as they are then.
-            weight: of the one adapter that is named, as in `set_styleinject_adapters`.
-            styles: weights of branches, as in `set_styles`, of all adapters here that have them. By default what
-                `set_styles` chose, or the router.
+            weight: of the one adapter that is named, as in `set_styleinject_adapters`; or by step: a list with one
+                number per step, a `WeightCurve`, a function of an `Instant`.
+            styles: weights of branches, as in `set_styles` or by step, of all adapters here that have them. By default
+                what `set_styles` chose, or the router.
             rows: in place of the others, what acts in each picture of one batch: one entry for every picture that a
                 call returns, ``None`` where nothing does.
 

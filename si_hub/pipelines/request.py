@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
-from si_hub import tuner
 from si_hub.errors import UsageError
 from si_hub.pipelines import registry
+from si_hub.pipelines.clock import Clock, is_timed
 from si_hub.pipelines.offload import TURN
 from si_hub.pipelines.running import Running, begin_use, end_use
 from si_hub.pipelines.styles import check_styles, style_names
 from si_hub.pipelines.weights import AdapterWeight, per_module, share_out
+from si_hub.schedule import Timed, as_timed
 from si_hub.tuner.door import find_door, watch_runs
 from si_hub.tuner.requests import Asked, PathWeight, Role, RowPlan, ask, asked_now, stop_asking
+
+#: What a request says of a weight: a number or table as everywhere, or one that changes by step.
+AskedWeight: TypeAlias = "AdapterWeight | Timed"
+StyleWeight: TypeAlias = "float | Sequence[float] | Timed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +34,25 @@ class Act:
     Attributes:
         adapter: its name.
         weight: as in ``set_styleinject_adapters``: a number, or a table by component, block or module; None is 1.
-        styles: weights of its branches, used as given; None is what ``set_styles`` chose, or the router.
+            Of denoisers, for all or by component, also a list with one number per step, a `WeightCurve`, or a function
+            of an `Instant`; text encoders take 1 where it is for all.
+        styles: weights of its branches, used as given, each a number or one by step; None is what ``set_styles``
+            chose, or the router.
+        mask: ``[H, W]``, of any size: a factor of what the adapter adds at each place of the picture, at the resolution
+            of each layer. An adapter may be there several times, each with its mask and its styles.
+        elsewhere: with a mask, the factor in layers that see no places: those of text and time, and whole text
+            encoders. 0 keeps all outside of the mask as it is, in the layers that see places.
     """
 
     adapter: str
-    weight: AdapterWeight = None
-    styles: Mapping[str, float] | None = None
+    weight: AskedWeight = None
+    styles: Mapping[str, StyleWeight] | None = None
+    mask: Tensor | None = field(default=None, compare=False)
+    elsewhere: float = 0.0
 
 
 #: What acts in a picture: nothing, an adapter by its name, one or several `Act`, or weights by adapter name.
-Ask: TypeAlias = "str | Act | Mapping[str, AdapterWeight] | Sequence[str | Act] | None"
+Ask: TypeAlias = "str | Act | Mapping[str, AskedWeight] | Sequence[str | Act] | None"
 
 
 class StyleInjectRequest:
@@ -45,7 +61,7 @@ class StyleInjectRequest:
     It may be entered again, also by several threads at once.
     """
 
-    def __init__(self, pipeline: Any, rows: Sequence[Ask], styles: Mapping[str, float] | None = None) -> None:
+    def __init__(self, pipeline: Any, rows: Sequence[Ask], styles: Mapping[str, StyleWeight] | None = None) -> None:
         self.pipeline = pipeline
         self._rows = rows
         self._styles = styles
@@ -94,7 +110,11 @@ class StyleInjectRequest:
 
 
 def make_request(
-    pipeline: Any, adapters: Ask, weight: AdapterWeight, styles: Mapping[str, float] | None, rows: Sequence[Ask] | None
+    pipeline: Any,
+    adapters: Ask,
+    weight: AskedWeight,
+    styles: Mapping[str, StyleWeight] | None,
+    rows: Sequence[Ask] | None,
 ) -> StyleInjectRequest:
     """The request of the arguments of ``pipe.styleinject``.
 
@@ -122,7 +142,7 @@ def make_request(
 CURRENT: Any = object()
 
 
-def _read(ask: Ask, pipeline: Any, styles: Mapping[str, float] | None) -> list[Act]:
+def _read(ask: Ask, pipeline: Any, styles: Mapping[str, StyleWeight] | None) -> list[Act]:
     """One row as acts; ``styles`` go to those that have such branches.
 
     Raises:
@@ -143,7 +163,7 @@ def _read(ask: Ask, pipeline: Any, styles: Mapping[str, float] | None) -> list[A
     if styles is None:
         return acts
     known = style_names(pipeline, [act.adapter for act in acts])
-    check_styles(styles, known)
+    _check_styles(styles, known)
     own = {name: {style: w for style, w in styles.items() if style in branches} for name, branches in known.items()}
     return [replace(act, styles=own.get(act.adapter) or act.styles) for act in acts]
 
@@ -179,40 +199,102 @@ def plan_rows(pipeline: Any, models: Mapping[str, nn.Module], rows: Sequence[Seq
     resolved = [[parts_of(act) for act in row] for row in rows]
     for row in rows:
         names = [act.adapter for act in row]
-        if double := [name for name in names if names.count(name) > 1]:
-            raise UsageError("an adapter is named twice in one row", key=double[0])
+        whole = {act.adapter for act in row if act.mask is None}
+        if double := [name for name in names if names.count(name) > 1 and name in whole]:
+            raise UsageError("an adapter is named twice in one row", key=double[0], hint="Each may have a mask")
     return {
-        component: RowPlan([tuple(parts[component] for parts in row if component in parts) for row in resolved])
+        component: RowPlan(
+            [tuple(parts[component] for parts in row if component in parts) for row in resolved], Clock(pipeline)
+        )
         for component in models
     }
 
 
 def _says_the_same(left: Act, right: Act) -> bool:
-    return left is right or (left.adapter, left.weight, left.styles) == (right.adapter, right.weight, right.styles)
+    return left is right or (left == right and left.mask is right.mask)
 
 
 def _parts(
     act: Act, pipeline: Any, models: Mapping[str, nn.Module], owners: Mapping[str, list[str]]
 ) -> dict[str, Role]:
-    given = None if act.weight is CURRENT else act.weight
+    _check_styles(act.styles, style_names(pipeline, [act.adapter]))
+    overall = None if act.weight is CURRENT else as_timed(act.weight)
+    given: Any = None if act.weight is CURRENT or overall is not None else act.weight
     shared = share_out([act.adapter], given, owners, registry.models(pipeline))
-    check_styles(act.styles, style_names(pipeline, [act.adapter]))
     parts = {}
     for component, model in models.items():
-        state = tuner.adapters(model).get(act.adapter)
-        if state is None:
+        door = find_door(model)
+        record = None if door is None else door.records.get(act.adapter)
+        if door is None or record is None:
             continue
-        if state.fused is not None:
+        if record.fused is not None:
             raise UsageError("the adapter is fused, so it acts in every request", key=act.adapter, hint=_UNFUSE)
+        role = door.role(act.adapter)
+        weight = shared[component].get(act.adapter)
+        timed = as_timed(weight)
+        if timed is not None and not is_timed(model):
+            raise UsageError("is not run by steps, so its weight is one number", key=component)
         if act.weight is CURRENT:
-            weight: PathWeight = state.weights if state.active and state.enabled else 0.0
+            role = role if door.acts(act.adapter) else replace(role, weight=0.0)
         else:
-            number = per_module(model, shared[component].get(act.adapter), component)
-            weight = {path: float(number(path)) for path in state.weights} if callable(number) else number
-        styles = state.styles if act.styles is None else act.styles
-        chosen = None if styles is None else tuple(float(styles.get(branch, 0.0)) for branch in state.branches)
-        parts[component] = Role(act.adapter, weight, chosen)
+            role = replace(role, weight=1.0 if timed is not None else _by_path(model, weight, component, role))
+        timed = overall if is_timed(model) and timed is None else timed
+        role = replace(role, timed=(*role.timed, timed)) if timed is not None else role
+        role = role if act.styles is None else _with_styles(role, act.styles, record.branches, model)
+        if act.mask is not None:
+            mask, elsewhere = _check_mask(act.mask, act), _finite(act.elsewhere, act)
+            role = replace(role, mask=mask, elsewhere=elsewhere) if is_timed(model) else _scaled(role, elsewhere)
+        parts[component] = role
     return parts
+
+
+def _scaled(role: Role, factor: float) -> Role:
+    weight = role.weight
+    if isinstance(weight, Mapping):
+        return replace(role, weight={path: factor * one for path, one in weight.items()})
+    return replace(role, weight=factor * weight)
+
+
+def _check_mask(mask: object, act: Act) -> Tensor:
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or not mask.numel() or not bool(torch.isfinite(mask).all()):
+        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise UsageError(
+            "a mask is a tensor of finite numbers, one for each place", key=act.adapter, expected="[H, W]", found=shape
+        )
+    return mask.to(torch.float32) if not mask.is_floating_point() else mask
+
+
+def _finite(number: object, act: Act) -> float:
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        raise UsageError("elsewhere is a finite number", key=act.adapter, found=repr(number))
+    return float(number)
+
+
+def _by_path(model: nn.Module, weight: AdapterWeight, component: str, role: Role) -> PathWeight:
+    number = per_module(model, weight, component)
+    paths = role.weight if isinstance(role.weight, Mapping) else ()
+    return {path: float(number(path)) for path in paths} if callable(number) else number
+
+
+def _with_styles(role: Role, styles: Mapping[str, StyleWeight], branches: Sequence[str], model: nn.Module) -> Role:
+    """The role with these styles; those by step are ones, timed."""
+    timed = {name: given for name, weight in styles.items() if (given := as_timed(weight)) is not None}
+    if timed and not is_timed(model):
+        timed = {}
+    numbers = tuple(1.0 if name in timed else _number(styles.get(name, 0.0)) for name in branches)
+    known = role.branches_timed or ((),) * len(branches)
+    by_branch = tuple((*own, *filter(None, [timed.get(name)])) for name, own in zip(branches, known, strict=True))
+    return replace(role, styles=numbers, branches_timed=by_branch if any(by_branch) else ())
+
+
+def _number(weight: StyleWeight) -> float:
+    """A style's weight where nothing runs by steps: one for those that change."""
+    return float(weight) if isinstance(weight, int | float) else 1.0
+
+
+def _check_styles(styles: Mapping[str, StyleWeight] | None, known: Mapping[str, Collection[str]]) -> None:
+    numbers: Any = None if styles is None else {name: 1.0 if as_timed(w) else w for name, w in styles.items()}
+    check_styles(numbers, known)
 
 
 _UNFUSE = "unfuse_styleinject() first: requests cannot share a base that one of them changes"

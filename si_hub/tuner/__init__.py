@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from si_hub.tuner.steering import fuse_in_place as fuse_in_place
     from si_hub.tuner.steering import set_active as set_active
     from si_hub.tuner.steering import set_enabled as set_enabled
+    from si_hub.tuner.steering import set_schedule as set_schedule
     from si_hub.tuner.steering import set_styles as set_styles
     from si_hub.tuner.steering import to_device as to_device
     from si_hub.tuner.steering import unfuse as unfuse
@@ -45,6 +46,7 @@ _HOMES = {
     "fuse_in_place": "si_hub.tuner.steering",
     "set_active": "si_hub.tuner.steering",
     "set_enabled": "si_hub.tuner.steering",
+    "set_schedule": "si_hub.tuner.steering",
     "set_styles": "si_hub.tuner.steering",
     "to_device": "si_hub.tuner.steering",
     "unfuse": "si_hub.tuner.steering",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
 from si_hub.tuner.kinds import working_device, working_dtype
-from si_hub.tuner.layer import CHILD, LayerAdapter
+from si_hub.tuner.layer import CHILD, LayerAdapter, put_child, take_child
 from si_hub.tuner.ledger import Ledger
 from si_hub.tuner.requests import Watch
 
@@ -272,7 +272,7 @@ def open_door(model: nn.Module, *, freeze: bool = False) -> Door:
                 door.frozen = set(trainable)
                 for value in trainable.values():
                     value.requires_grad_(False)
-        root.add_module(DOOR, _nest(door).train(root.training))
+        put_child(root, DOOR, _nest(door).train(root.training))
     return door
 
 
@@ -293,7 +293,7 @@ def close_door(model: nn.Module) -> None:
     if door is not None and not door.records:
         root = root_of(model)
         Watch.detach(root)
-        del root._modules[DOOR]
+        take_child(root, DOOR)
         if door.frozen and not _has_foreign(root):
             for name, value in root.named_parameters():
                 if logical(name) in door.frozen:

@@ -68,6 +68,11 @@ def fuse_into_base(ledger: Ledger, names: list[str], scale: float, *, safe: bool
         for name in names:
             if name in site.layer.adapters:
                 _check_exact(path, site.base, site.layer[name])
+    for name in names:
+        if ledger.records[name].schedule is not None:
+            raise ConversionRefused(
+                "the adapter's weights change by step, so no weight can hold it", key=name, hint="Keep it unfused"
+            )
     factors = _factors(ledger) | dict.fromkeys(names, scale)
     _check_owners(ledger, factors.keys())
     _settle(ledger, factors, fresh=set(names), safe=safe)

@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from si_hub.adapter import Pool, Transform
+from si_hub.errors import UsageError
 from si_hub.tuner import operator
 from si_hub.tuner.kinds import FLOAT8, Kind, evaluate, is_plain, product
-from si_hub.tuner.requests import ModelRun, born, current_call
+from si_hub.tuner.requests import ModelRun, RowPlan, born, current_call
 
 CHILD = "styleinject_layer"
 #: Leaves that keep a float32 of the file on a half-precision base: gain − 1 would vanish in it, and the softmax is
@@ -38,12 +39,14 @@ class Control:
         by_thread: factors of the calls that are running (``cross_attention_kwargs={"scale": s}``), by thread.
         compiled: the same for compiled code, which cannot tell threads apart: those of whoever called last.
         born: when it was made, among requests.
+        standing: what acts without any request, as a plan; None where no weight of that changes by itself.
     """
 
     enabled: bool = True
     by_thread: dict[int, list[float]] = field(default_factory=dict)
     compiled: list[float] = field(default_factory=list)
     born: int = field(default_factory=born)
+    standing: Callable[[], RowPlan] | None = None
 
     @property
     def scales(self) -> Sequence[float]:
@@ -156,7 +159,13 @@ class LayerAdapter(nn.Module):
         return 1.0 if self.alpha is None or self.rank == 0 else self.alpha / self.rank
 
     def forward(
-        self, base: nn.Module, x: Tensor, h: Tensor, weight: float | Tensor, chosen: operator.Selection | None
+        self,
+        base: nn.Module,
+        x: Tensor,
+        h: Tensor,
+        weight: float | Tensor,
+        chosen: operator.Selection | None,
+        factors: tuple[float, ...] | None = None,
     ) -> Tensor:
         """The contribution c to the base output.
 
@@ -166,6 +175,7 @@ class LayerAdapter(nn.Module):
             h: its output.
             weight: w, not 0; or ``[N]``, one for every instance.
             chosen: the branches that act in place of the router.
+            factors: of each branch's weight, where the router decides.
 
         Returns:
             A tensor of h's shape and dtype.
@@ -178,9 +188,9 @@ class LayerAdapter(nn.Module):
         if self.branches:
             # One weight is cheapest at the rank; where every instance has its own, the product is weighed.
             if isinstance(weight, Tensor):
-                dh = _weighed(self._low_rank(x, h, self.scale, chosen), weight)
+                dh = _weighed(self._low_rank(x, h, self.scale, chosen, factors), weight)
             else:
-                dh = self._low_rank(x, h, weight * self.scale, chosen)
+                dh = self._low_rank(x, h, weight * self.scale, chosen, factors)
             axes = operator.inner_axes(h.ndim, self.kind.channels_last)
             parts.append(operator.apply_transform(self.transform, u, dh, axes))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
@@ -233,7 +243,14 @@ class LayerAdapter(nn.Module):
         split = _Blocks(x, kron, self.kind)
         return split.join(split.apply(evaluate(base, split.x, delta, None)))
 
-    def _low_rank(self, x: Tensor, h: Tensor, scale: float, chosen: operator.Selection | None) -> Tensor:
+    def _low_rank(
+        self,
+        x: Tensor,
+        h: Tensor,
+        scale: float,
+        chosen: operator.Selection | None,
+        factors: tuple[float, ...] | None,
+    ) -> Tensor:
         """scale · B · Σ_i s_i A_i x; with a core, A_i x = core_i ∗ (down x)."""
         down, core, up = self._modules["down"], self._modules.get("core"), self._modules["up"]
         assert down is not None
@@ -241,6 +258,8 @@ class LayerAdapter(nn.Module):
         kron = self.value("kron", h)
         split = None if kron is None else _Blocks(x, kron, self.kind)
         s = self._routed(x, h) if chosen is None else chosen.s
+        if s is not None and chosen is None and factors is not None:
+            s = s * torch.tensor(factors, device=s.device, dtype=s.dtype)
         inner = x if split is None else split.x
         if core is None:
             z = self._mixed_product(down, inner, h, s, chosen) * scale
@@ -319,6 +338,16 @@ def hide_guests() -> Iterator[None]:
             _LOOKING.discard(own)
 
 
+def put_child(parent: nn.Module, name: str, child: nn.Module) -> None:
+    """A child more, in a new table: other threads may be walking over the old one."""
+    parent.__dict__["_modules"] = {**parent._modules, name: child}
+
+
+def take_child(parent: nn.Module, name: str) -> None:
+    """A child less, in a new table."""
+    parent.__dict__["_modules"] = {key: child for key, child in parent._modules.items() if key != name}
+
+
 class GuestLayer(nn.ModuleDict):
     """The adapters that stand beside a base object, by name: PEFT looks for a dictionary of modules with these names.
 
@@ -339,6 +368,12 @@ class GuestLayer(nn.ModuleDict):
             self.originals.follow(fn)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+    def __setitem__(self, name: str, adapter: nn.Module) -> None:
+        put_child(self, name, adapter)
+
+    def __delitem__(self, name: str) -> None:
+        take_child(self, name)
 
     @property
     def adapters(self) -> GuestLayer:
@@ -396,7 +431,10 @@ class StyleInjectLayer(GuestLayer):
     def hook(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         """The forward hook on the base module: output + Σ_a c_a, or None (output as it is) where nothing acts."""
         scale = self.control.scale
-        call = None if torch.compiler.is_compiling() else current_call(self.control)
+        compiling = torch.compiler.is_compiling()
+        if compiling and self.control.standing is not None:
+            raise UsageError("a compiled model cannot follow weights that change by step", hint="Leave it uncompiled")
+        call = None if compiling else current_call(self.control)
         if call is not None:
             x = args[0] if args else next(iter(kwargs.values()))
             return self._answer(call, base, x.to(output.device), output, scale)
@@ -428,19 +466,19 @@ class StyleInjectLayer(GuestLayer):
         h, x = (output[None], x[None]) if bare else (output, x)
         total: Tensor | None = None
         for name, adapter in found:
-            for share in call.shares(name, adapter.path, adapter.branches, h.shape[0], h):
-                if share.index is None:
-                    part = adapter(base, x, h, share.weight * scale, share.styles)
-                else:
-                    some = adapter(base, x[share.index], h[share.index], share.weight * scale, share.styles)
-                    part = torch.zeros_like(h).index_copy(0, share.index, some.to(h.dtype))
+            for share in call.shares(name, adapter.path, adapter.branches, h, adapter.kind.channels_last):
+                index = slice(None) if share.index is None else share.index
+                part = adapter(base, x[index], h[index], share.weight * scale, share.styles, share.factors)
+                part = part if share.mask is None else part * share.mask
+                if share.index is not None:
+                    part = torch.zeros_like(h).index_copy(0, share.index, part.to(h.dtype))
                 total = part if total is None else total + part
         if total is None:
             return None
         return output + (total[0] if bare else total)
 
     def attach(self, base: nn.Module) -> None:
-        base.add_module(CHILD, self)
+        put_child(base, CHILD, self)
         base.register_forward_hook(self.hook, with_kwargs=True)
 
     def detach(self, base: nn.Module) -> None:
@@ -449,7 +487,7 @@ class StyleInjectLayer(GuestLayer):
             if getattr(hook, "__self__", None) is self:
                 del base._forward_hooks[key]
                 base._forward_hooks_with_kwargs.pop(key, None)
-        del base._modules[CHILD]
+        take_child(base, CHILD)
 
 
 class _Blocks:

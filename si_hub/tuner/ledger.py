@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from si_hub.schedule import Schedule
 from si_hub.tuner.kinds import CALLED_INSTEAD
 from si_hub.tuner.layer import Control, StyleInjectLayer
 from si_hub.tuner.projections import unwatch, watch
+from si_hub.tuner.requests import Role, RowPlan, Watchmaker
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class Record:
         styles: branch weights by name that override the router.
         fused: the factor it is fused with, None where it is not.
         trainable: whether PEFT may turn its gradients on.
+        schedule: how its weights change by themselves.
     """
 
     managed: bool
@@ -34,6 +37,7 @@ class Record:
     styles: dict[str, float] | None = None
     fused: float | None = None
     trainable: bool = False
+    schedule: Schedule | None = None
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ class Ledger:
         sites: by logical module path (as the model names it, without ``.base_layer``).
         originals: what `si_hub.tuner.fusion` keeps, by site.
         frozen: the base's parameters, by logical name, that were trainable before the first adapter.
+        clock: tells where in the drawing a call of the model is, for schedules.
         known_enabled: PEFT's own switch (``disable_adapters``), for the adapters that PEFT knows.
     """
 
@@ -65,6 +70,7 @@ class Ledger:
         self.records: dict[str, Record] = {}
         self.sites: dict[str, Site] = {}
         self.originals: dict[str, Any] = {}
+        self.clock: Watchmaker | None = None
         self.known_enabled = True
         self.frozen: set[str] = set()
         self._hooks_changed = False
@@ -83,9 +89,25 @@ class Ledger:
         acting = {name for name in self.records if self.acts(name)}
         for _, layer in self.layers():
             layer.active = tuple(sorted(acting.intersection(layer.adapters.keys())))
+        scheduled = any(self.records[name].schedule for name in acting)
+        self.control.standing = self.standing_plan if scheduled else None
         if self._hooks_changed:
             self._hooks_changed = False
             _forget_compiled()
+
+    def role(self, name: str) -> Role:
+        """What an adapter does as it is now."""
+        record = self.records[name]
+        weights = {layer[name].path: layer[name].weight for _, layer in self.layers() if name in layer.adapters}
+        styles = None if record.styles is None else tuple(record.styles.get(one, 0.0) for one in record.branches)
+        schedule = record.schedule or Schedule()
+        timed = tuple(filter(None, [schedule.weight]))
+        by_branch = tuple(tuple(filter(None, [schedule.branches.get(branch)])) for branch in record.branches)
+        return Role(name, weights, styles, timed, by_branch if any(by_branch) else ())
+
+    def standing_plan(self) -> RowPlan:
+        """What acts without any request."""
+        return RowPlan([tuple(self.role(name) for name in self.records if self.acts(name))], self.clock)
 
     def layer_at(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from si_hub.adapter import Pool, Transform
 from si_hub.errors import BaseMismatch
-from si_hub.tuner.layer import CHILD, Control, GuestLayer, Value
+from si_hub.tuner.layer import CHILD, Control, GuestLayer, Value, put_child, take_child
 from si_hub.tuner.offloaded import find_parameter, find_stored
 from si_hub.tuner.requests import current_call
 
@@ -109,7 +109,7 @@ class ParameterLayer(GuestLayer):
             self.turn.lock.release()
 
     def attach(self, parent: nn.Module) -> None:
-        parent.add_module(f"{CHILD}_{self.name}", self)
+        put_child(parent, f"{CHILD}_{self.name}", self)
         parent.register_forward_pre_hook(self.before)
         parent.register_forward_hook(self.after, always_call=True)
 
@@ -120,4 +120,4 @@ class ParameterLayer(GuestLayer):
                 if getattr(hook, "__self__", None) is self:
                     del hooks[key]
                     parent._forward_hooks_always_called.pop(key, None)
-        del parent._modules[f"{CHILD}_{self.name}"]
+        take_child(parent, f"{CHILD}_{self.name}")

@@ -12,8 +12,10 @@ import torch
 from torch import nn
 
 from si_hub.errors import UsageError
-from si_hub.tuner.door import Door, find_door
+from si_hub.schedule import Schedule
+from si_hub.tuner.door import Door, find_door, watch_runs
 from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
+from si_hub.tuner.requests import Watchmaker
 
 ModuleWeight = float | Callable[[str], float]
 
@@ -140,6 +142,23 @@ def check_unfused(name: str, fused: float | None) -> None:
     """Raise UsageError for an adapter whose styles cannot be chosen now, given the factor it is fused with."""
     if fused is not None:
         raise UsageError("a fused adapter's styles are fixed", key=name, hint="Unfuse it first")
+
+
+def set_schedule(model: nn.Module, name: str, schedule: Schedule | None, clock: Watchmaker) -> None:
+    """Let an adapter's weights follow a schedule, or none (None).
+
+    Args:
+        clock: tells where in the drawing a call of the model is.
+
+    Raises:
+        UsageError: for an unknown adapter.
+    """
+    door = door_with(model, [name])
+    door.records[name].schedule = schedule
+    door.clock = clock
+    if schedule is not None:
+        watch_runs(model)
+    door.refresh()
 
 
 def _override(door: Door, name: str, styles: dict[str, float] | None) -> None:

@@ -174,7 +174,24 @@ def exceptions() -> Adapter:
     return Adapter(BaseModel("sd15"), {"unet": Component("UNet2DConditionModel", layers)})
 
 
-GOLDEN = (one_branch, three_branches, kron, spatial_cores, gains_and_deltas, turns, embeddings, exceptions)
+def scheduled() -> Adapter:
+    """Weights that change by step: of the adapter over the noise level, of one branch over the steps."""
+    pairs = {"attn.to_q": Layer(pair(3, 2, 4, 6) | {"router.bias": numbers(3, seed=3)}, alpha=2.0)}
+    schedule = {
+        "weight": {"over": "sigma", "points": [[0, 0.25], [1.5, 1], [14.5, 0.5]]},
+        "branches": {"neon": {"over": "progress", "points": [[0, 0], [1, 1]]}},
+    }
+    return Adapter(
+        BaseModel("sd15"),
+        {"unet": Component("UNet2DConditionModel", pairs)},
+        ("ink", "neon", "oil"),
+        {"schedule": schedule},
+    )
+
+
+GOLDEN = (
+    one_branch, three_branches, kron, spatial_cores, gains_and_deltas, turns, embeddings, exceptions, scheduled,
+)  # fmt: skip
 
 
 def main(folder: Path) -> None:

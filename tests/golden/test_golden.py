@@ -19,7 +19,7 @@ golden = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def test_there_are_golden_files() -> None:
-    assert len(FILES) == 8
+    assert len(FILES) == 9
 
 
 @golden

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from si_hub import tuner
+from si_hub import Act, tuner
 from si_hub.adapter import Component, Layer
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.door import find_door
@@ -72,6 +73,63 @@ def test_eight_threads_draw_what_each_draws_alone_and_the_base_is_untouched(
     with ThreadPoolExecutor(8) as threads:
         for _ in range(rounds):
             assert all(map(torch.equal, threads.map(draw, scales), expected))
+    pipe.unload_styleinject_weights()
+    assert same(state(pipe), before)
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.slow)])
+def test_eight_threads_ask_and_load_at_random_and_each_picture_is_its_single_threaded_own(
+    rounds: int, sd: Make, lora: Make, adapter: Make, latents: Make, state: Make, same: Make
+) -> None:
+    pipe = sd()
+    before = state(pipe)
+    texts = lora(pipe.text_encoder, ("q_proj",), seed=5)
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, seed=1)), "a")
+    pipe.load_styleinject_weights(adapter(unet=lora(pipe.unet, ("conv1", "to_k"), seed=2), text_encoder=texts), "b")
+    styles = lora(pipe.unet, ("to_q", "to_out.0"), branches=3, seed=3)
+    pipe.load_styleinject_weights(adapter(("ink", "neon", "oil"), unet=styles), "s")
+
+    def ask(random: Random) -> Any:
+        some = random.sample(["a", "b", "s"], random.randint(0, 3))
+        weights = {name: random.choice([0.3, 0.7, -0.5, 1.5]) for name in some}
+        mix = {name: random.random() for name in random.sample(["ink", "neon", "oil"], 2)}
+        return [Act(name, weight, mix if name == "s" else None) for name, weight in weights.items()]
+
+    def own_pipeline() -> Any:
+        parts = {**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)}
+        own = StableDiffusionPipeline(
+            **{**parts, "tokenizer": copy.deepcopy(pipe.tokenizer)}, requires_safety_checker=False
+        )
+        own.set_progress_bar_config(disable=True)
+        return own
+
+    def serve(seed: int, alone: bool) -> list[torch.Tensor]:
+        random, own, found = Random(seed), own_pipeline(), []
+        for number in range(rounds):
+            acts, loads, two = ask(random), random.random() < 0.3, random.random() < 0.3
+            other = ask(random)
+            if loads:
+                name = f"of_{seed}"
+                component = random.choice(["unet", "text_encoder"])
+                ends = ("to_v", "conv2") if component == "unet" else ("k_proj", "fc1")
+                part = lora(getattr(pipe, component), ends, seed=1000 * seed + number)
+                own.load_styleinject_weights(adapter(**{component: part}), name)
+                acts = [*acts, Act(name, 0.8)]
+            if two:
+                found.append(latents(own.styleinject(rows=[acts, other]), ["ink cat", "sea"]))
+            else:
+                found.append(latents(own.styleinject(acts)))
+            if loads:
+                own.delete_styleinject_adapters(name)
+            sets, weight = random.choice(["a", "b", "s"]), random.random()
+            if not alone and weight < 0.2:
+                own.set_styleinject_adapters(sets, weight)  # of whoever asks nothing
+        return found
+
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda seed: serve(seed, alone=False), range(8)))
+    for seed, pictures in enumerate(together):
+        assert all(map(torch.equal, pictures, serve(seed, alone=True))), seed
     pipe.unload_styleinject_weights()
     assert same(state(pipe), before)
 

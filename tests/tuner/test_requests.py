@@ -39,27 +39,27 @@ def test_shares_are_the_weights_and_branches_of_every_instance_of_the_batch(dtyp
     like = torch.zeros(4, 3, dtype=dtype)
     first, second = Role("a", {"x": 0.1}, (0.0, 1.0, 0.5)), Role("a", 0.7, (2.0, 0.0, 0.0))
     call = ModelRun(Control(), RowPlan([(first,), (second,)]), 4)
-    [share] = call.shares("a", "x", 3, 4, like)
+    [share] = call.shares("a", "x", 3, like)
     assert share.index is None
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     assert torch.equal(torch.as_tensor(share.weight), torch.tensor([0.1, 0.7, 0.1, 0.7], dtype=wide))
     assert share.styles is not None
     expected = torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.0, 0.0]] * 2, dtype=wide)
     assert torch.equal(share.styles.whole(), expected)
-    [share] = call.shares("a", "y", 1, 4, like)  # a layer of one shared branch
+    [share] = call.shares("a", "y", 1, like)  # a layer of one shared branch
     assert share.styles is None
-    assert list(call.shares("b", "x", 3, 4, like)) == []
+    assert list(call.shares("b", "x", 3, like)) == []
     rows = RowPlan([(first,), (), (second, B), (Role("b", 0.0),)])
-    [share] = ModelRun(Control(), rows, 8).shares("a", "x", 3, 8, like)
+    [share] = ModelRun(Control(), rows, 8).shares("a", "x", 3, torch.cat([like, like]))
     assert share.index is not None
     assert share.index.tolist() == [0, 2, 4, 6]
-    [share] = ModelRun(Control(), rows, 8).shares("b", "x", 0, 8, like)
+    [share] = ModelRun(Control(), rows, 8).shares("b", "x", 0, torch.cat([like, like]))
     assert torch.as_tensor(share.weight).tolist() == [2.0, 0.0, 2.0, 0.0]
 
 
 def test_a_router_and_styles_of_one_adapter_are_two_shares() -> None:
     call = ModelRun(Control(), RowPlan([(Role("a"),), (Role("a", 1.0, (1.0, 0.0)),)]), 2)
-    found = {share.styles is None: share.index for share in call.shares("a", "x", 2, 2, torch.zeros(2, 1))}
+    found = {share.styles is None: share.index for share in call.shares("a", "x", 2, torch.zeros(2, 1))}
     assert {routed: index.tolist() for routed, index in found.items() if index is not None} == {True: [0], False: [1]}
 
 

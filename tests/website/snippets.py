@@ -200,6 +200,6 @@ def lay_share(folder: Path) -> None:
 
 #: A page → what lies in its reader's folder besides the base model and two LoRAs of it.
 LAID: dict[str, Callable[[Path], None]] = {
-    "LOAD": lay_load, "SERVE": lay_serve, "EDIT": lay_edit, "EXPORT": lay_export, "TRAIN": lay_train,
-    "DISTILL": lay_distill, "SHARE": lay_share,
+    "LOAD": lay_load, "SERVE": lay_serve, "PIPELINES": lay_load, "EDIT": lay_edit, "EXPORT": lay_export,
+    "TRAIN": lay_train, "DISTILL": lay_distill, "SHARE": lay_share,
 }  # fmt: skip
