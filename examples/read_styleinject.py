@@ -6,28 +6,28 @@ from typing import Any
 
 import numpy as np
 
-Layer = dict[str, "np.ndarray[Any, np.dtype[np.float64]]"]
-NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-LEAVES = "down.weight core.weight up.weight router.weight router.bias gain gain_in turn turn_in weight_delta bias_delta"
+NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I8": "|i1"}
+LEAVES = "down.weight down.scale core.weight up.weight router.weight router.bias gain gain_in turn turn_in weight_delta"
 
 
-def read(path: str) -> tuple[dict[str, Any], dict[tuple[str, str], Layer]]:
+def read(path: str) -> tuple[dict[str, Any], dict[tuple[str, str], Any]]:
     """The document, and per (component, module path) the arrays by leaf; a token's path is embedding.{token}."""
     with open(path, "rb") as file:
         header, data = json.loads(file.read(int.from_bytes(file.read(8), "little"))), file.read()
-    document, layers = json.loads(header.pop("__metadata__")["styleinject"]), dict[tuple[str, str], Layer]()
-    if document["format_version"].split(".")[0] != "1" or {*document.get("requires", ())} - {"schedule"}:
+    document, layers = json.loads(header.pop("__metadata__")["styleinject"]), dict[tuple[str, str], Any]()
+    if document["format_version"].split(".")[0] != "1" or {*document.get("requires", ())} - {"int8", "schedule"}:
         raise ValueError("the file needs a newer reader")
     for name, entry in header.items():
         raw = np.frombuffer(data[slice(*entry["data_offsets"])], NUMPY[entry["dtype"]])
         raw = (raw.astype("<u4") << 16).view("<f4") if entry["dtype"] == "BF16" else raw
-        (component, *parts), words = name.split("."), 2 if name.endswith((".weight", ".bias")) else 1
-        module, leaf = ".".join(parts[:-words]), ".".join(parts[-words:])
-        if component.startswith("text_encoder") and parts[0] == "embedding":
-            module, leaf = ".".join(parts), "embedding"
-        elif leaf not in (*LEAVES.split(), "param_delta", "kron", "alpha"):
+        (component, *parts), words = name.split("."), 2 if name.endswith((".weight", ".bias", ".scale")) else 1
+        token = component.startswith("text_encoder") and parts[0] == "embedding"
+        module, leaf = ".".join(parts[: None if token else -words]), "embedding" if token else ".".join(parts[-words:])
+        if leaf not in (*LEAVES.split(), "bias_delta", "kron", "param_delta", "alpha", "embedding"):
             raise ValueError(f"{name}: unknown leaf")
         layers.setdefault((component, module), {})[leaf] = raw.reshape(entry["shape"]).astype(np.float64)
+    for held in (held for held in layers.values() if "down.scale" in held):
+        held["down.weight"] = (held["down.weight"].T * held.pop("down.scale")).T.astype("<f4").astype(float)
     return document, layers
 
 
@@ -37,7 +37,7 @@ def matches(pattern: list[str], path: list[str]) -> bool:
     return bool(path) and pattern[0] in ("*", path[0]) and matches(pattern[1:], path[1:])
 
 
-def weight_change(document: dict[str, Any], key: tuple[str, str], layer: Layer, styles: Any = None) -> Any:
+def weight_change(document: dict[str, Any], key: tuple[str, str], layer: dict[str, Any], styles: Any = None) -> Any:
     """What T = add adds to the base weight: with n branches their mean, or their sum weighted by ``styles``."""
     described, groups, change = document["components"][key[0]], 1, layer.get("weight_delta", np.zeros(()))
     for value, patterns in described.get("exceptions", {}).get("groups", {}).items():

@@ -20,6 +20,7 @@ POOLS: tuple[str, ...] = get_args(Pool)
 LEAVES: dict[str, str] = {
     "down.weight": "[n * rank, in, *kernel], with a core [q, in]",
     "up.weight": "[out, rank]",
+    "down.scale": "[n * rank]",
     "core.weight": "[n * rank, q, *kernel]",
     "router.weight": "[n, in]",
     "router.bias": "[n]",
@@ -40,7 +41,8 @@ class Layer:
     """What an adapter does to one module of the base model.
 
     Attributes:
-        tensors: leaf name (a key of `LEAVES`, never ``alpha``) to tensor.
+        tensors: leaf name (a key of `LEAVES`, never ``alpha``) to tensor. A pair of whole numbers is here the floats
+            that it stands for (`si_hub.format.whole`), without ``down.scale``.
         alpha: numerator of the scale alpha / rank; ``None`` means alpha = rank, a scale of one.
         transform: the injection T.
         pool: how the router sees the input.

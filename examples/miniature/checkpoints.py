@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ RESNET = {
 UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
@@ -84,13 +87,51 @@ def vae_key(key: str, blocks: int) -> str:
     return key.replace("resnets", "block").replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample")
 
 
+# OpenCLIP's names within a block of a text encoder; queries, keys and values are one matrix there.
+OPEN_CLIP = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+OPEN_CLIP_ENDS = {
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+
+
+def open_clip(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A CLIPTextModelWithProjection's weights under OpenCLIP's names, as SDXL's second text encoder has them."""
+    found = {"text_projection": tensors["text_projection.weight"].T}
+    for key, value in tensors.items():
+        name = key.removeprefix("text_model.")
+        match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        if name in OPEN_CLIP_ENDS:
+            found[OPEN_CLIP_ENDS[name]] = value
+        elif match and match[2] in OPEN_CLIP:
+            found[f"transformer.resblocks.{match[1]}.{OPEN_CLIP[match[2]]}.{match[3]}"] = value
+        elif match and match[2] == "self_attn.q_proj":
+            three = [tensors[key.replace("q_proj", f"{side}_proj")] for side in "qkv"]
+            found[f"transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}"] = torch.cat(three)
+    return found
+
+
+def unet_tensors(unet: Any) -> dict[str, torch.Tensor]:
+    """A U-Net's weights under original Stable Diffusion's names."""
+    config = unet.config
+    attentive = frozenset(k for k, kind in enumerate(config.up_block_types) if "CrossAttn" in kind)
+    return {
+        f"model.diffusion_model.{unet_key(key, config.layers_per_block, attentive)}": value
+        for key, value in unet.state_dict().items()
+    }
+
+
 def rename_to_original(pipe: Any) -> dict[str, torch.Tensor]:
     """All weights of a StableDiffusionPipeline under original Stable Diffusion's names."""
-    config = pipe.unet.config
-    attentive = frozenset(k for k, kind in enumerate(config.up_block_types) if "CrossAttn" in kind)
-    tensors: dict[str, torch.Tensor] = {}
-    for key, value in pipe.unet.state_dict().items():
-        tensors[f"model.diffusion_model.{unet_key(key, config.layers_per_block, attentive)}"] = value
+    tensors = unet_tensors(pipe.unet)
     for key, value in pipe.vae.state_dict().items():
         name = vae_key(key, len(pipe.vae.config.down_block_types))
         convolution = ".mid.attn_1." in name and ".norm." not in name and value.ndim == 2
@@ -100,18 +141,45 @@ def rename_to_original(pipe: Any) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def rename_xl(pipe: Any) -> dict[str, torch.Tensor]:
+    """U-Net and text encoders of a StableDiffusionXLPipeline under the original names; the autoencoder stays out."""
+    tensors = unet_tensors(pipe.unet)
+    for key, value in pipe.text_encoder.state_dict().items():
+        tensors[f"conditioner.embedders.0.transformer.text_model.{key.removeprefix('text_model.')}"] = value
+    for key, value in open_clip(pipe.text_encoder_2.state_dict()).items():
+        tensors[f"conditioner.embedders.1.model.{key}"] = value
+    return tensors
+
+
 def fold(pipe: Any, file: Path, title: str) -> None:
     """Writes a pipeline as one fp16 checkpoint file."""
-    tensors = {name: value.detach().half().contiguous() for name, value in rename_to_original(pipe).items()}
+    write_checkpoint(rename_to_original(pipe), file, title, "stable-diffusion-v1", prediction_type="v")
+
+
+def fold_xl(pipe: Any, file: Path, title: str) -> None:
+    """Writes a StableDiffusionXLPipeline without its autoencoder as one fp16 checkpoint file."""
+    write_checkpoint(rename_xl(pipe), file, title, "stable-diffusion-xl-v1-base", prediction_type="v")
+
+
+def fold_transformer(pipe: Any, file: Path, title: str) -> None:
+    """Writes a pipeline's transformer as one fp16 file, under diffusers' own names."""
+    write_checkpoint(pipe.transformer.state_dict(), file, title, "flux-1-dev")
+
+
+def write_checkpoint(
+    tensors: Mapping[str, torch.Tensor], file: Path, title: str, architecture: str, **more: str
+) -> None:
+    """Writes tensors as one fp16 file with the metadata that checkpoints have."""
+    halves = {name: value.detach().half().contiguous() for name, value in tensors.items()}
     metadata = {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-v1",
+        "modelspec.architecture": architecture,
         "modelspec.title": title,
-        "modelspec.prediction_type": "v",
+        **{f"modelspec.{name}": value for name, value in more.items()},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(dict(sorted(tensors.items())), file, metadata=metadata)
+    save_file(dict(sorted(halves.items())), file, metadata=metadata)
 
 
 def unfold(file: Path, base: Path = BASE) -> StableDiffusionPipeline:

@@ -5,6 +5,7 @@ Their text encoders learn the same lessons first; the autoencoder is the base's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from . import base
-from .autoencoder import CHANNELS
-from .data import plain_scenes
+from .autoencoder import CHANNELS, encode
+from .data import plain_scenes, style_pictures
 from .render import SIDE
 from .scenes import words
 from .text import TEXT_WIDTH, TOKENS, load_tokenizer, teach_text, text_config
@@ -33,6 +34,10 @@ XL_TEXT_RECIPE = Recipe("sdxl-text", steps=800, batch=128, rate=1e-3, seed=31)
 XL_RECIPE = Recipe("sdxl", steps=2000, batch=48, rate=1.5e-3, seed=32, warmup=200, average=0.998)
 T5_RECIPE = Recipe("dit-text", steps=800, batch=128, rate=1e-3, seed=33)
 DIT_RECIPE = Recipe("dit", steps=3000, batch=48, rate=1e-3, seed=34, warmup=200, average=0.998)
+XL_STYLE_RECIPE = Recipe("sdxl-ink", steps=450, batch=48, rate=8e-4, seed=51, average=0.99)
+DIT_STYLE_RECIPE = Recipe("dit-ink", steps=400, batch=48, rate=8e-4, seed=52, average=0.99)
+#: The style that both bases are fine-tuned on.
+STYLE = "ink"
 
 XL_UNET: dict[str, Any] = {
     **base.UNET,
@@ -171,3 +176,27 @@ def train_dit(vae: AutoencoderKL, work: Path) -> FluxPipeline:
         tokenizer_2=tokenizer_2,
         transformer=transformer,
     )
+
+
+def style_lessons(pipe: Any, tokenizers: Mapping[str, Any], work: Path) -> base.LatentBatches:
+    """The pictures of `STYLE` with prompts that do not name it, for one or more tokenizers."""
+    pictures = style_pictures(STYLE, work)
+    prompts = [scene.prompt() for scene in pictures.scenes]
+    latents = encode(pipe.vae, pictures, work)
+    return base.LatentBatches(latents, {name: (tokenizer, prompts) for name, tokenizer in tokenizers.items()})
+
+
+def tune_sdxl(pipe: StableDiffusionXLPipeline, work: Path) -> None:
+    """Trains every weight of the U-Net and of both text encoders on `STYLE`, in place."""
+    torch.manual_seed(XL_STYLE_RECIPE.seed)
+    unet, one, two = (part.requires_grad_(True) for part in (pipe.unet, pipe.text_encoder, pipe.text_encoder_2))
+    lessons = style_lessons(pipe, {"ids": pipe.tokenizer}, work)
+    train(XL_STYLE_RECIPE, XlDenoising(unet, one, two, pipe.scheduler), lessons, work)
+
+
+def tune_dit(pipe: FluxPipeline, work: Path) -> None:
+    """Trains every weight of the transformer on `STYLE`, in place; the text encoders stay the base's, as usual."""
+    torch.manual_seed(DIT_STYLE_RECIPE.seed)
+    frozen = [part.requires_grad_(False) for part in (pipe.text_encoder, pipe.text_encoder_2)]
+    lessons = style_lessons(pipe, {"ids": pipe.tokenizer, "ids_2": pipe.tokenizer_2}, work)
+    train(DIT_STYLE_RECIPE, FlowMatching(pipe.transformer.requires_grad_(True), *frozen), lessons, work)

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, FluxPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from .autoencoder import train_decoder, train_vae
 from .base import train_base
-from .checkpoints import HERE, fold
+from .checkpoints import HERE, fold, fold_transformer, fold_xl
 from .data import plain_scenes
-from .families import train_dit, train_sdxl
+from .families import STYLE, train_dit, train_sdxl, tune_dit, tune_sdxl
 from .judges import train_judges
 from .peers import PEERS, train_peer
 from .progress import hush
@@ -34,8 +34,9 @@ from .styles import ALL, TAUGHT, fine_tune
 from .text import load_tokenizer, train_text_encoder, write_vocabulary
 
 SHIPPED = ("base", "checkpoints", "peers", "sdxl", "dit", "judges.safetensors")
+XL_STYLE, DIT_STYLE = (f"checkpoints/{family}_{STYLE}.safetensors" for family in ("sdxl", "dit"))
 COMMAND = "python -m examples.miniature.world --only {step}"
-LIMIT = 50_000_000  # bytes of all shipped weights
+LIMIT = 60_000_000  # bytes of all shipped weights
 
 
 def halve(folder: Path) -> None:
@@ -119,6 +120,18 @@ def make_dit(out: Path, work: Path) -> Save:
     return partial(save_folder, train_dit(AutoencoderKL.from_pretrained(work / "decoder"), work), out / "dit")
 
 
+def make_sdxl_style(out: Path, work: Path) -> Save:
+    pipe = StableDiffusionXLPipeline.from_pretrained(out / "sdxl", add_watermarker=False)
+    tune_sdxl(pipe, work)
+    return partial(fold_xl, pipe, out / XL_STYLE, f"miniature SDXL {STYLE}")
+
+
+def make_dit_style(out: Path, work: Path) -> Save:
+    pipe = FluxPipeline.from_pretrained(out / "dit")
+    tune_dit(pipe, work)
+    return partial(fold_transformer, pipe, out / DIT_STYLE, f"miniature DiT {STYLE}")
+
+
 # Name → what trains it and says how it is saved, and where its result lies: below ``work`` for what only later steps
 # need, else below ``out``.
 STEPS: dict[str, tuple[Step, str]] = {
@@ -131,6 +144,8 @@ STEPS: dict[str, tuple[Step, str]] = {
     **{name: (partial(make_peer, name), f"peers/{name}.safetensors") for name in PEERS},
     "sdxl": (make_sdxl, "sdxl"),
     "dit": (make_dit, "dit"),
+    f"sdxl_{STYLE}": (make_sdxl_style, XL_STYLE),
+    f"dit_{STYLE}": (make_dit_style, DIT_STYLE),
 }
 
 

@@ -63,7 +63,7 @@ def curve(
     *tuned: str | Path,
     size: int | str | None = None,
     sizes: Sequence[int | str] = (),
-    dtype: str = "fp32",
+    dtype: str | None = None,
     seed: int = 0,
     prompts: str | Path | None = None,
     device: str | None = None,
@@ -113,7 +113,7 @@ def curve(
     if is_main():
         plotted = Distillation(
             f"{pairs[0].tuned.title}: error by size",
-            {"tuned": pairs[0].tuned.title, "base": pairs[0].base.title, "numbers": dtype},
+            {"tuned": pairs[0].tuned.title, "base": pairs[0].base.title, "numbers": dtype or "int8"},
             size=chosen,
             curve=points,
         )
@@ -125,7 +125,7 @@ def curve(
 def compare(
     base: str | Path,
     *tuned: str | Path,
-    dtype: str = "fp32",
+    dtype: str | None = None,
     work: str | Path | None = None,
     seed: int = 0,
     prompts: str | Path | None = None,

@@ -21,7 +21,7 @@ from si_hub.words import label, option
 from si_hub.work.processes import choose_device
 
 #: What an adapter's numbers may be stored as: the option's value → safetensors' name.
-DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8"}
 #: Steps of a trajectory.
 STEPS = 20
 #: Precisions of arithmetic; the base's weights stay float32, and so do the adapter's.
@@ -144,7 +144,7 @@ class Request:
         rank: of every layer; ``None`` where another budget is given.
         size: bytes that the adapter may have.
         fidelity: share of the tuned model's behaviour that must be kept, 0 to 1.
-        dtype: safetensors' name of the adapter's numbers.
+        dtype: safetensors' name of the adapter's numbers; ``None`` for the smallest that costs little enough.
         seed: of everything random.
         embeddings: whether large embeddings are carried whole.
         prompts: a file of prompts, one a line; ``None`` for the built-in list.
@@ -162,7 +162,7 @@ class Request:
     rank: int | None = None
     size: int | None = None
     fidelity: float | None = None
-    dtype: str = "F32"
+    dtype: str | None = None
     seed: int = 0
     embeddings: bool = False
     prompts: Path | None = None
@@ -187,7 +187,7 @@ class Request:
         rank: int | None = None,
         size: int | str | None = None,
         fidelity: float | None = None,
-        dtype: str = "fp32",
+        dtype: str | None = None,
         seed: int = 0,
         embeddings: bool = False,
         prompts: str | Path | None = None,
@@ -241,12 +241,18 @@ class Request:
         if device is not None:
             choose_device(device)
         cache = options.get("cache")
+        numbers = DTYPES[dtype] if dtype else None
         return cls(
-            rank, size, fidelity, DTYPES[dtype], seed, embeddings, Path(prompts) if prompts else None, branches, router,
+            rank, size, fidelity, numbers, seed, embeddings, Path(prompts) if prompts else None, branches, router,
             call, survey, training, Path(str(cache)) if cache else None, device,
             {name: str(options[name]) for name in sorted(options)}, progress,
             {name: value for name, value in (about or {}).items() if value}, tell,
         )  # fmt: skip
+
+    @property
+    def budgeted(self) -> bool:
+        """Whether it was said how large the adapter may be, or how close it must come."""
+        return (self.rank, self.size, self.fidelity) != (None, None, None)
 
     def check_for(self, method: str) -> None:
         """Raise UsageError for an option that the method, now that it is chosen, does not know."""
@@ -259,7 +265,7 @@ def check_budget(
     rank: int | None = None,
     size: int | None = None,
     fidelity: float | None = None,
-    dtype: str = "fp32",
+    dtype: str | None = None,
 ) -> None:
     """Raise UsageError for a call that makes no sense, whatever the method."""
     if not tuned:
@@ -271,7 +277,7 @@ def check_budget(
         )
     if fidelity is not None and not (_is_number(fidelity) and 0 < fidelity < 1):
         raise UsageError("a fidelity lies between 0 and 1", key=label("fidelity"), found=fidelity)
-    if dtype not in DTYPES:
+    if dtype is not None and dtype not in DTYPES:
         raise UsageError("no such dtype", key=label("dtype"), expected=", ".join(DTYPES), found=dtype)
 
 

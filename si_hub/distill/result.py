@@ -35,6 +35,7 @@ class Outcome:
         fidelity, training: fields of the adapter's document.
         notes: what the user should know.
         branches: names of the layers' branches, where they have several.
+        sizes: what half and twice the bytes would leave, (bytes, error), where the size was chosen here.
     """
 
     components: dict[str, Component]
@@ -45,6 +46,7 @@ class Outcome:
     training: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     branches: tuple[str, ...] = ()
+    sizes: list[tuple[int, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Distilled:
         sha256, identity: of the written data section, of the adapter.
         notes: what the user should know.
         warnings: why the adapter may not be worth having.
+        sizes: what half and twice the bytes would leave, (bytes, error), where the size was chosen.
     """
 
     base: Path
@@ -84,6 +87,7 @@ class Distilled:
     identity: str
     notes: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, float], ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -111,7 +115,14 @@ class Distilled:
             "error": self.error, "carried": self.carried, "left_out": self.left_out, "fidelity": self.fidelity,
             "tensors_sha256": self.sha256, "identity": self.identity, "notes": list(self.notes),
             "warnings": list(self.warnings),
+            "sizes": [{"size": size, "error": error} for size, error in self.sizes],
         }  # fmt: skip
+
+    def headline(self) -> str:
+        """Size and error in a line, and what the next sizes would leave where this one was chosen."""
+        others = ", ".join(f"{size_text(size)} {error:.4f}" for size, error in self.sizes)
+        of = "the base's error" if "error" in self.fidelity else "the weights' difference"
+        return f"{size_text(self.size)} leaves {self.error:.4f} of {of}" + (f"; {others}" if others else "")
 
     def as_text(self) -> str:
         """The result as lines for people."""
@@ -124,6 +135,7 @@ class Distilled:
         )
         return join_safely(
             [
+                self.headline(),
                 str(self.path),
                 f"  from     {', '.join(map(str, self.tuned))}, tuned from {self.base} ({self.architecture})",
                 f"  method   {self.method}{f': {self.reason}' if self.reason else ''}",

@@ -18,6 +18,7 @@ from si_hub.errors import DocumentError, DocumentTooLarge, FormatWarning, NotSty
 from si_hub.foreign import make_safe
 from si_hub.format.patterns import cover, resolve_patterns
 from si_hub.format.versions import FORMAT_VERSION, Document
+from si_hub.format.whole import requires
 from si_hub.schedule import SCHEDULE
 from si_hub.storage.header import parse_json
 from si_hub.storage.tensors import Tensor
@@ -57,10 +58,13 @@ def build_document(adapter: Adapter, tensors_sha256: str) -> Document:
     }
     if adapter.branches:
         document["branches"] = list(adapter.branches)
+    required = sorted({*requires(adapter.components.values()), *adapter.about.get("requires", ())})
+    if required or "requires" in adapter.about:
+        document["requires"] = required
     for name in ("branches", "tensors_sha256"):
         if name in adapter.about:
             raise DocumentError("is derived from the adapter, and cannot stand in about", key=name)
-    merged = cast(Document, _merge(document, adapter.about))
+    merged = cast(Document, _merge(document, {k: value for k, value in adapter.about.items() if k != "requires"}))
     if SCHEDULE in merged and SCHEDULE not in merged.get("requires", ()):
         merged["requires"] = sorted({SCHEDULE, *merged.get("requires", ())})
     return merged

@@ -101,7 +101,7 @@ def check_layer(layer: Layer, name: str, file: Path | None = None) -> None:
     """
     tensors = layer.tensors
     for leaf, tensor in tensors.items():
-        if leaf not in LEAVES or leaf == "alpha":
+        if leaf not in LEAVES or leaf in ("alpha", "down.scale"):
             raise UnknownLeaf("is no leaf of a layer", file=file, key=f"{name}.{leaf}")
         _check_dtype(tensor, f"{name}.{leaf}", file)
         if 0 in tensor.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from si_hub.adapter import Adapter, Component, Layer
@@ -11,6 +12,7 @@ from si_hub.format.hashes import check_data
 from si_hub.format.layers import EMBEDDING, ROWS_LIMIT, Tensors, check_embedding, check_layer, gather, join_name
 from si_hub.format.modelspec import derive
 from si_hub.format.versions import Document, check_version, migrate
+from si_hub.format.whole import from_file
 from si_hub.schedule import SCHEDULE, read_schedule
 from si_hub.storage.finite import count_bad
 from si_hub.storage.header import SafetensorsFile, check_count, read_safetensors
@@ -96,7 +98,10 @@ def _adapter(file: SafetensorsFile, document: Document, unknown: bool) -> Adapte
     derived = derive(document)
     adapter = Adapter(
         base_model=documents.base_model_of(document),
-        components={name: _component(name, found[name], described[name], file.path) for name in described},
+        components={
+            name: _component(name, found[name], described[name], document.get("requires", ()), file.path)
+            for name in described
+        },
         branches=branches,
         about=documents.about_of(document, unknown),
         metadata={
@@ -111,10 +116,11 @@ def _adapter(file: SafetensorsFile, document: Document, unknown: bool) -> Adapte
     return adapter
 
 
-def _component(name: str, tensors: Tensors, described: Document, file: Path) -> Component:
+def _component(name: str, tensors: Tensors, described: Document, required: Iterable[str], file: Path) -> Component:
     component = Component(described.get("class_name"), embeddings=tensors.embeddings)
     for module, leaves in tensors.layers.items():
-        component.layers[module] = Layer({leaf: tensor for leaf, tensor in leaves.items() if leaf != "alpha"})
+        held = {leaf: tensor for leaf, tensor in leaves.items() if leaf != "alpha"}
+        component.layers[module] = Layer(from_file(held, f"{name}.{module}", required, file))
     documents.settle_settings(component, described, name, file)
     for module, leaves in tensors.layers.items():
         layer = component.layers[module]

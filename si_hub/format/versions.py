@@ -14,7 +14,7 @@ from si_hub.schedule import SCHEDULE
 FORMAT_VERSION = "1.0"
 
 #: Names that ``requires`` may hold: what came after 1.0 and is understood here.
-FEATURES: frozenset[str] = frozenset({SCHEDULE})
+FEATURES: frozenset[str] = frozenset({"int8", SCHEDULE})
 
 Document = dict[str, Any]
 Migration = Callable[[Document], Document]

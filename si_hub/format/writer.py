@@ -15,6 +15,7 @@ from si_hub.format.modelspec import derive
 from si_hub.format.places import check_places
 from si_hub.format.reader import check_adapter
 from si_hub.format.versions import Document, check_version
+from si_hub.format.whole import to_file
 from si_hub.storage.header import read_safetensors
 from si_hub.storage.tensors import Tensor
 from si_hub.storage.write import Digests, write_safetensors
@@ -123,7 +124,7 @@ def tensors_by_name(adapter: Adapter, file: Path | None = None) -> dict[str, Ten
         for token, tensor in component.embeddings.items():
             add(name, token, EMBEDDING, tensor)
         for module, layer in component.layers.items():
-            for leaf, tensor in layer.tensors.items():
+            for leaf, tensor in to_file(layer.tensors).items():
                 add(name, module, leaf, tensor)
             if layer.alpha is not None and layer.alpha != default:
                 add(name, module, "alpha", documents.alpha_tensor(layer.alpha))

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from si_hub.storage.files import open_regular
-from si_hub.storage.tensors import CHUNK, Computed, FileState, Held, Piece, Tensor, file_state, fill_room
+from si_hub.storage.tensors import CHUNK, Computed, FileState, Held, Piece, Scaled, Tensor, file_state, fill_room
 
 
 class Sources(ExitStack):
@@ -29,6 +29,8 @@ class Sources(ExitStack):
         if isinstance(piece, Held):
             room[:] = memoryview(piece.data)[start : start + len(room)]
             return
+        if isinstance(piece, Scaled):
+            piece = piece.cut(0, piece.length)
         if isinstance(piece, Computed):
             start += piece.start
             room[:] = memoryview(self._make(piece))[start : start + len(room)]
@@ -42,7 +44,8 @@ class Sources(ExitStack):
 
     def _make(self, piece: Computed) -> bytes:
         """The computed bytes; those of the last computation are kept for the rest of it."""
-        if self._made[0] is not piece.make:
+        # Equal rather than the same: a method is bound anew whenever it is asked for.
+        if self._made[0] != piece.make:
             self._made = None, b""
             self._made = piece.make, piece.make()
         return self._made[1]

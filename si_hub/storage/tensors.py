@@ -154,7 +154,40 @@ class Computed:
         room[:] = memoryview(self.make())[self.start : self.start + self.length]
 
 
-Piece = Span | Held | Computed
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """Whole numbers of one byte, each row times its scale, as float32 numbers: computed when they are read.
+
+    Attributes:
+        whole: I8 ``[rows, ...]``.
+        scale: F32 ``[rows]``; ``None`` for the whole numbers as they are.
+    """
+
+    whole: Tensor
+    scale: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        return 4 * self.whole.count
+
+    def cut(self, start: int, stop: int) -> Computed:
+        return Computed(stop - start, self._multiply, start)
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        return Computed(self.length, self._multiply).chunks(size)
+
+    def fill(self, room: memoryview) -> None:
+        """Fill ``room``, as long as the numbers, with them."""
+        room[:] = self._multiply()
+
+    def _multiply(self) -> bytes:
+        values = self.whole.numpy().astype("<f4")
+        if self.scale is not None:
+            values *= self.scale.numpy().reshape(-1, *[1] * (values.ndim - 1))
+        return values.tobytes()
+
+
+Piece = Span | Held | Computed | Scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +240,19 @@ class Tensor:
             return cls.from_torch(found.float()).tobytes()
 
         return cls("F32", tuple(shape), (Computed(4 * math.prod(shape), make),))
+
+    @classmethod
+    def scaled(cls, whole: Tensor, scale: Tensor | None = None) -> Tensor:
+        """I8 ``whole [rows, ...]`` as float32 numbers, each row times its F32 ``scale [rows]``; see `unscaled`."""
+        if whole.dtype != "I8" or (scale is not None and (scale.dtype, scale.shape) != ("F32", whole.shape[:1])):
+            raise ValueError(f"no F32 scale for each row of I8: {whole.dtype} {list(whole.shape)}, {scale}")
+        return cls("F32", whole.shape, (Scaled(whole, scale),))
+
+    @property
+    def unscaled(self) -> Scaled | None:
+        """What `scaled` was given, where this is its tensor, whole and of the same shape."""
+        first = self.pieces[0] if len(self.pieces) == 1 else None
+        return first if isinstance(first, Scaled) and first.whole.shape == self.shape else None
 
     @classmethod
     def from_torch(cls, tensor: torch.Tensor) -> Tensor:

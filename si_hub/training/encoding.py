@@ -16,6 +16,8 @@ from si_hub.training.gallery import open_picture
 TEXT: dict[int, tuple[int, int | None]] = {2: (0, None), 3: (0, 1), 4: (0, 2)}
 #: Where a denoiser takes the pooled vector, one of these.
 POOLED = ("pooled_projections", "text_embeds")
+#: Where it takes which of the text's tokens are there, one of these.
+MASKS = ("encoder_hidden_states_mask", "encoder_attention_mask")
 
 
 def encode_prompts(
@@ -23,7 +25,8 @@ def encode_prompts(
 ) -> dict[str, Tensor] | None:
     """The denoiser's text arguments, one row a prompt; ``None`` where ``encode_prompt`` returns what is not known here.
 
-    The null prompt is the empty one, or zeros where the pipeline says so, as diffusers has it.
+    The null prompt is the empty one, or zeros where the pipeline says so, as diffusers has it. ``mask`` is there where
+    the pipeline tells which tokens count; the states of a pipeline that cuts every prompt to its own length are a list.
 
     Args:
         pipeline: whose text encoders; gradients flow into them.
@@ -40,11 +43,18 @@ def encode_prompts(
     if not isinstance(found, tuple) or len(found) not in TEXT:
         return None
     place, pooled = TEXT[len(found)]
+    if _is_mask(found[1]):
+        return {"encoder_hidden_states": found[0], "mask": found[1]}
     text = {"encoder_hidden_states": found[place]} | ({} if pooled is None else {"pooled": found[pooled]})
     if getattr(pipeline.config, "force_zeros_for_empty_prompt", False):
         shown = torch.tensor([prompt is not None for prompt in prompts], device=device)
         text = {name: value * shown.view(-1, *[1] * (value.ndim - 1)) for name, value in text.items()}
     return text
+
+
+def _is_mask(value: Any) -> bool:
+    """Whether a second thing that ``encode_prompt`` returns says which tokens there are, ``[prompts, tokens]``."""
+    return isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point()
 
 
 def text_lengths(pipeline: Any) -> dict[str, int]:

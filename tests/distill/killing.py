@@ -29,7 +29,7 @@ from tests.killing import Clock, Fork, kill_self
 #: The phases of a run, and the functions that are all of each.
 PHASES: dict[str, list[Callable[..., Any]]] = {
     "survey": [Survey.findings, Survey.measure],
-    "choosing": [Calibration.for_budget],
+    "choosing": [Calibration.wanted],
     "walking": [LessonPool._hold],
     "training": [_Run._backward],
     "measuring": [_Run.measure],

@@ -23,7 +23,10 @@ def test_json_holds_the_result_and_text_says_it(tmp_path: Path) -> None:
     assert (result["path"], result["method"], result["size"]) == (output, "svd", Path(output).stat().st_size)
     assert result["ranks"]["2"] == 101
     text = CliRunner().invoke(main, [*command, "--force"], catch_exceptions=False).stdout
-    assert text.splitlines()[0] == output
+    assert (
+        text.splitlines()[0] == f"{size_text(result['size'])} leaves {result['error']:.4f} of the weights' difference"
+    )
+    assert text.splitlines()[1] == output
     assert result["identity"] in text
     words = "text_encoder.text_model.embeddings"
     assert f"left out: 2 ({words}.position_embedding, {words}.token_embedding): no low-rank pair" in text

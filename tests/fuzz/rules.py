@@ -24,7 +24,7 @@ SIZES = {
 FLOATS = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 LEAVES = (
     "down.weight", "up.weight", "router.weight", "router.bias", "alpha", "gain", "gain_in", "weight_delta",
-    "bias_delta", "kron", "param_delta", "turn", "turn_in", "core.weight",
+    "bias_delta", "kron", "param_delta", "turn", "turn_in", "core.weight", "down.scale",
 )  # fmt: skip
 HEADER, VALUES, TENSORS, DOCUMENT, DEPTH, ROWS, MATCHES = 32 << 20, 1_000_000, 32_768, 65_536, 32, 512, 1_000_000
 SEGMENT, COMPONENT = r"[A-Za-z0-9_-]+", r"[A-Za-z_][A-Za-z0-9_]{0,63}"
@@ -138,13 +138,28 @@ def _check_adapter(header: dict[str, Any], data: bytes) -> None:
         demand(component.startswith("text_encoder"), "text encoders have embeddings")
     for name, described in document["components"].items():
         _check_component(layers.get(name, {}), described, document.get("branches", ()))
-    for entry in entries.values():
-        demand(entry["dtype"] in FLOATS, "every dtype is a float")
+    scaled = {name.removesuffix(".down.scale") for name in entries if name.endswith(".down.scale")}
+    scaled = {module for module in scaled if ".embedding." not in module}
+    demand(not scaled or document.get("requires") == ["int8"], "int8 is required")
+    for module in scaled:
+        _check_scale(module, entries)
+    for name, entry in entries.items():
+        whole = name.removesuffix(".down.weight").removesuffix(".up.weight") in scaled and name not in scaled
+        demand(entry["dtype"] == "I8" if whole else entry["dtype"] in FLOATS, "every dtype is a float, or I8")
         demand(not has_bad_numbers(entry["dtype"], data[slice(*entry["data_offsets"])]), "NaN and infinity are errors")
     for name, entry in entries.items():
         if name.endswith(".alpha") and ".embedding." not in name:
             demand(entry["dtype"] in ("F32", "F64") and entry["shape"] == [], "alpha is [], F32 or F64")
     demand(hashlib.sha256(data).hexdigest() == document["tensors_sha256"], "tensors_sha256")
+
+
+def _check_scale(module: str, entries: dict[str, Any]) -> None:
+    """A scale is F32, one number for each row of down, and its pair is there."""
+    down, up, scale = (entries.get(f"{module}.{leaf}") for leaf in ("down.weight", "up.weight", "down.scale"))
+    demand(down and up, "down and up come together")
+    assert down
+    assert scale
+    demand(scale["dtype"] == "F32" and down["shape"] and scale["shape"] == down["shape"][:1], "down.scale is [n·rank]")
 
 
 def _depth(document: Any) -> int:
@@ -214,7 +229,7 @@ def _check_document(document: dict[str, Any]) -> None:
     demand(isinstance(version, str), "format_version")
     assert isinstance(version, str)
     demand(re.fullmatch(r"1\.(0|[1-9][0-9]{0,5})", version), "format_version 1.x")
-    demand(document.get("requires", []) == [], "nothing that is not known is required")
+    demand(document.get("requires", []) in ([], ["int8"]), "nothing that is not known is required")
     base = document.get("base_model")
     _check_texts(base, ("architecture", "repo_id", "revision", "prediction_type"))
     assert isinstance(base, dict)

@@ -174,6 +174,28 @@ def exceptions() -> Adapter:
     return Adapter(BaseModel("sd15"), {"unet": Component("UNet2DConditionModel", layers)})
 
 
+def whole_numbers() -> Adapter:
+    """The feature ``int8``: pairs of whole numbers with a scale for each row, beside one of floats."""
+
+    def whole(*shape: int, seed: int) -> Tensor:
+        count = int(numpy.prod(shape))
+        return Tensor.from_numpy(((numpy.arange(count) * 37 + seed * 11) % 255 - 127).astype("|i1").reshape(shape))
+
+    def whole_pair(rows: int, rank: int, out: int, *inner: int, seed: int) -> dict[str, Tensor]:
+        return {
+            "down.weight": Tensor.scaled(whole(rows, *inner, seed=seed), numbers(rows, seed=seed)),
+            "up.weight": Tensor.scaled(whole(out, rank, seed=seed + 1)),
+        }
+
+    layers = {
+        "to_q": Layer(whole_pair(2, 2, 6, 4, seed=1)),
+        "to_k": Layer(whole_pair(6, 2, 6, 4, seed=2) | {"router.bias": numbers(3)}, alpha=1.0),
+        "conv": Layer(whole_pair(2, 2, 5, 4, 3, 3, seed=3) | {"bias_delta": numbers(5, dtype="F16")}),
+        "proj": Layer(pair(1, 2, 6, 4, dtype="F16")),
+    }
+    return Adapter(BaseModel("sd15"), {"unet": Component("UNet2DConditionModel", layers)})
+
+
 def scheduled() -> Adapter:
     """Weights that change by step: of the adapter over the noise level, of one branch over the steps."""
     pairs = {"attn.to_q": Layer(pair(3, 2, 4, 6) | {"router.bias": numbers(3, seed=3)}, alpha=2.0)}
@@ -191,6 +213,7 @@ def scheduled() -> Adapter:
 
 GOLDEN = (
     one_branch, three_branches, kron, spatial_cores, gains_and_deltas, turns, embeddings, exceptions, scheduled,
+    whole_numbers,
 )  # fmt: skip
 
 

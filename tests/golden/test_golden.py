@@ -19,7 +19,7 @@ golden = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def test_there_are_golden_files() -> None:
-    assert len(FILES) == 9
+    assert len(FILES) == 10
 
 
 @golden
@@ -63,4 +63,4 @@ def test_together_the_golden_files_hold_every_leaf_and_setting() -> None:
     assert any(component.embeddings for component in components)
     assert any(adapter.branches for adapter in adapters)
     dtypes = {tensor.dtype for path in FILES for tensor in read_safetensors(path).tensors.values()}
-    assert dtypes == {"F64", "F32", "F16", "BF16"}
+    assert dtypes == {"F64", "F32", "F16", "BF16", "I8"}

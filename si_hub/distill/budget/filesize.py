@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from si_hub.adapter import Adapter
+from si_hub.distill.running.storing import HALF, ONE_BYTE
 from si_hub.format import document as documents
 from si_hub.format.modelspec import derive
 from si_hub.format.writer import tensors_by_name
@@ -40,8 +41,18 @@ class Price:
 
     @property
     def item(self) -> int:
-        """Of one number."""
+        """Of one number that is in no pair."""
+        return 1 if self.dtype is None else DTYPE_SIZES[HALF if self.dtype == ONE_BYTE else self.dtype]
+
+    @property
+    def paired(self) -> int:
+        """Of one number of a pair."""
         return 1 if self.dtype is None else DTYPE_SIZES[self.dtype]
+
+    @property
+    def _scale(self) -> int:
+        """Of what each row of down has besides."""
+        return DTYPE_SIZES["F32"] if self.dtype == ONE_BYTE else 0
 
     def entries(self, name: str, count: int = 1, leaf: int = LEAF) -> int:
         """Of the header's entries of a module's tensors.
@@ -53,15 +64,19 @@ class Price:
         """
         return 0 if self.dtype is None else count * (len(name) + leaf + ENTRY)
 
+    def pair(self, name: str, leaf: int = LEAF) -> int:
+        """Of the header's entries of a module's up and down, and of their scale where they have one."""
+        return self.entries(name, 3 if self.dtype == ONE_BYTE else 2, leaf)
+
     def rank(self, out: int, width: int, branches: int = 1) -> int:
         """Of one rank of a layer: a column of up, and a row of down for each branch."""
-        return self.item * (out + branches * width)
+        return self.paired * (out + branches * width) + self._scale * branches
 
     def router(self, name: str, leaves: int, numbers: int) -> int:
         """Of a layer's entries, where besides up and down it has ``leaves`` of a router with float32 ``numbers``."""
         if self.dtype is None:
             return 0
-        return self.entries(name, leaves + 2, ROUTED_LEAF) + DTYPE_SIZES["F32"] * numbers
+        return self.entries(name, leaves, ROUTED_LEAF) + self.pair(name, ROUTED_LEAF) + DTYPE_SIZES["F32"] * numbers
 
 
 def adapter_bytes(adapter: Adapter) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,19 +17,21 @@ import torch
 
 from si_hub.adapter import Component, Layer
 from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, Price, adapter_bytes
+from si_hub.distill.budget.knee import FIDELITY, SHARE, choose_size
+from si_hub.distill.budget.rounding import LADDER, costs_little
 from si_hub.distill.budget.spend import Group, predicted_error, refit, scores, smallest, spend
-from si_hub.distill.methods.svd import DEFAULT_RANK
 from si_hub.distill.pair.change import Change, ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome, distilled_adapter
 from si_hub.distill.running import fidelity
+from si_hub.distill.running.storing import FULL, HALF, ONE_BYTE, store
 from si_hub.distill.survey.cache import survey_of
 from si_hub.distill.survey.lowrank import balance
 from si_hub.distill.survey.stages import Findings
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
-from si_hub.storage.tensors import Tensor, torch_names
+from si_hub.storage.tensors import Tensor
 from si_hub.words import label, setting
 from si_hub.work.folder import Work
 
@@ -54,8 +57,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
 
         return several.make_branches(pairs, request, work)
     calibration = Calibration(_one(pairs), request)
-    found = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
-    return calibration.outcome(found)
+    return calibration.outcome(calibration.wanted())
 
 
 def curve_points(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] = ()) -> list[tuple[int, float, float]]:
@@ -109,6 +111,10 @@ class Calibration:
         pair: base and tuned model.
         request: what is wanted.
 
+    Attributes:
+        dtype: safetensors' name of what numbers are stored as; where nobody said, `wanted` decides.
+        sizes: what half and twice the bytes would leave, (bytes, error), where nobody said how many.
+
     Raises:
         UsageError: prompts that bring nothing out.
         CannotRun: the base's pipeline cannot be run.
@@ -117,6 +123,8 @@ class Calibration:
 
     def __init__(self, pair: Pair, request: Request) -> None:
         self.pair, self.request = pair, request
+        self.dtype = request.dtype or ONE_BYTE
+        self.sizes: list[tuple[int, float]] = []
         self.survey, self.source = survey_of(pair, request)
         self.runner, self.crew = self.survey.runner, self.survey.crew
         self.prompts, self.held_out = self.survey.prompts, self.survey.held_out
@@ -138,11 +146,71 @@ class Calibration:
             self._last = choice, self.measure.of(choice.components)
         return self._last[1]
 
-    def for_budget(self) -> Choice:
-        """The best adapter of the wanted size, or of as many numbers as a uniform rank has."""
+    def wanted(self) -> Choice:
+        """The best adapter within the budget, or of a size that is chosen; in float16 where that costs little enough.
+
+        Raises:
+            UsageError: nothing fits, or not even everything is as close as wanted.
+        """
+        choice = self._within_budget() if self.request.dtype else self._in_fewest_bytes()
+        if not self.request.budgeted:
+            self.sizes = self._neighbours(self.size(choice))
+        return choice
+
+    def _in_fewest_bytes(self) -> Choice:
+        """The best within the budget, `dtype` the one that it is best in."""
+        wish = self.request
+        if wish.rank is None and wish.fidelity is None:
+            return self._in_best_numbers()
+        for self.dtype in LADDER[:-1]:
+            with suppress(UsageError):
+                choice = self._within_budget()
+                if wish.fidelity is not None or self._costs_little(choice):
+                    return choice
+        self.dtype = FULL
+        return self._within_budget()
+
+    def _in_best_numbers(self) -> Choice:
+        """Of a size: what leaves least, in numbers of one byte, two or four."""
+        first = self._within_budget()
+        if self.request.size is None and self.fidelity_of(first).error <= 1.0 - FIDELITY:
+            return first
+        size = self.request.size or self.size(first)
+        found = [(self.fidelity_of(first).error, ONE_BYTE, first)]
+        for self.dtype in (HALF, FULL):
+            choice = self.within(size)
+            found.append((self.fidelity_of(choice).error, self.dtype, choice))
+            if self._costs_little(choice):
+                break
+        _, self.dtype, choice = min(found, key=lambda one: one[0])
+        return choice
+
+    def _costs_little(self, choice: Choice) -> bool:
+        """Whether being stored as they are is next to nothing of the error that some parts leave."""
+        plain = self._components(choice.columns, choice.coefficients, choice.always, FULL)
+        return costs_little(plain, self.dtype, lambda components: self.measure.of(components).error)
+
+    def _within_budget(self) -> Choice:
+        if self.request.fidelity is not None:
+            return self.for_fidelity()
         if self.request.size is not None:
             return self.within(self.request.size)
-        rank = self.request.rank or DEFAULT_RANK
+        if self.request.rank is not None:
+            return self.for_rank(self.request.rank)
+        limit = max(int(SHARE * self.pair.tuned.nbytes), self.halves()[-1])
+        return choose_size(limit, self.within, lambda choice: self.fidelity_of(choice).error)
+
+    def _neighbours(self, size: int) -> list[tuple[int, float]]:
+        """Bytes and error of adapters of half of a size and twice it, where there are such."""
+        found = []
+        for wanted in (size // 2, 2 * size):
+            with suppress(UsageError):
+                choice = self.within(wanted)
+                found.append((self.size(choice), self.fidelity_of(choice).error))
+        return [one for one in found if one[0] != size]
+
+    def for_rank(self, rank: int) -> Choice:
+        """The best adapter of as many numbers as a uniform rank has."""
         layered = [change for key, change in self.changes.items() if self._pieces(key)]
         numbers = 0
         for change in layered:
@@ -193,7 +261,7 @@ class Calibration:
 
     def groups(self, *, in_bytes: bool) -> list[Group]:
         """What can be carried, with its cost in bytes of the file or in numbers."""
-        price = Price(self.request.dtype if in_bytes else None)
+        price = Price(self.dtype if in_bytes else None)
         by_entry: dict[tuple[ModuleKey, str], list[int]] = {}
         for column, (key, name) in enumerate(self.findings.columns):
             by_entry.setdefault((key, "pieces" if name.isdecimal() else name), []).append(column)
@@ -202,7 +270,7 @@ class Calibration:
             change = self.changes[key]
             name = ".".join(key)
             if what == "pieces":
-                found.append(Group(tuple(columns), price.rank(*change.matrix), price.entries(name, 2)))
+                found.append(Group(tuple(columns), price.rank(*change.matrix), price.pair(name)))
             else:
                 both = change.weight if what == "weight" else change.bias
                 assert both is not None
@@ -211,7 +279,7 @@ class Calibration:
 
     def _choose(self, budget: int, *, in_bytes: bool) -> Choice:
         """The choice for a budget in bytes of the file, but for its document, or in numbers."""
-        item = Price(self.request.dtype if in_bytes else None).item
+        item = Price(self.dtype if in_bytes else None).item
         always = [
             change for change in self.pair.changes if change.kind == "parameter" and change.count * item * 10 < budget
         ]
@@ -222,7 +290,7 @@ class Calibration:
 
     def _choice(self, columns: list[int], coefficients: torch.Tensor, always: Sequence[Change]) -> Choice:
         share = predicted_error(self.findings.effects, self.findings.target, columns, coefficients)
-        return Choice(columns, coefficients, share, self._components(columns, coefficients, always), always)
+        return Choice(columns, coefficients, share, self._components(columns, coefficients, always, self.dtype), always)
 
     def _sound(self, choice: Choice) -> Choice:
         """The choice; where it is worse than the base, its parts as they are, if that is better.
@@ -235,8 +303,9 @@ class Calibration:
         return plain if self.fidelity_of(plain).error < error else choice
 
     def _components(
-        self, columns: Sequence[int], coefficients: torch.Tensor, always: Sequence[Change]
+        self, columns: Sequence[int], coefficients: torch.Tensor, always: Sequence[Change], dtype: str
     ) -> dict[str, Component]:
+        """The layers of these parts, their numbers stored as ``dtype``."""
         taken: dict[ModuleKey, dict[str, float]] = {}
         for column, coefficient in zip(columns, coefficients.tolist(), strict=True):
             key, name = self.findings.columns[column]
@@ -250,9 +319,8 @@ class Calibration:
             if leaves:
                 class_name = self.pair.base.architecture.components[change.component].class_name
                 component = components.setdefault(change.component, Component(class_name))
-                stored = {name: self._store(tensor) for name, tensor in leaves.items()}
-                component.layers[change.module] = Layer(stored)
-        return components
+                component.layers[change.module] = Layer({n: Tensor.from_torch(leaf) for n, leaf in leaves.items()})
+        return store(components, dtype)
 
     def _leaves(self, key: ModuleKey, taken: Mapping[str, float]) -> dict[str, torch.Tensor]:
         """The leaves of one layer: its pieces times their coefficients, and what else was chosen of it."""
@@ -269,10 +337,6 @@ class Calibration:
             leaves["bias_delta"] = parts.bias * taken["bias"]
         return leaves
 
-    def _store(self, tensor: torch.Tensor) -> Tensor:
-        dtype = {name: kind for kind, name in torch_names().items()}[self.request.dtype]
-        return Tensor.from_torch(tensor.to(dtype))
-
     def _pieces(self, key: ModuleKey) -> bool:
         return key in self.findings.parts and self.findings.parts[key].down is not None
 
@@ -286,6 +350,7 @@ class Calibration:
     def outcome(self, choice: Choice) -> Outcome:
         """The adapter with its measurement."""
         found = self._outcome(choice, self.fidelity_of(choice))
+        found.sizes = self.sizes
         self.crew.wait()
         return found
 

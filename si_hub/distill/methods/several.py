@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,18 @@ from si_hub.adapter import Component
 from si_hub.adapter import Layer as AdapterLayer
 from si_hub.distill.budget.filesize import DOCUMENT_OF_SEVERAL, Price
 from si_hub.distill.budget.joint import Common, balance_jointly, common
+from si_hub.distill.budget.knee import SHARE, choose_size
 from si_hub.distill.budget.overlap import SharedLayer, Sharing, sharing_report
+from si_hub.distill.budget.rounding import LADDER, costs_little
 from si_hub.distill.budget.spend import Group, refit, scores, smallest, spend
 from si_hub.distill.methods.branches import Branch, standing_of, train_branches
 from si_hub.distill.methods.routing import fit_routers
-from si_hub.distill.methods.svd import DEFAULT_RANK
 from si_hub.distill.pair.change import Change, ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
 from si_hub.distill.running import fidelity
+from si_hub.distill.running.storing import store
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.cache import survey_of
 from si_hub.distill.survey.curvature import Curvature, limit_of
@@ -39,7 +41,7 @@ from si_hub.distill.survey.moments import Root
 from si_hub.distill.survey.stages import Findings, Survey, values_of
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
-from si_hub.storage.tensors import Tensor, torch_names
+from si_hub.storage.tensors import Tensor
 from si_hub.words import label
 from si_hub.work.folder import Work, WorkEntry
 from si_hub.work.seeds import seed_of
@@ -95,6 +97,7 @@ class Teachers:
     def __init__(self, pairs: Sequence[Pair], request: Request, work: Work, *, train: bool = False) -> None:
         self.pairs, self.request, self.work, self.train = pairs, request, work, train
         self.names = request.branches
+        self.dtype = request.dtype or LADDER[0]
         limit = limit_of([change for pair in pairs for change in pair.changes if change.kind in {"linear", "conv"}])
         self.teachers: list[Teacher] = []
         pipeline: Any = None
@@ -156,7 +159,7 @@ class Teachers:
     def sharing(self, commons: Mapping[ModuleKey, Common]) -> Sharing:
         """What one shared adapter and separate ones would cost."""
         layers = [SharedLayer(*self.changes[key].matrix, found) for key, found in commons.items()]
-        return sharing_report(self.names, layers, Price(self.request.dtype))
+        return sharing_report(self.names, layers, Price(self.dtype))
 
     def _work(self, name: str, more: Mapping[str, Any]) -> Work:
         """A folder of its own for a stage of this set of tuned models."""
@@ -185,8 +188,7 @@ class Teachers:
 
     def groups(self) -> list[Group]:
         """The ranks of each layer, with their cost in bytes, or in numbers where a rank is wanted."""
-        in_bytes = self.request.size is not None or self.request.fidelity is not None
-        price = Price(self.request.dtype if in_bytes else None)
+        price = Price(self.dtype if self.request.rank is None else None)
         found, first = [], 0
         for key, change in self.changes.items():
             out, width = change.matrix
@@ -203,7 +205,8 @@ class Teachers:
         """What the ranks may cost, in the unit of `groups`."""
         if self.request.size is not None:
             return self.request.size - DOCUMENT_OF_SEVERAL
-        rank, numbers = self.request.rank or DEFAULT_RANK, 0
+        assert self.request.rank is not None
+        rank, numbers = self.request.rank, 0
         for change in self.changes.values():
             out, width = change.matrix
             numbers += min(rank, out, width) * (out + len(self.names) * width)
@@ -212,27 +215,14 @@ class Teachers:
     def wanted_layers(self, commons: Mapping[ModuleKey, Common], branches: Sequence[Branch]) -> dict[str, Component]:
         """The layers of the adapter within the budget, or of the smallest whose every branch is as close as wanted.
 
+        Without a budget the size is chosen; without a dtype numbers are the smallest that cost little enough.
+
         Raises:
             UsageError: nothing fits, or not even everything is that close.
         """
         findings = self.findings(commons)
-        groups = self.groups()
-        if not groups:
-            raise UsageError(
-                "none of the tuned models has a layer that branches can carry", found=", ".join(self.names),
-                hint="Make an adapter of each.",
-            )  # fmt: skip
-        if self.request.fidelity is None:
-            if found := self.choose(commons, findings, self.budget()):
-                return found
-            least = min(group.cost + group.opening for group in groups) + DOCUMENT_OF_SEVERAL
-            raise UsageError("no part of the differences is that small", key=label("size"),
-                             expected=f"about {size_text(least)} or more", found=self.request.size)  # fmt: skip
 
-        def make(budget: int) -> dict[str, Component]:
-            return self.choose(commons, findings, budget)
-
-        def error(components: dict[str, Component]) -> float:
+        def error(components: Mapping[str, Component]) -> float:
             if not components:
                 return 1.0
             student = Student(branches[0].survey.runner, components, self.names)
@@ -241,13 +231,52 @@ class Teachers:
             finally:
                 student.leave()
 
+        asked = self.request.dtype
+        for dtype in (asked,) if asked else LADDER:
+            self.dtype = dtype
+            found = self._within_budget(commons, findings, error)
+            if asked or costs_little(found, dtype, error):
+                break
+        return store(found, self.dtype)
+
+    def _within_budget(
+        self,
+        commons: Mapping[ModuleKey, Common],
+        findings: Sequence[Findings],
+        error: Callable[[Mapping[str, Component]], float],
+    ) -> dict[str, Component]:
+        """The layers in float32, at the price of what they are to be stored as."""
+        groups = self.groups()
+        if not groups:
+            raise UsageError(
+                "none of the tuned models has a layer that branches can carry", found=", ".join(self.names),
+                hint="Make an adapter of each.",
+            )  # fmt: skip
+        least = min(group.cost + group.opening for group in groups)
         top = sum(group.opening + group.cost * len(group.columns) for group in groups)
-        return smallest(top, make, error, self.request.fidelity)
+
+        def make(budget: int) -> dict[str, Component]:
+            return self.choose(commons, findings, budget)
+
+        def stored(components: Mapping[str, Component]) -> float:
+            return error(store(components, self.dtype))
+
+        if self.request.fidelity is not None:
+            return smallest(top, make, stored, self.request.fidelity)
+        if not self.request.budgeted:
+            limit = int(SHARE * sum(pair.tuned.nbytes for pair in self.pairs)) - DOCUMENT_OF_SEVERAL
+            return choose_size(min(top, max(limit, least)), make, stored)
+        if found := make(self.budget()):
+            return found
+        raise UsageError(
+            "no part of the differences is that small", key=label("size"),
+            expected=f"about {size_text(least + DOCUMENT_OF_SEVERAL)} or more", found=self.request.size,
+        )  # fmt: skip
 
     def choose(
         self, commons: Mapping[ModuleKey, Common], findings: Sequence[Findings], budget: int
     ) -> dict[str, Component]:
-        """The layers that are worth it within a budget, each branch's ranks refitted to its tuned model."""
+        """The layers that are worth it within a budget, in float32, each branch's ranks refitted to its tuned model."""
         value = sum(scores(one.effects) / one.target.double().square().mean() for one in findings)
         assert isinstance(value, torch.Tensor)
         groups = self.groups()
@@ -270,12 +299,11 @@ class Teachers:
         return components
 
     def _layer(self, change: Change, down: torch.Tensor, up: torch.Tensor) -> AdapterLayer:
-        dtype = {name: kind for kind, name in torch_names().items()}[self.request.dtype]
         count = len(self.names)
         shapes = {"router.bias": (count,), "router.weight": (count, change.shape[1])}
         leaves = {
-            "down.weight": down.reshape(-1, *change.shape[1:]).to(dtype),
-            "up.weight": up.to(dtype),
+            "down.weight": down.reshape(-1, *change.shape[1:]),
+            "up.weight": up,
             **{leaf: torch.zeros(shapes[leaf]) for leaf in _ROUTER[self.request.router]},
         }
         return AdapterLayer({name: Tensor.from_torch(value.contiguous()) for name, value in leaves.items()})
@@ -298,13 +326,13 @@ class Teachers:
         try:
             if learned:
                 fit_routers(student, branches)
-                components = student.components(self.request.dtype)
+                components = student.components(self.dtype)
             found = standing_of(student, branches, routed=learned)
             training: dict[str, Any] = {}
             notes: list[str] = []
             if self.train:
                 training, notes = train_branches(student, branches, self.request, self.work, found)
-                rounded = student.components(self.request.dtype)
+                rounded = student.components(self.dtype)
                 student.leave()
                 student = Student(runner, rounded, self.names)
                 after = standing_of(student, branches, routed=learned)

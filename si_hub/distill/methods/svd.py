@@ -17,19 +17,23 @@ import torch
 
 from si_hub.adapter import Component, Layer
 from si_hub.distill.budget.filesize import DOCUMENT, GENEROUS_LEAF, Price
+from si_hub.distill.budget.knee import SHARE
+from si_hub.distill.budget.rounding import LADDER, ROUNDING_COST
 from si_hub.distill.pair.change import Change, not_finite
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
+from si_hub.distill.running.storing import FULL, HALF, ONE_BYTE, store_leaves
 from si_hub.distill.survey.lowrank import truncate
 from si_hub.errors import UsageError
+from si_hub.format.whole import INT8, from_file, to_file
 from si_hub.report.text import size_text
 from si_hub.storage.tensors import Tensor, torch_names
 from si_hub.words import keep_words, label, switch
 from si_hub.work.folder import Work, WorkEntry
 from si_hub.work.processes import Processes, processes
 
-#: The rank of every layer where no budget is given.
+#: The rank of every layer where no budget is given, if a twentieth of the tuned model's bytes holds it.
 DEFAULT_RANK = 32
 #: Layers that are worked on at once at most: each needs a few times its size in memory.
 _WORKERS = 4
@@ -65,9 +69,14 @@ class Plan:
 
     def size(self, dtype: str) -> int:
         """Bytes that it adds to the file, header included."""
-        tensors = {"pair": 2, "dense": 1, "leave": 0}[self.how] + bool(self.change.bias)
         price = Price(dtype)
-        return self.count * price.item + price.entries(self.name, tensors, GENEROUS_LEAF)
+        tensors = (self.how == "dense") + bool(self.change.bias)
+        size = self.count * price.item + price.entries(self.name, tensors, GENEROUS_LEAF)
+        if self.how != "pair":
+            return size
+        out, width = self.change.matrix
+        pair = self.rank * (price.rank(out, width) - price.item * (out + width))
+        return size + pair + price.pair(self.name, GENEROUS_LEAF)
 
 
 def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
@@ -85,12 +94,40 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
         )  # fmt: skip
     [pair] = pairs
     crew = processes(request.device)
-    rank = request.rank or (_rank_for(pair, request) if request.size else DEFAULT_RANK)
+    for dtype in [request.dtype] if request.dtype else LADDER:
+        made = _make(pair, request, dtype, work, crew)
+        if request.dtype or dtype == FULL or made.costs_little():
+            break
+    return _outcome(pair, made, request)
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Every change as it is carried.
+
+    Attributes:
+        plans: how.
+        entries: the leaves by name, with their squared errors.
+    """
+
+    plans: Sequence[Plan]
+    entries: Mapping[str, WorkEntry]
+
+    def costs_little(self) -> bool:
+        """Whether the leaves leave hardly more than they would in float32."""
+        error, unrounded = (sum(e.facts[key] for e in self.entries.values()) for key in ("error", "unrounded"))
+        return bool(error <= (1.0 + ROUNDING_COST) ** 2 * unrounded)
+
+
+def _make(pair: Pair, request: Request, dtype: str, work: Work, crew: Processes) -> Carried:
+    """Every layer at the rank that was asked for, or that fits; kept as it goes."""
+    rank = request.rank or _rank_for(pair, request, dtype)
     plans = [plan_of(change, rank, embeddings=request.embeddings) for change in pair.changes]
-    _work(plans, request, work, crew)
+    stage = "" if request.dtype else f"{dtype} "
+    _work(plans, request, dtype, stage, work, crew)
     crew.wait()
-    entries = {item.name: work.load(item.name) for item in plans}
-    return _outcome(pair, plans, {name: entry for name, entry in entries.items() if entry}, request)
+    entries = {item.name: work.load(f"{stage}{item.name}") for item in plans}
+    return Carried(plans, {name: entry for name, entry in entries.items() if entry})
 
 
 def plan_of(change: Change, rank: int, *, embeddings: bool = False) -> Plan:
@@ -110,32 +147,34 @@ def plan_of(change: Change, rank: int, *, embeddings: bool = False) -> Plan:
     return Plan(change, "leave", reason=_LARGE)
 
 
-def _rank_for(pair: Pair, request: Request) -> int:
-    """The highest uniform rank that keeps the adapter within the wanted size.
+def _rank_for(pair: Pair, request: Request, dtype: str) -> int:
+    """The highest uniform rank that keeps the adapter within the wanted size; without one `DEFAULT_RANK`, or less.
 
     Raises:
-        UsageError: not even rank 1 does.
+        UsageError: not even rank 1 is as small as was wanted.
     """
-    assert request.size is not None
 
     def size(rank: int) -> int:
         plans = (plan_of(change, rank, embeddings=request.embeddings) for change in pair.changes)
-        return sum(item.size(request.dtype) for item in plans) + DOCUMENT
+        return sum(item.size(dtype) for item in plans) + DOCUMENT
 
+    limit = int(SHARE * pair.tuned.nbytes) if request.size is None else request.size
     low, high = 0, max(min(change.matrix) for change in pair.changes)
+    if request.size is None:
+        low, high = 1, min(high, DEFAULT_RANK)
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if size(middle) <= request.size else (low, middle - 1)
+        low, high = (middle, high) if size(middle) <= limit else (low, middle - 1)
     if not low:
         raise UsageError(
             "no adapter of rank 1 is that small", key=label("size"), expected=f"{size_text(size(1))} or more",
-            found=size_text(request.size),
+            found=size_text(limit),
         )  # fmt: skip
     return low
 
 
-def _work(plans: Sequence[Plan], request: Request, work: Work, crew: Processes) -> None:
-    """This process's share of the layers, each kept as soon as it is done.
+def _work(plans: Sequence[Plan], request: Request, dtype: str, stage: str, work: Work, crew: Processes) -> None:
+    """This process's share of the layers, each kept under its name after ``stage`` as soon as it is done.
 
     A layer is one thread's: a layer's matrices are too small to share between threads, and so its numbers depend on
     nothing but itself, however many threads and processes there are.
@@ -144,9 +183,9 @@ def _work(plans: Sequence[Plan], request: Request, work: Work, crew: Processes) 
     total, done = sum(item.change.count for item in mine), 0
 
     def finish(item: Plan) -> Plan:
-        if work.load(item.name) is None:
-            leaves, facts = compute(item, request.dtype, request.seed, crew.solver)
-            work.save(item.name, leaves, facts)
+        if work.load(f"{stage}{item.name}") is None:
+            leaves, facts = compute(item, dtype, request.seed, crew.solver)
+            work.save(f"{stage}{item.name}", leaves, facts)
         return item
 
     threads = torch.get_num_threads()
@@ -164,29 +203,37 @@ def _work(plans: Sequence[Plan], request: Request, work: Work, crew: Processes) 
 
 
 def compute(item: Plan, dtype: str, seed: int, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The leaves of one layer, and its squared norm and error as facts."""
-    stored = {name: kind for kind, name in torch_names().items()}[dtype]
+    """The leaves of one layer; its squared norm and error, and what the error was before rounding, as facts."""
+    stored = {name: kind for kind, name in torch_names().items()}[HALF if dtype == ONE_BYTE else dtype]
     change = item.change
     leaves: dict[str, torch.Tensor] = {}
-    norm = error = 0.0
+    pair: dict[str, Tensor] = {}
+    norm = error = unrounded = 0.0
     if (delta := change.delta()) is not None:
         norm = error = _finite(_squared_norm(delta), item.name)
         if item.how == "pair":
             delta = delta.to(device)
             down, up = truncate(delta, item.rank, generator=_generator(seed, item.name))
-            leaves["down.weight"], leaves["up.weight"] = down.to(stored), up.to(stored)
+            pair = store_leaves({"down.weight": Tensor.from_torch(down), "up.weight": Tensor.from_torch(up)}, dtype)
             rest = delta.reshape(delta.shape[0], -1)
-            rest.addmm_(leaves["up.weight"].float(), leaves["down.weight"].float().flatten(1), alpha=-1)
+            unrounded = _squared_norm(torch.addmm(rest, up, down.flatten(1), alpha=-1))
+            down, up = (pair[leaf].torch().to(device, torch.float32) for leaf in ("down.weight", "up.weight"))
+            rest.addmm_(up, down.flatten(1), alpha=-1)
             error = _squared_norm(rest)
         elif item.how == "dense":
             leaf = "param_delta" if change.kind == "parameter" else "weight_delta"
             leaves[leaf] = delta.to(stored)
             error = _squared_norm(delta - leaves[leaf].float())
+        else:
+            unrounded = norm
     if (bias := change.bias_delta()) is not None:
         leaves["bias_delta"] = bias.to(stored)
         norm += _finite(_squared_norm(bias), item.name)
         error += _squared_norm(bias - leaves["bias_delta"].float())
-    return {name: Tensor.from_torch(value) for name, value in leaves.items()}, {"norm": norm, "error": error}
+    found = pair | {name: Tensor.from_torch(value) for name, value in leaves.items()}
+    return to_file(found), {
+        "norm": norm, "error": error, "unrounded": unrounded,
+    }  # fmt: skip
 
 
 def _finite(norm: float, name: str) -> float:
@@ -207,7 +254,8 @@ def _generator(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, WorkEntry], request: Request) -> Outcome:
+def _outcome(pair: Pair, made: Carried, request: Request) -> Outcome:
+    plans, entries = made.plans, made.entries
     components: dict[str, Component] = {}
     norms: dict[str, float] = {}
     errors: dict[str, float] = {}
@@ -218,7 +266,8 @@ def _outcome(pair: Pair, plans: Sequence[Plan], entries: Mapping[str, WorkEntry]
         if entry.tensors:
             class_name = pair.base.architecture.components[name].class_name
             component = components.setdefault(name, Component(class_name))
-            component.layers[item.change.module] = Layer(dict(entry.tensors))
+            leaves = from_file(entry.tensors, item.name, (INT8,), pair.tuned.path)
+            component.layers[item.change.module] = Layer(leaves)
     carried = {name: 1 - errors[name] / norms[name] for name in norms if norms[name]}
     error = math.sqrt(sum(errors.values()) / sum(norms.values())) if any(norms.values()) else 0.0
     left_out = {item.name: item.reason for item in plans if item.how == "leave"}

@@ -97,7 +97,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     accelerator = accelerator_of(options.precision, processes(request.device).device)
     size = None if request.size is None else request.size - TRAINING
     calibration = Calibration(pairs[0], replace(request, size=size))
-    choice = calibration.for_fidelity() if request.fidelity is not None else calibration.for_budget()
+    choice = calibration.wanted()
     started = calibration.fidelity_of(choice).error
     runner, survey = calibration.runner, calibration.survey
     student = Student(runner, choice.components)
@@ -112,14 +112,14 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     file = work.folder / "training.pt"
     with checkpoint_activations(runner.denoiser, options.checkpointing):
         course = run_loop(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
-    trained = student.components(request.dtype) if course.best else choice.components
+    trained = student.components(calibration.dtype) if course.best else choice.components
     student.leave()
     outcome = calibration.outcome(replace(choice, components=trained))
     notes = remarks(course)
     # Rounding to the adapter's dtype comes after the last measurement.
     if outcome.error > started:
         outcome = calibration.outcome(choice)
-        notes.append(f"rounded to {request.dtype}, what was trained was worse than the start, which is kept")
+        notes.append(f"rounded to {calibration.dtype}, what was trained was worse than the start, which is kept")
     outcome.notes += notes
     outcome.training = training_document(options, course, started, request.seed)
     return outcome

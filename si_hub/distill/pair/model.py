@@ -10,6 +10,7 @@ from si_hub.architectures import Architecture
 from si_hub.architectures.checkpoint import DENOISERS
 from si_hub.architectures.folder import class_name_of, read_object
 from si_hub.distill.pair.weights import Weight
+from si_hub.storage.tensors import DTYPE_SIZES
 
 #: Modules of text encoders that one release has and another lacks: a projection that Stable Diffusion 3 makes itself,
 #: T5's second name of its first embedding.
@@ -64,6 +65,12 @@ class ModelOnDisk:
     def size(self) -> int:
         """Numbers in all components."""
         return sum(weight.count for weights in self.components.values() for weight in weights.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all components and of the autoencoder, as they are stored."""
+        tables = (*self.components.values(), self.vae)
+        return sum(weight.count * DTYPE_SIZES[weight.dtype] for table in tables for weight in table.values())
 
     def config(self, component: str) -> dict[str, Any]:
         """``config.json`` of a component of a folder; of a single file, that of its configuration, empty without."""

@@ -21,13 +21,15 @@ from si_hub.distill.pair.weights import widen
 from si_hub.distill.running.assembling import load_pipeline
 from si_hub.distill.running.states import States
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
-from si_hub.training.encoding import POOLED, encode_prompts, text_lengths
+from si_hub.training.encoding import MASKS, POOLED, encode_prompts, text_lengths
 from si_hub.tuner.injection import live_path
 from si_hub.tuner.kinds import kind_of
 from si_hub.words import option
 
 #: Arguments of a denoiser that are the same for every sample.
-SHARED = frozenset({"img_ids", "txt_ids"})
+SHARED = frozenset({"img_ids", "txt_ids", "img_shapes"})
+#: The texts of a denoiser that takes lists, one entry a sample, each of its own length (Z-Image).
+LISTED_TEXT = "cap_feats"
 
 
 class Runner:
@@ -41,6 +43,7 @@ class Runner:
 
     Attributes:
         pipeline: the pipeline; adapters may be loaded into it while the weights are the base's.
+        listed: whether the denoiser takes lists of samples, whose tokens its layers then see in one row.
 
     Raises:
         CannotRun: the base is no pipeline folder, or its pipeline works in a way that is not known here.
@@ -59,8 +62,9 @@ class Runner:
         self.pipeline = load_pipeline(pair.base, dtype) if pipeline is None else pipeline
         self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.options = {**text_lengths(self.pipeline), **(options or {})}
+        self.options = {**text_lengths(self.pipeline), **_true_guidance(self.pipeline, options or {})}
         self.denoiser: nn.Module = getattr(self.pipeline, pair.base.denoiser)
+        self.listed = LISTED_TEXT in inspect.signature(self.denoiser.forward).parameters
         if not hasattr(self.pipeline, "encode_prompt"):
             raise CannotRun("the pipeline has no encode_prompt", file=pair.base.path,
                             found=type(self.pipeline).__name__, hint=f"Use {option('method', 'svd')}.")  # fmt: skip
@@ -83,7 +87,8 @@ class Runner:
         pipe, config = self.pipeline, self.denoiser.config
         side = getattr(config, "sample_size", None) or getattr(pipe, "default_sample_size", None) or 128
         height, width = (self.options.get(name, 0) // pipe.vae_scale_factor for name in ("height", "width"))
-        return int((height or side) * (width or side) * pipe.vae.config.latent_channels)
+        channels = pipe.vae.config.get("latent_channels") or pipe.vae.config.z_dim
+        return int((height or side) * (width or side) * channels)
 
     def modules(self, changes: Iterable[Change]) -> dict[ModuleKey, nn.Module]:
         """The live module of each change that adapters can reach; bare parameters have none."""
@@ -135,8 +140,11 @@ class Runner:
         Raises:
             UsageError: a call that the pipeline refuses, such as a height that its latents do not divide.
         """
+        alone = isinstance(call["prompt"], str)
+        nothing = " " if alone else [" "] * len(call["prompt"])
+        guided = {"negative_prompt": nothing} if _is_truly_guided(self.pipeline) else {}
         try:
-            return self.pipeline(**{**call, **self.options})
+            return self.pipeline(**{**guided, **call, **self.options})
         except ValueError as error:
             raise UsageError(f"the pipeline refuses to be run like this: {error}", file=self.pair.base.path) from error
 
@@ -159,17 +167,36 @@ class Runner:
             name: value.to(self.device) for name, value in {**states.inputs, **states.shared}.items()
         }
         names = inspect.signature(self.denoiser.forward).parameters
-        pooled = text.pop("pooled", None)
-        if pooled is not None:
-            given[next((name for name in POOLED if name in names), POOLED[-1])] = pooled
+        for what, places in (("pooled", POOLED), ("mask", MASKS)):
+            if (value := text.pop(what, None)) is not None:
+                given[next((name for name in places if name in names), places[-1])] = value
         added = {name: given.pop(name) for name in list(given) if name not in names}
         if added:
             given["added_cond_kwargs"] = added
         dtype = next(self.denoiser.parameters()).dtype
         given = {name: _cast(value, dtype) for name, value in given.items()}
-        predicted: Tensor = self.denoiser(**given, **text, return_dict=False)[0]
+        if "img_shapes" in given:
+            given["img_shapes"] = [[tuple(shape) for shape in given["img_shapes"].tolist()]] * len(states)
+        if self.listed:
+            given["x"] = list(given["x"].unbind())
+            text = {LISTED_TEXT: text["encoder_hidden_states"]}
+        found = self.denoiser(**given, **text, return_dict=False)[0]
+        predicted: Tensor = torch.stack(found) if self.listed else found
         scale = states.scale if scale is None else scale
         return predicted.float() * scale.to(predicted.device).view(-1, *[1] * (predicted.ndim - 1))
+
+
+def _is_truly_guided(pipeline: Any) -> bool:
+    """Whether a pipeline is meant to be guided by a second call with a negative prompt, if it is given one."""
+    given = inspect.signature(pipeline.__call__).parameters.get("true_cfg_scale")
+    return given is not None and given.default > 1.0
+
+
+def _true_guidance(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's options, the guidance's scale under the name by which the pipeline guides."""
+    if not _is_truly_guided(pipeline):
+        return dict(options)
+    return {"true_cfg_scale" if name == "guidance_scale" else name: value for name, value in options.items()}
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

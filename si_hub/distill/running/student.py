@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 from torch import nn
 
 from si_hub import tuner
 from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.distill.running.runner import Runner
+from si_hub.distill.running.storing import store
 from si_hub.pipelines import loading, styles
-from si_hub.storage.tensors import Tensor, torch_names
 from si_hub.tuner.door import find_door
 
 _NAME = "student"
@@ -66,20 +65,11 @@ class Student:
 
     def components(self, dtype: str) -> dict[str, Component]:
         """The adapter as it is now, its numbers but the routers' stored as ``dtype`` (safetensors' name)."""
-        stored = {name: kind for kind, name in torch_names().items()}[dtype]
-
-        def cast(leaf: str, tensor: Tensor) -> Tensor:
-            return tensor if leaf.startswith("router.") else Tensor.from_torch(tensor.torch().to(stored))
-
         found = {}
         for name, model in self.models.items():
             component = tuner.extract(model, _NAME)
-            layers = {
-                path: replace(layer, tensors={leaf: cast(leaf, tensor) for leaf, tensor in layer.tensors.items()})
-                for path, layer in sorted(component.layers.items())
-            }
-            found[name] = Component(component.class_name, layers)
-        return found
+            found[name] = Component(component.class_name, dict(sorted(component.layers.items())))
+        return store(found, dtype)
 
     def leave(self) -> None:
         """Take the student out of the pipeline."""

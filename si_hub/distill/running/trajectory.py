@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from si_hub.distill.request import STEPS
-from si_hub.distill.running.runner import SHARED, Runner
+from si_hub.distill.running.runner import LISTED_TEXT, SHARED, Runner
 from si_hub.distill.running.states import States
 from si_hub.errors import CannotRun
-from si_hub.training.encoding import POOLED
+from si_hub.training.encoding import MASKS, POOLED
 
 #: Share of the states with the null prompt, which guidance asks for in every second call.
 NULL_SHARE = 0.15
 #: Arguments of a denoiser that are made from the prompt: each state gets them from `Runner.encode`.
-_TEXT = frozenset({"encoder_hidden_states", *POOLED})
+_TEXT = frozenset({"encoder_hidden_states", LISTED_TEXT, *POOLED, *MASKS})
 
 
 class _Calls:
@@ -31,7 +31,17 @@ class _Calls:
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = self.signature.bind(*args, **kwargs).arguments
         given.update(given.pop("added_cond_kwargs", None) or {})
-        self.found.append({name: value for name, value in given.items() if isinstance(value, Tensor)})
+        tensors = {name: _as_tensor(name, value) for name, value in given.items() if name not in _TEXT}
+        self.found.append({name: value for name, value in tensors.items() if value is not None})
+
+
+def _as_tensor(name: str, value: Any) -> Tensor | None:
+    """An argument as a tensor of all samples, or of what they share; ``None`` for settings that are no tensors."""
+    if name == "img_shapes":
+        return torch.tensor(value[0])
+    if isinstance(value, list) and value and all(isinstance(one, Tensor) for one in value):
+        return torch.stack(value)
+    return value if isinstance(value, Tensor) else None
 
 
 @torch.no_grad()
@@ -72,7 +82,7 @@ def _state(call: dict[str, Any], prompts: Sequence[str], scheduler: Any, time: f
     for name, value in call.items():
         if name in SHARED:
             shared[name] = value.cpu()
-        elif name not in _TEXT:
+        else:
             inputs[name] = (
                 value.expand(rows, *value.shape[1:])[rows - count :].cpu() if value.ndim else value.expand(count).cpu()
             )

@@ -60,11 +60,17 @@ class Curvature:
             self.moments[change.key] = LayerMoments(inputs, outputs)
 
     def observe(self, key: ModuleKey, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
-        """Count one call of a layer in; an `si_hub.distill.running.tracing.Observer`."""
+        """Count one call of a layer in; an `si_hub.distill.running.tracing.Observer`.
+
+        Positions of which nothing is felt at all are no positions: padding behind a mask.
+        """
         inputs, outputs = self.moments[key]
-        inputs.add(_thin(unfold_inputs(module, given)).flatten(0, 1).float())
         last = gradient if kind_of(module, "").channels_last else gradient.movedim(1, -1)
-        outputs.add(_thin(last.reshape(len(last), -1, last.shape[-1])).flatten(0, 1).float())
+        felt = _thin(last.reshape(len(last), -1, last.shape[-1])).flatten(0, 1).float()
+        seen = _thin(unfold_inputs(module, given)).flatten(0, 1).float()
+        counted = felt.any(1)
+        inputs.add(seen[counted] if len(seen) == len(felt) else seen)
+        outputs.add(felt[counted])
 
     def as_tensors(self) -> dict[str, Tensor]:
         """Every sum by a name."""

@@ -108,11 +108,13 @@ class Effects:
     def observe(self, key: ModuleKey, module: nn.Module, given: Tensor, gradient: Tensor) -> None:
         """Count one call of a module in; an `si_hub.distill.running.tracing.Observer`.
 
-        Gradients that belong to the whole batch at once cannot be told apart by sample: such a module stays without
-        effects and is not chosen.
+        Gradients that belong to the whole batch at once cannot be told apart by sample, unless there is one: such a
+        module stays without effects and is not chosen.
         """
         if gradient.shape[0] != len(self.values):
-            return
+            if len(self.values) != 1:
+                return
+            given, gradient = given[None], gradient[None]
         effects = self.parts[key].effects(module, given, gradient)
         start = self.starts[key]
         self.values[:, start : start + effects.shape[1]] += effects.float().cpu()

@@ -35,7 +35,7 @@ from si_hub.work.processes import Processes
 from si_hub.work.seeds import seed_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
-VERSION = 4
+VERSION = 5
 #: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
 #: there are small as noise, and decide what a picture shows.
 EVEN = 0.3
@@ -104,7 +104,9 @@ class Survey:
 
     @property
     def batch(self) -> int:
-        """States at once."""
+        """States at once; one where the denoiser's layers see the tokens of all samples in one row."""
+        if self.runner.listed:
+            return 1
         return self.settings.batch or max(1, min(32, _BATCH_NUMBERS // self.runner.latent_numbers))
 
     def findings(self) -> Findings:

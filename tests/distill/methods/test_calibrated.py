@@ -21,6 +21,8 @@ from si_hub.distill.methods.calibrated import Calibration
 from si_hub.distill.request import Request
 from si_hub.errors import CannotRun, UsageError
 from si_hub.format import read
+from si_hub.report.text import size_text
+from si_hub.storage.header import read_safetensors
 from tests.distill import families
 from tests.miniature import BASE, INK, PROMPTS, checkpoint, open_pair, tune_attentions
 
@@ -78,6 +80,25 @@ def test_a_fidelity_is_kept_by_measurement(ink: Distil) -> None:
     assert smaller.error > 0.3
 
 
+def test_without_a_budget_a_twentieth_of_the_checkpoint_is_spent_at_most_and_the_next_sizes_are_told(
+    ink: Distil,
+) -> None:
+    found = ink(dtype=None)
+    assert found.size <= INK.stat().st_size / 20
+    assert {tensor.dtype for tensor in read_safetensors(found.path).tensors.values()} == {"I8", "F16", "F32"}
+    (half, more), (twice, less) = found.sizes
+    assert 0.4 * found.size < half < 0.55 * found.size
+    assert 1.8 * found.size < twice <= 2 * found.size
+    assert more > found.error > less
+    assert ink("half.safetensors", dtype="int8", size=found.size // 2).error == pytest.approx(more, rel=1e-6)
+    first = found.as_text().splitlines()[0]
+    assert first.startswith(f"{size_text(found.size)} leaves {found.error:.4f} of the base's error; ")
+    assert f"{size_text(half)} {more:.4f}, {size_text(twice)} {less:.4f}" in first
+    own = ink("own.safetensors", size=120_000)
+    assert own.sizes == ()
+    assert ink("bytes.safetensors", size=120_000, dtype=None).error < 0.7 * own.error
+
+
 def test_the_error_in_the_document_is_what_running_both_pipelines_shows(ink: Distil, calibration: Calibration) -> None:
     """On the same states, with pipelines that diffusers loads, and the file loaded by its user's function."""
     found = ink(size=100_000)
@@ -115,7 +136,7 @@ def test_everything_that_can_be_carried_leaves_little_and_the_slope_says_so(cali
     held = calibration.findings.effects.double().sum(1)
     target = calibration.findings.target.double()
     assert float((held - target).square().sum() / target.square().sum()) < 0.05
-    components = calibration._components(columns, torch.ones(len(columns)), [])
+    components = calibration._components(columns, torch.ones(len(columns)), [], "F16")
     assert calibration.measure.of(components).error < 0.15
 
 

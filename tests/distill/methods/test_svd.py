@@ -66,7 +66,7 @@ def test_with_everything_carried_the_base_draws_like_the_tuned_model(tmp_path: P
 
 
 def test_every_layer_is_the_optimal_truncation_and_the_error_is_what_is_left(pair: Pair, tmp_path: Path) -> None:
-    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=3)
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=3, dtype="fp32")
     adapter = file_format.read(result.path)
     total = rest = 0.0
     for change in pair.changes:
@@ -97,7 +97,7 @@ def test_every_layer_is_the_optimal_truncation_and_the_error_is_what_is_left(pai
 
 
 def test_each_component_has_its_own_share(pair: Pair, tmp_path: Path) -> None:
-    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=3)
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=3, dtype="fp32")
     adapter = file_format.read(result.path)
     for component in ("unet", "text_encoder"):
         total = rest = 0.0
@@ -297,3 +297,22 @@ def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path, two_processe
     assert json.loads(done)["path"] == str(tmp_path / "two")
     distill(BASE, NEON, output=tmp_path / "one", method="svd", rank=4)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_without_a_budget_a_twentieth_of_the_checkpoint_holds_it_in_bytes(tmp_path: Path) -> None:
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd")
+    limit = NEON.stat().st_size / 20
+    assert result.size <= limit
+    larger = distill(
+        BASE, NEON, output=tmp_path / "larger.safetensors", method="svd", rank=max(result.ranks) + 1, dtype="int8"
+    )
+    assert larger.size > limit
+    assert {tensor.dtype for tensor in read_safetensors(result.path).tensors.values()} == {"I8", "F16", "F32"}
+    exact = distill(BASE, NEON, output=tmp_path / "exact", method="svd", rank=max(result.ranks), dtype="fp32")
+    assert exact.error <= result.error <= 1.01 * exact.error
+
+
+def test_what_fewer_bytes_would_round_too_much_is_float32(tmp_path: Path) -> None:
+    """Every layer whole: all that is left is rounding."""
+    result = distill(BASE, NEON, output=tmp_path / "neon.safetensors", method="svd", rank=999)
+    assert {tensor.dtype for tensor in read_safetensors(result.path).tensors.values()} == {"F32"}

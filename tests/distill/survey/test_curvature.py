@@ -93,3 +93,15 @@ def test_large_pictures_count_at_some_positions_only() -> None:
     inputs, _ = held.moments["unet", "c"]
     assert float(inputs.tensors["count"]) == POSITIONS
     assert float(inputs.tensors["sum"]) == POSITIONS
+
+
+def test_padding_of_which_nothing_is_felt_is_no_position() -> None:
+    torch.manual_seed(4)
+    layer, given, gradient = nn.Linear(3, 2), torch.randn(2, 5, 3), torch.randn(2, 5, 2)
+    gradient[1, 2:] = 0.0
+    held = Curvature([Change("t", "l", "linear", (2, 3), None, None)], 10, CPU)
+    held.observe(("t", "l"), layer, given, gradient)
+    inputs, outputs = held.moments["t", "l"]
+    rows = torch.cat([given[0], given[1, :2]]).double()
+    assert torch.allclose(inputs.tensors["sum"].double(), rows.T @ rows, atol=1e-5)
+    assert float(inputs.tensors["count"]) == float(outputs.tensors["count"]) == 7
