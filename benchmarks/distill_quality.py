@@ -5,9 +5,10 @@
 One table. `lycoris` is LyCORIS's own extraction of that dim, convolutions and text encoder included, `lycoris-plain`
 the same with convolutions in two factors, `kohya` what kohya's extractor does. `svd`, `calibrated` and `trained` are
 si-hub's: `svd` of that rank with biases and norms, the others in files of at most the size of LyCORIS's (`--against`
-says whose), `calibrated/3` and `trained/3` in a third of it. Errors are squared, on held-out prompts and states of
-seeds that no method has seen, divided by the base's: 0 is the teacher, 1 the base. What misses `BARS` is named at the
-end, and the exit code is 1.
+says whose), `calibrated/3` and `trained/3` in a third of it, `calibrated/int8` in numbers of one byte where the others
+are fp16. `default` is what si-hub makes of a style without a size and a dtype, once for all dims. Errors are squared,
+on held-out prompts and states of seeds that no method has seen, divided by the base's: 0 is the teacher, 1 the base.
+What misses `BARS` is named at the end, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ from examples.miniature.report import load, render_scenes
 from examples.miniature.scenes import STYLES, Scene, scenes
 from examples.miniature.styles import ALL, TAUGHT
 
-OURS = ("svd", "calibrated", "trained", "calibrated/3", "trained/3")
-METHODS = ("base", "teacher", *EXTRACTORS, *OURS)
+OURS = ("svd", "calibrated", "trained", "calibrated/3", "calibrated/int8", "trained/3")
+DEFAULT = "default"
+METHODS = ("base", "teacher", DEFAULT, *EXTRACTORS, *OURS)
 DIMS = (2, 4, 8)
 #: Method → dim → the most that may be left of LyCORIS's error; or else a third of the size leaves no more than all.
 BARS = {"calibrated": {2: 0.45, 4: 0.3, 8: 0.3}, "trained": dict.fromkeys(DIMS, 0.1)}
@@ -187,15 +189,22 @@ class Yardstick:
         return weighed(replace(self.row(dim, method, self.outputs(pipe)), seconds=seconds), file)
 
     def distilled(self, method: str, dim: int, file: Path, size: int, options: dict[str, Any]) -> Row:
-        """The line of si-hub's adapter, which is written to ``file``: `svd` of rank ``dim``, others of ``size``."""
+        """The line of si-hub's adapter, which is written to ``file``: `svd` of rank ``dim``, others of ``size``.
+
+        What `DEFAULT` makes has no size that was asked for.
+        """
         from si_hub.distill import distill
 
         name, _, part = method.partition("/")
-        budget: dict[str, Any] = {"size": size // int(part or 1), "prompts": self.prompts}
+        budget: dict[str, Any] = {"size": size // (int(part) if part.isdecimal() else 1), "prompts": self.prompts}
         if name == "svd":
             budget = {"rank": dim}
+        elif name == DEFAULT:
+            name, budget = "calibrated", {"prompts": self.prompts}
+        if method != DEFAULT:
+            budget["dtype"] = part if part and not part.isdecimal() else "fp16"
         begin = time.perf_counter()
-        distill(HERE / "base", self.checkpoint, output=file, method=name, dtype="fp16", force=True, **budget, **options)
+        distill(HERE / "base", self.checkpoint, output=file, method=name, force=True, **budget, **options)
         seconds = time.perf_counter() - begin
         pipe = load(HERE)
         pipe.load_styleinject_weights(file)
@@ -215,6 +224,8 @@ def rows_of(style: str, options: argparse.Namespace) -> Iterator[Row]:
     for who in ("base", "teacher"):
         if who in options.methods:
             yield yardstick.known_row(who)
+    if DEFAULT in options.methods:
+        yield yardstick.distilled(DEFAULT, 0, work / f"{style}-{DEFAULT}.safetensors", 0, {})
     for dim in options.dims:
         bar = yardstick.extracted(options.against, dim, work / f"{style}-{dim}-{options.against}.safetensors")
         for method in options.methods:
@@ -252,9 +263,9 @@ HEADINGS = (
 
 
 def cells(row: Row) -> list[str]:
-    made = row.dim > 0
+    made = row.size > 0
     return [
-        row.style, str(row.dim) if made else "", row.method,
+        row.style, str(row.dim) if row.dim else "", row.method,
         *(f"{value:.4f}" for value in (row.noise, *row.by_bucket, row.distance)),
         f"{row.alignment:.3f}", f"{row.style_score:.3f}",
         *((f"{row.parameters:,}", f"{row.size:,}", f"{row.seconds:.1f}") if made else ("", "", "")),
