@@ -43,8 +43,8 @@ def ink(tmp_path: Path, cache: Path) -> Distil:
 
     def run(name: str = "ink.safetensors", **options: Any) -> Distilled:
         return distill(
-            BASE, INK, output=tmp_path / name, method="calibrated", dtype="fp16", prompts=PROMPTS,
-            **{**SHORT, "cache": cache, **options},
+            BASE, INK, output=tmp_path / name, method="calibrated", prompts=PROMPTS,
+            **{**SHORT, "dtype": "fp16", "cache": cache, **options},
         )  # fmt: skip
 
     return run
