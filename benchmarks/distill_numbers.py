@@ -43,7 +43,8 @@ def rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
     """A row of numbers at the nearest of so many bits, symmetric, by its largest."""
     top = 2 ** (bits - 1) - 1
     scale = values.abs().max().clamp(min=1e-30) / top
-    return (values / scale).round() * scale
+    found: torch.Tensor = (values / scale).round() * scale
+    return found
 
 
 def mixed_error(made: Calibration, size: int) -> float:
@@ -97,7 +98,8 @@ def _offers(made: Calibration, column: int, cost: int, opening: int) -> list[tup
             for row in (part.down[rank], part.up[:, rank])
         )
         kept.append(gain * max(0.0, 1.0 - lost))
-    narrow, wide = cost / 2 + opening, float(cost + opening)
+    # Both have a scale of four bytes.
+    narrow, wide = (cost + 4) / 2 + opening, float(cost + opening)
     if kept[0] / narrow <= (kept[1] - kept[0]) / (wide - narrow):
         return [(kept[1] / wide, wide, column, 8)]
     return [

@@ -85,8 +85,8 @@ def distill(
         rank, size, fidelity: the budget, at most one of them: a rank for all layers, bytes or
             a text such as ``40MB``, a share from 0 to 1. Without one the size is chosen: the smallest that keeps 0.95,
             at most a twentieth of the tuned model's.
-        dtype: ``fp32``, ``fp16`` or ``bf16``, of the adapter's numbers; by default fp16 where that adds less than a
-            hundredth to the error, else fp32.
+        dtype: ``int8`` (pairs of whole numbers, all else fp16), ``fp16``, ``bf16`` or ``fp32``, of the adapter's
+            numbers; by default what leaves least at a size, else the smallest that adds less than a hundredth.
         work: folder for unfinished work; by default beside the output, removed when the adapter is written.
         seed: of everything random.
         prompts: a file of prompts, one a line, for methods that run the pipeline.

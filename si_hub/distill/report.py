@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.request import WITH_FLAG, Request
+from si_hub.distill.request import DTYPES, WITH_FLAG, Request
 from si_hub.errors import FileAccessError, UsageError
 from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend
 from si_hub.report.text import size_text
@@ -120,10 +120,11 @@ def made_by(result: Distilled, pairs: Sequence[Pair], request: Request) -> str:
     """The command that makes the same adapter, models by their names: a report is shown to others."""
     words = [pair.tuned.title for pair in pairs]
     line = f"si-hub distill {shlex.join([pairs[0].base.title, *words])} --method {result.method}"
-    kinds = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+    kinds = {stored: name for name, stored in DTYPES.items()}
     told: dict[str, object] = {
-        "rank": request.rank, "size": request.size, "fidelity": request.fidelity, "dtype": kinds.get(request.dtype),
-        "seed": request.seed or None, "prompts": request.prompts.name if request.prompts else None,
+        "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
+        "dtype": kinds.get(request.dtype or ""), "seed": request.seed or None,
+        "prompts": request.prompts.name if request.prompts else None,
     }  # fmt: skip
     line += "".join(f" --{name} {shlex.quote(str(value))}" for name, value in told.items() if value is not None)
     flags = {name: value for name, value in request.said.items() if name != "cache"}
