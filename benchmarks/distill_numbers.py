@@ -98,8 +98,8 @@ def _offers(made: Calibration, column: int, cost: int, opening: int) -> list[tup
             for row in (part.down[rank], part.up[:, rank])
         )
         kept.append(gain * max(0.0, 1.0 - lost))
-    # Both have a scale of four bytes.
-    narrow, wide = (cost + 4) / 2 + opening, float(cost + opening)
+    # Four bits have a scale of two bytes, eight of four.
+    narrow, wide = cost / 2 + opening, float(cost + opening)
     if kept[0] / narrow <= (kept[1] - kept[0]) / (wide - narrow):
         return [(kept[1] / wide, wide, column, 8)]
     return [

@@ -86,7 +86,7 @@ def distill(
             a text such as ``40MB``, a share from 0 to 1. Without one the size is chosen: the smallest that keeps 0.95,
             at most a twentieth of the tuned model's.
         dtype: ``int8`` (pairs of whole numbers, all else fp16), ``fp16``, ``bf16`` or ``fp32``, of the adapter's
-            numbers; by default what leaves least at a size, else the smallest that adds less than a hundredth.
+            numbers; by default fp16 where that adds less than a hundredth to the error, else fp32.
         work: folder for unfinished work; by default beside the output, removed when the adapter is written.
         seed: of everything random.
         prompts: a file of prompts, one a line, for methods that run the pipeline.

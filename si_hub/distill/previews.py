@@ -113,7 +113,7 @@ def curve(
     if is_main():
         plotted = Distillation(
             f"{pairs[0].tuned.title}: error by size",
-            {"tuned": pairs[0].tuned.title, "base": pairs[0].base.title, "numbers": dtype or "int8"},
+            {"tuned": pairs[0].tuned.title, "base": pairs[0].base.title, "numbers": dtype or "fp16"},
             size=chosen,
             curve=points,
         )

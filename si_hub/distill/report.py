@@ -12,6 +12,7 @@ from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import DTYPES, WITH_FLAG, Request
 from si_hub.errors import FileAccessError, UsageError
+from si_hub.format.whole import to_file
 from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpend
 from si_hub.report.text import size_text
 from si_hub.report.writing import check_report_file, write_report
@@ -156,7 +157,7 @@ def layers(result: Distilled, pairs: Sequence[Pair]) -> list[LayerSpend]:
         changed = {change.module for pair in pairs for change in pair.changes if change.component == component}
         for path, module in model.modules.items():
             if path in held:
-                size = sum(tensor.nbytes for tensor in held[path].tensors.values())
+                size = sum(tensor.nbytes for tensor in to_file(held[path].tensors).values())
                 found.append(LayerSpend(component, path, module.kind, held[path].rank, size))
             elif path in changed:
                 found.append(LayerSpend(component, path, module.kind, 0, 0))

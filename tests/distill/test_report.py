@@ -32,7 +32,7 @@ def test_every_changed_module_is_told_with_what_the_file_holds_for_it(made: Dist
     sizes: dict[str, int] = {}
     with safe_open(made.path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 – safetensors' file is no table
-            stem = next(stem for leaf in ("down.weight", "up.weight", "weight_delta", "bias_delta")
+            stem = next(stem for leaf in ("down.weight", "down.scale", "up.weight", "weight_delta", "bias_delta")
                         if (stem := name.removesuffix(f".{leaf}")) != name)  # fmt: skip
             sizes[stem] = sizes.get(stem, 0) + file.get_tensor(name).nbytes
         ranks = {name.removesuffix(".up.weight"): file.get_slice(name).get_shape()[1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from si_hub.adapter import Component
-from si_hub.distill.running.storing import FULL, HALF, ONE_BYTE, store
+from si_hub.distill.running.storing import FULL, HALF, store
 
 #: What numbers are stored as where nobody says: the first that costs little enough.
-LADDER = (ONE_BYTE, HALF, FULL)
+LADDER = (HALF, FULL)
 #: Share of its error that an adapter may gain by being stored in fewer bytes.
 ROUNDING_COST = 0.01
 
@@ -20,7 +20,7 @@ def costs_little(
 
     Args:
         components: in float32.
-        dtype: one of `LADDER`.
+        dtype: safetensors' name, or `si_hub.distill.running.storing.ONE_BYTE`.
         error: measures layers.
     """
     if dtype == FULL:

@@ -17,7 +17,7 @@ import torch
 
 from si_hub.adapter import Component, Layer
 from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, Price, adapter_bytes
-from si_hub.distill.budget.knee import FIDELITY, SHARE, choose_size
+from si_hub.distill.budget.knee import SHARE, choose_size
 from si_hub.distill.budget.rounding import LADDER, costs_little
 from si_hub.distill.budget.spend import Group, predicted_error, refit, scores, smallest, spend
 from si_hub.distill.pair.change import Change, ModuleKey
@@ -25,7 +25,7 @@ from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome, distilled_adapter
 from si_hub.distill.running import fidelity
-from si_hub.distill.running.storing import FULL, HALF, ONE_BYTE, store
+from si_hub.distill.running.storing import FULL, store
 from si_hub.distill.survey.cache import survey_of
 from si_hub.distill.survey.lowrank import balance
 from si_hub.distill.survey.stages import Findings
@@ -123,7 +123,7 @@ class Calibration:
 
     def __init__(self, pair: Pair, request: Request) -> None:
         self.pair, self.request = pair, request
-        self.dtype = request.dtype or ONE_BYTE
+        self.dtype = request.dtype or LADDER[0]
         self.sizes: list[tuple[int, float]] = []
         self.survey, self.source = survey_of(pair, request)
         self.runner, self.crew = self.survey.runner, self.survey.crew
@@ -158,32 +158,14 @@ class Calibration:
         return choice
 
     def _in_fewest_bytes(self) -> Choice:
-        """The best within the budget, `dtype` the one that it is best in."""
-        wish = self.request
-        if wish.rank is None and wish.fidelity is None:
-            return self._in_best_numbers()
+        """The best within the budget, in the first of `LADDER` that costs little enough."""
         for self.dtype in LADDER[:-1]:
             with suppress(UsageError):
                 choice = self._within_budget()
-                if wish.fidelity is not None or self._costs_little(choice):
+                if self._costs_little(choice):
                     return choice
         self.dtype = FULL
         return self._within_budget()
-
-    def _in_best_numbers(self) -> Choice:
-        """Of a size: what leaves least, in numbers of one byte, two or four."""
-        first = self._within_budget()
-        if self.request.size is None and self.fidelity_of(first).error <= 1.0 - FIDELITY:
-            return first
-        size = self.request.size or self.size(first)
-        found = [(self.fidelity_of(first).error, ONE_BYTE, first)]
-        for self.dtype in (HALF, FULL):
-            choice = self.within(size)
-            found.append((self.fidelity_of(choice).error, self.dtype, choice))
-            if self._costs_little(choice):
-                break
-        _, self.dtype, choice = min(found, key=lambda one: one[0])
-        return choice
 
     def _costs_little(self, choice: Choice) -> bool:
         """Whether being stored as they are is next to nothing of the error that some parts leave."""
