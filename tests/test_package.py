@@ -20,7 +20,7 @@ ORDER = {
     "si_hub": [
         "lazy", "tokens", "foreign", "words", "errors", "expressions", "storage", "adapter", "schedule", "schemas",
         "architectures", "converters", "format", "report", "hub", "tuner", "pipelines", "work", "training", "distill",
-        "basemodel", "compression", "editing", "exporting", "conversion", "inspection", "batch",
+        "basemodel", "compression", "editing", "exporting", "conversion", "inspection", "batch", "caches",
         "app", "cli", "__main__",
     ],
     "si_hub.architectures": [
@@ -57,7 +57,7 @@ ORDER = {
     "si_hub.app": ["studio", "controls", "page", "command"],
     "si_hub.cli": [
         "printing", "options", "group", "convert", "look", "distill", "edit", "export", "revise", "share", "train",
-        "app", "__main__",
+        "app", "cache", "__main__",
     ],
 }  # fmt: skip
 #: Lines of a module that needs no file of tests of its own, at most: glue, whose tests are those of what it holds.

@@ -5,7 +5,7 @@ Results go to stdout, everything else to stderr. Exit codes are those of `si_hub
 11 rate limit, 12 network, 13 conflict, 130 interrupted.
 """
 
-from si_hub.cli import app, convert, distill, edit, export, look, revise, share, train  # noqa: F401 - they add commands
+from si_hub.cli import app, cache, convert, distill, edit, export, look, revise, share, train  # noqa: F401 - they add commands
 from si_hub.cli.group import main
 
 __all__ = ["main"]

@@ -12,13 +12,14 @@ from si_hub import format as file_format
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import STEPS, SurveyOptions
 from si_hub.distill.running import prompts
-from si_hub.distill.running.runner import Runner
+from si_hub.distill.running.runner import Runner, dtype_of
 from si_hub.pipelines import loading
 from si_hub.pipelines.mixin import StyleInjectLoaderMixin
 from si_hub.report.distillation import ImageRow
 
 #: Added to a run's seed for the pictures' noise, which nothing was calibrated or trained on.
 SEEDS = 90_000
+_DEFAULT = SurveyOptions()
 
 
 def rows(
@@ -29,7 +30,7 @@ def rows(
     file: Path | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    seen: int = SurveyOptions().trajectories,
+    survey: SurveyOptions = _DEFAULT,
     device: torch.device | str = "cpu",
 ) -> list[ImageRow]:
     """A row for each of ``count`` held-out prompts: teacher, adapter and base from equal noise.
@@ -43,15 +44,18 @@ def rows(
         file: of prompts; those of `si_hub.distill.running.prompts` by default.
         seed: of the run.
         options: keywords for every call of the pipeline.
-        seen: prompts that the adapter was made with; those of the built-in list that come later are drawn.
+        survey: how the adapter was made: prompts of the built-in list that come later are drawn, in its precision.
         device: to draw on.
 
     Raises:
         CannotRun: the base is no pipeline that can be run.
     """
-    runner = Runner(pairs[0], device=device, options=options)
+    held: dict[str, Any] = {
+        "device": device, "dtype": dtype_of(survey.precision), "options": options, "blockwise": survey.blockwise
+    }  # fmt: skip
+    runner = Runner(pairs[0], **held)
     pipeline = runner.pipeline
-    _, shown, _ = prompts.choose_prompts(file, pipeline.tokenizer, seen, count, seed)
+    _, shown, _ = prompts.choose_prompts(file, pipeline.tokenizer, survey.trajectories, count, seed)
     seeds = [SEEDS + seed + k for k in range(count)]
 
     def draw() -> list[Any]:
@@ -66,7 +70,7 @@ def rows(
     names = [f" {branch}" for branch in loaded.branches] or [""]
     columns: dict[str, list[Any]] = {}
     for name, pair in zip(names, pairs, strict=True):
-        teacher = Runner(pair, pipeline, device=device, options=options)
+        teacher = Runner(pair, pipeline, **held)
         teacher.mix(1.0)
         columns[f"teacher{name}"] = draw()
         teacher.mix(0.0)

@@ -74,7 +74,7 @@ class Wish:
             device = processes(request.device).device
             shown = drawing.rows(
                 pairs, result.path, self.pictures, file=request.prompts, seed=request.seed,
-                options=request.call.keywords(), seen=request.survey.trajectories, device=device,
+                options=request.call.keywords(), survey=request.survey, device=device,
             )  # fmt: skip
         more = {"pictures": f"none, since the base {reason}"} if reason else {}
         report = report_of(result, pairs, shown, more, made_by(result, pairs, request))

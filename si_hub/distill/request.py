@@ -24,8 +24,10 @@ from si_hub.work.processes import choose_device
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8"}
 #: Steps of a trajectory.
 STEPS = 20
-#: Precisions of arithmetic; the base's weights stay float32, and so do the adapter's.
+#: Precisions that a model is held and run in; the adapter's numbers are float32.
 PRECISIONS = ("no", "fp16", "bf16")
+#: Options of the survey that are words → those that they may be.
+WORDS = {"precision": PRECISIONS, "memory": ("auto", "all", "blocks")}
 #: What finds the branch of an adapter of several tuned models.
 BRANCH_ROUTERS = ("fixed", "learned")
 #: Options that only an adapter of several tuned models has.
@@ -67,6 +69,10 @@ class SurveyOptions:
         probes: random projections of the prediction in each state.
         pieces: rank-one pieces of each layer that can be chosen.
         batch: states at once; 0 goes by their size.
+        precision: what the model is held and run in: ``no`` (float32), ``fp16`` or ``bf16``; differences of weights are
+            float32 whatever it is.
+        memory: ``all`` of the activations are kept for gradients, or those between ``blocks`` alone; ``auto`` goes by
+            the model's size.
         seed: of everything random.
     """
 
@@ -77,7 +83,14 @@ class SurveyOptions:
     probes: int = 2
     pieces: int = 64
     batch: int = 0
+    precision: str = "no"
+    memory: str = "auto"
     seed: int = 0
+
+    @property
+    def blockwise(self) -> bool | None:
+        """Whether models are computed block by block; ``None`` where their size says so."""
+        return None if self.memory == "auto" else self.memory == "blocks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,6 @@ class TrainingOptions:
         walks: trajectories that the tuned model walks at a time.
         features: weight of the features' error beside that of the predicted noise; 0 leaves it out.
         images: a folder of pictures to learn from instead of the tuned model's own sampling.
-        precision: ``no``, ``fp16`` or ``bf16``.
         checkpointing: whether activations are computed twice to save memory.
         every: steps between two measurements; 0 for the default of the recipe.
         save_every: steps between two checkpoints.
@@ -107,7 +119,6 @@ class TrainingOptions:
     walks: int = 8
     features: float = 0.0
     images: str = ""
-    precision: str = "no"
     checkpointing: bool = False
     every: int = 0
     save_every: int = 50
@@ -122,10 +133,6 @@ class TrainingOptions:
         kinds: dict[str, type] = {one.name: type(getattr(cls(), one.name)) for one in fields(cls)}
         values = {name: _value(name, options[name], kind) for name, kind in kinds.items() if name in options}
         found = cls(**values)
-        if found.precision not in PRECISIONS:
-            raise UsageError(
-                "no such precision", key=name_option("precision"), expected=", ".join(PRECISIONS), found=found.precision
-            )
         if found.average >= 1:
             raise UsageError("is a decay, below 1", key=name_option("average"), found=found.average)
         return found
@@ -222,9 +229,11 @@ class Request:
         for name in names_of(CallOptions) if method != "svd" else ():
             if name in options:
                 check_number(name, options[name])
-        survey = SurveyOptions(
-            **{name: _whole(name, options[name]) for name in names_of(SurveyOptions) if name in options}, seed=seed
-        )
+        looked: dict[str, Any] = {
+            name: _word(name, options[name]) if name in WORDS else _whole(name, options[name])
+            for name in names_of(SurveyOptions) if name in options
+        }  # fmt: skip
+        survey = SurveyOptions(**looked, seed=seed)
         if rank is not None:
             survey = replace(survey, pieces=max(survey.pieces, 2 * rank))
         training = TrainingOptions.of(options)
@@ -384,6 +393,13 @@ def _value(name: str, value: Any, kind: type) -> Any:
     if kind is float:
         check_number(name, value, zero=True)
     return kind(value)
+
+
+def _word(name: str, value: Any) -> str:
+    """One of the words that an option knows."""
+    if value not in WORDS[name]:
+        raise UsageError(f"no such {name}", key=name_option(name), expected=", ".join(WORDS[name]), found=value)
+    return str(value)
 
 
 def _whole(name: str, value: Any, *, zero: bool = False) -> int:

@@ -41,12 +41,8 @@ def find_converted(path: Path, base: Architecture, *, given: bool) -> Path | Non
     Args:
         given: the user named the base, so that metadata do not count.
     """
-    from huggingface_hub import constants
-
-    told = os.environ.get(_SWITCH)
-    if told == _OFF:
+    if (home := _home()) is None:
         return None
-    home = Path(told).expanduser() if told else Path(constants.HF_HOME) / "si-hub" / "converted"
     known = {
         "code": _digest_code(),
         "base": [
@@ -58,6 +54,41 @@ def find_converted(path: Path, base: Architecture, *, given: bool) -> Path | Non
         "files": [_describe_file(file) for file in _list_files(path)],
     }
     return home / hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _home() -> Path | None:
+    """The folder of all conversions; ``None`` where none are kept."""
+    from huggingface_hub import constants
+
+    told = os.environ.get(_SWITCH)
+    if told == _OFF:
+        return None
+    return Path(told).expanduser() if told else Path(constants.HF_HOME) / "si-hub" / "converted"
+
+
+def find_kept() -> tuple[Path, dict[Path, int]] | None:
+    """The folder of all conversions, and each of them with its bytes; ``None`` where none are kept."""
+    if (home := _home()) is None:
+        return None
+    return home, {path: size for _, size, path in _list_kept(home)}
+
+
+def empty_converted() -> None:
+    """Throw away all conversions; what somebody else put there stays."""
+    for path in (find_kept() or (None, {}))[1]:
+        _discard(path)
+
+
+def _list_kept(home: Path) -> list[tuple[float, int, Path]]:
+    """Conversions with the time of their last use and their bytes."""
+    found: list[tuple[float, int, Path]] = []
+    for path in home.iterdir() if home.is_dir() else ():
+        # Another process may throw one away meanwhile.
+        with suppress(OSError):
+            if _NAME.fullmatch(path.name) and path.is_dir():
+                size = sum(file.stat().st_size for file in path.iterdir())
+                found.append((path.stat().st_mtime, size, path))
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -136,13 +167,7 @@ def keep_converted(adapter: Adapter, folder: Path) -> Adapter | None:
 
 def _make_room(folder: Path, room: int) -> None:
     """Throw away the conversions beside one that were not used for longest, until the others have so many bytes."""
-    others: list[tuple[float, int, Path]] = []
-    for path in folder.parent.iterdir():
-        # Another process may throw one away meanwhile.
-        with suppress(OSError):
-            if path != folder and _NAME.fullmatch(path.name) and path.is_dir():
-                size = sum(file.stat().st_size for file in path.iterdir())
-                others.append((path.stat().st_mtime, size, path))
+    others = [one for one in _list_kept(folder.parent) if one[2] != folder]
     for _, size, path in sorted(others, reverse=True):
         room -= size
         if room < 0:

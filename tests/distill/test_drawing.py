@@ -15,6 +15,7 @@ from si_hub import format as file_format
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.distill import Distilled, Pair, distill, match, open_model
 from si_hub.distill.drawing import SEEDS, rows
+from si_hub.distill.request import SurveyOptions
 from si_hub.distill.running import prompts
 from si_hub.errors import UsageError
 from si_hub.storage.tensors import Tensor
@@ -74,7 +75,10 @@ def test_tuned_models_whose_files_are_called_alike_have_columns_of_their_own(tmp
 
 
 def test_pictures_show_prompts_that_nothing_was_made_with(made: Distilled, pair: Pair) -> None:
-    shown = [row.prompt for row in rows([pair], made.path, 1, seed=5, seen=6, options={"height": 16, "width": 16})]
+    shown = [
+        row.prompt
+        for row in rows([pair], made.path, 1, seed=5, survey=SurveyOptions(6), options={"height": 16, "width": 16})
+    ]
     used, measured, _ = prompts.choose_prompts(None, CLIPTokenizer.from_pretrained(BASE / "tokenizer"), 6, 1, 5)
     assert shown == measured
     assert not set(shown) & set(used)

@@ -165,9 +165,11 @@ def train_branches(
         teaching = partial(student.away, survey.runner)
         pools.append(LessonPool(walks, teaching, work, survey.crew, turn(options.walks, share), name))
     task = Imitations(student, branches, pools, request.seed, request.router == "learned")
-    accelerator = accelerator_of(options.precision, branches[0].survey.crew.device)
+    accelerator = accelerator_of(branches[0].survey.settings.precision, branches[0].survey.crew.device)
     file = work.folder / "training.pt"
     with checkpoint_activations(student.runner.denoiser, options.checkpointing):
         course = run_loop(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
     student.choose(None)
-    return training_document(options, course, start.error, request.seed), remarks(course)
+    return training_document(
+        options, branches[0].survey.settings.precision, course, start.error, request.seed
+    ), remarks(course)

@@ -94,7 +94,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     options = request.training
     if options.images:
         check_pictures(options.images)
-    accelerator = accelerator_of(options.precision, processes(request.device).device)
+    accelerator = accelerator_of(request.survey.precision, processes(request.device).device)
     size = None if request.size is None else request.size - TRAINING
     calibration = Calibration(pairs[0], replace(request, size=size))
     choice = calibration.wanted()
@@ -121,5 +121,5 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
         outcome = calibration.outcome(choice)
         notes.append(f"rounded to {calibration.dtype}, what was trained was worse than the start, which is kept")
     outcome.notes += notes
-    outcome.training = training_document(options, course, started, request.seed)
+    outcome.training = training_document(options, request.survey.precision, course, started, request.seed)
     return outcome

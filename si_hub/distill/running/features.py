@@ -24,7 +24,7 @@ class Features:
     """
 
     def __init__(self, pair: Pair, like: Runner, weight: float) -> None:
-        self.tuned = Runner(pair, device=like.device, options=like.options)
+        self.tuned = Runner(pair, device=like.device, dtype=like.dtype, options=like.options, blockwise=like.blockwise)
         self.tuned.mix(1.0)
         self.weight = weight
 

@@ -19,6 +19,7 @@ from si_hub.distill.pair.change import Change, ModuleKey, not_finite
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.weights import widen
 from si_hub.distill.running.assembling import load_pipeline
+from si_hub.distill.running.blocks import compute_by_blocks, is_large
 from si_hub.distill.running.states import States
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
 from si_hub.training.encoding import MASKS, POOLED, encode_prompts, text_lengths
@@ -40,6 +41,8 @@ class Runner:
         pipeline: one of the base's that is loaded already; otherwise it is loaded from the base's folder.
         device, dtype: to run on and in.
         options: keywords for every call of the pipeline, such as ``height`` and ``guidance_scale``.
+        blockwise: whether models are computed block by block, as `si_hub.distill.running.blocks` has it; ``None`` does
+            so with denoisers that are large.
 
     Attributes:
         pipeline: the pipeline; adapters may be loaded into it while the weights are the base's.
@@ -57,10 +60,16 @@ class Runner:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         options: Mapping[str, Any] | None = None,
+        blockwise: bool | None = None,
     ) -> None:
         self.pair = pair
         self.pipeline = load_pipeline(pair.base, dtype) if pipeline is None else pipeline
-        self.pipeline.to(device)
+        if blockwise is None:
+            blockwise = is_large(getattr(self.pipeline, pair.base.denoiser))
+        if blockwise:
+            compute_by_blocks([getattr(self.pipeline, name) for name in pair.base.components], torch.device(device))
+        else:
+            self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
         self.options = {**text_lengths(self.pipeline), **_true_guidance(self.pipeline, options or {})}
         self.denoiser: nn.Module = getattr(self.pipeline, pair.base.denoiser)
@@ -72,6 +81,7 @@ class Runner:
         for model in self._models().values():
             model.requires_grad_(False).eval()
         self.share = 0.0
+        self.dtype, self.blockwise = next(self.denoiser.parameters()).dtype, blockwise
 
     def _models(self) -> dict[str, nn.Module]:
         return {name: getattr(self.pipeline, name) for name in self.pair.base.components}
@@ -197,6 +207,11 @@ def _true_guidance(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     if not _is_truly_guided(pipeline):
         return dict(options)
     return {"true_cfg_scale" if name == "guidance_scale" else name: value for name, value in options.items()}
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """What a model of a precision is held in: one of `si_hub.distill.request.PRECISIONS`."""
+    return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.running import prompts
-from si_hub.distill.running.runner import Runner
+from si_hub.distill.running.runner import Runner, dtype_of
+from si_hub.distill.survey.kept import KEPT, make_room, survey_home
 from si_hub.distill.survey.stages import Survey, survey_plan
-from si_hub.work.folder import Work, discard
+from si_hub.work.folder import Work
 from si_hub.work.processes import processes
-
-#: Surveys that stay in the cache, besides those of one run.
-KEPT = 4
 
 
 def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | None = None) -> tuple[Survey, str]:
@@ -36,7 +31,10 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
     """
     settings, options = request.survey, request.call.keywords()
     crew = processes(request.device)
-    runner = Runner(pair, pipeline, device=crew.device, options=options)
+    runner = Runner(
+        pair, pipeline, device=crew.device, dtype=dtype_of(settings.precision), options=options,
+        blockwise=settings.blockwise,
+    )  # fmt: skip
     given, held_out, source = prompts.choose_prompts(
         request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed
     )
@@ -47,23 +45,11 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
         make_room(work, KEPT + len(request.branches) - 1)
     crew.wait()
     work.open(stages)
-    return Survey(runner, given, held_out, settings, work, crew, request.progress, limit), source
+    tell = request.tell if crew.main else None
+    return Survey(runner, given, held_out, settings, work, crew, request.progress, limit, tell), source
 
 
 def _cache_folder(stages: Mapping[str, Any], request: Request) -> Work:
     """Where a survey is kept: a folder of its own in the cache."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "si-hub" / "distill"
     name = hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()[:32]
-    return Work((request.cache or home) / name, "cache")
-
-
-def make_room(work: Work, others: int) -> None:
-    """Throw away the surveys beside this one that were not used for longest, but for so many, and those in use."""
-    found: list[tuple[float, Path]] = []
-    for path in work.folder.parent.iterdir():
-        # Another run may throw one away meanwhile.
-        with suppress(FileNotFoundError, NotADirectoryError):
-            if path != work.folder:
-                found.append(((path / "plan.json").stat().st_mtime, path))
-    for _, old in sorted(found, reverse=True)[others:]:
-        discard(old)
+    return Work((request.cache or survey_home()) / name, "cache")

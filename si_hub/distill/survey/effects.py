@@ -115,7 +115,9 @@ class Effects:
             if len(self.values) != 1:
                 return
             given, gradient = given[None], gradient[None]
-        effects = self.parts[key].effects(module, given, gradient)
+        # A model of half precision has its effects added up in float32.
+        wide = given.float() if given.is_floating_point() else given
+        effects = self.parts[key].effects(module, wide, gradient.float())
         start = self.starts[key]
         self.values[:, start : start + effects.shape[1]] += effects.float().cpu()
 

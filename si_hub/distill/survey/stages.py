@@ -26,6 +26,7 @@ from si_hub.distill.running.states import States
 from si_hub.distill.running.tracing import Observer, trace
 from si_hub.distill.survey.curvature import Curvature, limit_of, pieces
 from si_hub.distill.survey.effects import ChangeParts, Effects
+from si_hub.distill.survey.plan import Pace, cost_of
 from si_hub.report.progress import Progress
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.kinds import kind_of
@@ -86,6 +87,7 @@ class Survey:
         crew: the processes that share the work.
         progress: called with (work done, all work).
         limit: width up to which moments are whole matrices; ``None`` where these layers alone decide.
+        tell: called with a line of words: what the survey will take, and what it is doing.
     """
 
     runner: Runner
@@ -96,6 +98,7 @@ class Survey:
     crew: Processes
     progress: Progress | None = None
     limit: int | None = None
+    tell: Callable[[str], None] | None = None
     _states: States | None = field(default=None, init=False)
 
     @property
@@ -111,6 +114,10 @@ class Survey:
 
     def findings(self) -> Findings:
         """The effects of all parts; from what is kept where it is."""
+        if self.tell and self.work.load("states 0") is None:
+            cost = cost_of(self, HELD_OUT_STATES, CHUNKS)
+            self.tell(cost.as_text())
+            Pace(self.runner.denoiser, sum(cost.calls.values()), self.tell)
         return self.effects_of(self._parts())
 
     def effects_of(self, parts: dict[ModuleKey, ChangeParts]) -> Findings:
@@ -286,6 +293,8 @@ class Survey:
 
     def _keep(self, stage: str, count: int, make: Callable[[int], Made]) -> list[WorkEntry]:
         """Entries ``stage 0``, ``stage 1`` ...; those that are missing are made, by whichever process's turn it is."""
+        if self.tell and self.work.load(f"{stage} {count - 1}") is None:
+            self.tell(PHASES[stage.partition(_UP_TO)[0]])
         for k in self.crew.share(range(count), lambda k: 1.0):
             if self.work.load(f"{stage} {k}") is None:
                 tensors, facts = make(k)
@@ -307,6 +316,15 @@ _UP_TO = " up to "
 STAGES = {
     "states": (0, 15), "moments": (15, 15), "curvature": (30, 10), "pieces": (30, 10), "effects": (40, 45),
     "held out": (85, 10), "reference": (95, 5),
+}  # fmt: skip
+
+
+#: What each stage does, for people.
+PHASES = {
+    "states": "walking the tuned model's own sampling", "moments": "looking at what each layer sees and is felt by",
+    "curvature": "adding up what the layers see", "pieces": "cutting every difference into pieces",
+    "effects": "measuring what each piece does to the prediction", "held out": "walking prompts to measure on",
+    "reference": "asking base and tuned model on them",
 }  # fmt: skip
 
 

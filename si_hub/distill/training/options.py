@@ -29,11 +29,14 @@ def remarks(course: Course) -> list[str]:
     return [*stopped, f"no step was better than the start, which is kept: try a lower rate, {setting('rate', 'N')}"]
 
 
-def training_document(options: TrainingOptions, course: Course, started: float, seed: int) -> dict[str, Any]:
+def training_document(
+    options: TrainingOptions, precision: str, course: Course, started: float, seed: int
+) -> dict[str, Any]:
     """The ``training`` field of the adapter's document."""
     losses, errors = round_losses(course)
     found = {
         **{name: value for name, value in asdict(options).items() if name not in _UNSAID},
+        "precision": precision,
         "images": bool(options.images),
         "seed": seed,
         "started_from": "calibrated",

@@ -29,7 +29,7 @@ def test_what_is_said_of_a_training_is_what_went_wrong_and_nothing_else() -> Non
 @pytest.mark.parametrize(("count", "every"), [(3, 1), (40, 1), (41, 2), (1000, 25)])
 def test_a_document_keeps_at_most_forty_losses_each_the_mean_of_as_many(count: int, every: int) -> None:
     losses = [float(k) for k in range(count)]
-    found = training_document(TrainingOptions(), course(losses, [(0, 0.123456)], 0), 0.5, 7)
+    found = training_document(TrainingOptions(), "no", course(losses, [(0, 0.123456)], 0), 0.5, 7)
     assert len(found["losses"]) == -(-count // every)
     assert found["losses"][0] == pytest.approx(sum(losses[:every]) / every, rel=1e-3)
     assert found["losses"][-1] == pytest.approx(losses[-1] - ((count - 1) % every) / 2, rel=1e-3)
@@ -40,7 +40,7 @@ def test_a_document_keeps_at_most_forty_losses_each_the_mean_of_as_many(count: i
 
 def test_a_document_says_what_changes_the_result_and_no_folder_s_name() -> None:
     options = TrainingOptions(steps=5, images="/home/somebody/pictures", part=2, checkpointing=True)
-    found = training_document(options, course([float("nan")], [], 0, "the loss was nan at step 1"), 0.5, 0)
+    found = training_document(options, "no", course([float("nan")], [], 0, "the loss was nan at step 1"), 0.5, 0)
     assert found["images"] is True
     assert found["steps"] == 5
     assert found["losses"] == [None]
