@@ -24,7 +24,6 @@ TUNED = ["ink.safetensors", "neon.safetensors"]
         ({"average": 1}, r"average: is a decay, below 1 \(found 1"),
         ({"rate": -1}, "rate: is a positive number"),
         ({"samples": "many"}, "samples: is a positive number"),
-        ({"precision": "int4"}, r"precision: no such precision \(expected no, fp16, bf16, found int4\)"),
         ({"checkpointing": "perhaps"}, "checkpointing: is yes or no"),
     ],
 )
@@ -128,3 +127,15 @@ def test_only_several_models_have_branches_and_a_router() -> None:
     with pytest.raises(UsageError, match=r"^router: is for several tuned models"):
         Request.of("trained", TUNED[:1], options={"router": "learned"})
     assert Request.of("trained", TUNED, options={"router": "learned"}).branches == tuple(TUNED)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, r"precision: no such precision \(expected no, fp16, bf16, found int4\)"),
+        ({"memory": "none"}, r"memory: no such memory \(expected auto, all, blocks, found none\)"),
+    ],
+)
+def test_words_that_an_option_does_not_know_are_told(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Request.of("calibrated", ["a.safetensors"], options=options)
