@@ -16,13 +16,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
 #: Numbers of a denoiser from which on it is computed block by block, unless it is said otherwise: XL and larger.
-LARGE = 10**9
+LARGE_DENOISER = 10**9
 _MARK = "_computed_as_block"
 
 
 def is_large(model: nn.Module) -> bool:
-    """Whether a model has more than `LARGE` numbers."""
-    return sum(parameter.numel() for parameter in model.parameters()) > LARGE
+    """Whether a model has more than `LARGE_DENOISER` numbers."""
+    return sum(parameter.numel() for parameter in model.parameters()) > LARGE_DENOISER
 
 
 def innermost_blocks(model: nn.Module) -> list[nn.Module]:

@@ -9,16 +9,13 @@ import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from si_hub.distill.survey.curvature import limit_of
 from si_hub.distill.survey.moments import SKETCH
 from si_hub.report.text import size_text
-
-if TYPE_CHECKING:
-    from si_hub.distill.survey.stages import Survey
 
 #: Calls after which the time is told.
 ENOUGH = 10
@@ -48,11 +45,11 @@ class SurveyCost:
         )
 
 
-def cost_of(survey: Survey, held_out_states: int, chunks: int) -> SurveyCost:
+def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
     """What a survey takes that nothing is kept of.
 
     Args:
-        survey: nothing of which is done.
+        survey: a `Survey` (``stages``, which imports this), nothing of which is done.
         held_out_states: of each trajectory that is measured on.
         chunks: parts that the states are cut into.
     """
