@@ -26,9 +26,8 @@ pixels that obeys its prompts. It says how methods compare there, not how large 
 trained, the loss of {surveyed} noisy training pictures is differentiated by the base's own weights, and the numbers
 that a LoRA of rank {rank} takes on all linear layers are dealt out, rank by rank, to the linear layers and convolutions
 whose gradient has the largest squared singular value per number; each A begins with the right singular vectors. The
-operator itself is a LoRA's (transform `add`, one branch): the row *LoRA with the fitted ranks* is PEFT's own
-LoRA with the same ranks and the same first A, and {same}. The transforms that look at the features' spread
-(`variance`, `restyle`, `adain`) and branches that a router mixes do not win at equal size, on any task here.
+operator itself is a LoRA's (transform `add`, one branch): the row *LoRA with the fitted ranks* is PEFT's own LoRA with
+the same ranks and the same first A, and {same}. {others}
 
 ## How it is measured
 
@@ -61,13 +60,13 @@ the style is right when guessed from the branch that a layer chooses (chance {ch
 
 ## What was tried and did not win
 
-On this miniature, in a lab of one to three seeds, before this table: gains and shifts on every module or on norms alone
-(better than a LoRA below 20,000 numbers, no help beside one of this size); a low-rank pair that reads the output; the
-features' spread, products with it, and statistics of AdaIN beside a pair; one spatial core per convolution (`core`,
-Tucker: 1.3 % less error than an even LoRA of 7 % fewer numbers, nothing once ranks are fitted); directions of the
-base's own weights; singular values to the first power instead of the second; a survey that may choose any
-layer of the U-Net (time embeddings, first and last convolution), which is as good but exports to fewer
-programs. Not tried: ranks and gates by timestep, prior preservation as a method of its own, models of full size.
+On this miniature, before this table and outside it, by single seeds: gains and shifts on every module or on norms
+alone (good for their few numbers, no help beside a pair of this size); a low-rank pair that reads the output;
+products with the features' spread; one spatial core per convolution (`core`, better than an even LoRA, not than
+fitted ranks); singular values to the first power instead of the second; a survey that may choose any layer of the
+U-Net, time embeddings and first and last convolution too (as good, but exported to fewer programs). Not tried: ranks
+and gates by timestep, prior preservation as a method of its own, routers that see the root mean square of
+activations, models of full size.
 """
 
 
@@ -101,6 +100,7 @@ def write_page(
             seeds=_join(map(str, REPORTED)),
             plain=plain,
             same=_same(results["small-16"]),
+            others=_others(results),
             borrowed=borrowed,
         )
     ]
@@ -170,6 +170,23 @@ def _same(found: Mapping[str, Found]) -> str:
     return f"differs by {gap.share:+.1%} (p {_p(gap.p)})"
 
 
+def _others(results: Results) -> str:
+    """What the injections that look at the features' spread, and routed branches, do beside the plain operator."""
+    better, worse = [], []
+    for task, found in results.items():
+        for name in found:
+            if name.startswith(OURS) and name != OURS:
+                gap = compare(found[name].errors, found[OURS].errors)
+                if gap.p < LEVEL:
+                    (better if gap.share < 0 else worse).append(f"`{name}` ({gap.share:+.0%} on {TASKS[task].title})")
+    told = [
+        f"Better than `{OURS}` beyond the spread: {_join(better)}."
+        if better
+        else "No other injection and no routed branches are better than it at equal size, on any task here."
+    ]
+    return " ".join([*told, *([f"Worse beyond the spread: {_join(worse)}."] if worse else [])])
+
+
 def _parts(found: Mapping[str, Found]) -> str:
     best = best_lora(found)
     lines = [f"On 16 pictures of a style, against *{best}*:", ""]
@@ -210,5 +227,5 @@ def _p(p: float) -> str:
 
 
 def _join(texts: Iterable[str]) -> str:
-    *most, last = list(texts)
+    *most, last = list(texts) or [""]
     return f"{', '.join(most)} and {last}" if most else last
