@@ -8,6 +8,7 @@ from statistics import fmean
 from benchmarks.claim.methods import RANK
 from benchmarks.claim.paired import Difference, compare
 from benchmarks.claim.routers import Choice
+from benchmarks.claim.runs import DRAWN
 from benchmarks.claim.study import BORROWED, REPORTED, TASKS, Found, Results, best_lora, spread_text
 
 OURS = "fitted"
@@ -47,6 +48,12 @@ _SMALL = """
 ## Which part of it wins
 
 {parts}
+
+## What judges see
+
+Pictures drawn for {drawn} held-out prompts by the adapters of each seed; ours less the best LoRA's, mean over seeds:
+
+{judged}
 
 ## Do routers move?
 
@@ -111,6 +118,8 @@ def write_page(
     parts.append(
         _SMALL.format(
             parts=_parts(results["small-16"]),
+            drawn=DRAWN,
+            judged=judged_words(results),
             chance=routers[0].chance,
             routers=_router_table(routers),
             router_words=_router_words(routers),
@@ -185,6 +194,20 @@ def _others(results: Results) -> str:
         else "No other injection and no routed branches are better than it at equal size, on any task here."
     ]
     return " ".join([*told, *([f"Worse beyond the spread: {_join(worse)}."] if worse else [])])
+
+
+def judged_words(results: Results) -> str:
+    """What the judges see in drawn pictures, ours less the best LoRA's."""
+    lines = []
+    for task, found in results.items():
+        best = found[best_lora(found)]
+        for what, words in (("alignment", "alignment with the prompt"), ("style", "style score")):
+            own, other = found[OURS].judged(what), best.judged(what)
+            if own and other:
+                gap = compare(own, other)
+                sure = "" if gap.p < LEVEL else ", within the spread"
+                lines.append(f"- {TASKS[task].title}: {words} {gap.mean:+.3f} (p {_p(gap.p)}{sure})")
+    return "\n".join(lines)
 
 
 def _parts(found: Mapping[str, Found]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.claim.__main__ import SUMMARY, summary
 from benchmarks.claim.methods import METHODS, OURS, RATES
-from benchmarks.claim.page import against, table, verdict, write_page
+from benchmarks.claim.page import against, judged_words, table, verdict, write_page
 from benchmarks.claim.paired import compare
 from benchmarks.claim.routers import Choice
 from benchmarks.claim.runs import Ran, Wanted
@@ -70,6 +70,11 @@ def test_the_page_holds_every_table_plot_and_grid() -> None:
     ):
         assert expected in page
     assert "{" not in page
+
+
+def test_a_judged_difference_within_the_spread_is_said_to_be() -> None:
+    told = judged_words(results([0.2, 0.21, 0.2]))
+    assert "- 16 pictures of one style: style score +0.000 (p 1.000, within the spread)" in told
 
 
 def test_every_setting_that_was_asked_for_is_in_the_full_study() -> None:
