@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from benchmarks.claim.plots import draw_plots
 from benchmarks.claim.routers import choices
 from benchmarks.claim.runs import SURVEYED, Wanted, ground, pulls_of
 from benchmarks.claim.study import FULL, QUICK, REPORTED, TASKS, Results, Study
-from examples.miniature.progress import bar
 from si_hub.storage.files import atomic_file
 from si_hub.training.dealing import deal_ranks, even_numbers
 
@@ -30,9 +30,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/claim"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     options = parser.parse_args()
-    with bar("claim: runs", 1) as show:
-        study = Study(options.work / "runs", options.workers, lambda done, known: show(done, f"of {known} so far"))
-        results = study.results(FULL if options.full else QUICK)
+    study = Study(options.work / "runs", options.workers, _show)
+    results = study.results(FULL if options.full else QUICK)
     plots = draw_plots(results, _ranks(), options.docs)
     grids = {task: f"claim-{task}-pictures.png" for task in GRIDS}
     for task, name in grids.items():
@@ -47,6 +46,12 @@ def main() -> None:
     if not options.full:
         with atomic_file(SUMMARY, True) as out:
             out.write((json.dumps(summary(results), indent=1) + "\n").encode())
+
+
+def _show(done: int, known: int) -> None:
+    """A line now and then: how many runs there will be is known only when the search is over."""
+    if done % 10 == 0 or done == known:
+        print(f"{done} of {known} runs so far", file=sys.stderr, flush=True)
 
 
 def summary(results: Results) -> dict[str, object]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -23,11 +23,12 @@ def draw_plots(results: Results, ranks: Mapping[str, int], folder: Path) -> list
         ("claim-small.png", _forgetting(results["small-16"], "small-16"), "Error on unseen pictures against "
          "error on plain ones, along the training: lower left is better."),
         ("claim-large.png", _forgetting(results["large"], "large"), "The same for five styles by their words."),
-        ("claim-distill.png", _courses(results, ("distill-ink", "distill-all")), "Distillation: what is left of the "
+        ("claim-distill.png",
+         _courses(results, [task for task in results if TASKS[task].teacher]), "Distillation: what is left of the "
          "way from base to checkpoint, along the training."),
         ("claim-spread.png", _spreads(results["small-16"]), "16 pictures: every method at the rate and step that its "
          "search chose, a dot for each seed."),
-        ("claim-counts.png", _counts(results), "Error by the number of training pictures, with standard deviations."),
+        ("claim-rates.png", _rates(results), "What the search saw: the best error along the steps, by learning rate."),
         ("claim-ranks.png", _ranks(ranks), "Where a survey of 16 pictures in ink deals the ranks."),
     ]  # fmt: skip
     for name, figure, _ in drawn:
@@ -58,9 +59,9 @@ def _forgetting(found: Mapping[str, Found], task: str) -> Any:
     return figure
 
 
-def _courses(results: Results, tasks: tuple[str, ...]) -> Any:
-    figure, places = plt.subplots(1, len(tasks), figsize=(10, 4.2))
-    for axes, task in zip(places, tasks, strict=True):
+def _courses(results: Results, tasks: Sequence[str]) -> Any:
+    figure, places = plt.subplots(1, len(tasks), figsize=(1 + 6 * len(tasks), 4.2), squeeze=False)
+    for axes, task in zip(places[0], tasks, strict=True):
         for name, one in results[task].items():
             points = _means(one)
             axes.semilogy([step for step, _, _ in points], [own for _, own, _ in points], ".-",
@@ -83,17 +84,15 @@ def _spreads(found: Mapping[str, Found]) -> Any:
     return figure
 
 
-def _counts(results: Results) -> Any:
-    figure, axes = plt.subplots(figsize=(7, 4.2))
-    tasks = [task for task in ("small-8", "small-16", "small-64") if task in results]
-    for name, colour in COLOURS.items():
-        values = [results[task][name].errors for task in tasks]
-        means, spreads = [fmean(one) for one in values], [stdev(one) for one in values]
-        counts = [TASKS[task].count for task in tasks]
-        axes.errorbar(counts, means, spreads, marker="o", color=colour, capsize=4, label=name)
-    axes.set(xscale="log", xlabel="training pictures", ylabel="error on unseen pictures of the style")
-    axes.set_xticks([TASKS[task].count for task in tasks], [str(TASKS[task].count) for task in tasks])
-    axes.legend()
+def _rates(results: Results) -> Any:
+    figure, places = plt.subplots(1, len(results), figsize=(4.2 * len(results), 3.6))
+    for axes, (task, found) in zip(places, results.items(), strict=True):
+        for name, colour in COLOURS.items():
+            searched = found[name].searched
+            axes.plot(list(searched), list(searched.values()), "o-", color=colour, label=name)
+        axes.set(xscale="log", title=task, xlabel="learning rate", ylabel="best error of the search")
+    places[0].legend(fontsize=8)
+    figure.tight_layout()
     return figure
 
 

@@ -26,13 +26,11 @@ _FINALISTS = (LORAS[0], LORAS[1], OURS[0])
 _PLAIN = (LORAS[0], LORAS[1], *PEERS[3:], *OURS[:4], OURS[5], PARTS[0])
 _WORDS = (LORAS[0], LORAS[1], OURS[0], OURS[5])
 #: Task → methods; what has no search of its own takes the rates and steps of another task.
-QUICK: dict[str, Sequence[Method]] = {
-    "small-16": _PLAIN, "large": _WORDS, "distill-ink": _FINALISTS, "distill-all": _FINALISTS, "small-8": _FINALISTS,
-    "small-64": _FINALISTS,
-}  # fmt: skip
+QUICK: dict[str, Sequence[Method]] = {"small-16": _PLAIN, "large": _WORDS, "distill-ink": _FINALISTS}
+_MORE = {"distill-all": _FINALISTS, "small-8": _FINALISTS, "small-64": _FINALISTS, "neon-16": _PLAIN}
 FULL: dict[str, Sequence[Method]] = {
     name: tuple(dict.fromkeys((*methods, *PEERS, *OURS, *PARTS, *(GRID if name in ("small-16", "large") else ()))))
-    for name, methods in (QUICK | {"neon-16": _PLAIN}).items()
+    for name, methods in (QUICK | _MORE).items()
 }
 
 
