@@ -67,8 +67,8 @@ the style is right when guessed from the branch that a layer chooses (chance {ch
 
 ## What was tried and did not win, and what is not here
 
-`make claim-full` runs what this table leaves out: 8 and 64 pictures, another style, the checkpoint of all styles, and every
-transform with every number of branches and kind of router; its results are not in the repository.
+`make claim-full` runs what this table leaves out: 8 and 64 pictures, another style, the checkpoint of all styles, and
+every transform with every number of branches and kind of router; its results are not in the repository.
 
 On this miniature, before this table and outside it, by single seeds: gains and shifts on every module or on norms
 alone (good for their few numbers, no help beside a pair of this size); a low-rank pair that reads the output;
