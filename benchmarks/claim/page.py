@@ -17,8 +17,9 @@ LEVEL = 0.05
 
 _TOP = """# The claim: what StyleInject gives over a LoRA
 
-This page is written by `make claim`; do not edit it. Its reported runs took {minutes:.0f} minutes of processor time, on a machine
-that others used; the search takes about as many runs again. Everything is trained and measured on the miniature of `examples/miniature`: a Stable Diffusion of 32 × 32
+This page is written by `make claim`; do not edit it. Its reported runs took {minutes:.0f} minutes of processor time, on a
+machine that others used; the search takes about as many runs again. Everything is trained and measured on the
+miniature of `examples/miniature`: a Stable Diffusion of 32 × 32
 pixels that obeys its prompts. It says how methods compare there, not how large a difference is on SD 1.5 or SDXL.
 
 **In one sentence.** {verdict}
@@ -184,7 +185,8 @@ def _same(found: Mapping[str, Found]) -> str:
 
 def _others(results: Results) -> str:
     """What the injections that look at the features' spread, and routed branches, do beside the plain operator."""
-    better, worse = [], []
+    better: list[str] = []
+    worse: list[str] = []
     for task, found in results.items():
         for name in found:
             if name.startswith(OURS) and name != OURS:
