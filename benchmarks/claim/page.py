@@ -17,8 +17,8 @@ LEVEL = 0.05
 
 _TOP = """# The claim: what StyleInject gives over a LoRA
 
-This page is written by `make claim`; do not edit it. Its reported runs took {minutes:.0f} minutes of processor time, on a
-machine that others used; the search takes about as many runs again. Everything is trained and measured on the
+This page is written by `make claim`; do not edit it. Its reported runs took {minutes:.0f} minutes of processor time,
+on a machine that others used; the search takes about as many runs again. Everything is trained and measured on the
 miniature of `examples/miniature`: a Stable Diffusion of 32 × 32
 pixels that obeys its prompts. It says how methods compare there, not how large a difference is on SD 1.5 or SDXL.
 
