@@ -7,7 +7,7 @@ the command line is what is running.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -158,3 +158,16 @@ def _flag(keyword: str) -> str:
 def _python(value: str) -> str:
     """A value as Python writes it; one in capitals stands for some value, and a number is one."""
     return value if (value.isupper() and value.isidentifier()) or value.isdecimal() else repr(value)
+
+
+def command_text(words: Sequence[str], options: Mapping[str, object], settings: Mapping[str, object]) -> str:
+    """A call at the command line, quoted for a shell, whoever reads it: what a report tells others to type.
+
+    Args:
+        words: the program, the command and its arguments.
+        options: by flag, without dashes; None is not said.
+        settings: what goes by ``--set``.
+    """
+    told = [f" --{name} {shlex.quote(str(value))}" for name, value in options.items() if value is not None]
+    told += [f" --set {name}={shlex.quote(str(value))}" for name, value in settings.items()]
+    return shlex.join(words) + "".join(told)

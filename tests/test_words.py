@@ -467,3 +467,10 @@ def test_a_pipelines_loader_speaks_of_its_own_keywords(tmp_path: Path) -> None:
         assert said in str(raised.value)
         assert not FLAG.search(str(raised.value))
         assert "base=" not in str(raised.value)
+
+
+def test_a_command_that_others_are_to_type_is_quoted_for_a_shell() -> None:
+    told = words.command_text(
+        ["si-hub", "distill", "my base"], {"size": 4, "seed": None, "title": "a b"}, {"pieces": "x y"}
+    )
+    assert told == "si-hub distill 'my base' --size 4 --title 'a b' --set pieces='x y'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from si_hub.report.distillation import Bucket, Distillation, ImageRow, LayerSpen
 from si_hub.report.text import size_text
 from si_hub.report.writing import check_report_file, write_report
 from si_hub.storage.files import is_part
-from si_hub.words import label
+from si_hub.words import command_text, label
 
 if TYPE_CHECKING:
     from si_hub.distill.result import Distilled
@@ -119,20 +118,17 @@ def report_of(
 
 def made_by(result: Distilled, pairs: Sequence[Pair], request: Request) -> str:
     """The command that makes the same adapter, models by their names: a report is shown to others."""
-    words = [pair.tuned.title for pair in pairs]
-    line = f"si-hub distill {shlex.join([pairs[0].base.title, *words])} --method {result.method}"
     kinds = {stored: name for name, stored in DTYPES.items()}
     told: dict[str, object] = {
-        "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
+        "method": result.method, "rank": request.rank, "size": request.size, "fidelity": request.fidelity,
         "dtype": kinds.get(request.dtype or ""), "seed": request.seed or None,
         "prompts": request.prompts.name if request.prompts else None,
     }  # fmt: skip
-    line += "".join(f" --{name} {shlex.quote(str(value))}" for name, value in told.items() if value is not None)
-    flags = {name: value for name, value in request.said.items() if name != "cache"}
-    for name, value in flags.items():
-        said = shlex.quote(str(value))
-        line += f" --{name} {said}" if name in WITH_FLAG else f" --set {name}={said}"
-    return line
+    own = {name: value for name, value in request.said.items() if name != "cache"}
+    told |= {name: value for name, value in own.items() if name in WITH_FLAG}
+    settings = {name: value for name, value in own.items() if name not in WITH_FLAG}
+    titles = [pairs[0].base.title, *(pair.tuned.title for pair in pairs)]
+    return command_text(["si-hub", "distill", *titles], told, settings)
 
 
 def facts(result: Distilled, tuned: str, base: str) -> dict[str, str]:

@@ -119,7 +119,13 @@ def assert_fits_base(adapter: Adapter) -> None:
             right = (module.shape[0] // o1, module.shape[1] // i1, *module.shape[2:]) if kron else module.shape
             if layer.rank:
                 assert layer.tensors["up.weight"].shape == (right[0], layer.rank)
-                assert layer.tensors["down.weight"].shape == (layer.rank, *right[1:])
+                core = layer.tensors.get("core.weight")
+                if core is None:
+                    assert layer.tensors["down.weight"].shape == (layer.rank, *right[1:])
+                else:
+                    inner = core.shape[1]
+                    assert core.shape == (layer.rank, inner, *right[2:])
+                    assert layer.tensors["down.weight"].shape == (inner, right[1], *[1] * len(right[2:]))
             if delta := layer.tensors.get("weight_delta"):
                 assert delta.shape == right
             for leaf, axis in (("gain", 0), ("gain_in", 1)):

@@ -138,7 +138,7 @@ def test_a_wrong_pair_is_one_line_before_what_is_not_needed_is_imported(what: st
         (["--curve", "--sharing"], "--curve and --sharing are two questions"),
         (["--rank", "4", "--size", "40kB"], "three ways to say one thing"),
         (["--fidelity", "1"], "--fidelity: a fidelity lies between 0 and 1"),
-        (["--dtype", "int8"], "--dtype: no such dtype"),
+        (["--dtype", "int4"], "--dtype: no such dtype"),
         (["--device", "gpu"], "--device: is no device (expected cpu"),
         (["--device", "cpu:1", "--curve"], "--device: this machine has no such device (expected cpu"),
         (["--router", "learned", "--method", "trained"], "--router: is for several tuned models"),

@@ -75,7 +75,7 @@ def test_by_default_it_goes_from_everything_down_by_halves(tuned: Path, cache: P
         ({"output": "x.safetensors"}, "^output: "),
         ({"method": "svd"}, "only the method calibrated"),
         ({"report": "curve.gif"}, "no kind of report"),
-        ({"dtype": "int8"}, "no such dtype"),
+        ({"dtype": "int4"}, "no such dtype"),
         ({"sizes": [40_000, 0]}, "^sizes: is no size"),
     ],
 )

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -140,7 +141,7 @@ def _check_adapter(header: dict[str, Any], data: bytes) -> None:
         _check_component(layers.get(name, {}), described, document.get("branches", ()))
     scaled = {name.removesuffix(".down.scale") for name in entries if name.endswith(".down.scale")}
     scaled = {module for module in scaled if ".embedding." not in module}
-    demand(not scaled or document.get("requires") == ["int8"], "int8 is required")
+    demand(not scaled or "int8" in document.get("requires", ()), "int8 is required")
     for module in scaled:
         _check_scale(module, entries)
     for name, entry in entries.items():
@@ -229,7 +230,9 @@ def _check_document(document: dict[str, Any]) -> None:
     demand(isinstance(version, str), "format_version")
     assert isinstance(version, str)
     demand(re.fullmatch(r"1\.(0|[1-9][0-9]{0,5})", version), "format_version 1.x")
-    demand(document.get("requires", []) in ([], ["int8"]), "nothing that is not known is required")
+    required = document.get("requires", [])
+    demand(isinstance(required, list) and all(isinstance(name, str) for name in required), "requires is names")
+    demand(set(required) <= {"int8", "schedule"}, "nothing that is not known is required")
     base = document.get("base_model")
     _check_texts(base, ("architecture", "repo_id", "revision", "prediction_type"))
     assert isinstance(base, dict)
@@ -245,12 +248,32 @@ def _check_document(document: dict[str, Any]) -> None:
     names = document.get("extensions", {})
     demand(all(re.fullmatch(rf"{SEGMENT}([.:/]{SEGMENT})+", name) for name in names), "namespaced names")
     _check_provenance(document.get("provenance", {}))
+    if "schedule" in document:
+        demand("schedule" in required, "schedule is required")
+        _check_schedule(document["schedule"], document.get("branches", []))
     components = document.get("components")
     demand(isinstance(components, dict) and components, "components")
     assert isinstance(components, dict)
     for name, described in components.items():
         demand(re.fullmatch(COMPONENT, name), "a component's name")
         _check_description(described)
+
+
+def _check_schedule(schedule: Any, branches: Any) -> None:
+    demand(isinstance(schedule, dict) and schedule, "schedule")
+    named = schedule.get("branches", {"": None})
+    demand(isinstance(named, dict) and named, "a schedule's branches")
+    demand("branches" not in schedule or set(named) <= set(branches), "branches of a schedule are the adapter's")
+    curves = [schedule[name] for name in schedule if name == "weight"]
+    for curve in [*curves, *(schedule["branches"].values() if "branches" in schedule else ())]:
+        demand(isinstance(curve, dict) and {"over", "points"} <= set(curve), "a curve")
+        demand(curve["over"] in ("progress", "sigma"), "what a curve runs over")
+        points = curve["points"]
+        demand(isinstance(points, list) and 1 <= len(points) <= 1024, "a curve's points")
+        for point in points:
+            demand(isinstance(point, list) and len(point) == 2 and all(map(_is_number, point)), "a point")
+        places = [place for place, _ in points]
+        demand(all(left < right for left, right in pairwise(places)), "places rise")
 
 
 def _check_provenance(provenance: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from si_hub.architectures.bases import BY_NAME
+from si_hub.architectures.bases import BY_NAME, sd15, sd21, sdxl, segmind
 from si_hub.architectures.bases.contract import Blueprint
 
 #: CLIP of OpenAI; OpenCLIP's models compute with another activation, and fill short prompts up with another token.
@@ -88,15 +88,15 @@ def _xl(base: str) -> Release:
 
 #: By the name of the base model.
 RELEASES: dict[str, Release] = {
-    "sd15": Release(
+    sd15.BASE.name: Release(
         "StableDiffusionPipeline",
-        _models("sd15", {"text_encoder": {**_CLIP, "projection_dim": 768}}, {"sample_size": 512}),
+        _models(sd15.BASE.name, {"text_encoder": {**_CLIP, "projection_dim": 768}}, {"sample_size": 512}),
         {"tokenizer": _END}, _PNDM, _DDIM, (64, 64),
     ),
-    "sd21": Release(
+    sd21.BASE.name: Release(
         "StableDiffusionPipeline",
-        _models("sd21", {"text_encoder": _OPEN_CLIP}, {"sample_size": 768}),
+        _models(sd21.BASE.name, {"text_encoder": _OPEN_CLIP}, {"sample_size": 768}),
         {"tokenizer": _BANG}, _PNDM, _DDIM, (64, 96), asks=True,
     ),
-    **{base: _xl(base) for base in ("sdxl", "ssd-1b", "segmind-vega")},
+    **{base: _xl(base) for base in (sdxl.BASE.name, segmind.SSD_1B.name, segmind.VEGA.name)},
 }  # fmt: skip
