@@ -232,6 +232,7 @@ def _check_document(document: dict[str, Any]) -> None:
     demand(re.fullmatch(r"1\.(0|[1-9][0-9]{0,5})", version), "format_version 1.x")
     required = document.get("requires", [])
     demand(isinstance(required, list) and all(isinstance(name, str) for name in required), "requires is names")
+    demand(len(set(required)) == len(required), "nothing is required twice")
     demand(set(required) <= {"int8", "schedule"}, "nothing that is not known is required")
     base = document.get("base_model")
     _check_texts(base, ("architecture", "repo_id", "revision", "prediction_type"))
