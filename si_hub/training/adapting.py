@@ -27,7 +27,7 @@ from si_hub.words import label
 #: What the adapter is called in the pipeline.
 _NAME = "trained"
 #: The learning rate that is chosen: this divided by the median width of what the layers read, at most the second.
-_RATE, _HIGHEST = 0.5, 1e-2
+_RATE, _HIGHEST = 0.5, 5e-3
 
 
 class Pupil:

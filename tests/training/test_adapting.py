@@ -62,8 +62,8 @@ def test_numbers_and_modules_are_counted(own: Any) -> None:
 
 def test_the_rate_falls_with_the_width_and_can_be_said(own: Any) -> None:
     pupil = Pupil(own, ["unet"], TrainSettings.of({"rank": 2, "targets": "to_q"}))
-    # The attentions of the miniature are 48 wide: half of one 48th is more than a hundredth.
-    assert pupil.rate() == 0.01
+    # The attentions of the miniature are 48 wide: half of one 48th is more than the most, a two hundredth.
+    assert pupil.rate() == 0.005
     said = copy.copy(pupil)
     said.settings = TrainSettings.of({"rate": 0.5})
     assert said.rate() == 0.5
