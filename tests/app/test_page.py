@@ -70,6 +70,15 @@ class Page:
     def picture(self, name: str) -> np.ndarray[Any, Any]:
         return np.array(Image.open(io.BytesIO(fetch(self.address(name)))).convert("RGB"))
 
+    def wait_for_text(self, selector: str, text: str) -> None:
+        """Until one of the elements says a text: what slides in has its own text only after it is there."""
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        says = "const all = [...document.querySelectorAll(arguments[0])]; return all.map(one => one.textContent).join()"
+        WebDriverWait(self.driver, PATIENCE).until(
+            lambda it: text in it.execute_script(says, selector), f"no {selector} says {text!r}"
+        )
+
     def next_picture(self, name: str, before: str) -> np.ndarray[Any, Any]:
         """The picture once another is there than at an address."""
         until = time.monotonic() + PATIENCE
@@ -187,7 +196,7 @@ def test_a_slider_is_moved_the_picture_changes_and_the_mix_is_a_file(page: Page,
 
     page.move("weight-styles", 0.0)
     page.find("#save").click()
-    assert "every adapter has weight 0" in page.find(".toast-body").text
+    page.wait_for_text(".toast-body", "every adapter has weight 0")
     page.shoot("app-refused")
     fetched = page.driver.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
     assert [one for one in fetched if not one.startswith((page.url, "blob:", "data:"))] == []
