@@ -1,8 +1,13 @@
-"""A server's threads: pipelines of their own on shared models."""
+"""A server's threads: pipelines of their own on shared models.
+
+The default suite sends a few requests from each of eight threads, the slow tests more; ``make test-requests`` sends
+REQUESTS of them (200).
+"""
 
 from __future__ import annotations
 
 import copy
+import os
 import sys
 import threading
 import time
@@ -22,6 +27,7 @@ from si_hub.storage.tensors import Tensor
 from si_hub.tuner.door import find_door
 
 Make = Callable[..., Any]
+REQUESTS = int(os.environ.get("REQUESTS", "0")) or 20
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +56,7 @@ def test_the_scale_of_one_thread_s_call_acts_in_that_call_alone(
     assert door.control.by_thread == {}
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(REQUESTS, marks=pytest.mark.slow)])
 def test_eight_threads_draw_what_each_draws_alone_and_the_base_is_untouched(
     rounds: int, sd: Make, lora: Make, adapter: Make, latents: Make, state: Make, same: Make
 ) -> None:
@@ -77,7 +83,7 @@ def test_eight_threads_draw_what_each_draws_alone_and_the_base_is_untouched(
     assert same(state(pipe), before)
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(REQUESTS, marks=pytest.mark.slow)])
 def test_eight_threads_ask_and_load_at_random_and_each_picture_is_its_single_threaded_own(
     rounds: int, sd: Make, lora: Make, adapter: Make, latents: Make, state: Make, same: Make
 ) -> None:
