@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.claim.methods import LINEAR, RANK
 from benchmarks.claim.page import OURS, against, write_page
 from benchmarks.claim.pictures import draw_grid
+from benchmarks.claim.plain import plain_errors
 from benchmarks.claim.plots import draw_plots
 from benchmarks.claim.routers import choices
 from benchmarks.claim.runs import SURVEYED, Wanted, ground, pulls_of
@@ -30,8 +33,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/claim"))
     parser.add_argument("--docs", type=Path, default=Path("docs"))
     options = parser.parse_args()
+    start = time.monotonic()
     study = Study(options.work / "runs", options.workers, _show)
     results = study.results(FULL if options.full else QUICK)
+    commands = plain_errors(study.folder, options.workers)
     plots = draw_plots(results, _ranks(), options.docs)
     grids = {task: f"claim-{task}-pictures.png" for task in GRIDS}
     for task, name in grids.items():
@@ -40,12 +45,14 @@ def main() -> None:
     routers = choices(Wanted("large", ROUTED, routed.rate, REPORTED[0], "report", routed.step))
     here = ground()
     plain = here.probes(TASKS["small-16"], "report")[1].error(here.pipe.unet)
-    page = write_page(results, plots, grids, routers, plain, SURVEYED)
+    cost = study.done, study.seconds
+    page = write_page(results, plots, grids, routers, plain, SURVEYED, commands, cost)
     with atomic_file(options.docs / "CLAIM.md", True) as out:
         out.write(page.encode())
     if not options.full:
         with atomic_file(SUMMARY, True) as out:
-            out.write((json.dumps(summary(results), indent=1) + "\n").encode())
+            out.write((json.dumps(summary(results, commands), indent=1) + "\n").encode())
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes", file=sys.stderr)
 
 
 def _show(done: int, known: int) -> None:
@@ -54,9 +61,9 @@ def _show(done: int, known: int) -> None:
         print(f"{done} of {known} runs so far", file=sys.stderr, flush=True)
 
 
-def summary(results: Results) -> dict[str, object]:
-    """What is kept in the repository: means by task and method, and the comparison with the best LoRA."""
-    return {
+def summary(results: Results, commands: Mapping[str, Sequence[float]]) -> dict[str, dict[str, object]]:
+    """What is kept in the repository: by task and method, and the comparison with the best LoRA; and by command."""
+    tasks: dict[str, object] = {
         task: {
             "against": asdict(against(found)),
             "errors": {name: [round(value, 5) for value in one.errors] for name, one in found.items()},
@@ -66,6 +73,7 @@ def summary(results: Results) -> dict[str, object]:
         }
         for task, found in results.items()
     }  # fmt: skip
+    return {"tasks": tasks, "commands": {name: [round(one, 5) for one in errors] for name, errors in commands.items()}}
 
 
 def _ranks() -> dict[str, int]:

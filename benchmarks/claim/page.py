@@ -17,10 +17,10 @@ LEVEL = 0.05
 
 _TOP = """# The claim: what StyleInject gives over a LoRA
 
-This page is written by `make claim`; do not edit it. Its reported runs took {minutes:.0f} minutes of processor time,
-on a machine that others used; the search takes about as many runs again. Everything is trained and measured on the
-miniature of `examples/miniature`: a Stable Diffusion of 32 × 32
-pixels that obeys its prompts. It says how methods compare there, not how large a difference is on SD 1.5 or SDXL.
+This page is written by `make claim`; do not edit it. Its {runs} runs, the search included, took {minutes:.0f} minutes
+of processor time, two at once. Everything is trained and measured on the miniature of `examples/miniature`: a Stable
+Diffusion of 32 × 32 pixels that obeys its prompts. It says how methods compare there, not how large a difference is on
+SD 1.5 or SDXL.
 
 **In one sentence.** {verdict}
 
@@ -50,6 +50,14 @@ _SMALL = """
 
 {parts}
 
+## The command with nothing else said
+
+`si-hub train BASE PICTURES` on the same {count} pictures of each seed, loaded as a user loads it and measured on the
+same unseen pictures. It chooses rate and steps itself, and keeps the step at which its own pictures, with other noise,
+had the least error.
+
+{commands}
+
 ## What judges see
 
 Pictures drawn for {drawn} held-out prompts by the adapters of each seed; ours less the best LoRA's, mean over seeds:
@@ -68,8 +76,8 @@ the style is right when guessed from the branch that a layer chooses (chance {ch
 
 ## What was tried and did not win, and what is not here
 
-`make claim-full` runs what this table leaves out: 8 and 64 pictures, another style, the checkpoint of all styles, and
-every transform with every number of branches and kind of router; its results are not in the repository.
+`make claim-full` runs what this table leaves out: another style, and every method, transform, number of branches and
+kind of router on every task; its results are not in the repository.
 
 On this miniature, before this table and outside it, by single seeds: gains and shifts on every module or on norms
 alone (good for their few numbers, no help beside a pair of this size); a low-rank pair that reads the output;
@@ -88,6 +96,8 @@ def write_page(
     routers: Sequence[Choice],
     plain: float,
     surveyed: int,
+    commands: Mapping[str, Sequence[float]],
+    cost: tuple[int, float],
 ) -> str:
     """The page's text.
 
@@ -98,13 +108,15 @@ def write_page(
         routers: how those of the routed setting choose, by tokens.
         plain: the base's own error on plain pictures.
         surveyed: noisy pictures of a survey.
+        commands: errors by seed of what commands write that say nothing else.
+        cost: how many runs there were, and their seconds of processor time.
     """
-    seconds = sum(ran.seconds for found in results.values() for one in found.values() for ran in one.runs.values())
     lent = [f"*{TASKS[task].title}*" for task in BORROWED if task in results]
     borrowed = f" {_join(lent).capitalize()} take theirs from the search of a task beside them." if lent else ""
     parts = [
         _TOP.format(
-            minutes=seconds / 60,
+            runs=cost[0],
+            minutes=cost[1] / 60,
             verdict=verdict(results),
             rank=RANK,
             surveyed=surveyed,
@@ -122,6 +134,8 @@ def write_page(
     parts.append(
         _SMALL.format(
             parts=_parts(results["small-16"]),
+            count=TASKS["small-16"].count,
+            commands=command_table(commands, results["small-16"]),
             drawn=DRAWN,
             judged=judged_words(results),
             chance=routers[0].chance,
@@ -230,6 +244,16 @@ def _parts(found: Mapping[str, Found]) -> str:
             gap = against(found, name)
             lines.append(f"- {words}: {gap.share:+.1%} (p {_p(gap.p)})")
     return "\n".join(lines)
+
+
+def command_table(commands: Mapping[str, Sequence[float]], found: Mapping[str, Found]) -> str:
+    """A line for every command, beside the LoRA that the search found best, with its rate and steps."""
+    best = best_lora(found)
+    lines = [["command", "error", f"against {best}, searched"], ["---"] * 3]
+    for command, errors in commands.items():
+        gap = compare(errors, found[best].errors)
+        lines.append([f"`{command} BASE PICTURES`", spread_text(errors), f"{gap.share:+.1%}, p {_p(gap.p)}"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _router_table(routers: Sequence[Choice]) -> str:

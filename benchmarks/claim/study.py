@@ -26,8 +26,11 @@ _FINALISTS = (LORAS[0], LORAS[1], OURS[0])
 _PLAIN = (LORAS[0], LORAS[1], *PEERS[3:], *OURS[:4], OURS[5], PARTS[0])
 _WORDS = (LORAS[0], LORAS[1], OURS[0], OURS[5])
 #: Task → methods; what has no search of its own takes the rates and steps of another task.
-QUICK: dict[str, Sequence[Method]] = {"small-16": _PLAIN, "large": _WORDS, "distill-ink": _FINALISTS}
-_MORE = {"distill-all": _FINALISTS, "small-8": _FINALISTS, "small-64": _FINALISTS, "neon-16": _PLAIN}
+QUICK: dict[str, Sequence[Method]] = {
+    "small-16": _PLAIN, "small-8": _FINALISTS, "small-64": _FINALISTS, "large": _WORDS, "distill-ink": _FINALISTS,
+    "distill-all": _FINALISTS,
+}  # fmt: skip
+_MORE = {"neon-16": _PLAIN}
 FULL: dict[str, Sequence[Method]] = {
     name: tuple(dict.fromkeys((*methods, *PEERS, *OURS, *PARTS, *(GRID if name in ("small-16", "large") else ()))))
     for name, methods in (QUICK | _MORE).items()
@@ -80,11 +83,16 @@ class Study:
         folder: of finished runs.
         workers: processes.
         show: told how many of the runs that are known of are done.
+
+    Attributes:
+        done: finished runs.
+        seconds: processor time that they took, whenever they were made.
     """
 
     def __init__(self, folder: Path, workers: int, show: Callable[[int, int], None]) -> None:
         self.folder, self.workers, self.show = folder, workers, show
         self.done = self.known = 0
+        self.seconds = 0.0
 
     def results(self, tasks: Mapping[str, Sequence[Method]]) -> Results:
         """Search, then report; what is on disk is taken from there."""
@@ -145,6 +153,7 @@ class Study:
         for ran in self.pool.map(partial(kept_run, folder=self.folder), todo):
             found.append(ran)
             self.done += 1
+            self.seconds += ran.seconds
             self.show(self.done, self.known)
         return found
 

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from benchmarks.claim.__main__ import SUMMARY, summary
 from benchmarks.claim.methods import METHODS, OURS, RATES
-from benchmarks.claim.page import against, judged_words, table, verdict, write_page
+from benchmarks.claim.page import against, command_table, judged_words, table, verdict, write_page
 from benchmarks.claim.paired import compare
+from benchmarks.claim.plain import write_lessons
 from benchmarks.claim.routers import Choice
 from benchmarks.claim.runs import Ran, Wanted
 from benchmarks.claim.study import BORROWED, FULL, QUICK, TASKS, Found, Results, best_lora
+from examples.miniature.report import render_scenes
+from examples.miniature.scenes import scenes
 from si_hub.training.settings import LAYERS, TrainSettings
 from si_hub.tuner.config import StyleInjectConfig
 from tests.places import ROOT
 
 LORA, OTHER, FITTED = "LoRA, linear layers", "LoRA, all layers", "fitted"
+
+
+COMMANDS = {"si-hub train": [0.21, 0.22, 0.21], "si-hub train --method lora": [0.33, 0.31, 0.35]}
 
 
 def found(errors: list[float], searched: float = 0.4) -> Found:
@@ -61,8 +71,18 @@ def test_the_best_stands_first_and_the_lora_is_compared_with_nothing() -> None:
 
 def test_the_page_holds_every_table_plot_and_grid() -> None:
     routers = [Choice(64, 0.9, 0.05, 0.3, 0.2), Choice(4096, 0.99, 0.01, 0.25, 0.2)]
-    page = write_page(results([0.2, 0.21, 0.2]), [("a.png", "Words.")], {"large": "grid.png"}, routers, 0.08, 256)
+    page = write_page(
+        results([0.2, 0.21, 0.2]),
+        [("a.png", "Words.")],
+        {"large": "grid.png"},
+        routers,
+        0.08,
+        256,
+        COMMANDS,
+        (7, 120.0),
+    )
     for expected in (
+        "Its 7 runs, the search included, took 2 minutes\nof processor time",
         "![Words.](a.png)",
         "(grid.png)",
         "| 4,096 | 0.990 | 0.010 | 0.25 |",
@@ -70,6 +90,25 @@ def test_the_page_holds_every_table_plot_and_grid() -> None:
     ):
         assert expected in page
     assert "{" not in page
+
+
+def test_a_command_stands_beside_the_lora_that_was_searched() -> None:
+    rows = command_table(COMMANDS, results([0.2, 0.21, 0.2])["small-16"]).splitlines()
+    assert rows[2].startswith("| `si-hub train BASE PICTURES` | 0.2133 ± 0.0058 | -35.4%, p ")
+    # The same numbers as that LoRA's.
+    assert rows[3].endswith("| +0.0%, p 1.000 |")
+
+
+def test_the_command_is_given_the_pictures_that_the_study_learns_from(tmp_path: Path) -> None:
+    task = TASKS["small-8"]
+    folder = write_lessons(tmp_path / "pictures", task, 3)
+    pictures = [np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))]
+    wanted = list(islice(scenes(703 * 101), 8))
+    own = render_scenes(wanted, "ink").permute(0, 2, 3, 1).add(1).mul(127.5).round().to(torch.uint8).numpy()
+    assert np.array_equal(np.stack(pictures), own)
+    assert [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.txt"))] == [
+        one.prompt() for one in wanted
+    ]
 
 
 def test_a_judged_difference_within_the_spread_is_said_to_be() -> None:
@@ -96,7 +135,7 @@ def test_every_run_has_a_file_of_its_own() -> None:
 
 
 def test_defaults_are_what_the_table_chose() -> None:
-    kept = json.loads(SUMMARY.read_text(encoding="utf-8"))
+    kept = json.loads(SUMMARY.read_text(encoding="utf-8"))["tasks"]
     chosen = METHODS[FITTED]
     for task, told in kept.items():
         ours = {name: fmean(errors) for name, errors in told["errors"].items() if METHODS[name] in OURS}
@@ -110,16 +149,18 @@ def test_defaults_are_what_the_table_chose() -> None:
 
 def test_the_page_and_the_summary_are_of_one_study() -> None:
     page = (ROOT / "docs" / "CLAIM.md").read_text(encoding="utf-8")
-    for told in json.loads(SUMMARY.read_text(encoding="utf-8")).values():
-        for errors in told["errors"].values():
+    kept = json.loads(SUMMARY.read_text(encoding="utf-8"))
+    for told in (*(one["errors"] for one in kept["tasks"].values()), kept["commands"]):
+        for errors in told.values():
             # The summary's errors are rounded, so the last digit may be the next.
             assert any(f"{fmean(errors) + step:.4f} ± " in page for step in (-1e-4, 0.0, 1e-4))
     assert all((ROOT / "docs" / name).exists() for name in ("claim-small.png", "claim-ranks.png"))
 
 
 def test_the_summary_keeps_errors_by_seed() -> None:
-    kept = summary(results([0.2, 0.21, 0.2]))
-    small: object = kept["small-16"]
+    kept = summary(results([0.2, 0.21, 0.2]), COMMANDS)
+    assert kept["commands"] == COMMANDS
+    small = kept["tasks"]["small-16"]
     assert isinstance(small, dict)
     assert small["errors"][FITTED] == [0.2, 0.21, 0.2]
 
