@@ -16,8 +16,8 @@ from benchmarks.claim.pictures import draw_grid
 from benchmarks.claim.plain import plain_errors
 from benchmarks.claim.plots import draw_plots
 from benchmarks.claim.routers import choices
-from benchmarks.claim.runs import SURVEYED, Wanted, ground, pulls_of
-from benchmarks.claim.study import FULL, QUICK, REPORTED, TASKS, Results, Study
+from benchmarks.claim.runs import PICTURED, SURVEYED, ground, pulls_of
+from benchmarks.claim.study import FULL, QUICK, TASKS, Results, Study, reported
 from si_hub.storage.files import atomic_file
 from si_hub.training.dealing import deal_ranks, even_numbers
 
@@ -40,9 +40,9 @@ def main() -> None:
     plots = draw_plots(results, _ranks(), options.docs)
     grids = {task: f"claim-{task}-pictures.png" for task in GRIDS}
     for task, name in grids.items():
-        draw_grid(task, results, options.docs / name)
+        draw_grid(task, results, study.folder, options.docs / name)
     routed = results["large"][ROUTED]
-    routers = choices(Wanted("large", ROUTED, routed.rate, REPORTED[0], "report", routed.step))
+    routers = choices(reported("large", ROUTED, routed.rate, routed.step, PICTURED), study.folder)
     here = ground()
     plain = here.probes(TASKS["small-16"], "report")[1].error(here.pipe.unet)
     cost = study.done, study.seconds
@@ -77,7 +77,7 @@ def summary(results: Results, commands: Mapping[str, Sequence[float]]) -> dict[s
 
 
 def _ranks() -> dict[str, int]:
-    pulls = pulls_of(TASKS["small-16"], REPORTED[0])
+    pulls = pulls_of(TASKS["small-16"], PICTURED)
     counted = {path: pull for path, pull in pulls.items() if any(path.endswith(end) for end in LINEAR)}
     dealt = deal_ranks(pulls, even_numbers(counted, RANK))
     return {path: dealt[path] for path in pulls if path in dealt}

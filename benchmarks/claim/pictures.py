@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.claim.runs import Wanted, draw, ground, run
-from benchmarks.claim.study import REPORTED, Results, best_lora
+from benchmarks.claim.runs import PICTURED, draw, ground, trained
+from benchmarks.claim.study import Results, best_lora, reported
 from benchmarks.claim.tasks import TASKS
 from examples.miniature.drawing import unseen_scenes
 from examples.miniature.report import render_scenes
@@ -16,8 +16,8 @@ from examples.miniature.report import render_scenes
 SHOWN, ENLARGED, BESIDE = 8, 3, 190
 
 
-def draw_grid(task_name: str, results: Results, file: Path) -> None:
-    """Writes the grid of one task, with the adapters of the first reported seed at their chosen steps."""
+def draw_grid(task_name: str, results: Results, runs: Path, file: Path) -> None:
+    """Writes the grid of one task, with the adapters of one reported seed at their chosen steps, from finished runs."""
     task, here, found = TASKS[task_name], ground(), results[task_name]
     wanted = unseen_scenes(SHOWN)
     words = [task.styles[k % len(task.styles)] for k in range(SHOWN)]
@@ -28,7 +28,7 @@ def draw_grid(task_name: str, results: Results, file: Path) -> None:
     ]
     for name in (best_lora(found), "fitted"):
         one = found[name]
-        _, unet = run(Wanted(task_name, name, one.rate, REPORTED[0], "report", one.step), keep=True)
+        unet = trained(reported(task_name, name, one.rate, one.step, PICTURED), runs)
         rows.append((name, draw(here, unet, prompts)))
     side = 32 * ENLARGED
     sheet = Image.new("RGB", (BESIDE + SHOWN * (side + 6), len(rows) * (side + 6)), "white")

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks.claim.study import TASKS, Found, Results
+from benchmarks.claim.study import BORROWED, TASKS, Found, Results, best_lora
 
 #: Method → colour, where it stands out.
 COLOURS = {"fitted": "#c2185b", "LoRA, linear layers": "#455a64", "LoRA, all layers": "#1976d2"}
@@ -24,10 +24,12 @@ def draw_plots(results: Results, ranks: Mapping[str, int], folder: Path) -> list
          "error on plain ones, along the training: lower left is better."),
         ("claim-large.png", _forgetting(results["large"], "large"), "The same for five styles by their words."),
         ("claim-distill.png",
-         _courses(results, [task for task in results if TASKS[task].teacher]), "Distillation: what is left of the "
-         "way from base to checkpoint, along the training."),
+         _courses(results, [task for task in results if TASKS[task].teacher and task not in BORROWED]),
+         "Distillation: what is left of the way from base to checkpoint, along the training."),
         ("claim-spread.png", _spreads(results["small-16"]), "16 pictures: every method at the rate and step that its "
          "search chose, a dot for each seed."),
+        ("claim-sizes.png", _sizes(results, [task for task in results if task.startswith("small-")]), "One style, by "
+         "the number of pictures, a dot for each seed."),
         ("claim-rates.png", _rates(results), "What the search saw: the best error along the steps, by learning rate."),
         ("claim-ranks.png", _ranks(ranks), "Where a survey of 16 pictures in ink deals the ranks."),
     ]  # fmt: skip
@@ -84,14 +86,30 @@ def _spreads(found: Mapping[str, Found]) -> Any:
     return figure
 
 
+def _sizes(results: Results, tasks: Sequence[str]) -> Any:
+    figure, axes = plt.subplots(figsize=(7.5, 4.2))
+    for name in (best_lora(results[tasks[0]]), "fitted"):
+        counted = sorted((TASKS[task].count, results[task][name].errors) for task in tasks)
+        axes.plot([count for count, _ in counted], [fmean(errors) for _, errors in counted], "-",
+                  color=COLOURS.get(name, _OTHER), label=name)  # fmt: skip
+        for count, errors in counted:
+            axes.plot([count] * len(errors), errors, "o", color=COLOURS.get(name, _OTHER), alpha=0.5)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([TASKS[task].count for task in tasks], [str(TASKS[task].count) for task in tasks])
+    axes.set(xlabel="pictures", ylabel="error on unseen pictures of the style")
+    axes.legend()
+    return figure
+
+
 def _rates(results: Results) -> Any:
-    figure, places = plt.subplots(1, len(results), figsize=(4.2 * len(results), 3.6))
-    for axes, (task, found) in zip(places, results.items(), strict=True):
+    searched_tasks = {task: found for task, found in results.items() if task not in BORROWED}
+    figure, places = plt.subplots(1, len(searched_tasks), figsize=(4.2 * len(searched_tasks), 3.6), squeeze=False)
+    for axes, (task, found) in zip(places[0], searched_tasks.items(), strict=True):
         for name, colour in COLOURS.items():
             searched = found[name].searched
             axes.plot(list(searched), list(searched.values()), "o-", color=colour, label=name)
         axes.set(xscale="log", title=task, xlabel="learning rate", ylabel="best error of the search")
-    places[0].legend(fontsize=8)
+    places[0][0].legend(fontsize=8)
     figure.tight_layout()
     return figure
 

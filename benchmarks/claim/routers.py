@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.claim.runs import Wanted, ground, run
+from benchmarks.claim.runs import Wanted, ground, trained
 from benchmarks.claim.tasks import TASKS
 from si_hub.tuner import operator
 
@@ -57,10 +58,9 @@ def _listening(found: list[Tensor]) -> Iterator[None]:
         operator.route = own
 
 
-def choices(wanted: Wanted) -> list[Choice]:
-    """Train a run again, and ask its routers about unseen pictures of its styles, at each of `SIDES`."""
-    _, unet = run(wanted, keep=True)
-    here, task = ground(), TASKS[wanted.task]
+def choices(wanted: Wanted, runs: Path) -> list[Choice]:
+    """What the routers of a finished run say of unseen pictures of its styles, at each of `SIDES`."""
+    unet, here, task = trained(wanted, runs), ground(), TASKS[wanted.task]
     count = 20
     seen = here.seen(task.styles, count, 97_001, task.told, True)
     styles = torch.arange(len(task.styles)).repeat_interleave(count)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,9 +28,11 @@ from si_hub.training.settings import TrainSettings
 from si_hub.training.surveying import Pull, survey
 
 BATCH = 8
-POINTS = 10
+POINTS, SEARCHED_POINTS = 10, 5
 SURVEYED = TrainSettings().surveyed
 DRAWN = 40
+#: The seed whose adapters are kept, for pictures and routers.
+PICTURED = 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Wanted:
         rate: peak learning rate.
         seed: of training pictures, noise and the adapter's first numbers.
         role: whose unseen pictures it is measured on: ``search`` or ``report``.
-        draws: step after which pictures are drawn and judged; 0 for none.
+        step: what the search chose; the run ends there, and is measured there alone. 0: all of the task's steps.
+        whole: all of the task's steps all the same, measured along, with pictures drawn and judged after ``step``.
     """
 
     task: str
@@ -49,7 +53,17 @@ class Wanted:
     rate: float
     seed: int
     role: str
-    draws: int = 0
+    step: int = 0
+    whole: bool = False
+
+    @property
+    def points(self) -> set[int]:
+        """Steps after which the error is measured: the search asks less often, and not what is forgotten."""
+        steps = TASKS[self.task].steps
+        if self.step and not self.whole:
+            return {self.step}
+        count = POINTS if self.step else SEARCHED_POINTS
+        return {round(steps * (k + 1) / count) for k in range(count)}
 
     @property
     def file(self) -> str:
@@ -107,20 +121,18 @@ def _loss(here: Ground, unet: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Te
     return F.mse_loss(unet(noisy, times, states).sample, wanted)
 
 
-def run(wanted: Wanted, *, keep: bool = False) -> tuple[Ran, Any]:
-    """Train; with ``keep`` the U-Net as it was at the last point is returned too."""
-    started, here, task, method = time.process_time(), ground(), TASKS[wanted.task], METHODS[wanted.method]
-    pulls: Mapping[str, Pull] = pulls_of(task, wanted.seed) if method.fitted else {}
-    unet, leaves = attach(method, here.pipe.unet, pulls, wanted.seed)
+def run(wanted: Wanted, kept: Path | None = None) -> Ran:
+    """Train; the leaves after ``wanted.step`` are written to a file where one is named."""
+    started, here, task = time.process_time(), ground(), TASKS[wanted.task]
+    unet, leaves = _attached(wanted)
     seen, probes = here.lessons(task, wanted.seed), here.probes(task, wanted.role)
-    optimizer = torch.optim.AdamW(leaves, lr=wanted.rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(leaves, lr=wanted.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     average = [leaf.detach().clone() for leaf in leaves]
     longest = max(0.0, 1.0 - 20.0 / task.steps)
     curve: list[tuple[int, float, float]] = []
     took: list[float] = []
-    points = {round(task.steps * (k + 1) / POINTS) for k in range(POINTS)}
     judged: tuple[float | None, float | None] = (None, None)
-    for step in range(task.steps):
+    for step in range(max(wanted.points)):
         start = time.perf_counter()
         rise = min(1.0, (step + 1) / max(1.0, 0.05 * task.steps))
         for group in optimizer.param_groups:
@@ -134,24 +146,41 @@ def run(wanted: Wanted, *, keep: bool = False) -> tuple[Ran, Any]:
         optimizer.step()
         share = min(longest, (step + 1) / (step + 10))
         with torch.no_grad():
-            for mean, leaf in zip(average, leaves, strict=True):
-                mean.lerp_(leaf, 1.0 - share)
+            torch._foreach_lerp_(average, [leaf.detach() for leaf in leaves], 1.0 - share)
         took.append(time.perf_counter() - (between if task.teacher else start))
-        if step + 1 in points or step + 1 == wanted.draws:
+        if step + 1 in wanted.points or step + 1 == wanted.step:
             held = [leaf.detach().clone() for leaf in leaves]
             _put(leaves, average)
-            if step + 1 in points:
-                own, plain = (probe.error(unet) for probe in probes)
+            if step + 1 in wanted.points:
+                own, plain = probes[0].error(unet), probes[1].error(unet) if wanted.step else math.nan
                 curve.append((step + 1, own, plain))
-            if step + 1 == wanted.draws:
+            if step + 1 == wanted.step and wanted.whole:
                 judged = _judge(here, task, unet)
-                if keep:
-                    break
+            if step + 1 == wanted.step and kept is not None:
+                save_file({str(place): leaf.detach() for place, leaf in enumerate(leaves)}, kept)
             _put(leaves, held)
     numbers = sum(leaf.numel() for leaf in leaves)
     seconds = time.process_time() - started
-    ran = Ran(tuple(curve), numbers, 1000 * sorted(took)[len(took) // 2], seconds, *judged)
-    return ran, unet
+    return Ran(tuple(curve), numbers, 1000 * sorted(took)[len(took) // 2], seconds, *judged)
+
+
+def _attached(wanted: Wanted) -> tuple[Any, list[nn.Parameter]]:
+    """The U-Net with an adapter as it is before its first step, and what is trained of it."""
+    here, method = ground(), METHODS[wanted.method]
+    pulls: Mapping[str, Pull] = pulls_of(TASKS[wanted.task], wanted.seed) if method.fitted else {}
+    return attach(method, here.pipe.unet, pulls, wanted.seed)
+
+
+def trained(wanted: Wanted, folder: Path) -> Any:
+    """The U-Net of a finished run as it was after the chosen step."""
+    unet, leaves = _attached(wanted)
+    values = load_file(_leaves_file(wanted, folder))
+    _put(leaves, [values[str(place)] for place in range(len(leaves))])
+    return unet
+
+
+def _leaves_file(wanted: Wanted, folder: Path) -> Path:
+    return (folder / wanted.file).with_suffix(".safetensors")
 
 
 @torch.no_grad()
@@ -191,8 +220,8 @@ def kept_run(wanted: Wanted, folder: Path) -> Ran:
     if file.exists():
         told = json.loads(file.read_text(encoding="utf-8"))
         return Ran(tuple((int(a), float(b), float(c)) for a, b, c in told.pop("curve")), **told)
-    ran, _ = run(wanted)
     file.parent.mkdir(parents=True, exist_ok=True)
+    ran = run(wanted, _leaves_file(wanted, folder) if wanted.step and wanted.seed == PICTURED else None)
     with atomic_file(file, True) as out:
         out.write(json.dumps(asdict(ran)).encode())
     return ran
@@ -204,4 +233,4 @@ def set_up() -> None:
     ground()
 
 
-__all__ = ["LINEAR", "Ran", "Wanted", "draw", "ground", "kept_run", "pulls_of", "run", "set_up"]
+__all__ = ["LINEAR", "PICTURED", "Ran", "Wanted", "draw", "ground", "kept_run", "pulls_of", "set_up", "trained"]

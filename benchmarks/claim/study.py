@@ -23,12 +23,13 @@ FURTHER = 1
 BORROWED = {"small-8": "small-16", "small-64": "small-16", "neon-16": "small-16", "distill-all": "distill-ink"}
 
 _FINALISTS = (LORAS[0], LORAS[1], OURS[0])
+_BOTH = (LORAS[1], OURS[0])
 _PLAIN = (LORAS[0], LORAS[1], *PEERS[3:], *OURS[:4], OURS[5], PARTS[0])
 _WORDS = (LORAS[0], LORAS[1], OURS[0], OURS[5])
 #: Task → methods; what has no search of its own takes the rates and steps of another task.
 QUICK: dict[str, Sequence[Method]] = {
-    "small-16": _PLAIN, "small-8": _FINALISTS, "small-64": _FINALISTS, "large": _WORDS, "distill-ink": _FINALISTS,
-    "distill-all": _FINALISTS,
+    "small-16": _PLAIN, "small-8": _BOTH, "small-64": _BOTH, "large": _WORDS, "distill-ink": _FINALISTS,
+    "distill-all": _BOTH,
 }  # fmt: skip
 _MORE = {"neon-16": _PLAIN}
 FULL: dict[str, Sequence[Method]] = {
@@ -101,7 +102,7 @@ class Study:
             self.pool = pool
             chosen = self._search(tasks)
             wanted = [
-                Wanted(task, method.name, rate, seed, "report", step if method in _FINALISTS else 0)
+                reported(task, method.name, rate, step, seed)
                 for (task, method), (rate, step, _) in chosen.items()
                 for seed in REPORTED
             ]
@@ -158,6 +159,12 @@ class Study:
         return found
 
 
+def reported(task: str, method: str, rate: float, step: int, seed: int) -> Wanted:
+    """A reported run of what the search chose; whole where its curve and pictures are shown."""
+    whole = METHODS[method] in _FINALISTS and task not in BORROWED
+    return Wanted(task, method, rate, seed, "report", step, whole)
+
+
 def _best(rans: Sequence[Ran]) -> tuple[float, int]:
     """The smallest mean error along the curves of several seeds, and its step."""
     steps = [step for step, _, _ in rans[0].curve]
@@ -177,4 +184,16 @@ def best_lora(found: Mapping[str, Found]) -> str:
     return min(names, key=lambda name: min(found[name].searched.values()))
 
 
-__all__ = ["FULL", "METHODS", "QUICK", "REPORTED", "SEARCHED", "TASKS", "Found", "Results", "Study", "best_lora"]
+__all__ = [
+    "FULL",
+    "METHODS",
+    "QUICK",
+    "REPORTED",
+    "SEARCHED",
+    "TASKS",
+    "Found",
+    "Results",
+    "Study",
+    "best_lora",
+    "reported",
+]

@@ -57,9 +57,9 @@ TASKS: dict[str, Task] = {
         Task("small-8", "8 pictures of one style", ("ink",), 8, 150),
         Task("small-64", "64 pictures of one style", ("ink",), 64, 200),
         Task("neon-16", "16 pictures of another style", ("neon",), 16, 150),
-        Task("large", "five styles, each by its word, 400 pictures of each", TAUGHT, 400, 250, told=True),
+        Task("large", "five styles, each by its word, 400 pictures of each", TAUGHT, 400, 200, told=True),
         Task("distill-ink", "the checkpoint of one style", ("ink",), 400, 200, teacher="ink"),
-        Task("distill-all", "the checkpoint of all styles", TAUGHT, 200, 250, told=True, teacher="all_styles"),
+        Task("distill-all", "the checkpoint of all styles", TAUGHT, 200, 200, told=True, teacher="all_styles"),
     )
 }
 

@@ -128,8 +128,9 @@ def test_every_setting_that_was_asked_for_is_in_the_full_study() -> None:
 
 def test_every_run_has_a_file_of_its_own() -> None:
     wanted = [
-        Wanted(task, method, rate, seed, role)
-        for task in TASKS for method in METHODS for rate in RATES for seed in (1, 100) for role in ("search", "report")
+        Wanted(task, method, rate, seed, role, step)
+        for task in TASKS for method in METHODS for rate in RATES for seed in (1, 100)
+        for role, step in (("search", 0), ("report", 30))
     ]  # fmt: skip
     assert len({one.file for one in wanted}) == len(wanted)
 
