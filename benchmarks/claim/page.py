@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 
 from benchmarks.claim.methods import RANK
 from benchmarks.claim.paired import Difference, compare
@@ -129,6 +129,7 @@ def write_page(
     ]
     for task, found in results.items():
         parts.append(f"\n## {TASKS[task].title[0].upper()}{TASKS[task].title[1:]}\n\n{table(found)}\n")
+        parts.append(_why_not(task, found))
         if task in grids:
             parts.append(f"\n![Pictures drawn for held-out prompts, from equal noise]({grids[task]})\n")
     parts.append(
@@ -213,6 +214,24 @@ def _others(results: Results) -> str:
         else "No other injection and no routed branches are better than it at equal size, on any task here."
     ]
     return " ".join([*told, *([f"Worse beyond the spread: {_join(worse)}."] if worse else [])])
+
+
+def _why_not(task: str, found: Mapping[str, Found]) -> str:
+    """Where ours is not better beyond the spread: how large that is, and where the search ended the training."""
+    gap, best = against(found), best_lora(found)
+    if gap.p < LEVEL and gap.share < 0:
+        return ""
+    spread, steps = stdev(found[best].errors), TASKS[task].steps
+    early = [f"`{name}` after {found[name].step}" for name in (OURS, best) if found[name].step < steps]
+    learned = (
+        f" The search ends {_join(early)} of {steps} steps: what comes later learns these pictures by heart."
+        if early
+        else ""
+    )
+    return (
+        f"\nNot better here: the seeds' sets of pictures spread the LoRA's error by ±{spread:.3f}, and the mean "
+        f"difference is {gap.mean:+.3f}.{learned}\n"
+    )
 
 
 def judged_words(results: Results) -> str:

@@ -105,9 +105,9 @@ def _rates(results: Results) -> Any:
     searched_tasks = {task: found for task, found in results.items() if task not in BORROWED}
     figure, places = plt.subplots(1, len(searched_tasks), figsize=(4.2 * len(searched_tasks), 3.6), squeeze=False)
     for axes, (task, found) in zip(places[0], searched_tasks.items(), strict=True):
-        for name, colour in COLOURS.items():
+        for name in (one for one in COLOURS if one in found):
             searched = found[name].searched
-            axes.plot(list(searched), list(searched.values()), "o-", color=colour, label=name)
+            axes.plot(list(searched), list(searched.values()), "o-", color=COLOURS[name], label=name)
         axes.set(xscale="log", title=task, xlabel="learning rate", ylabel="best error of the search")
     places[0][0].legend(fontsize=8)
     figure.tight_layout()

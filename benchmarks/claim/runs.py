@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.claim.methods import LINEAR, METHODS, RANK, attach
-from benchmarks.claim.tasks import TASKS, Ground, Task
+from benchmarks.claim.tasks import TASKS, Batch, Ground, Task
 from examples.miniature.drawing import draw_prompts, unseen_scenes
 from examples.miniature.judges import judge, load_judges
 from examples.miniature.scenes import STYLES
@@ -105,18 +105,18 @@ def ground() -> Ground:
 def pulls_of(task: Task, seed: int) -> dict[str, Pull]:
     """What a survey of a task's training pictures finds, as `si-hub train` makes it."""
     here = ground()
-    seen, unet = here.lessons(task, seed), here.pipe.unet
+    unet = here.pipe.unet
 
     def losses() -> Iterator[Any]:
         for step in range(SURVEYED // BATCH):
             # Steps beyond the training's own: other noise.
-            yield lambda step=step: _loss(here, unet, here.batch(task, seen, task.steps + step, seed, BATCH))
+            yield lambda step=step: _loss(here, unet, here.batch(task, task.steps + step, seed, BATCH))
 
     settings = TrainSettings.of({"ranks": "fitted", "rank": RANK})
     return survey(surveyed_modules(unet, settings), losses(), 2 * RANK, seed=seed)
 
 
-def _loss(here: Ground, unet: nn.Module, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+def _loss(here: Ground, unet: nn.Module, batch: Batch) -> Tensor:
     noisy, times, states, wanted = batch
     return F.mse_loss(unet(noisy, times, states).sample, wanted)
 
@@ -125,7 +125,7 @@ def run(wanted: Wanted, kept: Path | None = None) -> Ran:
     """Train; the leaves after ``wanted.step`` are written to a file where one is named."""
     started, here, task = time.process_time(), ground(), TASKS[wanted.task]
     unet, leaves = _attached(wanted)
-    seen, probes = here.lessons(task, wanted.seed), here.probes(task, wanted.role)
+    probes = here.probes(task, wanted.role)
     optimizer = torch.optim.AdamW(leaves, lr=wanted.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     average = [leaf.detach().clone() for leaf in leaves]
     longest = max(0.0, 1.0 - 20.0 / task.steps)
@@ -137,7 +137,7 @@ def run(wanted: Wanted, kept: Path | None = None) -> Ran:
         rise = min(1.0, (step + 1) / max(1.0, 0.05 * task.steps))
         for group in optimizer.param_groups:
             group["lr"] = wanted.rate * rise * 0.5 * (1.0 + math.cos(math.pi * step / task.steps))
-        batch = here.batch(task, seen, step, wanted.seed, BATCH)
+        batch = here.batch(task, step, wanted.seed, BATCH)
         between = time.perf_counter()
         loss = _loss(here, unet, batch)
         optimizer.zero_grad()

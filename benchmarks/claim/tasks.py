@@ -90,6 +90,10 @@ class Probe:
         return float(F.mse_loss(found, self.wanted)) / self.unit
 
 
+#: Noisy latents, times, text states and wanted velocities.
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
 class Ground:
     """The base and its pictures, once in a process."""
 
@@ -99,6 +103,8 @@ class Ground:
         self.pipe = load(HERE)
         for model in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
             model.requires_grad_(False).eval()
+        #: What a teacher was asked last: a task, its seed and size of a batch; and its batches by step.
+        self._asked: tuple[tuple[Task, int, int] | None, dict[int, Batch]] = (None, {})
 
     @cached_property
     def nothing(self) -> Tensor:
@@ -169,8 +175,19 @@ class Ground:
         states = self._states(pipe, tuple(seen.prompts[int(row)] for row in rows))
         return noisy, pipe.unet(noisy, times, states).sample
 
-    def batch(self, task: Task, seen: Seen, step: int, seed: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def batch(self, task: Task, step: int, seed: int, count: int) -> Batch:
         """A step's noisy latents, times, text states and wanted velocities: those of every method."""
+        if task.teacher is None:
+            return self._batch(task, step, seed, count)
+        if self._asked[0] != (task, seed, count):
+            self._asked = (task, seed, count), {}
+        known = self._asked[1]
+        if step not in known:
+            known[step] = self._batch(task, step, seed, count)
+        return known[step]
+
+    def _batch(self, task: Task, step: int, seed: int, count: int) -> Batch:
+        seen = self.lessons(task, seed)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(len(seen.latents), (count,), generator=generator)
         hidden = torch.rand(count, 1, 1, generator=generator) < (0.0 if task.teacher else DROPOUT)

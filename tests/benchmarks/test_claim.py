@@ -61,6 +61,16 @@ def test_a_win_is_said_with_its_figure_and_a_tie_is_none() -> None:
     assert "not better" in verdict(results([0.43, 0.41, 0.45]))
 
 
+def test_where_nothing_is_won_the_page_says_how_wide_the_spread_is() -> None:
+    routers = [Choice(64, 0.9, 0.05, 0.3, 0.2)]
+    told = write_page(results([0.33, 0.32, 0.35]), [], {}, routers, 0.08, 256, COMMANDS, (7, 120.0))
+    assert "spread the LoRA's error by ±0.020, and the mean difference is +0.003." in told
+    assert "`fitted` after 20 and `LoRA, all layers` after 20 of 150 steps" in told
+    assert "Not better here" not in write_page(
+        results([0.2, 0.21, 0.2]), [], {}, routers, 0.08, 256, COMMANDS, (7, 1.0)
+    )
+
+
 def test_the_best_stands_first_and_the_lora_is_compared_with_nothing() -> None:
     lines = table(results([0.23, 0.21, 0.25])["small-16"]).splitlines()
     assert lines[2].startswith("| **fitted** |")
