@@ -123,7 +123,7 @@ package: $(TOOLS)/.ready  ## sdist and wheel in build/package, and what judges t
 	$(TOOLS)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(TOOLS)/bin/cffconvert --validate --infile CITATION.cff
 
-matrix: $(READY)  ## README from the built wheel, by the oldest and the newest Python here, libraries old and new; a table
+matrix: $(READY)  ## README from wheel and clone, by the oldest and the newest Python here, libraries old and new; a table
 	$(BIN)/python -m tests.matrix
 
 house: $(READY)  ## modules by room, their lines, the longest functions

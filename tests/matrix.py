@@ -1,9 +1,11 @@
-"""README, top to bottom, from the built wheel in empty environments: ``make matrix``.
+"""README, top to bottom, from the built wheel and from a fresh clone, in empty environments: ``make matrix``.
 
 A row is a Python and whether the libraries are the oldest that pyproject.toml supports or the newest that pip finds.
 For each an environment is made in ``build/matrix``, the wheel installed into it with its extras, and
 ``tests/test_readme.py`` run, in an empty folder, with that environment's interpreter: every block of README, the demo,
-and the report without its extra. A row that cannot be installed says so; nothing is left out of the table.
+and the report without its extra. Then the wheel makes way for a clone of this repository's last commit, installed
+as ``pip install --editable`` does, and the clone's own tests of README are run in it. A row that cannot be installed
+says so, in pip's words; nothing is left out of the table. Environments are removed, their logs are kept.
 """
 
 from __future__ import annotations
@@ -40,6 +42,11 @@ class Row:
         return ROOT / "build" / "matrix" / f"{self.version}-{self.libraries}"
 
     @property
+    def log(self) -> Path:
+        """What its tests said, the wheel's and then the clone's."""
+        return self.folder.parent / f"{self.folder.name}.log"
+
+    @property
     def own(self) -> Path:
         """The environment's interpreter."""
         return self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -61,8 +68,7 @@ def rows(chosen: Sequence[str], libraries: Sequence[str]) -> list[Row]:
     """The oldest and the newest of the interpreters, or those that are chosen, with each choice of libraries."""
     found = dict(pythons())
     wanted = list(chosen) or list(dict.fromkeys([min(found, key=_number), max(found, key=_number)]))
-    missing = [version for version in wanted if version not in found]
-    if missing:
+    if missing := [version for version in wanted if version not in found]:
         sys.exit(f"no Python {', '.join(missing)} on this machine; there are {', '.join(found)}")
     return [Row(found[version], version, kind) for version in wanted for kind in libraries]
 
@@ -93,6 +99,8 @@ def install(row: Row, wheel: Path) -> None:
     """An empty environment with the wheel and what the tests need."""
     shutil.rmtree(row.folder, ignore_errors=True)
     _run([row.python, "-m", "venv", row.folder])
+    # The newest pip: an old one fetches a wheel of gigabytes to learn what it needs.
+    _run([row.own, "-m", "pip", "install", "--quiet", "--upgrade", "pip"])
     command: list[str | Path] = [row.own, "-m", "pip", "install", "--quiet", f"{wheel}[all,test]"]
     if row.libraries == "oldest":
         constraints = row.folder / "oldest.txt"
@@ -103,25 +111,40 @@ def install(row: Row, wheel: Path) -> None:
     _run(command)
 
 
+def clone(row: Row) -> Path:
+    """A fresh clone of the last commit, in the wheel's place."""
+    folder = row.folder / "clone"
+    _run(["git", "clone", "--quiet", ROOT, folder])
+    _run([row.own, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", folder])
+    return folder
+
+
 def versions(row: Row) -> dict[str, str]:
     script = f"from importlib.metadata import version\nfor n in {SHOWN!r}: print(n, version(n))"
     return dict(line.split() for line in _run([row.own, "-c", script]).stdout.splitlines())
 
 
-def try_readme(row: Row) -> str:
-    """What pytest says at its end of README in this environment."""
-    empty = row.folder / "empty"
-    empty.mkdir(exist_ok=True)
+def try_readme(row: Row, source: Path, folder: Path) -> str:
+    """What pytest says at its end of a source's README, run in a folder of this environment."""
+    folder.mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     scripts = str(row.own.parent) + os.pathsep + environment.get("PATH", "")
     done = subprocess.run(
-        [row.own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT, "-c", ROOT / "pyproject.toml",
-         ROOT / "tests" / "test_readme.py"],
-        cwd=empty, env=environment | {"PATH": scripts}, capture_output=True, text=True, check=False, timeout=MOST,
+        [row.own, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", source, "-c", source / "pyproject.toml",
+         source / "tests" / "test_readme.py"],
+        cwd=folder, env=environment | {"PATH": scripts}, capture_output=True, text=True, check=False, timeout=MOST,
     )  # fmt: skip
-    (row.folder / "readme.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    with row.log.open("a", encoding="utf-8") as log:
+        log.write(done.stdout + done.stderr)
     said = done.stdout.strip().splitlines()
     return re.sub(r" in [\d.]+s.*", "", said[-1]) if said else f"exit code {done.returncode}"
+
+
+def reason(error: Exception) -> str:
+    """The line of a failure that says why: pip's last error but its pointer to the manual."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = [line for line in lines if line.startswith("ERROR:") and "https://" not in line]
+    return (told or lines)[-1].removeprefix("ERROR: ")[:200]
 
 
 def main() -> None:
@@ -130,20 +153,28 @@ def main() -> None:
     parser.add_argument("--libraries", action="append", choices=("oldest", "newest"), help="by default both")
     arguments = parser.parse_args()
     wheel = build_wheel()
-    print("| Python | libraries |", " | ".join(SHOWN), "| README | minutes |")
-    print("|---" * (len(SHOWN) + 4) + "|")
+    print("| Python | libraries |", " | ".join(SHOWN), "| README, wheel | README, clone | minutes |")
+    print("|---" * (len(SHOWN) + 5) + "|")
     good = True
     for row in rows(arguments.python, arguments.libraries or ("oldest", "newest")):
-        start, found, said = time.monotonic(), dict[str, str](), ""
+        start, found, said = time.monotonic(), dict[str, str](), list[str]()
+        row.log.parent.mkdir(parents=True, exist_ok=True)
+        row.log.unlink(missing_ok=True)
         try:
             install(row, wheel)
             found = versions(row)
-            said = try_readme(row)
+            said.append(try_readme(row, ROOT, row.folder / "empty"))
+            cloned = clone(row)
+            said.append(try_readme(row, cloned, cloned))
         except (RuntimeError, subprocess.TimeoutExpired) as error:
-            said = "not to be installed: " + str(error).splitlines()[-1][:200]
-        good &= re.fullmatch(r"\d+ passed(, \d+ (skipped|deselected))*", said) is not None
-        told = [row.version, row.libraries, *(found.get(name, "–") for name in SHOWN), said]
+            said += ["not to be installed: " + reason(error)] * (2 - len(said))
+        finally:
+            shutil.rmtree(row.folder, ignore_errors=True)
+        good &= all(re.fullmatch(r"\d+ passed(, \d+ (skipped|deselected))*", one) for one in said)
+        told = [row.version, row.libraries, *(found.get(name, "–") for name in SHOWN), *said]
         print("|", " | ".join(told), f"| {(time.monotonic() - start) / 60:.1f} |", flush=True)
+    if lacking := [version for version in PYTHONS if version not in dict(pythons())]:
+        print(f"Not on this machine: Python {', '.join(lacking)}.")
     sys.exit(not good)
 
 

@@ -66,10 +66,6 @@ def build_page(studio: Studio, scene: Scene, folder: Path) -> Any:
                     steps = gr.Slider(1, 100, scene.steps, step=1, label="steps", elem_id="steps")
                     guidance = gr.Slider(0, 20, scene.guidance, step=0.5, label="guidance", elem_id="guidance")
                 controls = [_control(gr, control) for control in panel.controls]
-                with gr.Row():
-                    draw_it = gr.Button("Draw", variant="primary", elem_id="draw")
-                    save_it = gr.Button("Save this mix as a file", elem_id="save")
-                saved = gr.File(label="the mix as one adapter", interactive=False, elem_id="saved", height=90)
             with gr.Column(scale=3, min_width=320):
                 with gr.Row():
                     look: dict[str, Any] = {
@@ -79,6 +75,11 @@ def build_page(studio: Studio, scene: Scene, folder: Path) -> Any:
                     }
                     shown = gr.Image(label="with the adapters", elem_id="mixed", **look)
                     base = gr.Image(label="the base alone, from equal noise", elem_id="base", **look)
+                # Under the pictures and not under the sliders: however many styles there are, they stay in sight.
+                with gr.Row():
+                    draw_it = gr.Button("Draw", variant="primary", elem_id="draw")
+                    save_it = gr.Button("Save this mix as a file", elem_id="save")
+                saved = gr.File(label="the mix as one adapter", interactive=False, elem_id="saved", height=90)
                 with gr.Accordion("What was loaded", open=False):
                     gr.Code(studio.report_text(), language=None, label="load report", elem_id="report")
         inputs, outputs = [prompt, seed, steps, guidance, *controls], [shown, base]

@@ -94,6 +94,11 @@ class Page:
         )
         self.driver.execute_script(place, self.find(f"#{slider} input[type=range]"), value)
 
+    def is_in_sight(self, name: str) -> bool:
+        """Whether all of something is seen before anything is scrolled."""
+        ends = "const at = arguments[0].getBoundingClientRect(); return at.top >= 0 && at.bottom <= innerHeight"
+        return bool(self.driver.execute_script(ends, self.find(f"#{name}")))
+
     def console(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
@@ -178,6 +183,7 @@ def test_a_slider_is_moved_the_picture_changes_and_the_mix_is_a_file(page: Page,
     assert apart(first, draw(STYLES, **EVEN)) <= 1
     assert apart(base, draw(None)) <= 1
     page.shoot("app-even")
+    assert all(page.is_in_sight(name) for name in ("mixed", "base", "draw", "save"))
     before = page.address("mixed")
     page.move("style-styles-ink", 0.8)
     page.next_picture("mixed", before)

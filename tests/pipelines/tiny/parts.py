@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import transformers
-from diffusers import AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan
+from diffusers import AutoencoderKL, AutoencoderKLQwenImage, AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, VQModel
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789<>|_/:;,.!?'\"{}()[]-+*=\n "
@@ -58,6 +58,13 @@ def causal(kind: str, width: int = WIDTH, head: bool = False, layers: int = 2, *
     return getattr(transformers, f"{kind}{'ForCausalLM' if head else 'Model'}")(config)
 
 
+def bert() -> Any:
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=37
+    )
+    return transformers.BertModel(config)
+
+
 def qwen25(width: int = WIDTH, layers: int = 2) -> Any:
     """Qwen2.5-VL, whose pictures are not looked at."""
     rope = {"mrope_section": [1, 1, 2] if width == 16 else [2, 2, 4], "rope_type": "default", "type": "default"}
@@ -92,3 +99,20 @@ def qwen_vae() -> Any:
         base_dim=24, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[False, True],
         latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
     )  # fmt: skip
+
+
+def movq() -> Any:
+    return VQModel(
+        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=8,
+        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, num_vq_embeddings=12, vq_embed_dim=4,
+    )  # fmt: skip
+
+
+def join(
+    transformer: Any, vae: Any, encoder: Any, length: int = 16, scheduler: Any = None, **more: Any
+) -> dict[str, Any]:
+    """The parts of a pipeline of one transformer and one text encoder; by default it learns flows."""
+    return {
+        "scheduler": scheduler or FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": vae,
+        "text_encoder": encoder, "tokenizer": tokenizer(length), **more,
+    }  # fmt: skip

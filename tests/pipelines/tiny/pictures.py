@@ -1,112 +1,22 @@
-"""Tiny pipelines that draw pictures."""
+"""Tiny pipelines that draw pictures by a transformer."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import diffusers
-import torch
 import transformers
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
-from PIL import Image
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from tests.pipelines.tiny import parts
-from tests.pipelines.tiny.parts import WIDTH, causal, clip, qwen25, t5, tokenizer
+from tests.pipelines.tiny.calls import GUIDED, PROMPT, given, picture, square
+from tests.pipelines.tiny.parts import bert, causal, clip, join, qwen25, t5, tokenizer
 from tests.pipelines.tiny.table import Made, tiny
 
-PROMPT = "ink cat"
 TURNS = (
     "{% for m in messages %}{{ m['role'] }}: "
     "{{ m['content'] if m['content'] is string else m['content'][0]['text'] }}\n{% endfor %}"
 )
-GUIDED = {"prompt": PROMPT, "negative_prompt": "neon", "guidance_scale": 3.0}
-
-
-def picture(size: int, mode: str = "RGB") -> Any:
-    return Image.new(mode, (size, size), 128 if mode == "L" else (90, 120, 200))
-
-
-def given(name: str, size: int) -> dict[str, Any]:
-    """What classes that start from a picture, or paint a part of one, are called with besides."""
-    options: dict[str, Any] = {}
-    if any(word in name for word in ("Img2Img", "Inpaint", "Fill")):
-        options |= {"image": picture(size), "strength": 1.0}
-    if any(word in name for word in ("Inpaint", "Fill")):
-        options["mask_image"] = picture(size, "L")
-    if "Fill" in name:
-        del options["strength"]
-    return options
-
-
-def unet(name: str, cross: int, **options: Any) -> Any:
-    return UNet2DConditionModel(
-        block_out_channels=(16, 32), layers_per_block=1, sample_size=8, cross_attention_dim=cross,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), norm_num_groups=8, attention_head_dim=8,
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **options,
-    )  # fmt: skip
-
-
-@tiny(
-    "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
-    "StableDiffusionPAGPipeline", "StableDiffusionControlNetPipeline", "StableDiffusionInstructPix2PixPipeline",
-    "LatentConsistencyModelPipeline", "AnimateDiffPipeline",
-)  # fmt: skip
-def stable_diffusion(name: str) -> Made:
-    more: dict[str, Any] = {}
-    channels = 8 if "Pix2Pix" in name else 4
-    if "Consistency" in name:
-        more["time_cond_proj_dim"] = 8
-    made = unet(name, WIDTH, in_channels=channels, **more)
-    scheduler = DDIMScheduler(steps_offset=1, clip_sample=False)
-    found = {
-        "vae": parts.vae(4, 2), "text_encoder": clip(), "tokenizer": tokenizer(), "unet": made, "scheduler": scheduler,
-        "feature_extractor": None,
-    }  # fmt: skip
-    options: dict[str, Any] = {**GUIDED, "height": 16, "width": 16, **given(name, 16)}
-    if "AnimateDiff" in name:
-        adapter = diffusers.MotionAdapter(
-            block_out_channels=(16, 32),
-            motion_layers_per_block=1,
-            motion_norm_num_groups=8,
-            motion_num_attention_heads=4,
-        )
-        return {**found, "motion_adapter": adapter}, {**options, "num_frames": 2}
-    found |= {"safety_checker": None, "requires_safety_checker": False}
-    if "Img2Img" in name or "Pix2Pix" in name:
-        del options["height"], options["width"]
-    if "Pix2Pix" in name:
-        options["image"] = picture(16)
-    if "Consistency" in name:
-        found["scheduler"] = diffusers.LCMScheduler()
-        del options["negative_prompt"]
-    if "ControlNet" in name:
-        found["controlnet"] = diffusers.ControlNetModel.from_unet(made, conditioning_embedding_out_channels=(8, 16))
-        options["image"] = picture(16)
-    return found, options
-
-
-@tiny(
-    "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline",
-    "StableDiffusionXLPAGPipeline", "StableDiffusionXLControlNetPipeline",
-)  # fmt: skip
-def stable_diffusion_xl(name: str) -> Made:
-    base = "Img2Img" not in name and "Inpaint" not in name
-    made = unet(
-        name, 2 * WIDTH, transformer_layers_per_block=(1, 2), use_linear_projection=True,
-        addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + WIDTH,
-    )  # fmt: skip
-    found = {
-        "vae": parts.vae(4, 2), "text_encoder": clip(), "tokenizer": tokenizer(), "unet": made,
-        "text_encoder_2": clip(projected=True), "tokenizer_2": tokenizer(),
-        "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False), "add_watermarker": False,
-    }  # fmt: skip
-    options = {**GUIDED, **given(name, 16)}
-    if base or "Inpaint" in name:
-        options |= {"height": 16, "width": 16}
-    if "ControlNet" in name:
-        found["controlnet"] = diffusers.ControlNetModel.from_unet(made, conditioning_embedding_out_channels=(8, 16))
-        options["image"] = picture(16)
-    return found, options
 
 
 @tiny("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3PAGPipeline")
@@ -115,12 +25,11 @@ def stable_diffusion_3(name: str) -> Made:
         sample_size=16, patch_size=1, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=4,
         caption_projection_dim=32, joint_attention_dim=32, pooled_projection_dim=64, out_channels=4,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(4),
-        "text_encoder": clip(True), "text_encoder_2": clip(True), "text_encoder_3": t5(),
-        "tokenizer": tokenizer(), "tokenizer_2": tokenizer(), "tokenizer_3": tokenizer(),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 8, "width": 8, **given(name, 8)}
+    found = join(
+        transformer, parts.vae(4), clip(True), text_encoder_2=clip(True), text_encoder_3=t5(), tokenizer_2=tokenizer(),
+        tokenizer_3=tokenizer(),
+    )  # fmt: skip
+    return found, {**square(8), **given(name, 8)}
 
 
 @tiny(
@@ -135,10 +44,7 @@ def flux(name: str) -> Made:
         attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=32,
         axes_dims_rope=[4, 4, 8], guidance_embeds=name == "FluxPipeline",
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(latents),
-        "text_encoder": clip(), "text_encoder_2": t5(), "tokenizer": tokenizer(), "tokenizer_2": tokenizer(),
-    }  # fmt: skip
+    found = join(transformer, parts.vae(latents), clip(), text_encoder_2=t5(), tokenizer_2=tokenizer())
     options = {"prompt": PROMPT, "height": 8, "width": 8, "max_sequence_length": 16, **given(name, 8)}
     if "Control" in name:
         options["control_image"] = picture(8)
@@ -157,10 +63,7 @@ def flux2(name: str) -> Made:
         sample_size=32, down_block_types=("DownEncoderBlock2D",), up_block_types=("UpDecoderBlock2D",),
         block_out_channels=(4,), layers_per_block=1, latent_channels=1, norm_num_groups=1,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": vae,
-        "text_encoder": causal("Qwen3", 16, head=True), "tokenizer": tokenizer(64),
-    }  # fmt: skip
+    found = join(transformer, vae, causal("Qwen3", 16, head=True), 64)
     options = {"prompt": PROMPT, "height": 8, "width": 8, "max_sequence_length": 24, "text_encoder_out_layers": (1,)}
     return found, options
 
@@ -172,11 +75,7 @@ def chroma(name: str) -> Made:
         joint_attention_dim=32, axes_dims_rope=[4, 4, 8], approximator_hidden_dim=32, approximator_layers=1,
         approximator_num_channels=16,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(1),
-        "text_encoder": t5(), "tokenizer": tokenizer(),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 8, "width": 8, "max_sequence_length": 16, **given(name, 8)}
+    return join(transformer, parts.vae(1), t5()), {**square(8, 16), **given(name, 8)}
 
 
 @tiny("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline")
@@ -185,10 +84,7 @@ def qwen_image(name: str) -> Made:
         patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=3,
         joint_attention_dim=16, guidance_embeds=False, axes_dims_rope=(8, 4, 4),
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.qwen_vae(),
-        "text_encoder": qwen25(16), "tokenizer": tokenizer(512),
-    }  # fmt: skip
+    found = join(transformer, parts.qwen_vae(), qwen25(16), 512)
     options = {"prompt": PROMPT, "negative_prompt": "neon", "true_cfg_scale": 3.0, "height": 32, "width": 32}
     return found, {**options, "max_sequence_length": 32, **given(name, 32)}
 
@@ -200,11 +96,7 @@ def z_image(name: str) -> Made:
         n_kv_heads=2, qk_norm=True, cap_feat_dim=16, rope_theta=256.0, t_scale=1000.0, axes_dims=[8, 4, 4],
         axes_lens=[256, 32, 32],
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(16, 2),
-        "text_encoder": causal("Qwen3", 16), "tokenizer": tokenizer(64),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 32, "width": 32, "max_sequence_length": 16, **given(name, 32)}
+    return join(transformer, parts.vae(16, 2), causal("Qwen3", 16), 64), {**square(32, 16), **given(name, 32)}
 
 
 @tiny("SanaPipeline", "SanaSprintPipeline")
@@ -222,10 +114,10 @@ def sana(name: str) -> Made:
         encoder_layers_per_block=(1, 1), decoder_layers_per_block=[1, 1], downsample_block_type="conv",
         upsample_block_type="interpolate", decoder_norm_types="rms_norm", decoder_act_fns="silu",
     )  # fmt: skip
-    found = {
-        "scheduler": diffusers.SCMScheduler() if sprint else FlowMatchEulerDiscreteScheduler(shift=7.0),
-        "transformer": transformer, "vae": vae, "text_encoder": causal("Gemma2", 8), "tokenizer": tokenizer(64),
-    }  # fmt: skip
+    found = join(
+        transformer, vae, causal("Gemma2", 8), 64, scheduler=diffusers.SCMScheduler() if sprint else
+        FlowMatchEulerDiscreteScheduler(shift=7.0),
+    )  # fmt: skip
     options = {"height": 32, "width": 32, "max_sequence_length": 16, "complex_human_instruction": None}
     return found, {**({"prompt": PROMPT} if sprint else GUIDED), **options, "use_resolution_binning": False}
 
@@ -236,11 +128,7 @@ def lumina2(name: str) -> Made:
         sample_size=4, patch_size=2, in_channels=4, hidden_size=8, num_layers=2, num_attention_heads=1, num_kv_heads=1,
         multiple_of=16, scaling_factor=1.0, axes_dim_rope=[4, 2, 2], cap_feat_dim=8,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(4),
-        "text_encoder": causal("Gemma2", 8), "tokenizer": tokenizer(512),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "max_sequence_length": 16, "system_prompt": "draw"}
+    return join(transformer, parts.vae(4), causal("Gemma2", 8), 512), {**square(16, 16), "system_prompt": "draw"}
 
 
 @tiny("LuminaPipeline")
@@ -249,11 +137,7 @@ def lumina(name: str) -> Made:
         sample_size=4, patch_size=2, in_channels=4, hidden_size=8, num_layers=2, num_attention_heads=1, num_kv_heads=1,
         multiple_of=16, learn_sigma=True, qk_norm=True, cross_attention_dim=8, scaling_factor=1.0,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(4),
-        "text_encoder": causal("Gemma", 8), "tokenizer": tokenizer(64),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "max_sequence_length": 16, "clean_caption": False}
+    return join(transformer, parts.vae(4), causal("Gemma", 8), 64), {**square(16, 16), "clean_caption": False}
 
 
 @tiny("AuraFlowPipeline")
@@ -263,11 +147,7 @@ def aura_flow(name: str) -> Made:
         num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=32, out_channels=4,
         pos_embed_max_size=256,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(4, 2),
-        "text_encoder": t5(kind="UMT5"), "tokenizer": tokenizer(),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "max_sequence_length": 16}
+    return join(transformer, parts.vae(4, 2), t5(kind="UMT5")), square(16, 16)
 
 
 @tiny("PixArtAlphaPipeline", "PixArtSigmaPipeline")
@@ -276,10 +156,7 @@ def pixart(name: str) -> Made:
         sample_size=8, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=32,
         in_channels=4, cross_attention_dim=24, out_channels=8, use_additional_conditions=False,
     )  # fmt: skip
-    found = {
-        "scheduler": DDIMScheduler(), "transformer": transformer, "vae": parts.vae(4, 2), "text_encoder": t5(),
-        "tokenizer": tokenizer(),
-    }  # fmt: skip
+    found = join(transformer, parts.vae(4, 2), t5(), scheduler=DDIMScheduler())
     options = {"height": 16, "width": 16, "max_sequence_length": 16, "use_resolution_binning": False}
     return found, {**GUIDED, **options, "clean_caption": False}
 
@@ -291,21 +168,11 @@ def hunyuan_dit(name: str) -> Made:
         cross_attention_dim=32, cross_attention_dim_t5=32, pooled_projection_dim=16, hidden_size=24,
         activation_fn="gelu-approximate",
     )  # fmt: skip
-    bert = transformers.BertModel(
-        transformers.BertConfig(
-            vocab_size=parts.VOCABULARY,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=37,
-        )
-    )
-    found = {
-        "scheduler": DDPMScheduler(), "transformer": transformer, "vae": parts.vae(4, 2), "text_encoder": bert,
-        "tokenizer": tokenizer(77), "text_encoder_2": t5(), "tokenizer_2": tokenizer(256), "safety_checker": None,
-        "feature_extractor": None, "requires_safety_checker": False,
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "use_resolution_binning": False}
+    found = join(
+        transformer, parts.vae(4, 2), bert(), 77, scheduler=DDPMScheduler(), text_encoder_2=t5(),
+        tokenizer_2=tokenizer(256), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return found, {**square(16), "use_resolution_binning": False}
 
 
 @tiny("HunyuanImagePipeline")
@@ -319,11 +186,10 @@ def hunyuan_image(name: str) -> Made:
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 64, 64, 64), layers_per_block=1,
         scaling_factor=0.476986, spatial_compression_ratio=8, sample_size=128,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0), "transformer": transformer, "vae": vae,
-        "text_encoder": qwen25(layers=4), "tokenizer": tokenizer(1100), "text_encoder_2": t5(),
-        "tokenizer_2": tokenizer(128),
-    }  # fmt: skip
+    found = join(
+        transformer, vae, qwen25(layers=4), 1100, scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder_2=t5(), tokenizer_2=tokenizer(128),
+    )  # fmt: skip
     return found, {"prompt": 'ink "cat"', "height": 16, "width": 16, "distilled_guidance_scale": 3.5}
 
 
@@ -346,49 +212,7 @@ def cogview(name: str) -> Made:
         else diffusers.CogVideoXDDIMScheduler()
     )
     encoder = causal("Glm", 32, head=True, attention_bias=False) if four else t5()
-    found = {
-        "scheduler": scheduler, "transformer": transformer, "vae": parts.vae(4, 2), "text_encoder": encoder,
-        "tokenizer": tokenizer(64),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "max_sequence_length": 16}
-
-
-@tiny("Kandinsky3Pipeline")
-def kandinsky3(name: str) -> Made:
-    made = diffusers.Kandinsky3UNet(
-        in_channels=4, time_embedding_dim=4, groups=2, attention_head_dim=4, layers_per_block=2,
-        block_out_channels=(32, 64), cross_attention_dim=4, encoder_hid_dim=32,
-    )  # fmt: skip
-    movq = diffusers.VQModel(
-        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=8,
-        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, num_vq_embeddings=12, vq_embed_dim=4,
-    )  # fmt: skip
-    found = {
-        "scheduler": DDPMScheduler(beta_schedule="squaredcos_cap_v2"), "unet": made, "movq": movq, "text_encoder": t5(),
-        "tokenizer": tokenizer(128),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16}
-
-
-@tiny("KandinskyV22Pipeline")
-def kandinsky22(name: str) -> Made:
-    made = UNet2DConditionModel(
-        in_channels=4, out_channels=8, addition_embed_type="image", down_block_types=(
-            "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
-        ), up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"), layers_per_block=1,
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn", block_out_channels=(32, 64), cross_attention_dim=32,
-        encoder_hid_dim=32, encoder_hid_dim_type="image_proj", attention_head_dim=4,
-        resnet_time_scale_shift="scale_shift",
-        class_embed_type=None, norm_num_groups=8,
-    )  # fmt: skip
-    movq = diffusers.VQModel(
-        block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4, norm_num_groups=8,
-        up_block_types=("UpDecoderBlock2D",) * 2, layers_per_block=1, num_vq_embeddings=12, vq_embed_dim=4,
-    )  # fmt: skip
-    draw = torch.Generator().manual_seed(5)
-    seen = {key: torch.randn(1, 32, generator=draw) for key in ("image_embeds", "negative_image_embeds")}
-    scheduler = DDIMScheduler(clip_sample=False, prediction_type="epsilon")
-    return {"scheduler": scheduler, "unet": made, "movq": movq}, {**seen, "height": 16, "width": 16}
+    return join(transformer, parts.vae(4, 2), encoder, 64, scheduler=scheduler), square(16, 16)
 
 
 @tiny("HiDreamImagePipeline")
@@ -398,13 +222,12 @@ def hidream(name: str) -> Made:
         num_attention_heads=4, caption_channels=[32, 16], text_emb_dim=64, num_routed_experts=4,
         num_activated_experts=2, axes_dims_rope=(4, 2, 2), max_resolution=(32, 32), llama_layers=(0, 1),
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(4, 2),
-        "text_encoder": clip(True, length=128), "text_encoder_2": clip(True, length=128), "text_encoder_3": t5(),
-        "text_encoder_4": causal("Llama", 16, head=True), "tokenizer": tokenizer(128), "tokenizer_2": tokenizer(128),
-        "tokenizer_3": tokenizer(128), "tokenizer_4": tokenizer(128),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "max_sequence_length": 16}
+    found = join(
+        transformer, parts.vae(4, 2), clip(True, length=128), 128, text_encoder_2=clip(True, length=128),
+        text_encoder_3=t5(), text_encoder_4=causal("Llama", 16, head=True), tokenizer_2=tokenizer(128),
+        tokenizer_3=tokenizer(128), tokenizer_4=tokenizer(128),
+    )  # fmt: skip
+    return found, square(16, 16)
 
 
 @tiny("BriaPipeline")
@@ -413,11 +236,7 @@ def bria(name: str) -> Made:
         patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2,
         joint_attention_dim=32, pooled_projection_dim=None, axes_dims_rope=[0, 4, 4],
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(4),
-        "text_encoder": t5(), "tokenizer": tokenizer(),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "max_sequence_length": 16}
+    return join(transformer, parts.vae(4), t5()), square(16, 16)
 
 
 @tiny("OvisImagePipeline")
@@ -426,25 +245,16 @@ def ovis_image(name: str) -> Made:
         patch_size=1, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16,
         num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=(4, 4, 8),
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(1),
-        "text_encoder": causal("Qwen3"), "tokenizer": tokenizer(512, TURNS),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "max_sequence_length": 256}
+    found = join(transformer, parts.vae(1), causal("Qwen3"))
+    return {**found, "tokenizer": tokenizer(512, TURNS)}, square(16, 256)
 
 
 @tiny("PRXPipeline")
 def prx(name: str) -> Made:
     transformer = diffusers.PRXTransformer2DModel(
-        patch_size=1,
-        in_channels=4,
-        context_in_dim=8,
-        hidden_size=8,
-        mlp_ratio=2.0,
-        num_heads=2,
-        depth=1,
+        patch_size=1, in_channels=4, context_in_dim=8, hidden_size=8, mlp_ratio=2.0, num_heads=2, depth=1,
         axes_dim=[2, 2],
-    )
+    )  # fmt: skip
     from transformers.models.t5gemma.configuration_t5gemma import T5GemmaConfig, T5GemmaModuleConfig
     from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
@@ -454,11 +264,7 @@ def prx(name: str) -> Made:
         "layer_types": ["full_attention"], "query_pre_attn_scalar": 4,
     }  # fmt: skip
     encoder = T5GemmaEncoder(T5GemmaConfig(encoder=T5GemmaModuleConfig(**shape), is_encoder_decoder=False).encoder)
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": parts.vae(4),
-        "text_encoder": encoder, "tokenizer": tokenizer(64),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 32, "width": 32, "use_resolution_binning": False}
+    return join(transformer, parts.vae(4), encoder, 64), {**square(32), "use_resolution_binning": False}
 
 
 @tiny("Krea2Pipeline")
@@ -476,11 +282,8 @@ def krea2(name: str) -> Made:
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
     encoder = transformers.Qwen3VLModel(transformers.Qwen3VLConfig(text_config=text, vision_config=vision))
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, max_shift=1.15, max_image_seq_len=6400)
-    found = {
-        "scheduler": scheduler, "transformer": transformer, "vae": parts.qwen_vae(), "text_encoder": encoder,
-        "tokenizer": tokenizer(512), "text_encoder_select_layers": (0, 1, 2),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 32, "width": 32, "max_sequence_length": 16}
+    found = join(transformer, parts.qwen_vae(), encoder, 512, scheduler=scheduler, text_encoder_select_layers=(0, 1, 2))
+    return found, square(32, 16)
 
 
 @tiny("DiTPipeline")

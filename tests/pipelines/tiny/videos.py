@@ -9,8 +9,8 @@ import transformers
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
 from tests.pipelines.tiny import parts
-from tests.pipelines.tiny.parts import causal, clip, qwen25, t5, tokenizer
-from tests.pipelines.tiny.pictures import GUIDED, PROMPT, picture
+from tests.pipelines.tiny.calls import GUIDED, PROMPT, picture
+from tests.pipelines.tiny.parts import causal, clip, join, qwen25, t5, tokenizer
 from tests.pipelines.tiny.table import Made, tiny
 
 FRAMES = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}
@@ -22,10 +22,8 @@ WAN: dict[str, Any] = {
 
 
 def with_wan_vae(transformer: Any, scheduler: Any = None, **more: Any) -> dict[str, Any]:
-    return {
-        "scheduler": scheduler or FlowMatchEulerDiscreteScheduler(shift=7.0), "transformer": transformer,
-        "vae": parts.wan_vae(), "text_encoder": t5(), "tokenizer": tokenizer(), **more,
-    }  # fmt: skip
+    scheduler = scheduler or FlowMatchEulerDiscreteScheduler(shift=7.0)
+    return join(transformer, parts.wan_vae(), t5(), scheduler=scheduler, **more)
 
 
 @tiny("WanPipeline", "WanVideoToVideoPipeline")
@@ -93,11 +91,7 @@ def ltx(name: str) -> Made:
         decoder_inject_noise=(False,) * 5, upsample_residual=(False,) * 4, upsample_factor=(1,) * 4,
         timestep_conditioning=False, patch_size=1, patch_size_t=1, encoder_causal=True, decoder_causal=False,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": vae, "text_encoder": t5(),
-        "tokenizer": tokenizer(),
-    }  # fmt: skip
-    return found, {**GUIDED, **FRAMES, "height": 32, "width": 32, "num_frames": 9}
+    return join(transformer, vae, t5()), {**GUIDED, **FRAMES, "height": 32, "width": 32, "num_frames": 9}
 
 
 @tiny("LTX2Pipeline")
@@ -147,10 +141,7 @@ def ltx2(name: str) -> Made:
         resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]], leaky_relu_negative_slope=0.1,
         output_sampling_rate=16000,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": vae, "audio_vae": audio,
-        "text_encoder": encoder, "tokenizer": tokenizer(), "connectors": connectors, "vocoder": vocoder,
-    }  # fmt: skip
+    found = join(transformer, vae, encoder, audio_vae=audio, connectors=connectors, vocoder=vocoder)
     options = {"guidance_scale": 1.0, "frame_rate": 25.0, "height": 32, "width": 32, "num_frames": 5}
     return found, {"prompt": PROMPT, **options, "max_sequence_length": 16}
 
@@ -167,11 +158,7 @@ def cogvideox(name: str) -> Made:
         block_out_channels=(8,) * 4, latent_channels=4, layers_per_block=1, norm_num_groups=2,
         temporal_compression_ratio=4,
     )  # fmt: skip
-    found = {
-        "scheduler": DDIMScheduler(), "transformer": transformer, "vae": vae, "text_encoder": t5(),
-        "tokenizer": tokenizer(),
-    }  # fmt: skip
-    return found, {**GUIDED, **FRAMES, "num_frames": 8}
+    return join(transformer, vae, t5(), scheduler=DDIMScheduler()), {**GUIDED, **FRAMES, "num_frames": 8}
 
 
 @tiny("MochiPipeline")
@@ -185,11 +172,7 @@ def mochi(name: str) -> Made:
         latent_channels=12, out_channels=3, encoder_block_out_channels=(32,) * 4, decoder_block_out_channels=(32,) * 4,
         layers_per_block=(1,) * 5,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": vae, "text_encoder": t5(),
-        "tokenizer": tokenizer(),
-    }  # fmt: skip
-    return found, {**GUIDED, **FRAMES, "num_frames": 7}
+    return join(transformer, vae, t5()), {**GUIDED, **FRAMES, "num_frames": 7}
 
 
 @tiny("AllegroPipeline")
@@ -203,10 +186,7 @@ def allegro(name: str) -> Made:
         block_out_channels=(8,) * 4, latent_channels=4, layers_per_block=1, norm_num_groups=2,
         temporal_compression_ratio=4,
     )  # fmt: skip
-    found = {
-        "scheduler": DDIMScheduler(), "transformer": transformer, "vae": vae, "text_encoder": t5(24),
-        "tokenizer": tokenizer(),
-    }  # fmt: skip
+    found = join(transformer, vae, t5(24), scheduler=DDIMScheduler())
     return found, {**GUIDED, **FRAMES, "num_frames": 8, "clean_caption": False}
 
 
@@ -218,10 +198,7 @@ def latte(name: str) -> Made:
         num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
         video_length=2,
     )  # fmt: skip
-    found = {
-        "scheduler": DDIMScheduler(), "transformer": transformer, "vae": parts.vae(4, 2), "text_encoder": t5(),
-        "tokenizer": tokenizer(),
-    }  # fmt: skip
+    found = join(transformer, parts.vae(4, 2), t5(), scheduler=DDIMScheduler())
     return found, {**GUIDED, "height": 16, "width": 16, "video_length": 2, "clean_caption": False}
 
 
@@ -237,11 +214,7 @@ def easy_animate(name: str) -> Made:
         up_block_types=("SpatialUpBlock3D", *("SpatialTemporalUpBlock3D",) * 3), block_out_channels=(8,) * 4,
         latent_channels=4, layers_per_block=1, norm_num_groups=2, spatial_group_norm=False,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(), "transformer": transformer, "vae": vae,
-        "text_encoder": qwen25(16), "tokenizer": tokenizer(256),
-    }  # fmt: skip
-    return found, {**GUIDED, "height": 16, "width": 16, "num_frames": 5}
+    return join(transformer, vae, qwen25(16), 256), {**GUIDED, "height": 16, "width": 16, "num_frames": 5}
 
 
 @tiny("HunyuanVideoPipeline")
@@ -256,11 +229,9 @@ def hunyuan_video(name: str) -> Made:
         up_block_types=("HunyuanVideoUpBlock3D",) * 4, block_out_channels=(8,) * 4, layers_per_block=1,
         scaling_factor=0.476986, spatial_compression_ratio=8, temporal_compression_ratio=4,
     )  # fmt: skip
-    found = {
-        "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0), "transformer": transformer, "vae": vae,
-        "text_encoder": causal("Llama", 16, layers=4), "tokenizer": tokenizer(64), "text_encoder_2": clip(width=8,
-        length=77),
-        "tokenizer_2": tokenizer(),
-    }  # fmt: skip
+    found = join(
+        transformer, vae, causal("Llama", 16, layers=4), 64, scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        text_encoder_2=clip(width=8, length=77), tokenizer_2=tokenizer(),
+    )  # fmt: skip
     template = {"template": "{}", "crop_start": 0}
     return found, {"prompt": PROMPT, "prompt_template": template, "guidance_scale": 4.5, **FRAMES}
