@@ -15,9 +15,10 @@ def load_quietly() -> Any:
 
     stack = ExitStack()
     for library in (diffusers_logging, transformers_logging):
-        restore: Callable[[], None] = library.enable_progress_bar
-        library.disable_progress_bar()
-        stack.callback(restore)
+        if library.is_progress_bar_enabled():
+            restore: Callable[[], None] = library.enable_progress_bar
+            library.disable_progress_bar()
+            stack.callback(restore)
         stack.callback(library.set_verbosity, library.get_verbosity())
         library.set_verbosity_error()
     return stack
