@@ -136,6 +136,8 @@ bench: $(READY)  ## speed and memory against the peers
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/operator.py
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.rows
 	$(BIN)/python benchmarks/distill_speed.py --sizes sd15 --peer-minutes 2
 
 bench-distill: $(READY)  ## distilled adapters against LyCORIS's and kohya's extractions: quality on the miniature, speed

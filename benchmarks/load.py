@@ -4,7 +4,7 @@
 
 The UNet has the size of Stable Diffusion 1.5, in float16 with arbitrary weights; nothing is drawn. The LoRA covers
 its attention and feed-forward layers; we load what `si-hub convert` makes of it. Both take turns; every figure is a
-median over the runs. NaN and infinity are looked for in ours, not in theirs.
+median over the runs. NaN and infinity are looked for in ours, not in theirs. Memory is that of the loaded tensors.
 """
 
 from __future__ import annotations
@@ -80,12 +80,17 @@ def measure(folder: Path, rank: int, runs: int) -> dict[str, float]:
         ),
         "unload": (pipe.unload_styleinject_weights, pipe.unload_lora_weights),
     }
+    pipe.load_styleinject_weights(converted, adapter_name="style")
+    held = [tensor for name, tensor in pipe.unet.named_parameters() if "styleinject" in name]
+    memory = sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in held}.values())
+    pipe.unload_styleinject_weights()
     times: dict[tuple[str, int], list[float]] = {}
     for _ in range(runs + 1):
         for side in (0, 1):
             for name, pair in steps.items():
                 times.setdefault((name, side), []).append(seconds(pair[side]))
     figures: dict[str, float] = {"modules": modules, "file, MB": source.stat().st_size / 1e6}
+    figures["memory, of its file"] = memory / converted.stat().st_size
     for name in steps:
         ours, theirs = times[name, 0][1:], times[name, 1][1:]
         figures[f"{name}, ms"] = 1000 * statistics.median(ours)

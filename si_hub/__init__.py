@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from si_hub.hub.push import push as push
     from si_hub.inspection import inspect as inspect
     from si_hub.pipelines import Act as Act
+    from si_hub.pipelines import AdapterCache as AdapterCache
     from si_hub.pipelines import enable as enable
     from si_hub.training.command import train as train
     from si_hub.tuner import StyleInjectConfig as StyleInjectConfig
@@ -39,6 +40,7 @@ _HOMES = {
     "StyleInjectConfig": "si_hub.tuner",
     "StyleInjectModel": "si_hub.tuner",
     "Act": "si_hub.pipelines",
+    "AdapterCache": "si_hub.pipelines",
     "convert": "si_hub.conversion",
     "diff": "si_hub.editing.comparing",
     "edit": "si_hub.editing.describing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from si_hub.pipelines.cache import AdapterCache as AdapterCache
 from si_hub.pipelines.enabling import enable as enable
 from si_hub.pipelines.enabling import is_enabled as is_enabled
 from si_hub.pipelines.mixin import StyleInjectLoaderMixin as StyleInjectLoaderMixin
@@ -11,6 +12,7 @@ from si_hub.pipelines.request import Act as Act
 from si_hub.pipelines.request import StyleInjectRequest as StyleInjectRequest
 
 __all__ = [
+    "AdapterCache",
     "ComponentReport",
     "LoadReport",
     "StyleInjectLoaderMixin",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from si_hub.tuner.layer import CHILD
+from si_hub.tuner.layer import CHILD, all_modules
 
 _HOOKS = ("group_offloading", "layer_execution_tracker", "lazy_prefetch_group_offloading")
 
@@ -90,8 +90,8 @@ class Groups:
 def _find_groups(model: nn.Module) -> Iterator[tuple[Any, Any]]:
     """Every group once, with the settings it was made from; the model's own settings first."""
     seen: set[int] = set()
-    for module in model.modules():
-        registry = getattr(module, "_diffusers_hook", None)
+    for module in all_modules(model):
+        registry = vars(module).get("_diffusers_hook")
         hook = None if registry is None else registry.get_hook(_HOOKS[0])
         if hook is not None and id(hook.group) not in seen:
             seen.add(id(hook.group))

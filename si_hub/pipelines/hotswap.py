@@ -49,7 +49,7 @@ def swap(
         known = ", ".join(registry.by_name(pipeline)) or "none is loaded"
         raise UsageError("hotswap replaces a loaded adapter", key="adapter_name", expected=known, found=name)
     loading.check_reach(adapter, source, allowed)
-    loading.check_adapter_finite(adapter, source)
+    loading.read_finite(adapter, source)
     models = registry.models(pipeline)
     owners = registry.by_name(pipeline)[name]
     parts, plans = {}, []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from si_hub import tuner
@@ -18,6 +19,7 @@ from si_hub.pipelines.clock import Clock, is_timed
 from si_hub.pipelines.report import ComponentReport, LoadReport
 from si_hub.schedule import read_schedule
 from si_hub.storage.finite import count_bad
+from si_hub.storage.tensors import OpenFiles, Tensor, memory_of
 
 _SHOWN = 3
 
@@ -31,13 +33,17 @@ def load_adapter(
     low_cpu_mem_usage: bool,
     strict: bool,
     allowed: Collection[str] = (),
+    values: Values | None = None,
+    active: bool = True,
 ) -> LoadReport:
     """Add ``adapter`` to every component of the pipeline that it has layers for, under a new name.
 
-    It is neither activated nor are others deactivated here.
+    Others are not deactivated here.
 
     Args:
         allowed: components that it may change though they are neither denoisers nor text encoders.
+        values: what `read_finite` returned, where it was read already.
+        active: whether it acts where nobody chooses.
 
     Raises:
         UsageError: the name is in use, or no name for an adapter.
@@ -46,10 +52,12 @@ def load_adapter(
         BaseMismatch: nothing matched, or not everything did and ``strict`` is set; a component out of reach.
     """
     name = registry.free_name(pipeline) if name is None else name
-    _check_new_name(pipeline, name)
+    check_new_name(pipeline, name)
     check_reach(adapter, source, allowed)
-    check_adapter_finite(adapter, source)
     models = registry.models(pipeline)
+    # What is padded is computed anew from the file.
+    kept = [component for component, model in models.items() if not padding.is_padded(model)]
+    values = read_finite(adapter, source, kept) if values is None else values
     parts = {}
     with ExitStack() as undo:
         for component, content in adapter.components.items():
@@ -58,7 +66,11 @@ def load_adapter(
                 parts[component] = ComponentReport(missing=(*content.layers, *_tokens(content)))
                 continue
             undo.callback(_remove_layers, model, name)
-            layers = _add_layers(model, content, component, name, adapter.branches, low_cpu_mem_usage)
+            inject = partial(
+                tuner.inject, model, name=name, branches=adapter.branches, low_cpu_mem_usage=low_cpu_mem_usage,
+                read=values.take, active=active,
+            )  # fmt: skip
+            layers = _add_layers(inject, padding.pad(model, content, component), content)
             tokens = _add_embeddings(pipeline, component, content)
             if tokens.matched:
                 undo.callback(embeddings.remove_embeddings, pipeline, component, content.embeddings)
@@ -80,7 +92,7 @@ def follow_schedule(pipeline: Any, adapted: Sequence[nn.Module], name: str, adap
         BaseMismatch: there is a schedule, and no denoiser to follow it.
     """
     schedule = read_schedule(adapter.about, adapter.branches)
-    timed = [model for model in adapted if is_timed(model) and name in tuner.adapters(model)]
+    timed = [model for model in adapted if is_timed(model) and name in tuner.adapter_names(model)]
     if schedule is not None and not timed:
         raise BaseMismatch("the adapter's weights change by step, and none of its models is a denoiser", key="schedule")
     for model in timed:
@@ -88,12 +100,11 @@ def follow_schedule(pipeline: Any, adapted: Sequence[nn.Module], name: str, adap
 
 
 def _add_layers(
-    model: nn.Module, content: Component, component: str, name: str, branches: Sequence[str], low_cpu_mem_usage: bool
+    inject: Callable[[Component], tuner.InjectReport], padded: Component, content: Component
 ) -> ComponentReport:
     if not content.layers:
         return ComponentReport()
-    padded = padding.pad(model, content, component)
-    found = tuner.inject(model, padded, name=name, branches=branches, low_cpu_mem_usage=low_cpu_mem_usage)
+    found = inject(padded)
     matched = tuple(path for path in found.matched if path in content.layers)
     return ComponentReport(matched, tuple(found.missing), tuple(misfits(found)))
 
@@ -119,7 +130,7 @@ def misfits(report: tuner.InjectReport) -> list[str]:
 
 
 def _remove_layers(model: nn.Module, name: str) -> None:
-    if name in tuner.adapters(model):
+    if name in tuner.adapter_names(model):
         tuner.remove(model, [name])
 
 
@@ -135,10 +146,10 @@ def unload_adapters(pipeline: Any, names: list[str]) -> None:
             registry.forget(model, name)
 
 
-def activate(pipeline: Any, weights: dict[str, dict[str, float | Callable[[str], float]]]) -> None:
+def activate(models: Mapping[str, nn.Module], weights: Mapping[str, dict[str, float | Callable[[str], float]]]) -> None:
     """Make the named adapters, with these weights, the only active ones; components not named have none."""
-    for component, model in registry.models(pipeline).items():
-        present = tuner.adapters(model)
+    for component, model in models.items():
+        present = tuner.adapter_names(model)
         if present:
             tuner.set_active(model, {n: w for n, w in weights.get(component, {}).items() if n in present})
 
@@ -155,20 +166,53 @@ def check_reach(adapter: Adapter, source: str, allowed: Collection[str]) -> None
         )
 
 
-def check_adapter_finite(adapter: Adapter, source: str) -> None:
-    """Raises NotFinite for the first tensor with a NaN or an infinity in it; nothing is decoded for that."""
-    for component, content in adapter.components.items():
-        tensors = {f"{path}.{leaf}": t for path, layer in content.layers.items() for leaf, t in layer.tensors.items()}
-        tensors |= {f"embedding.{token}": tensor for token, tensor in content.embeddings.items()}
-        for key, tensor in tensors.items():
-            if bad := sum(map(partial(count_bad, tensor.dtype), tensor.chunks())):
-                raise NotFinite(
-                    "the tensor holds numbers that are NaN or infinite",
-                    file=source,
-                    key=f"{component}.{key}",
-                    found=f"{bad} of {tensor.count}",
-                    hint="Such a file cannot give an image; get or train it again",
-                )
+class Values:
+    """Tensors of a file that are in memory already."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, torch.Tensor] = {}
+
+    def hold(self, tensor: Tensor, files: OpenFiles) -> torch.Tensor:
+        """Read a tensor, for whoever takes it first."""
+        values = self._held[id(tensor)] = tensor.torch(files)
+        return values
+
+    def take(self, tensor: Tensor) -> torch.Tensor:
+        """The values of a tensor, the taker's own: held no longer, or read anew."""
+        held = self._held.pop(id(tensor), None)
+        return tensor.torch() if held is None else held
+
+
+def read_finite(adapter: Adapter, source: str, held: Collection[str] = ()) -> Values:
+    """Look at every tensor for NaN and infinity; nothing is decoded for that.
+
+    Args:
+        held: components whose tensors are read for good, once, so that they need not be read again.
+
+    Raises:
+        NotFinite: the first tensor that has one.
+    """
+    values = Values()
+    with OpenFiles() as files:
+        for component, content in adapter.components.items():
+            tensors = {
+                f"{path}.{leaf}": one for path, layer in content.layers.items() for leaf, one in layer.tensors.items()
+            }
+            tensors |= {f"embedding.{token}": tensor for token, tensor in content.embeddings.items()}
+            for key, tensor in tensors.items():
+                if component in held and tensor.count and not key.startswith("embedding."):
+                    bad = count_bad(tensor.dtype, memory_of(values.hold(tensor, files)))
+                else:
+                    bad = sum(map(partial(count_bad, tensor.dtype), tensor.chunks()))
+                if bad:
+                    raise NotFinite(
+                        "the tensor holds numbers that are NaN or infinite",
+                        file=source,
+                        key=f"{component}.{key}",
+                        found=f"{bad} of {tensor.count}",
+                        hint="Such a file cannot give an image; get or train it again",
+                    )
+    return values
 
 
 def check_complete(report: LoadReport, pipeline: Any, strict: bool) -> None:
@@ -189,7 +233,8 @@ def check_complete(report: LoadReport, pipeline: Any, strict: bool) -> None:
     )
 
 
-def _check_new_name(pipeline: Any, name: object) -> None:
+def check_new_name(pipeline: Any, name: object) -> None:
+    """Raises UsageError for a name that is in use, or none for an adapter."""
     if not isinstance(name, str) or not name or "." in name:
         raise UsageError("an adapter's name is a text without dots", key="adapter_name", found=repr(name))
     if name in registry.by_name(pipeline):

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from si_hub.adapter import Adapter, BaseModel
+from si_hub.adapter import BaseModel
 from si_hub.errors import UsageError
 from si_hub.pipelines import fusing, loading, padding, registry, saving, sources, weights
 from si_hub.pipelines import styles as branches
+from si_hub.pipelines.cache import AdapterCache, AdapterSource
 from si_hub.pipelines.converting import convert_for_pipeline
 from si_hub.pipelines.hotswap import swap
 from si_hub.pipelines.offload import in_turn
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from si_hub.format import Written
 
-AdapterSource = str | os.PathLike[str] | Mapping[str, "torch.Tensor"] | Adapter
 AdapterNames = str | Sequence[str]
 
 
@@ -233,9 +233,9 @@ class StyleInjectLoaderMixin:
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
         models = registry.models(self)
-        shared = weights.share_out(names, adapter_weights, registry.by_name(self), models)
+        shared = weights.share_out(names, adapter_weights, registry.owners_in(models), models)
         loading.activate(
-            self,
+            models,
             {
                 component: {n: weights.per_module(models[component], w, component) for n, w in mine.items()}
                 for component, mine in shared.items()
@@ -319,6 +319,27 @@ class StyleInjectLoaderMixin:
                 draws: rows that are not the batch's, or that differ where a model does not keep pictures apart.
         """
         return make_request(self, adapters, weight, styles, rows)
+
+    def enable_styleinject_cache(
+        self, max_bytes: int, adapters: Mapping[str, AdapterSource] | None = None
+    ) -> AdapterCache:
+        """Let requests load adapters by naming them, within a number of bytes; see `AdapterCache`.
+
+        Args:
+            max_bytes: what these adapters may take together; those not asked for the longest are unloaded.
+            adapters: what to load for each name, as ``load_styleinject_weights`` takes it; nothing is read yet.
+
+        Raises:
+            UsageError: the models have a cache already, no byte is allowed, or a name is in use.
+        """
+        cache = AdapterCache(self, max_bytes)
+        try:
+            for name, source in (adapters or {}).items():
+                cache.add(name, source)
+        except BaseException:
+            cache.close()
+            raise
+        return cache
 
     @in_turn
     def fuse_styleinject(

@@ -13,6 +13,7 @@ from torch import nn
 from si_hub.pipelines.groups import Groups, is_grouped
 from si_hub.pipelines.registry import models
 from si_hub.storage.access import tell_access_errors
+from si_hub.tuner.layer import all_modules
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -64,7 +65,7 @@ def is_offloaded(pipeline: Any) -> bool:
 def _clear_leftovers(model: nn.Module) -> None:
     # accelerate and diffusers leave every module's own forward behind in its __dict__, which looks like a hook to
     # everyone else.
-    for module in model.modules():
+    for module in all_modules(model):
         if getattr(module.__dict__.get("forward"), "__func__", None) is type(module).forward:
             del module.__dict__["forward"]
 

@@ -52,6 +52,11 @@ def enable_padding(pipeline: Any, target_rank: int, targets: Sequence[str] = ())
         model.__dict__[_TARGETS] = targets
 
 
+def is_padded(model: nn.Module) -> bool:
+    """Whether adapters of this model are padded to one rank."""
+    return _RANK in model.__dict__
+
+
 def pad(model: nn.Module, content: Component, component: str = "model") -> Component:
     """``content`` padded to the model's hotswap rank with zeros, its scale multiplied into ``up``; or as it is.
 

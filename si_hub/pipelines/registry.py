@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -43,20 +43,26 @@ def forget(model: nn.Module, name: str) -> None:
 
 def by_component(pipeline: Any) -> dict[str, list[str]]:
     """For every component that has any, the names of its adapters in the order they came."""
-    found = {
-        component: list(dict.fromkeys([*tuner.adapters(model), *sources(model)]))
-        for component, model in models(pipeline).items()
-    }
-    return {component: names for component, names in found.items() if names}
+    return _named(models(pipeline))
 
 
 def by_name(pipeline: Any) -> dict[str, list[str]]:
     """For every adapter, the components it adapts."""
+    return owners_in(models(pipeline))
+
+
+def owners_in(found: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """As `by_name`, of a pipeline whose `models` are known: asking it for them takes longer than all else here."""
     owners: dict[str, list[str]] = {}
-    for component, names in by_component(pipeline).items():
+    for component, names in _named(found).items():
         for name in names:
             owners.setdefault(name, []).append(component)
     return owners
+
+
+def _named(found: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    named = {part: list(dict.fromkeys([*tuner.adapter_names(model), *sources(model)])) for part, model in found.items()}
+    return {component: names for component, names in named.items() if names}
 
 
 def free_name(pipeline: Any) -> str:
@@ -91,9 +97,9 @@ def active_names(pipeline: Any) -> list[str]:
     """The adapters that are chosen to act somewhere; one of embeddings alone always is."""
     found: dict[str, None] = {}
     for model in models(pipeline).values():
-        states = tuner.adapters(model)
-        found |= dict.fromkeys(name for name, state in states.items() if state.active)
-        found |= dict.fromkeys(name for name in sources(model) if name not in states)
+        loaded = tuner.adapter_names(model)
+        found |= dict.fromkeys(tuner.active_names(model))
+        found |= dict.fromkeys(name for name in sources(model) if name not in loaded)
     return [name for name in by_name(pipeline) if name in found]
 
 
@@ -104,5 +110,5 @@ def switch_adapters(pipeline: Any, enabled: bool) -> None:
 
 def move_adapters(pipeline: Any, names: list[str], device: Any) -> None:
     for model in models(pipeline).values():
-        if here := [name for name in names if name in tuner.adapters(model)]:
+        if here := [name for name in names if name in tuner.adapter_names(model)]:
             tuner.to_device(model, here, device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from si_hub.errors import UsageError
 from si_hub.pipelines import registry
+from si_hub.pipelines.cache import cache_of
 from si_hub.pipelines.clock import Clock, is_timed
 from si_hub.pipelines.offload import TURN
 from si_hub.pipelines.running import Running, begin_use, end_use
@@ -72,8 +73,15 @@ class StyleInjectRequest:
 
         Raises:
             UsageError: an adapter, style, component or block that is not there, a fused adapter, a compiled model.
+            SiHubError: an adapter of an `AdapterCache` that cannot be loaded.
         """
+        names = [name for asked in self._rows for name in _names(asked)]
+        cache = cache_of(self.pipeline)
+        if cache is not None:
+            cache.prepare(names)
         with TURN:
+            if cache is not None:
+                cache.bring(self.pipeline, names)
             models = {name: model for name, model in registry.models(self.pipeline).items() if find_door(model)}
             rows = [_read(ask, self.pipeline, self._styles) for ask in self._rows]
             plans = plan_rows(self.pipeline, models, rows)
@@ -166,6 +174,17 @@ def _read(ask: Ask, pipeline: Any, styles: Mapping[str, StyleWeight] | None) -> 
     _check_styles(styles, known)
     own = {name: {style: w for style, w in styles.items() if style in branches} for name, branches in known.items()}
     return [replace(act, styles=own.get(act.adapter) or act.styles) for act in acts]
+
+
+def _names(ask: Ask) -> list[str]:
+    """The adapters that a row names, as far as it is an `Ask`; `_read` refuses what is none."""
+    if isinstance(ask, str | Act):
+        return [ask if isinstance(ask, str) else ask.adapter]
+    if isinstance(ask, Mapping):
+        return [name for name in ask if isinstance(name, str)]
+    return (
+        [name for one in ask if isinstance(one, str | Act) for name in _names(one)] if isinstance(ask, Sequence) else []
+    )
 
 
 def _as_it_is(name: str) -> Act:

@@ -43,17 +43,46 @@ def end_use(running: Running) -> None:
         _ENDED.notify_all()
 
 
+def _sharing(pipeline: Any) -> list[Running]:
+    """The running requests on a pipeline's models."""
+    own = {id(model) for model in models(pipeline).values()}
+    return [running for running in _RUNNING if own & {id(model) for model in running.models}]
+
+
+def names_in_use(pipeline: Any) -> set[str]:
+    """The adapters of the pipeline's models that running requests use; `TURN` is held."""
+    return {name for running in _sharing(pipeline) for name in running.names}
+
+
+def wait_for_an_end(pipeline: Any, names: Collection[str]) -> None:
+    """Wait until a request ends, since some use these adapters; `TURN` is held.
+
+    Raises:
+        UsageError: none uses them; or this very thread is in a request, which others might wait for as well.
+    """
+    running = _sharing(pipeline)
+    if not any(one.names.intersection(names) for one in running):
+        raise UsageError(
+            "adapters that are active or fused leave no room for it", key=", ".join(sorted(names)),
+            hint="set_styleinject_adapters([]) or unfuse_styleinject() lets them be unloaded",
+        )  # fmt: skip
+    if any(one.thread == get_ident() for one in running):
+        raise UsageError(
+            "requests leave no room for it, and this thread is in one", key=", ".join(sorted(names_in_use(pipeline))),
+            hint="End the with-block first, or name all adapters in one request",
+        )  # fmt: skip
+    _ENDED.wait()
+
+
 def wait_until_free(pipeline: Any, names: Collection[str] | None = None) -> None:
     """Wait until no request uses these adapters of the pipeline's models, or any at all (None); `TURN` is held.
 
     Raises:
         UsageError: a request that this very thread is in uses them, and would never end.
     """
-    own = {id(model) for model in models(pipeline).values()}
 
     def users() -> list[Running]:
-        sharing = [running for running in _RUNNING if own & {id(model) for model in running.models}]
-        return [running for running in sharing if names is None or running.names & set(names)]
+        return [running for running in _sharing(pipeline) if names is None or running.names & set(names)]
 
     while waiting := users():
         if any(running.thread == get_ident() for running in waiting):

@@ -113,8 +113,9 @@ def adapter_from(
     place = find_adapter(source, fetch, foreign=convert is not False)
     if convert is not False:
         header = read_safetensors(place.path) if place.path.is_file() else None
+        place = replace(place, header=header)
         if header is None or not file_format.is_styleinject(header):
-            return replace(place, header=header)
+            return place
     return Loaded(read_adapter(place), str(place.path))
 
 
@@ -255,9 +256,9 @@ def read_adapter(place: FoundAdapter) -> Adapter:
     The data section of a file that was fetched is checked against the document's hash.
     """
     try:
-        adapter = file_format.read(place.path)
+        file = place.header or read_safetensors(place.path)
+        adapter = file_format.parse_adapter(file)
         if place.fetched:
-            file = read_safetensors(place.path)
             check_data(file, file_format.read_document(file)["tensors_sha256"])
     except NotStyleInject as error:
         raise NotStyleInject(

@@ -9,17 +9,14 @@ from typing import Any
 from si_hub import tuner
 from si_hub.errors import UsageError
 from si_hub.pipelines import registry
+from si_hub.tuner.door import find_door
 from si_hub.tuner.steering import check_unfused
 
 
 def style_names(pipeline: Any, adapters: list[str] | None = None) -> dict[str, tuple[str, ...]]:
     """Branch names by adapter, for those adapters that have named branches."""
-    found = {
-        name: tuple(state.branches)
-        for model in registry.models(pipeline).values()
-        for name, state in tuner.adapters(model).items()
-        if state.branches
-    }
+    doors = filter(None, map(find_door, registry.models(pipeline).values()))
+    found = {name: record.branches for door in doors for name, record in door.records.items() if record.branches}
     return {name: styles for name, styles in found.items() if adapters is None or name in adapters}
 
 

@@ -101,11 +101,31 @@ class Span:
 
     def fill(self, room: memoryview) -> None:
         """Fill ``room``, as long as the span, with its bytes; errors as of `chunks`."""
-        descriptor = self.open_unchanged()
-        try:
-            fill_room(descriptor, room, self.offset, self.path)
-        finally:
-            os.close(descriptor)
+        with OpenFiles() as files:
+            files.fill(self, room)
+
+
+class OpenFiles:
+    """Files that stay open while many of their spans are read, in the body of a with-statement."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def __enter__(self) -> OpenFiles:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
+
+    def fill(self, span: Span, room: memoryview) -> None:
+        """Fill ``room``, as long as the span, with its bytes; errors as of `Span.chunks`."""
+        descriptor = self._descriptors.get(span.path)
+        if descriptor is None:
+            descriptor = self._descriptors[span.path] = span.open_unchanged()
+        else:
+            span.check(file_state(descriptor))
+        fill_room(descriptor, room, span.offset, span.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,19 +336,25 @@ class Tensor:
             raise ValueError(f"a scalar of dtype {self.dtype} is not supported")
         return float(struct.unpack("<" + _STRUCT_CODES[self.dtype], raw)[0])
 
-    def torch(self) -> torch.Tensor:
+    def torch(self, files: OpenFiles | None = None) -> torch.Tensor:
         """The values as a torch tensor of its own memory.
 
         Never mapped: a file that is written anew while a pipeline runs would change its pictures, or end its process.
+
+        Args:
+            files: where files stay open for the next tensor.
         """
         import torch
 
-        dtype = {name: torch_dtype for torch_dtype, name in torch_names().items()}[self.dtype]
-        values = torch.empty(self.shape, dtype=dtype)
+        values = torch.empty(self.shape, dtype=torch_dtypes()[self.dtype])
         if self.count:
-            room, at = values.reshape(-1).view(torch.uint8).numpy().data, 0
+            room, at = memory_of(values), 0
             for piece in self.pieces:
-                piece.fill(room[at : at + piece.length])
+                part = room[at : at + piece.length]
+                if files is not None and isinstance(piece, Span):
+                    files.fill(piece, part)
+                else:
+                    piece.fill(part)
                 at += piece.length
         return values
 
@@ -389,6 +415,19 @@ _NUMPY_NAMES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "U64": "<u8", "I32": "<i4", "U32": "<u4",
     "I16": "<i2", "U16": "<u2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1", "C64": "<c8",
 }  # fmt: skip
+
+
+def memory_of(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU that has any, not a copy of them."""
+    import torch
+
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
+
+
+@cache
+def torch_dtypes() -> dict[str, torch.dtype]:
+    """The torch dtype of every name that safetensors has for one."""
+    return {name: dtype for dtype, name in torch_names().items()}
 
 
 @cache

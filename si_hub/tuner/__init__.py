@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from si_hub.tuner.injection import bake as bake
     from si_hub.tuner.injection import extract as extract
     from si_hub.tuner.injection import inject as inject
+    from si_hub.tuner.injection import needed_bytes as needed_bytes
     from si_hub.tuner.injection import remove as remove
     from si_hub.tuner.leaves import Mismatch as Mismatch
     from si_hub.tuner.model import StyleInjectModel as StyleInjectModel
     from si_hub.tuner.steering import AdapterState as AdapterState
+    from si_hub.tuner.steering import active_names as active_names
+    from si_hub.tuner.steering import adapter_names as adapter_names
     from si_hub.tuner.steering import adapters as adapters
     from si_hub.tuner.steering import fuse_in_place as fuse_in_place
     from si_hub.tuner.steering import set_active as set_active
@@ -38,10 +41,13 @@ _HOMES = {
     "bake": "si_hub.tuner.injection",
     "extract": "si_hub.tuner.injection",
     "inject": "si_hub.tuner.injection",
+    "needed_bytes": "si_hub.tuner.injection",
     "remove": "si_hub.tuner.injection",
     "Mismatch": "si_hub.tuner.leaves",
     "StyleInjectModel": "si_hub.tuner.model",
     "AdapterState": "si_hub.tuner.steering",
+    "active_names": "si_hub.tuner.steering",
+    "adapter_names": "si_hub.tuner.steering",
     "adapters": "si_hub.tuner.steering",
     "fuse_in_place": "si_hub.tuner.steering",
     "set_active": "si_hub.tuner.steering",

@@ -8,7 +8,7 @@ meant for us. Adapters loaded by our pipelines are *managed*: nothing but the ca
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
 from si_hub.tuner.kinds import working_device, working_dtype
-from si_hub.tuner.layer import CHILD, LayerAdapter, put_child, take_child
+from si_hub.tuner.layer import CHILD, LayerAdapter, all_modules, put_child, take_child
 from si_hub.tuner.ledger import Ledger
 from si_hub.tuner.requests import Watch
 
@@ -266,18 +266,25 @@ def open_door(model: nn.Module, *, freeze: bool = False) -> Door:
     if door is None:
         door = Door()
         root = root_of(model)
-        if freeze:
-            trainable = {logical(name): value for name, value in root.named_parameters() if value.requires_grad}
-            if not _has_foreign(root):
-                door.frozen = set(trainable)
-                for value in trainable.values():
-                    value.requires_grad_(False)
+        if freeze and not _has_foreign(root):
+            trainable = {name: value for name, value in _named_parameters(root) if value.requires_grad}
+            door.frozen = set(trainable)
+            for value in trainable.values():
+                value.requires_grad_(False)
         put_child(root, DOOR, _nest(door).train(root.training))
     return door
 
 
 def _has_foreign(root: nn.Module) -> bool:
-    return any(isinstance(module, BaseTunerLayer) and not isinstance(module, Door) for module in root.modules())
+    return any(isinstance(module, BaseTunerLayer) and not isinstance(module, Door) for module in all_modules(root))
+
+
+def _named_parameters(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The base's parameters by logical name, one that is shared by each of its names."""
+    for path, module in modules_by_path(root).items():
+        for name, value in module._parameters.items():
+            if value is not None:
+                yield f"{path}.{name}" if path else name, value
 
 
 def watch_runs(model: nn.Module) -> None:
@@ -295,8 +302,8 @@ def close_door(model: nn.Module) -> None:
         Watch.detach(root)
         take_child(root, DOOR)
         if door.frozen and not _has_foreign(root):
-            for name, value in root.named_parameters():
-                if logical(name) in door.frozen:
+            for name, value in _named_parameters(root):
+                if name in door.frozen:
                     value.requires_grad_(True)
 
 
@@ -308,10 +315,13 @@ def logical(path: str) -> str:
 def modules_by_path(model: nn.Module) -> dict[str, nn.Module]:
     """Every module by every logical path it has; where foreign adapters wrap one, the innermost base module."""
     found: dict[str, nn.Module] = {}
-    for name, module in root_of(model).named_modules(remove_duplicate=False):
-        parts = name.split(".")
-        ours = any(part.startswith((CHILD, DOOR)) for part in parts)
-        if ours or isinstance(module, BaseTunerLayer):
-            continue
-        found[logical(name)] = module
+
+    def visit(module: nn.Module, path: str) -> None:
+        if not isinstance(module, BaseTunerLayer):
+            found[path] = module
+        for name, child in module._modules.items():
+            if child is not None and not name.startswith((CHILD, DOOR)):
+                visit(child, path if name == "base_layer" else f"{path}.{name}" if path else name)
+
+    visit(root_of(model), "")
     return found

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,12 +14,12 @@ from torch import nn
 
 from si_hub.adapter import Component, Layer
 from si_hub.errors import BaseMismatch, UsageError
-from si_hub.storage.tensors import Tensor
+from si_hub.storage.tensors import Tensor, torch_dtypes
 from si_hub.tuner.door import Door, close_door, find_door, modules_by_path, open_door, root_of
 from si_hub.tuner.fusion import check_bakeable, unfuse_from_base
 from si_hub.tuner.kinds import check_bare, check_called, kind_of, working_device, working_dtype
 from si_hub.tuner.layer import Control, LayerAdapter, StyleInjectLayer
-from si_hub.tuner.leaves import Mismatch, Placement, build_layer, mismatches
+from si_hub.tuner.leaves import Mismatch, Placement, build_layer, expected_shapes, mismatches
 from si_hub.tuner.ledger import Record
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 from si_hub.tuner.steering import door_with
@@ -54,6 +54,17 @@ class _Plan:
     parent: nn.Module | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How values of a file come to be tensors of a model: `si_hub.tuner.leaves.Placement` without a place."""
+
+    share: bool
+    read: Callable[[Tensor], torch.Tensor]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Placement:
+        return Placement(device, dtype, self.share, self.read)
+
+
 def inject(
     model: nn.Module,
     component: Component,
@@ -61,8 +72,10 @@ def inject(
     name: str,
     branches: Sequence[str] = (),
     low_cpu_mem_usage: bool = True,
+    read: Callable[[Tensor], torch.Tensor] = Tensor.torch,
+    active: bool = True,
 ) -> InjectReport:
-    """Add an adapter, active with weight 1 beside those that are active already.
+    """Add an adapter, with weight 1 beside those that are active already.
 
     Tensors go to the device and dtype of their base module (the compute dtype of a quantised or float8 base).
 
@@ -71,7 +84,9 @@ def inject(
         component: its layers by frozen module path.
         name: a name that no adapter of the model has, without dots.
         branches: names of the branches, for `set_styles`.
-        low_cpu_mem_usage: keep tensors that fit as they are (memory-mapped); False copies them.
+        low_cpu_mem_usage: keep tensors that fit as they are; False copies them.
+        read: gives the values of a tensor, which become the layer's own.
+        active: whether it acts.
 
     Returns:
         What matched. Where nothing did, the model is as before.
@@ -82,7 +97,7 @@ def inject(
     """
     check_name(model, name)
     report = InjectReport()
-    plans = list(_plans(model, component, branches, low_cpu_mem_usage, report))
+    plans = list(_plans(model, component, branches, _Reading(low_cpu_mem_usage, read), report))
     if not plans:
         return report
     door = open_door(model, freeze=True)
@@ -90,15 +105,35 @@ def inject(
         for plan in plans:
             create = StyleInjectLayer if plan.parameter is None else ParameterLayer.of(plan.parameter)
             layer = door.layer_at(plan.path, plan.base, create, plan.parent)
-            plan.adapter.train(layer.training)
+            if layer.training != plan.adapter.training:
+                plan.adapter.train(layer.training)
             layer.adapters[name] = plan.adapter
-        door.records[name] = Record(managed=True, branches=tuple(branches))
+        door.records[name] = Record(managed=True, active=active, branches=tuple(branches))
         door.refresh()
     except BaseException:
         door.drop(name)
         close_door(model)
         raise
     return report
+
+
+def needed_bytes(model: nn.Module, component: Component) -> int:
+    """Bytes that an adapter's tensors will take in this model; those without a place in it take none."""
+    modules = modules_by_path(model)
+    total = 0
+    for path, layer in component.layers.items():
+        bare = "param_delta" in layer.tensors
+        live = live_path(modules, path.rpartition(".")[0] if bare else path)
+        if live is None:
+            continue
+        base = modules[live]
+        parameter = base._parameters.get(path.rpartition(".")[2]) if bare else None
+        dtype = working_dtype(base, model) if parameter is None else parameter.dtype
+        place = Placement(working_device(base), dtype, share=True)
+        total += sum(
+            one.count * place.dtype_of(torch_dtypes()[one.dtype], leaf).itemsize for leaf, one in layer.tensors.items()
+        )
+    return total
 
 
 def check_name(model: nn.Module, name: str) -> None:
@@ -117,7 +152,7 @@ def _layers_of_any_kind() -> tuple[nn.Module, ...]:
 
 
 def _plans(
-    model: nn.Module, component: Component, branches: Sequence[str], share: bool, report: InjectReport
+    model: nn.Module, component: Component, branches: Sequence[str], reading: _Reading, report: InjectReport
 ) -> Iterable[_Plan]:
     modules = modules_by_path(model)
     # A module that the model has under several paths (a shared embedding) goes by the first of them.
@@ -127,9 +162,9 @@ def _plans(
     taken: dict[str, str] = {}
     for path, layer in component.layers.items():
         if "param_delta" in layer.tensors:
-            plan = _parameter_plan(modules, path, layer, share, report)
+            plan = _parameter_plan(modules, path, layer, reading, report)
         else:
-            plan = _module_plan(modules, model, path, layer, branches, share, report)
+            plan = _module_plan(modules, model, path, layer, branches, reading, report)
         if plan is None:
             continue
         site = ".".join(filter(None, (first[id(plan.base)], plan.parameter)))
@@ -152,7 +187,7 @@ def _module_plan(
     path: str,
     layer: Layer,
     branches: Sequence[str],
-    share: bool,
+    reading: _Reading,
     report: InjectReport,
 ) -> _Plan | None:
     live = live_path(modules, path)
@@ -163,7 +198,8 @@ def _module_plan(
     kind = kind_of(module, path)
     parent = modules.get(live.rpartition(".")[0], model)
     check_called(parent, path)
-    wrong = mismatches(path, module, kind, layer)
+    shapes = expected_shapes(module, kind, layer)
+    wrong = mismatches(path, module, kind, layer, shapes)
     if wrong:
         report.mismatched.extend(wrong)
         return None
@@ -174,12 +210,12 @@ def _module_plan(
             expected=len(branches),
             found=layer.branches,
         )
-    placement = Placement(working_device(module), working_dtype(module, model), share)
-    return _Plan(path, module, None, build_layer(path, module, kind, layer, placement), parent)
+    placement = reading.to(working_device(module), working_dtype(module, model))
+    return _Plan(path, module, None, build_layer(path, module, kind, layer, placement, shapes), parent)
 
 
 def _parameter_plan(
-    modules: Mapping[str, nn.Module], path: str, layer: Layer, share: bool, report: InjectReport
+    modules: Mapping[str, nn.Module], path: str, layer: Layer, reading: _Reading, report: InjectReport
 ) -> _Plan | None:
     owner, _, parameter = path.rpartition(".")
     live = live_path(modules, owner)
@@ -194,7 +230,8 @@ def _parameter_plan(
         report.mismatched.append(Mismatch(path, "param_delta", str(list(value.shape)), str(list(delta.shape))))
         return None
     device = value.device if value.device.type != "meta" else torch.device("cpu")
-    adapter = ParameterAdapter(path, Placement(device, value.dtype, share)(delta.torch(), key=f"{path}.param_delta"))
+    placed = reading.to(device, value.dtype)(reading.read(delta), key=f"{path}.param_delta")
+    adapter = ParameterAdapter(path, placed)
     return _Plan(path, base, parameter, adapter)
 
 

@@ -7,7 +7,7 @@ exact inverse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -108,22 +108,104 @@ class FixedRouter(nn.Module):
         return self.bias.view_as(self.bias)
 
 
-class LayerAdapter(nn.Module):
+class Weighed(nn.Module):
+    """One adapter in one place, with what it is weighed by.
+
+    Attributes:
+        path: the place in the file's words.
+        weight: the user's weight w here.
+        styles: branch weights that override the router, used as given.
+        gauge: w as a tensor ``[]`` for compiled code: a number would be a part of it, and another number another
+            compilation. None until `set_weights` makes it.
+        shares: the styles as a tensor ``[n]``, likewise.
+    """
+
+    path: str
+    weight: float
+    styles: tuple[float, ...] | None
+    gauge: Tensor | None
+    shares: Tensor | None
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        # Past nn.Module's own way of setting, which looks for parameters and modules in everything: there are hundreds.
+        vars(self).update(path=path, weight=1.0, styles=None, gauge=None, shares=None)
+
+    def _place(self) -> dict[str, Any]:
+        """Where what compiled code reads is: beside the adapter's own tensors."""
+        like = next(self.parameters(), None)
+        if like is None or like.device.type == "meta":
+            return {"device": torch.device("cpu"), "dtype": torch.float32}
+        return {"device": like.device, "dtype": operator.wide_dtype(like)}
+
+    def _follow(self) -> None:
+        """Move what compiled code reads to where the adapter's own tensors are now."""
+        # Tensors that are born in inference mode cannot be written to outside of it.
+        with torch.inference_mode(False):
+            if self.gauge is not None:
+                vars(self)["gauge"] = torch.tensor(self.weight, **self._place())
+            if self.shares is not None:
+                vars(self)["shares"] = torch.tensor(self.styles, **self._place())
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def set_weights(weighed: Iterable[tuple[Any, float]]) -> None:
+    """Give adapters of layers their weights, in place where compiled code reads them."""
+    for adapter, number in weighed:
+        own = adapter.__dict__
+        own["weight"] = number
+        if own["gauge"] is None:
+            own["gauge"] = torch.tensor(number, **adapter._place())
+        else:
+            own["gauge"].fill_(number)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def set_styles(adapters: Iterable[Any], styles: tuple[float, ...] | None) -> None:
+    """Give adapters of layers with the same branches their styles, in place where compiled code reads them."""
+    fresh: dict[Any, Tensor] = {}
+    filled: set[int] = set()
+    for adapter in adapters:
+        own = adapter.__dict__
+        own["styles"] = styles
+        if styles is None:
+            own["shares"] = None
+            continue
+        place = adapter._place()
+        key = tuple(place.values())
+        if key not in fresh:
+            fresh[key] = torch.tensor(styles, **place)
+        if own["shares"] is None:
+            own["shares"] = fresh[key]
+        elif id(own["shares"]) not in filled:
+            own["shares"].copy_(fresh[key])
+            filled.add(id(own["shares"]))
+
+
+class LayerAdapter(Weighed):
     """One adapter in one layer: its tensors as leaves, and their contribution.
 
     Leaves, each present where the adapter has it: ``down``, ``core`` and ``up`` (nn.Linear or nn.Conv2d), ``router``
     (nn.Linear, or `FixedRouter`), and `Value` for every other leaf: ``gain``, ``turn``, ``weight_delta``, ``kron`` ….
 
     Attributes:
-        path: the layer's module path in the file's words.
         kind: how the base module treats its input.
         branches: n, 0 without a low-rank pair.
         rank: r, of the whole layer where the base convolution is grouped.
         alpha: numerator of the scale alpha / rank.
-        weight: the user's weight w in this layer.
-        styles: branch weights that override the router, used as given.
         casts_inputs: whether leaves are given their weights' dtype; not where hooks cast the weights themselves.
     """
+
+    kind: Kind
+    branches: int
+    rank: int
+    alpha: float | None
+    transform: Transform
+    pool: Pool
+    groups: int
+    casts_inputs: bool
 
     def __init__(
         self,
@@ -138,20 +220,12 @@ class LayerAdapter(nn.Module):
         pool: Pool = "mean",
         groups: int = 1,
     ) -> None:
-        super().__init__()
-        self.path = path
-        self.kind = kind
-        self.branches = branches
-        self.rank = rank
-        self.alpha = alpha
-        self.transform = transform
-        self.pool = pool
-        self.groups = groups
-        self.weight = 1.0
-        self.styles: tuple[float, ...] | None = None
-        self.casts_inputs = True
-        for name, leaf in leaves.items():
-            self.add_module(name, leaf)
+        super().__init__(path)
+        vars(self).update(
+            kind=kind, branches=branches, rank=rank, alpha=alpha, transform=transform, pool=pool, groups=groups,
+            casts_inputs=True,
+        )  # fmt: skip
+        self._modules.update(leaves)
 
     @property
     def scale(self) -> float:
@@ -173,7 +247,7 @@ class LayerAdapter(nn.Module):
             base: the base module, called with a batch.
             x: its input.
             h: its output.
-            weight: w, not 0; or ``[N]``, one for every instance.
+            weight: w, in compiled code ``[]``; or ``[N]``, one for every instance.
             chosen: the branches that act in place of the router.
             factors: of each branch's weight, where the router decides.
 
@@ -187,7 +261,7 @@ class LayerAdapter(nn.Module):
             u = h + parts[0]
         if self.branches:
             # One weight is cheapest at the rank; where every instance has its own, the product is weighed.
-            if isinstance(weight, Tensor):
+            if isinstance(weight, Tensor) and weight.ndim:
                 dh = _weighed(self._low_rank(x, h, self.scale, chosen, factors), weight)
             else:
                 dh = self._low_rank(x, h, weight * self.scale, chosen, factors)
@@ -198,6 +272,7 @@ class LayerAdapter(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LayerAdapter:
         for name, leaf in self.named_children():
             leaf._apply(partial(_gently, fn, 4 if name in PRECISE else 2))  # type: ignore[no-untyped-call]
+        self._follow()
         return self
 
     def value(self, name: str, like: Tensor) -> Tensor | None:
@@ -247,7 +322,7 @@ class LayerAdapter(nn.Module):
         self,
         x: Tensor,
         h: Tensor,
-        scale: float,
+        scale: float | Tensor,
         chosen: operator.Selection | None,
         factors: tuple[float, ...] | None,
     ) -> Tensor:
@@ -288,12 +363,11 @@ class LayerAdapter(nn.Module):
 
     def chosen(self, like: Tensor) -> operator.Selection | None:
         """The styles that were set, None where the router decides."""
-        if self.styles is None:
-            return None
         if torch.compiler.is_compiling():
-            s = torch.tensor(self.styles, device=like.device, dtype=operator.wide_dtype(like))
-            return operator.Selection(None, s, self.branches)
-        return operator.select([self.styles], like)
+            if self.shares is None:
+                return None
+            return operator.Selection(None, self.shares.to(like.device, operator.wide_dtype(like)), self.branches)
+        return None if self.styles is None else operator.select([self.styles], like)
 
     def _routed(self, x: Tensor, h: Tensor) -> Tensor | None:
         """The router's s as ``[n]`` or ``[N, n]``; None for the single branch of a layer without a router."""
@@ -336,6 +410,18 @@ def hide_guests() -> Iterator[None]:
     finally:
         if not before:
             _LOOKING.discard(own)
+
+
+def all_modules(root: nn.Module) -> Iterator[nn.Module]:
+    """Every module below ``root`` once, itself and ours included, whoever looks: faster than ``root.modules()``."""
+    seen, left = {root}, [root]
+    while left:
+        module = left.pop()
+        yield module
+        for child in module._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                left.append(child)
 
 
 def put_child(parent: nn.Module, name: str, child: nn.Module) -> None:
@@ -448,8 +534,8 @@ class StyleInjectLayer(GuestLayer):
         h, x = (output[None], x[None]) if bare else (output, x)
         total: Tensor | None = None
         for adapter in acting:
-            weight = adapter.weight * scale
-            if weight != 0:
+            weight = acting_weight(adapter) * scale
+            if compiling or weight != 0:
                 part = adapter(base, x, h, weight, adapter.chosen(h))
                 total = part if total is None else total + part
         if total is None:
@@ -525,9 +611,16 @@ def _gently(fn: Callable[[Tensor], Tensor], itemsize: int, tensor: Tensor) -> Te
     return tensor.to(moved.device) if lossy else moved
 
 
+def acting_weight(adapter: Weighed) -> float | Tensor:
+    """The weight that acts: a number, or in compiled code a tensor whose number may change."""
+    if not torch.compiler.is_compiling():
+        return adapter.weight
+    return adapter.weight if adapter.gauge is None else adapter.gauge
+
+
 def _weighed(tensor: Tensor, weight: float | Tensor) -> Tensor:
     """weight · tensor; a weight per instance is float32 or wider, and the result is rounded once."""
-    if not isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor) or not weight.ndim:
         return weight * tensor
     return (weight.reshape(-1, *[1] * (tensor.ndim - 1)) * tensor).to(tensor.dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from si_hub.adapter import Layer
 from si_hub.errors import BaseMismatch, NumberOverflow
+from si_hub.storage.tensors import Tensor as Stored
 from si_hub.tuner.kinds import Kind, bias_shape, channels, has_float64, weight_shape
 from si_hub.tuner.layer import PRECISE, FixedRouter, LayerAdapter, Value
 
@@ -29,11 +31,23 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an adapter's tensors go. ``share``: keep a tensor that already fits as it is, memory-mapped or not."""
+    """Where an adapter's tensors go, and where they come from.
+
+    Attributes:
+        share: keep a tensor that already fits as it is.
+        read: gives the values of a file's tensor.
+    """
 
     device: torch.device
     dtype: torch.dtype
     share: bool
+    read: Callable[[Stored], Tensor] = Stored.torch
+
+    def dtype_of(self, dtype: torch.dtype, leaf: str = "") -> torch.dtype:
+        """The dtype that a leaf of this dtype gets."""
+        keeps = leaf.split(".")[0] in PRECISE and dtype.itemsize > 1
+        placed = torch.promote_types(self.dtype, dtype) if keeps else self.dtype
+        return torch.float32 if placed == torch.float64 and not has_float64(self.device) else placed
 
     def __call__(self, tensor: Tensor, leaf: str = "", *, key: str = "") -> Tensor:
         """The tensor where it acts; ``key`` is for errors.
@@ -41,10 +55,7 @@ class Placement:
         Raises:
             NumberOverflow: the dtype cannot hold one of its numbers.
         """
-        keeps = leaf.split(".")[0] in PRECISE and tensor.itemsize > 1
-        dtype = torch.promote_types(self.dtype, tensor.dtype) if keeps else self.dtype
-        if dtype == torch.float64 and not has_float64(self.device):
-            dtype = torch.float32
+        dtype = self.dtype_of(tensor.dtype, leaf)
         placed = tensor.to(self.device, dtype)
         if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max:
             check_held(tensor, placed, key)
@@ -66,7 +77,11 @@ def check_held(before: Tensor, after: Tensor, key: str) -> None:
         )  # fmt: skip
 
 
-def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> dict[str, tuple[int, ...]]:
+#: Shape by leaf name.
+Shapes = dict[str, tuple[int, ...]]
+
+
+def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> Shapes:
     """Shape by leaf name, as docs/FORMAT.md gives it, for this module; only leaves that the module can carry."""
     weight, bias = weight_shape(module, kind), bias_shape(module, kind)
     shapes = {"gain": bias, "bias_delta": bias}
@@ -74,6 +89,7 @@ def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> dict[str, tu
         shapes["weight_delta"] = weight
     if not kind.low_rank:
         return shapes
+    rank, branches = layer.rank, layer.branches
     into, out = channels(module, kind)
     kernel = weight[2:]
     for leaf, width in (("turn", out), ("turn_in", into)):
@@ -82,7 +98,7 @@ def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> dict[str, tu
         blocks = blocks if blocks and width % blocks == 0 else 1
         shapes[leaf] = (blocks, width // blocks, width // blocks)
     kron = layer.tensors.get("kron")
-    shapes |= {"router.weight": (layer.branches, into), "router.bias": (layer.branches,), "gain_in": (into,)}
+    shapes |= {"router.weight": (branches, into), "router.bias": (branches,), "gain_in": (into,)}
     if kron is not None:
         o1, i1 = (*kron.shape, 0, 0)[:2]
         if len(kron.shape) != 2 or not i1 or not o1 or into % i1 or out % o1:
@@ -90,21 +106,27 @@ def expected_shapes(module: nn.Module, kind: Kind, layer: Layer) -> dict[str, tu
             return shapes
         shapes["kron"] = (o1, i1)
         into, out = into // i1, out // o1
-    if kron is not None and not layer.branches:
+    if kron is not None and not branches:
         shapes["weight_delta"] = (out, into, *kernel)
     groups = getattr(module, "groups", 1)
-    shapes["down.weight"] = (layer.branches * layer.rank, into, *kernel)
+    shapes["down.weight"] = (branches * rank, into, *kernel)
     if "core.weight" in layer.tensors:
         inner = (*layer.tensors["down.weight"].shape, 0)[0] if "down.weight" in layer.tensors else 0
         shapes["down.weight"] = (inner, into, *[1] * len(kernel))
-        shapes["core.weight"] = (layer.branches * layer.rank, inner, *kernel)
-    shapes["up.weight"] = (out, layer.rank // groups)
+        shapes["core.weight"] = (branches * rank, inner, *kernel)
+    shapes["up.weight"] = (out, rank // groups)
     return shapes
 
 
-def mismatches(path: str, module: nn.Module, kind: Kind, layer: Layer) -> list[Mismatch]:
-    """Every tensor of the layer whose shape does not fit; kernels of one element count as none."""
-    expected = expected_shapes(module, kind, layer)
+def mismatches(
+    path: str, module: nn.Module, kind: Kind, layer: Layer, expected: Shapes | None = None
+) -> list[Mismatch]:
+    """Every tensor of the layer whose shape does not fit; kernels of one element count as none.
+
+    Args:
+        expected: `expected_shapes`, where they are known already.
+    """
+    expected = expected_shapes(module, kind, layer) if expected is None else expected
     wrong = []
     for leaf, tensor in layer.tensors.items():
         wanted = expected.get(leaf)
@@ -123,25 +145,31 @@ def _squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if len(shape) > 2 and set(shape[2:]) == {1} else shape
 
 
-def build_layer(path: str, module: nn.Module, kind: Kind, layer: Layer, placement: Placement) -> LayerAdapter:
+def build_layer(
+    path: str, module: nn.Module, kind: Kind, layer: Layer, placement: Placement, shapes: Shapes | None = None
+) -> LayerAdapter:
     """The live form of a layer whose shapes fit.
+
+    Args:
+        shapes: `expected_shapes`, where they are known already.
 
     Raises:
         NumberOverflow: a number that the module's dtype cannot hold.
         BaseMismatch: for a layer that changes nothing, a pair without its other half, or several branches without a
             router.
     """
-    shapes = expected_shapes(module, kind, layer)
+    shapes = expected_shapes(module, kind, layer) if shapes is None else shapes
     _check_complete(path, layer)
+    branches = layer.branches
 
     def take(leaf: str) -> Tensor:
-        return placement(layer.tensors[leaf].torch().reshape(shapes[leaf]), leaf, key=f"{path}.{leaf}")
+        return placement(placement.read(layer.tensors[leaf]).reshape(shapes[leaf]), leaf, key=f"{path}.{leaf}")
 
     leaves: dict[str, nn.Module] = {}
     if "core.weight" in layer.tensors:
         parts = take("down.weight"), take("core.weight"), take("up.weight")
         leaves["down"], leaves["core"], leaves["up"] = cored_pair(module, kind, *parts)
-    elif layer.branches:
+    elif branches:
         leaves["down"], leaves["up"] = pair(module, kind, take("down.weight"), take("up.weight"))
     if "router.bias" in layer.tensors:
         bias = take("router.bias")
@@ -155,7 +183,7 @@ def build_layer(path: str, module: nn.Module, kind: Kind, layer: Layer, placemen
         path,
         kind,
         leaves,
-        branches=layer.branches,
+        branches=branches,
         rank=layer.rank,
         alpha=layer.alpha,
         transform=layer.transform,
@@ -242,7 +270,21 @@ def router(weight: Tensor, bias: Tensor) -> nn.Module:
 
 def _fill(cls: type[nn.Module], tensors: dict[str, Tensor], *args: Any, **kwargs: Any) -> nn.Module:
     """A module made without memory, around tensors that are there already."""
-    leaf = cls(*args, bias="bias" in tensors, device="meta", **kwargs)
+    leaf = _BLANK[cls](*args, bias="bias" in tensors, device="meta", **kwargs)
+    leaf.__class__ = cls
     for name, tensor in tensors.items():
         leaf._parameters[name] = nn.Parameter(tensor, requires_grad=False)
     return leaf
+
+
+class _BlankLinear(nn.Linear):
+    def reset_parameters(self) -> None:
+        """Nothing: drawing numbers that are thrown away takes longer than all else."""
+
+
+class _BlankConv2d(nn.Conv2d):
+    def reset_parameters(self) -> None:
+        """As `_BlankLinear`'s."""
+
+
+_BLANK: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _BlankLinear, nn.Conv2d: _BlankConv2d}

@@ -12,9 +12,11 @@ from torch import nn
 
 from si_hub.schedule import Schedule
 from si_hub.tuner.kinds import CALLED_INSTEAD
-from si_hub.tuner.layer import Control, StyleInjectLayer
+from si_hub.tuner.layer import Control, StyleInjectLayer, set_weights
 from si_hub.tuner.projections import unwatch, watch
 from si_hub.tuner.requests import Role, RowPlan, Watchmaker
+
+_PROJECTIONS = {name for names in CALLED_INSTEAD.values() for name in names}
 
 
 @dataclass(slots=True)
@@ -88,7 +90,9 @@ class Ledger:
         """Tell every layer which of its adapters act."""
         acting = {name for name in self.records if self.acts(name)}
         for _, layer in self.layers():
-            layer.active = tuple(sorted(acting.intersection(layer.adapters.keys())))
+            active = tuple(sorted(acting.intersection(layer._modules)))
+            if layer.active != active:
+                layer.active = active
         scheduled = any(self.records[name].schedule for name in acting)
         self.control.standing = self.standing_plan if scheduled else None
         if self._hooks_changed:
@@ -121,7 +125,7 @@ class Ledger:
             layer = create(self.control).train(base.training)
             layer.attach(base)
             layer.home = path if isinstance(layer, StyleInjectLayer) else path.rpartition(".")[0]
-            projection = any(path.rpartition(".")[2] in names for names in CALLED_INSTEAD.values())
+            projection = path.rpartition(".")[2] in _PROJECTIONS
             attention = parent if projection and isinstance(layer, StyleInjectLayer) else None
             if attention is not None:
                 watch(attention)
@@ -156,10 +160,20 @@ class Ledger:
         """Adapters that PEFT knows of."""
         return [name for name, record in self.records.items() if not record.managed]
 
+    def adapters_of(self, name: str) -> list[Any]:
+        """What an adapter is made of, layer by layer."""
+        found = (layer._modules.get(name) for _, layer in self.layers())
+        return [adapter for adapter in found if adapter is not None]
+
+    def weighed(self, name: str, weight: float | Callable[[str], float]) -> list[tuple[Any, float]]:
+        """What an adapter is made of, each with its weight: a number, or a function of the layer path."""
+        if callable(weight):
+            return [(adapter, float(weight(adapter.path))) for adapter in self.adapters_of(name)]
+        number = float(weight)
+        return [(adapter, number) for adapter in self.adapters_of(name)]
+
     def set_weight(self, name: str, weight: float | Callable[[str], float]) -> None:
-        for _, layer in self.layers():
-            if name in layer.adapters:
-                layer[name].weight = float(weight(layer[name].path) if callable(weight) else weight)
+        set_weights(self.weighed(name, weight))
 
 
 def _forget_compiled() -> None:

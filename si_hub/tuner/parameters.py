@@ -15,18 +15,22 @@ from torch import Tensor, nn
 
 from si_hub.adapter import Pool, Transform
 from si_hub.errors import BaseMismatch
-from si_hub.tuner.layer import CHILD, Control, GuestLayer, Value, put_child, take_child
+from si_hub.tuner.layer import (
+    CHILD,
+    Control,
+    GuestLayer,
+    Value,
+    Weighed,
+    acting_weight,
+    put_child,
+    take_child,
+)
 from si_hub.tuner.offloaded import find_parameter, find_stored
 from si_hub.tuner.requests import current_call
 
 
-class ParameterAdapter(nn.Module):
-    """One adapter's delta of one bare parameter.
-
-    Attributes:
-        path: the parameter's path in the file's words.
-        weight: the user's weight w.
-    """
+class ParameterAdapter(Weighed):
+    """One adapter's delta of one bare parameter."""
 
     branches = 0
     rank = 0
@@ -36,13 +40,15 @@ class ParameterAdapter(nn.Module):
     groups = 1
 
     def __init__(self, path: str, delta: Tensor) -> None:
-        super().__init__()
-        self.path = path
-        self.weight = 1.0
-        self.styles: tuple[float, ...] | None = None
+        super().__init__(path)
         self.param_delta = Value(delta)
 
-    def forward(self, parent: nn.Module, parameter: Tensor, weight: float) -> Tensor:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ParameterAdapter:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._follow()
+        return self
+
+    def forward(self, parent: nn.Module, parameter: Tensor, weight: float | Tensor) -> Tensor:
         """weight · delta, in the parameter's dtype and on its device."""
         stored = find_stored(parent, self.param_delta.weight)
         delta: Tensor = self.param_delta() if stored is None else stored
@@ -80,14 +86,17 @@ class ParameterLayer(GuestLayer):
 
     def before(self, parent: nn.Module, _: Any) -> None:
         """Forward pre-hook of the parent: shadow the parameter; threads with other scales wait for their turn."""
-        if not torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if not compiling:
             self.turn.lock.acquire()
         scale = self.control.scale
-        call = None if torch.compiler.is_compiling() else current_call(self.control)
+        call = None if compiling else current_call(self.control)
         names = self.active if call is None else sorted(call.plan.names & self._modules.keys())
         found = [(name, one) for name in names if isinstance(one := self._modules.get(name), ParameterAdapter)]
-        weights = [one.weight if call is None else call.one_weight(name, one.path) for name, one in found]
-        acting = [(one, w * scale) for (_, one), w in zip(found, weights, strict=True) if w * scale != 0]
+        weights = [acting_weight(one) if call is None else call.one_weight(name, one.path) for name, one in found]
+        acting = [
+            (one, w * scale) for (_, one), w in zip(found, weights, strict=True) if scale and (compiling or w != 0)
+        ]
         parameter = find_parameter(parent, self.name) if acting else None
         if parameter is None:
             return

@@ -15,6 +15,8 @@ from si_hub.errors import UsageError
 from si_hub.schedule import Schedule
 from si_hub.tuner.door import Door, find_door, watch_runs
 from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
+from si_hub.tuner.layer import set_styles as set_styles_of
+from si_hub.tuner.layer import set_weights
 from si_hub.tuner.requests import Watchmaker
 
 ModuleWeight = float | Callable[[str], float]
@@ -74,6 +76,18 @@ def adapters(model: nn.Module) -> dict[str, AdapterState]:
     }
 
 
+def adapter_names(model: nn.Module) -> list[str]:
+    """The names of the model's adapters, in the order they came."""
+    door = find_door(model)
+    return [] if door is None else list(door.records)
+
+
+def active_names(model: nn.Module) -> list[str]:
+    """The names of those that were chosen to act."""
+    door = find_door(model)
+    return [] if door is None else [name for name, record in door.records.items() if record.active]
+
+
 def set_active(model: nn.Module, weights: Mapping[str, ModuleWeight]) -> None:
     """Choose which adapters act, and how strongly; those not named become inactive.
 
@@ -86,14 +100,8 @@ def set_active(model: nn.Module, weights: Mapping[str, ModuleWeight]) -> None:
     if not weights and find_door(model) is None:
         return
     door = door_with(model, weights)
-    numbers = {
-        (name, path): float(weight(layer[name].path) if callable(weight) else weight)
-        for name, weight in weights.items()
-        for path, layer in ((path, site.layer) for path, site in door.sites.items())
-        if name in layer.adapters
-    }
-    for (name, path), number in numbers.items():
-        door.sites[path].layer[name].weight = number
+    # All are known before any is set: a function may raise.
+    set_weights([pair for name, weight in weights.items() for pair in door.weighed(name, weight)])
     for name, record in door.records.items():
         record.active = name in weights
     door.refresh()
@@ -165,9 +173,7 @@ def _override(door: Door, name: str, styles: dict[str, float] | None) -> None:
     record = door.records[name]
     record.styles = None if styles is None else dict(styles)
     values = None if styles is None else tuple(styles.get(branch, 0.0) for branch in record.branches)
-    for _, layer in door.layers():
-        if name in layer.adapters and layer[name].branches == len(record.branches) > 0:
-            layer[name].styles = values
+    set_styles_of([one for one in door.adapters_of(name) if one.branches == len(record.branches) > 0], values)
 
 
 def to_device(model: nn.Module, names: Iterable[str] | str, device: torch.device | str | int) -> None:

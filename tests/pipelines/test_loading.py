@@ -15,7 +15,7 @@ from torch import nn
 from si_hub import format as file_format
 from si_hub import tuner
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
-from si_hub.errors import BaseMismatch, NotFinite, UsageError
+from si_hub.errors import BaseMismatch, MissingFile, NotFinite, UsageError
 from si_hub.pipelines import loading, registry
 from si_hub.storage.tensors import Tensor
 
@@ -154,9 +154,29 @@ def test_a_half_precision_base_gets_the_adapter_in_its_dtype_and_gives_it_back_i
     assert saved.path.read_bytes() == written.path.read_bytes()
 
 
-def test_finite_numbers_are_checked_in_embeddings_too(adapter: Make) -> None:
+@pytest.mark.parametrize("held", [(), ("text_encoder",)])
+def test_finite_numbers_are_checked_in_embeddings_too(adapter: Make, held: tuple[str, ...]) -> None:
     vectors = torch.zeros(2, 24)
     vectors[1, 3] = float("inf")
     part = Component("CLIPTextModel", embeddings={"<cat>": Tensor.from_torch(vectors)})
     with pytest.raises(NotFinite, match=r"text_encoder\.embedding\.<cat>.*found 1 of 48"):
-        loading.check_adapter_finite(adapter(text_encoder=part), "a file")
+        loading.read_finite(adapter(text_encoder=part), "a file", held)
+
+
+def test_values_are_read_once_and_given_once_and_what_is_not_finite_is_told_by_name(
+    adapter: Make, tmp_path: Path
+) -> None:
+    down, up = torch.arange(6.0).reshape(2, 3), torch.ones(4, 2)
+    layers = {"fc": Layer({"down.weight": Tensor.from_torch(down), "up.weight": Tensor.from_torch(up)})}
+    path = file_format.write(adapter(unet=Component(None, layers)), tmp_path / "a.safetensors").path
+    read = file_format.read(path)
+    stored = read.components["unet"].layers["fc"].tensors["down.weight"]
+    values = loading.read_finite(read, "a file", ["unet"])
+    path.unlink()
+    assert torch.equal(values.take(stored), down)
+    with pytest.raises(MissingFile):
+        values.take(stored)
+    up[3, 1] = float("nan")
+    layers["fc"].tensors["up.weight"] = Tensor.from_torch(up)
+    with pytest.raises(NotFinite, match=r"unet\.fc\.up\.weight.*found 1 of 8"):
+        loading.read_finite(adapter(unet=Component(None, layers)), "a file", ["unet"])

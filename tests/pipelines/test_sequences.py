@@ -84,6 +84,7 @@ class World:
     inputs: tuple[Any, ...]
     paths: tuple[str, ...]
     adapters: dict[str, Adapter] = field(default_factory=dict)
+    lora: dict[str, Tensor] = field(default_factory=dict)
 
     def numbers(self, kind: str, path: str) -> dict[str, Tensor]:
         return {
@@ -115,20 +116,21 @@ class World:
     def constant(self, kind: str, styles: dict[str, float] | None) -> bool:
         return kind != "bent" and (kind != "routed" or styles is not None)
 
-    def run(self, rows: list[list[Loaded]], fused: list[dict[str, Tensor]]) -> Tensor:
-        """The output where each row of the batch has its own adapters, over fused weights."""
+    def run(self, rows: list[list[Loaded]], fused: list[dict[str, Tensor]], lora: float = 0.0) -> Tensor:
+        """The output where each row of the batch has its own adapters, over fused weights and beside PEFT's LoRA."""
         twin: Any = copy.deepcopy(self.base)
         for path in self.paths:
             module: Any = twin.get_submodule(path)
             for changes in fused:
                 module.weight.data = module.weight.data + changes[path]
-            module.register_forward_hook(lambda _, args, h, path=path: self.add(rows, path, args[0], h))
+            module.register_forward_hook(lambda _, args, h, path=path: self.add(rows, path, args[0], h, lora))
         with torch.no_grad():
             found: Tensor = twin(*self.inputs).sample
         return found
 
-    def add(self, rows: list[list[Loaded]], path: str, x: Tensor, h: Tensor) -> Tensor:
-        total = h.clone()
+    def add(self, rows: list[list[Loaded]], path: str, x: Tensor, h: Tensor, lora: float) -> Tensor:
+        down, up = (self.lora[f"{path}.lora_{end}.weight"] for end in "AB")
+        total = h + lora * (x @ down.T @ up.T)
         for number in range(h.shape[0]):
             for one in rows[number % len(rows)]:
                 leaves, here, base = self.numbers(one.kind, path), x[number : number + 1], h[number : number + 1]
@@ -166,6 +168,8 @@ def make_world(name: str) -> World:
                 tensors["router.weight"] = torch.randn(n, into).double()
             transform: Any = "variance" if kind == "bent" else "add"
             layers[path] = Layer({leaf: Stored.from_torch(value) for leaf, value in tensors.items()}, 3.0, transform)
+            world.lora[f"{path}.lora_A.weight"] = torch.randn(2, into).double() / into**0.5
+            world.lora[f"{path}.lora_B.weight"] = torch.randn(out, 2).double() / 3
         branches = ("ink", "neon") if n > 1 else ()
         world.adapters[kind] = Adapter(BaseModel("test"), {"denoiser": Component(None, layers)}, branches)
     return world
@@ -178,13 +182,14 @@ class Calls(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        model = copy.deepcopy(self.world.base)
+        model: Any = copy.deepcopy(self.world.base)
         self.pipe: Any = Bare(model)
         self.model = model
         self.before = {name: value.clone() for name, value in model.state_dict().items()}
         self.modules = list(model.named_modules())
         self.here: dict[str, Loaded] = {}
         self.enabled = True
+        self.lora: float | None = None
 
     def load(self, name: str, kind: str, weight: float | None, **options: Any) -> None:
         self.pipe.load_styleinject_weights(
@@ -287,11 +292,13 @@ class Calls(RuleBasedStateMachine):
             self.pipe.unload_styleinject_weights()
         self.here.clear()
         self.enabled = True
+        assert find_door(self.model) is None
+        if self.lora is not None:
+            return
         now = self.model.state_dict()
         assert list(now) == list(self.before)
         assert all(torch.equal(now[name], value) for name, value in self.before.items())
         assert list(self.model.named_modules()) == self.modules
-        assert find_door(self.model) is None
 
     @precondition(lambda self: self.here)
     @rule(data=st.data())
@@ -313,6 +320,19 @@ class Calls(RuleBasedStateMachine):
         with self.pipe.styleinject(rows=rows):
             self.compare(meant)
 
+    @rule(weight=st.sampled_from(WEIGHTS))
+    def weighs_a_lora_of_diffusers(self, weight: float) -> None:
+        if self.lora is None:
+            self.model.load_lora_adapter(dict(self.world.lora), prefix=None, adapter_name="theirs")
+        self.model.set_adapters("theirs", weight)
+        self.lora = weight
+
+    @precondition(lambda self: self.lora is not None)
+    @rule()
+    def unloads_the_lora_of_diffusers(self) -> None:
+        self.model.unload_lora()
+        self.lora = None
+
     @rule()
     def draws(self) -> None:
         self.compare([[held for held in self.here.values() if held.active and self.enabled and held.fused is None]])
@@ -320,11 +340,14 @@ class Calls(RuleBasedStateMachine):
     def compare(self, rows: list[list[Loaded]]) -> None:
         with torch.no_grad():
             found = self.model(*self.world.inputs).sample
-        expected = self.world.run(rows, [held.fused for held in self.here.values() if held.fused is not None])
+        fused = [held.fused for held in self.here.values() if held.fused is not None]
+        expected = self.world.run(rows, fused, self.lora or 0.0)
         assert torch.allclose(found, expected, rtol=0, atol=1e-9)
 
     def teardown(self) -> None:
         self.draws()
+        if self.lora is not None:
+            self.unloads_the_lora_of_diffusers()
         self.unloads()
         self.draws()
         assert tuner.adapters(self.model) == {}

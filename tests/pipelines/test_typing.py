@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,23 @@ def test_mypy_catches_a_misspelt_keyword_of_ours_and_of_the_pipeline_s_own_call(
     lines = enumerate(SCRIPT.splitlines(), 1)
     expected = {str(number): line.partition("# WRONG: ")[2] for number, line in lines if "# WRONG: " in line}
     assert found == expected, done.stdout
+
+
+PYRIGHT = shutil.which("pyright") or shutil.which("basedpyright")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PYRIGHT is None, reason="pyright is not installed")
+def test_pyright_catches_the_same(tmp_path: Path) -> None:
+    """``pip install basedpyright`` or ``npm install -g pyright``."""
+    assert PYRIGHT is not None
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    settings = {"typeCheckingMode": "standard", "extraPaths": [str(ROOT)], "include": ["script.py"]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
+    command = [PYRIGHT, "--outputjson", "--project", str(tmp_path), "--pythonpath", sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    found = {1 + one["range"]["start"]["line"] for one in json.loads(done.stdout)["generalDiagnostics"]}
+    assert found == {number for number, line in enumerate(SCRIPT.splitlines(), 1) if "# WRONG: " in line}, done.stdout
 
 
 def test_enable_returns_the_very_pipeline_and_refuses_what_is_none(sd: object) -> None:

@@ -19,7 +19,7 @@ from si_hub.adapter import Adapter, BaseModel, Component
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
 from si_hub.errors import UsageError
-from si_hub.pipelines import loading
+from si_hub.pipelines import loading, registry
 from si_hub.words import option
 
 #: Equal parts of the noise schedule that errors are given for.
@@ -135,7 +135,7 @@ def adapter_in(pipeline: Any, components: Mapping[str, Component]) -> Iterator[N
         pipeline, adapter, _NAME, source=_NAME, low_cpu_mem_usage=False, strict=True, allowed=components
     )
     try:
-        loading.activate(pipeline, {name: {_NAME: 1.0} for name in components})
+        loading.activate(registry.models(pipeline), {name: {_NAME: 1.0} for name in components})
         yield
     finally:
         loading.unload_adapters(pipeline, [_NAME])
