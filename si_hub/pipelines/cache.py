@@ -30,7 +30,7 @@ class _Ready:
     """An adapter that was read, with its numbers in memory, and the bytes that it will take."""
 
     loaded: sources.Loaded
-    values: loading.Values
+    values: loading.ReadTensors
     nbytes: int
 
 

@@ -33,7 +33,7 @@ def load_adapter(
     low_cpu_mem_usage: bool,
     strict: bool,
     allowed: Collection[str] = (),
-    values: Values | None = None,
+    values: ReadTensors | None = None,
     active: bool = True,
 ) -> LoadReport:
     """Add ``adapter`` to every component of the pipeline that it has layers for, under a new name.
@@ -166,7 +166,7 @@ def check_reach(adapter: Adapter, source: str, allowed: Collection[str]) -> None
         )
 
 
-class Values:
+class ReadTensors:
     """Tensors of a file that are in memory already."""
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ class Values:
         return tensor.torch() if held is None else held
 
 
-def read_finite(adapter: Adapter, source: str, held: Collection[str] = ()) -> Values:
+def read_finite(adapter: Adapter, source: str, held: Collection[str] = ()) -> ReadTensors:
     """Look at every tensor for NaN and infinity; nothing is decoded for that.
 
     Args:
@@ -192,7 +192,7 @@ def read_finite(adapter: Adapter, source: str, held: Collection[str] = ()) -> Va
     Raises:
         NotFinite: the first tensor that has one.
     """
-    values = Values()
+    values = ReadTensors()
     with OpenFiles() as files:
         for component, content in adapter.components.items():
             tensors = {

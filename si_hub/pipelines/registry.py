@@ -98,7 +98,7 @@ def active_names(pipeline: Any) -> list[str]:
     found: dict[str, None] = {}
     for model in models(pipeline).values():
         loaded = tuner.adapter_names(model)
-        found |= dict.fromkeys(tuner.active_names(model))
+        found |= dict.fromkeys(tuner.chosen_names(model))
         found |= dict.fromkeys(name for name in sources(model) if name not in loaded)
     return [name for name in by_name(pipeline) if name in found]
 

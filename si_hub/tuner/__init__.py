@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from si_hub.tuner.leaves import Mismatch as Mismatch
     from si_hub.tuner.model import StyleInjectModel as StyleInjectModel
     from si_hub.tuner.steering import AdapterState as AdapterState
-    from si_hub.tuner.steering import active_names as active_names
     from si_hub.tuner.steering import adapter_names as adapter_names
     from si_hub.tuner.steering import adapters as adapters
+    from si_hub.tuner.steering import chosen_names as chosen_names
     from si_hub.tuner.steering import fuse_in_place as fuse_in_place
     from si_hub.tuner.steering import set_active as set_active
     from si_hub.tuner.steering import set_enabled as set_enabled
@@ -46,7 +46,7 @@ _HOMES = {
     "Mismatch": "si_hub.tuner.leaves",
     "StyleInjectModel": "si_hub.tuner.model",
     "AdapterState": "si_hub.tuner.steering",
-    "active_names": "si_hub.tuner.steering",
+    "chosen_names": "si_hub.tuner.steering",
     "adapter_names": "si_hub.tuner.steering",
     "adapters": "si_hub.tuner.steering",
     "fuse_in_place": "si_hub.tuner.steering",

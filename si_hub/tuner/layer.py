@@ -163,7 +163,7 @@ def set_weights(weighed: Iterable[tuple[Any, float]]) -> None:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def set_styles(adapters: Iterable[Any], styles: tuple[float, ...] | None) -> None:
+def give_styles(adapters: Iterable[Any], styles: tuple[float, ...] | None) -> None:
     """Give adapters of layers with the same branches their styles, in place where compiled code reads them."""
     fresh: dict[Any, Tensor] = {}
     filled: set[int] = set()

@@ -15,8 +15,7 @@ from si_hub.errors import UsageError
 from si_hub.schedule import Schedule
 from si_hub.tuner.door import Door, find_door, watch_runs
 from si_hub.tuner.fusion import fuse_into_base, unfuse_from_base
-from si_hub.tuner.layer import set_styles as set_styles_of
-from si_hub.tuner.layer import set_weights
+from si_hub.tuner.layer import give_styles, set_weights
 from si_hub.tuner.requests import Watchmaker
 
 ModuleWeight = float | Callable[[str], float]
@@ -82,7 +81,7 @@ def adapter_names(model: nn.Module) -> list[str]:
     return [] if door is None else list(door.records)
 
 
-def active_names(model: nn.Module) -> list[str]:
+def chosen_names(model: nn.Module) -> list[str]:
     """The names of those that were chosen to act."""
     door = find_door(model)
     return [] if door is None else [name for name, record in door.records.items() if record.active]
@@ -173,7 +172,7 @@ def _override(door: Door, name: str, styles: dict[str, float] | None) -> None:
     record = door.records[name]
     record.styles = None if styles is None else dict(styles)
     values = None if styles is None else tuple(styles.get(branch, 0.0) for branch in record.branches)
-    set_styles_of([one for one in door.adapters_of(name) if one.branches == len(record.branches) > 0], values)
+    give_styles([one for one in door.adapters_of(name) if one.branches == len(record.branches) > 0], values)
 
 
 def to_device(model: nn.Module, names: Iterable[str] | str, device: torch.device | str | int) -> None:

@@ -109,7 +109,8 @@ def test_what_does_not_fit_the_budget_at_all_is_told_and_nothing_is_unloaded_for
         pass
     assert small.prefetch("z").exception(WAIT) is not None
     assert pipe.get_list_styleinject_adapters() == {"transformer": ["a"]}
-    for wrong in (0, True, 2.5, "1GB"):
+    wrongs: list[Any] = [0, True, 2.5, "1GB"]
+    for wrong in wrongs:
         with pytest.raises(UsageError, match="max_bytes: a cache has a number of bytes"):
             si_hub.AdapterCache(pipe, wrong)
     with pytest.raises(UsageError, match="has a cache of adapters already"):
