@@ -19,7 +19,7 @@ from si_hub.tuner.door import Door, close_door, find_door, modules_by_path, open
 from si_hub.tuner.fusion import check_bakeable, unfuse_from_base
 from si_hub.tuner.kinds import check_bare, check_called, kind_of, working_device, working_dtype
 from si_hub.tuner.layer import Control, LayerAdapter, StyleInjectLayer
-from si_hub.tuner.leaves import Mismatch, Placement, build_layer, expected_shapes, mismatches
+from si_hub.tuner.leaves import Mismatch, Placement, build_layer, expected_shapes, mismatches, read_anew
 from si_hub.tuner.ledger import Record
 from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 from si_hub.tuner.steering import door_with
@@ -72,7 +72,7 @@ def inject(
     name: str,
     branches: Sequence[str] = (),
     low_cpu_mem_usage: bool = True,
-    read: Callable[[Tensor], torch.Tensor] = Tensor.torch,
+    read: Callable[[Tensor], torch.Tensor] = read_anew,
     active: bool = True,
 ) -> InjectReport:
     """Add an adapter, with weight 1 beside those that are active already.

@@ -29,6 +29,11 @@ class Mismatch:
         return f"{self.path}.{self.leaf}: expected {self.expected}, found {self.found}"
 
 
+def read_anew(stored: Stored) -> Tensor:
+    """The values of a file's tensor, in memory of their own."""
+    return stored.torch()
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where an adapter's tensors go, and where they come from.
@@ -41,7 +46,7 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
     share: bool
-    read: Callable[[Stored], Tensor] = Stored.torch
+    read: Callable[[Stored], Tensor] = read_anew
 
     def dtype_of(self, dtype: torch.dtype, leaf: str = "") -> torch.dtype:
         """The dtype that a leaf of this dtype gets."""
