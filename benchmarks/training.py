@@ -1,4 +1,4 @@
-"""What `si-hub train` costs and learns on the miniature, beside PEFT's LoRA and DoRA of the same rank by the same loop.
+"""What `si-hub train` costs and learns on the miniature, beside PEFT's LoRA and DoRA of equal size by the same loop.
 
 python -m benchmarks.training [--style ink] [--steps 200] [--timed 60] [--json]
 
@@ -31,7 +31,11 @@ from si_hub.training.task import PictureTask
 from si_hub.work.processes import processes
 
 MINIATURE = Path(__file__).resolve().parents[1] / "examples" / "miniature"
-METHODS = ("styleinject", "lora", "dora")
+#: What is said to `si_hub.train`: each with ranks dealt out, and with one everywhere.
+METHODS: dict[str, dict[str, Any]] = {
+    "styleinject": {}, "lora, ranks fitted": {"method": "lora", "ranks": "fitted"},
+    "styleinject, ranks even": {"ranks": "even"}, "lora": {"method": "lora"}, "dora": {"method": "dora"},
+}  # fmt: skip
 SEEN, UNSEEN = (16, 777), (64, 4242)
 
 
@@ -44,11 +48,11 @@ def write_pictures(folder: Path, style: str, count: int, seed: int) -> Path:
     return folder
 
 
-def prepare(base: Path, pictures: Path, method: str, place: Path) -> tuple[Session, _Run]:
+def prepare(base: Path, pictures: Path, told: dict[str, Any], place: Path) -> tuple[Session, _Run]:
     """A training that is about to begin."""
     order = read_order(
-        base, pictures, place / f"{method}.safetensors", styles=(), caption=None, validation=None, prompts=None,
-        report=(), work=None, force=True, progress=None, about={}, dtype="fp32", settings={"method": method},
+        base, pictures, place / "out.safetensors", styles=(), caption=None, validation=None, prompts=None,
+        report=(), work=None, force=True, progress=None, about={}, dtype="fp32", settings=told,
     )  # fmt: skip
     order.work.open(order.plan())
     session = Session(order, processes())
@@ -80,7 +84,7 @@ def kept_bytes(run: _Run) -> int:
 
 def timed(base: Path, pictures: Path, steps: int, place: Path) -> list[dict[str, Any]]:
     """Time and memory of a step of every method, taken in turn."""
-    ready = {method: prepare(base, pictures, method, place) for method in METHODS}
+    ready = {method: prepare(base, pictures, told, place) for method, told in METHODS.items()}
     took: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(steps):
         for method, (_, run) in ready.items():
@@ -104,11 +108,11 @@ def learned(base: Path, style: str, steps: int, place: Path) -> list[dict[str, A
     """The error on unseen pictures that each method leaves."""
     unseen = write_pictures(place / "unseen", style, *UNSEEN)
     rows = []
-    for method in METHODS:
+    for method, told in METHODS.items():
         start = time.perf_counter()
         found = si_hub.train(
-            base, place / "seen", place / "out.safetensors", validation=unseen, method=method, steps=steps,
-            measured=64, force=True,
+            base, place / "seen", place / "out.safetensors", validation=unseen, steps=steps, measured=64,
+            force=True, **told,
         )  # fmt: skip
         rows.append({
             "method": method, "steps": steps, "error": round(found.error, 4), "kept step": found.kept,

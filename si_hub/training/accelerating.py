@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import unwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from si_hub.report.progress import Progress, ProgressBar
 from si_hub.work.processes import is_launched
@@ -43,16 +43,54 @@ def accelerator_of(precision: str, device: torch.device, **more: Any) -> Any:
     return Accelerator(mixed_precision=precision, cpu=device.type == "cpu", device_placement=False, **more)
 
 
+class Choosing(Protocol):
+    """What is trained, where one of its branches may act alone."""
+
+    @property
+    def chosen(self) -> str | None:
+        """The branch that does."""
+
+    def choose(self, branch: str | None) -> None:
+        """Let another one."""
+
+
 @contextmanager
-def checkpoint_activations(denoiser: Any, wanted: bool) -> Iterator[None]:
-    """Gradient checkpointing, if it is wanted, while the block runs."""
-    if wanted:
+def checkpoint_activations(denoiser: Any, wanted: bool, learner: Choosing | None = None) -> Iterator[None]:
+    """Gradient checkpointing, if it is wanted, while the block runs.
+
+    Args:
+        denoiser: a diffusers model.
+        wanted: whether.
+        learner: what the way back computes again, it computes with the branch of it that acted on the way there.
+    """
+    if wanted and learner is None:
         denoiser.enable_gradient_checkpointing()
+    elif wanted:
+        denoiser.enable_gradient_checkpointing(_choosing_again(learner))
     try:
         yield
     finally:
         if wanted:
             denoiser.disable_gradient_checkpointing()
+
+
+def _choosing_again(learner: Choosing | None) -> Callable[..., Any]:
+    """A block's call of which nothing is kept but what it is given."""
+    from torch.utils.checkpoint import checkpoint
+
+    assert learner is not None
+
+    def call(block: Any, *given: Any) -> Any:
+        branch = learner.chosen
+
+        def compute(*again: Any) -> Any:
+            if learner.chosen != branch:
+                learner.choose(branch)
+            return block(*again)
+
+        return checkpoint(compute, *given, use_reentrant=False)
+
+    return call
 
 
 def show_of(progress: Progress | None) -> Any:

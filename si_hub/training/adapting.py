@@ -43,6 +43,7 @@ class Pupil:
     Attributes:
         models: the components by name.
         leaves: every trainable tensor, by component and name within it.
+        chosen: the branch that acts alone; ``None`` where routers choose.
 
     Raises:
         UsageError: no module of a component is called as the settings say.
@@ -59,6 +60,7 @@ class Pupil:
         self.pipeline, self.settings, self.branches = pipeline, settings, tuple(branches)
         self.models: dict[str, nn.Module] = {name: getattr(pipeline, name) for name in components}
         self.leaves: dict[str, nn.Parameter] = {}
+        self.chosen: str | None = None
         for place, (name, model) in enumerate(self.models.items()):
             targets = settings.target_modules if place == 0 else list(TEXT_TARGETS)
             ranks = None
@@ -96,15 +98,17 @@ class Pupil:
 
     def _config(self, targets: list[str], ranks: Mapping[str, int]) -> Any:
         settings = self.settings
+        # One scale, whatever rank a module has.
+        scale = (settings.alpha or settings.rank) / settings.rank
+        alphas = {path: scale * rank for path, rank in ranks.items()}
         if settings.method == "styleinject":
             return StyleInjectConfig(
                 r=settings.rank, alpha=settings.alpha, num_branches=self.count, branches=list(self.branches) or None,
                 transform=settings.transform, router=settings.router, target_modules=targets,
-                rank_pattern=dict(ranks),
+                rank_pattern=dict(ranks), alpha_pattern=alphas if settings.alpha else {},
             )  # fmt: skip
         from peft import LoraConfig
 
-        alphas = {} if settings.alpha else {path: float(rank) for path, rank in ranks.items()}
         return LoraConfig(
             r=settings.rank, lora_alpha=settings.alpha or settings.rank, target_modules=targets,
             use_dora=settings.method == "dora", rank_pattern=dict(ranks), alpha_pattern=alphas,
@@ -133,6 +137,7 @@ class Pupil:
 
     def choose(self, branch: str | None) -> None:
         """Let one branch act alone; ``None`` gives the routers their work back."""
+        self.chosen = branch
         for model in self.models.values():
             tuner.set_styles(model, None if branch is None else {branch: 1.0}, [_NAME])
 

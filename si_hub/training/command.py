@@ -162,7 +162,7 @@ def _write(order: TrainOrder, session: Any, course: Any) -> Trained:
     result = _told(order, session, course, size, identity)
     if order.draws:
         session.draw_last(course)
-        _share(order, session)
+        _share(order, session, course)
         for file in order.reports:
             write_report(_report(order, session, course, result), file, overwrite=order.force)
     return result
@@ -180,13 +180,14 @@ def _told(order: TrainOrder, session: Any, course: Any, size: int, identity: str
     )  # fmt: skip
 
 
-def _share(order: TrainOrder, session: Any) -> None:
-    """The last pictures of each prompt, where the output is a folder that is shared."""
+def _share(order: TrainOrder, session: Any, course: Any) -> None:
+    """What the adapter as it was kept draws of each prompt, where the output is a folder that is shared."""
     if order.samples is None:
         return
+    from si_hub.training.drawings import kept_title
+
     order.samples.mkdir(exist_ok=True)
-    title = session.drawings.titles(order.settings.steps)[-1]
-    for place, picture in enumerate(session.drawings.pictures(title)):
+    for place, picture in enumerate(session.drawings.pictures(kept_title(course))):
         with atomic_file(order.samples / f"{place + 1:02d}.png", overwrite=True) as out:
             picture.save(out, format="PNG")
 

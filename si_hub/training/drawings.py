@@ -12,6 +12,7 @@ import torch
 from si_hub.storage.files import atomic_file
 from si_hub.training.adapting import Pupil
 from si_hub.training.encoding import text_lengths
+from si_hub.training.loop import Course
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -84,6 +85,11 @@ class Drawings:
 
     def _file(self, title: str, place: int) -> Path:
         return self.folder / f"drawn {title} {place}.png"
+
+
+def kept_title(course: Course) -> str:
+    """What pictures of the adapter are called as it was kept."""
+    return step_title(course.best) if course.best else UNTRAINED
 
 
 def step_title(step: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,8 +31,13 @@ _TOGETHER = 8
 
 
 def with_trigger(caption: str, word: str | None) -> str:
-    """A caption with the word that calls the style, where no text encoder cuts it off: first."""
-    return caption if word is None or word in caption else f"{word}, {caption}" if caption else word
+    """A caption with the word that calls the style, where no text encoder cuts it off: first.
+
+    A caption that has it, as a word of its own, stays as it is.
+    """
+    if word is None or re.search(rf"(?<!\w){re.escape(word)}(?!\w)", caption):
+        return caption
+    return f"{word}, {caption}" if caption else word
 
 
 def size_step(pipeline: Any) -> int:
@@ -45,7 +51,8 @@ def size_step(pipeline: Any) -> int:
 def upright_size(picture: Any) -> tuple[int, int]:
     """Width and height of a picture as it is meant to be seen: a camera may have been turned."""
     width, height = picture.size
-    return (height, width) if picture.getexif().get(_ORIENTATION, 1) >= _SIDEWAYS else (width, height)
+    held = picture.getexif().get(_ORIENTATION)
+    return (height, width) if isinstance(held, int) and held >= _SIDEWAYS else (width, height)
 
 
 def usual_resolution(pipeline: Any, pictures: Sequence[Captioned]) -> int:

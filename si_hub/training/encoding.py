@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from si_hub.training.gallery import open_picture
+from si_hub.training.gallery import as_seen, open_picture
 
 #: What ``encode_prompt`` returns, by how many things it returns: place of the states and of the pooled vector.
 TEXT: dict[int, tuple[int, int | None]] = {2: (0, None), 3: (0, 1), 4: (0, 2)}
@@ -74,7 +74,7 @@ def encode_picture(pipeline: Any, file: Path, height: int, width: int) -> Tensor
 
     vae = pipeline.vae
     with open_picture(file) as picture:
-        fitted = ImageOps.fit(ImageOps.exif_transpose(picture).convert("RGB"), (width, height))
+        fitted = ImageOps.fit(as_seen(picture), (width, height))
     pixels = pipeline.image_processor.preprocess(fitted, height, width).to(vae.device, vae.dtype)
     mean: Tensor = vae.encode(pixels).latent_dist.mean
     shifted = mean - (getattr(vae.config, "shift_factor", None) or 0.0)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from si_hub.errors import FormatError, MissingFile, NotUtf8, UsageError
+from si_hub.errors import FormatError, MissingFile, NotUtf8, SiHubError, UsageError
 from si_hub.storage.files import open_regular
 from si_hub.words import label, option
 
@@ -19,6 +22,8 @@ PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _TABLES = ("metadata.jsonl", "metadata.csv")
 _FILE = ("file_name", "image", "file")
 _CAPTION = ("text", "caption", "prompt")
+#: What Pillow raises of a damaged picture.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 #: Bytes of a table of captions, at most.
 _LIMIT = 256 << 20
 
@@ -94,7 +99,8 @@ def captioned_pictures(
     if untold := [one.file.name for one in found if one.caption is None]:
         raise UsageError(
             f"{len(untold)} of {len(found)} pictures have no caption, such as {untold[0]}", file=place,
-            expected=f"a text beside each picture, {' or '.join(_TABLES)}",
+            expected=f"a text beside each picture, {' or '.join(_TABLES)}" if table is None
+            else f"{' or '.join(_CAPTION)} in each row of {table.name}",
             hint=f"Or give one for all with {option('caption')}.",
         )  # fmt: skip
     for one in found:
@@ -112,8 +118,7 @@ def _rows(table: Path) -> list[tuple[Path, str | None]]:
             text = data.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise NotUtf8("is no UTF-8 text", file=table) from error
-    lines = text.splitlines()
-    read = _of_csv(lines) if table.suffix == ".csv" else _of_json(lines, table)
+    read = _of_csv(text, table) if table.suffix == ".csv" else _of_json(text, table)
     found = []
     for number, row in enumerate(read, start=1):
         name = next((row[key] for key in _FILE if isinstance(row.get(key), str)), None)
@@ -131,12 +136,17 @@ def _rows(table: Path) -> list[tuple[Path, str | None]]:
     return found
 
 
-def _of_csv(lines: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    yield from csv.DictReader(lines)
+def _of_csv(text: str, table: Path) -> Iterator[Mapping[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise FormatError(f"is no table: {error}", file=table, key=f"line {reader.line_num}") from error
 
 
-def _of_json(lines: Sequence[str], table: Path) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(lines, start=1):
+def _of_json(text: str, table: Path) -> Iterator[Mapping[str, Any]]:
+    # Of what Unicode calls ends of lines, JSON has most in its texts.
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -169,8 +179,29 @@ def open_picture(file: Path) -> Iterator[Any]:
         try:
             with Image.open(data) as picture:
                 yield picture
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except SiHubError:
+            raise
+        except (*_UNREADABLE, Image.DecompressionBombError) as error:
             raise FormatError("is no picture that can be read", file=file, hint="Take it out.") from error
+
+
+def as_seen(picture: Any) -> Any:
+    """An opened picture in RGB as people see it: upright, on white where it is transparent.
+
+    Sixteen bits a channel become eight; of an animation it is the first picture.
+    """
+    import numpy
+    from PIL import Image, ImageOps
+
+    shown = ImageOps.exif_transpose(picture)
+    if shown.mode == "I" or shown.mode.startswith("I;16"):
+        # Pillow would take all above 255 for white.
+        values = numpy.asarray(shown).clip(0, 65535) / 257
+        shown = Image.fromarray(values.round().astype(numpy.uint8))
+    if shown.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in shown.info:
+        colours = shown.convert("RGBA")
+        shown = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
+    return shown.convert("RGB")
 
 
 def caption_file(picture: Path) -> Path:
@@ -186,6 +217,6 @@ def caption(file: Path) -> str | None:
     """
     text = caption_file(file)
     try:
-        return text.read_text(encoding="utf-8").strip() or None if text.is_file() else None
+        return text.read_text(encoding="utf-8-sig").strip() or None if text.is_file() else None
     except UnicodeDecodeError as error:
         raise NotUtf8("is no UTF-8 text", file=text) from error

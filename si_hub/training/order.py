@@ -122,6 +122,11 @@ def read_order(
         )
     if styles and settings.get("router") is None and settings.get("method") in (None, "styleinject"):
         settings = {**settings, "router": "fixed"}
+    if styles and settings.get("branches") not in (None, len(styles)):
+        raise UsageError("each style is a branch", key=label("branches"), found=settings["branches"],
+                         expected=f"nothing, or {len(styles)}")  # fmt: skip
+    if styles and settings.get("method") in (None, "styleinject"):
+        settings = {**settings, "branches": len(styles)}
     wish = TrainSettings.of(settings)
     if dtype not in _DTYPES:
         raise UsageError("is no kind of number", key=label("dtype"), expected=", ".join(_DTYPES), found=dtype)
@@ -134,9 +139,6 @@ def read_order(
                          hint="Give their folders names of their own.")  # fmt: skip
     if branches and wish.method != "styleinject":
         raise UsageError(f"the method {wish.method} has no branches", key=label("styles"))
-    if branches and wish.checkpointing and wish.router == "fixed":
-        raise UsageError("computes activations twice, when another branch is chosen", key=label("checkpointing"),
-                         hint=f"Leave it out, or add {option('router', 'learned')}.")  # fmt: skip
     sources = [str(one) for one in styles or [pictures or ""]]
     found = [
         one
@@ -149,7 +151,7 @@ def read_order(
     name = "-".join(branches) if branches else shown_folder(str(pictures))
     beside = Path(sources[0]).resolve().parent
     path, samples = _destination(output, beside / name, wish)
-    check_target(path, force=force, given=[folder, *sources])
+    check_target(path, force=force, given=[folder, *sources], into_folder=samples is not None)
     reports = (report,) if isinstance(report, str | Path) else tuple(report)
     for one in map(Path, reports):
         check_report_file(one, overwrite=force)
@@ -192,8 +194,15 @@ def _destination(output: str | Path | None, name: Path, settings: TrainSettings)
     return path, None
 
 
-def check_target(path: Path, *, force: bool, given: Sequence[str | Path]) -> None:
-    """Raise FileAccessError or MissingFile where a file cannot or must not be written."""
+def check_target(path: Path, *, force: bool, given: Sequence[str | Path], into_folder: bool) -> None:
+    """Raise FileAccessError or MissingFile where a file cannot or must not be written.
+
+    Args:
+        path: of the file.
+        force: whether it may be there.
+        given: files and folders that are read.
+        into_folder: whether its folder was named, and is made where it is not there.
+    """
     if path.exists() and not force:
         raise FileAccessError(
             "already exists", file=path,
@@ -202,7 +211,7 @@ def check_target(path: Path, *, force: bool, given: Sequence[str | Path]) -> Non
     if path.exists() and any(is_part(path, one) for one in given):
         raise FileAccessError("is a file of what is read", file=path, hint=f"Name another with {option('output')}.")
     folder = path.absolute().parent
-    if not folder.is_dir() and path.name != _IN_FOLDER:
+    if not folder.is_dir() and not into_folder:
         raise MissingFile("the folder does not exist", file=path.parent, hint="Create it first.")
 
 
@@ -212,6 +221,8 @@ def _prompts(told: str | Path | Sequence[str] | None, pictures: Sequence[Caption
         return captions[:: max(1, len(captions) // _DRAWN)][:_DRAWN]
     if isinstance(told, str | Path):
         return read_prompt_lines(Path(told))
+    if not told:
+        raise UsageError("names no prompt", key=label("prompts"), hint="Leave it out to have captions drawn.")
     return [str(one) for one in told]
 
 

@@ -8,22 +8,25 @@ from typing import Any
 
 import torch
 
+from si_hub.storage.tensors import Tensor as Stored
 from si_hub.training.accelerating import accelerator_of, checkpoint_activations, show_of
 from si_hub.training.adapting import Pupil, surveyed_modules
 from si_hub.training.base import load_base
 from si_hub.training.calls import denoiser_name
-from si_hub.training.drawings import UNTRAINED, Drawings, previews_of, step_title
-from si_hub.training.encoded import EncodedPictures, usual_resolution, with_trigger
+from si_hub.training.drawings import UNTRAINED, Drawings, kept_title, previews_of, step_title
+from si_hub.training.encoded import EncodedPictures, size_step, usual_resolution, with_trigger
 from si_hub.training.gallery import Captioned
 from si_hub.training.loop import Course, run_loop
 from si_hub.training.noising import Objective
 from si_hub.training.order import TrainOrder
 from si_hub.training.quiet import load_quietly
-from si_hub.training.surveying import Pull, survey
+from si_hub.training.surveying import Pull, as_tensors, from_tensors, survey
 from si_hub.training.task import Lesson, PictureTask, Untrained
 from si_hub.words import option
 from si_hub.work.processes import Processes
 
+#: What a survey found is kept under.
+_SURVEY = "survey"
 _DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -48,9 +51,9 @@ class Session:
         self.pipeline = load_base(order.folder, _DTYPES[settings.precision])
         denoiser = denoiser_name(self.pipeline)
         self.objective = Objective.of(self.pipeline.scheduler)
-        self.resolution = settings.resolution or usual_resolution(self.pipeline, order.pictures)
-        self.pipeline.to(crew.device)
         self.notes: list[str] = []
+        self.resolution = self._resolution()
+        self.pipeline.to(crew.device)
         self.encoded = EncodedPictures(self.pipeline, order.work, crew)
         with _in_full(self.pipeline.vae, _DTYPES[settings.precision]):
             self._encode()
@@ -69,6 +72,15 @@ class Session:
             self.pupil, order.work.folder, previews_of(prompts, order.branches, routed=routed), self.resolution,
             settings.seed,
         )  # fmt: skip
+
+    def _resolution(self) -> int:
+        """What was said, or is usual; a multiple of what the model's latents are halved by."""
+        said, step = self.order.settings.resolution, size_step(self.pipeline)
+        wanted = said or usual_resolution(self.pipeline, self.order.pictures)
+        found = max(step, wanted // step * step)
+        if said not in (None, found):
+            self.notes.append(f"sides are multiples of {step} here: trained at {found}, not at {said}")
+        return found
 
     def _encode(self) -> None:
         """Latents and text states of everything that is learned from or measured with."""
@@ -99,10 +111,27 @@ class Session:
         return found
 
     def _survey(self, denoiser: str) -> dict[str, Pull] | None:
-        """Where the pictures pull at the denoiser, if ranks are to be fitted: the same on every process."""
-        settings, device = self.order.settings, self.crew.device
-        if not settings.fitted:
+        """Where the pictures pull at the denoiser, if ranks are to be fitted.
+
+        What the first process found is kept, and what all of them go by, however often they are killed: another
+        device, or another number of threads, would round otherwise, and might deal a rank elsewhere.
+        """
+        work = self.order.work
+        if not self.order.settings.fitted:
             return None
+        found = None if work.load(_SURVEY) else self._pulls(denoiser)
+        if self.crew.main and found is not None:
+            tensors, numbers = as_tensors(found)
+            kept = {name: Stored.from_torch(value.contiguous()) for name, value in tensors.items()}
+            work.save(_SURVEY, kept, {"numbers": numbers})
+        self.crew.wait()
+        entry = work.load(_SURVEY)
+        assert entry is not None
+        tensors = {name: value.torch() for name, value in entry.tensors.items()}
+        return from_tensors(tensors, entry.facts["numbers"])
+
+    def _pulls(self, denoiser: str) -> dict[str, Pull]:
+        settings, device = self.order.settings, self.crew.device
         model = getattr(self.pipeline, denoiser)
         accelerator = accelerator_of(settings.precision, device)
         task = PictureTask(
@@ -149,7 +178,7 @@ class Session:
                 self._draw(step_title(step) if step else UNTRAINED)
 
         denoiser = getattr(self.pipeline, denoiser_name(self.pipeline))
-        with checkpoint_activations(denoiser, settings.checkpointing):
+        with checkpoint_activations(denoiser, settings.checkpointing, self.pupil):
             course = run_loop(
                 task, settings.recipe(self.rate), accelerator, checkpoint=order.work.folder / "training.pt",
                 show=show_of(order.progress), look=look,
@@ -172,7 +201,7 @@ class Session:
     def draw_last(self, course: Course) -> None:
         """What the base and the adapter as it was kept draw, where that has not been drawn."""
         self._draw(UNTRAINED)
-        self._draw(step_title(course.best) if course.best else UNTRAINED)
+        self._draw(kept_title(course))
 
 
 def remarks_of(course: Course, kept: int) -> list[str]:

@@ -34,6 +34,12 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 #: Modules of text encoders that are trained with ``text_encoder``.
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+#: The least that each setting may be that is a whole number, and the most that any may.
+_LEAST = {
+    "rank": 1, "branches": 1, "steps": 1, "batch": 1, "part": 1, "save_every": 1, "measured": 1, "surveyed": 1,
+    "preserve": 0, "every": 0, "resolution": 8, "seed": 0,
+}  # fmt: skip
+_MOST = 2**53
 #: Settings that change how the work is done, not what comes out.
 _UNTOLD = ("part", "save_every", "checkpointing", "device", "trackers")
 
@@ -44,8 +50,8 @@ class TrainSettings:
 
     Attributes:
         method: one of `TRAINED_METHODS`.
-        rank, alpha: of every pair; alpha None is the rank's own number, a scale of one. Where ranks are fitted, the
-            pairs together have as many numbers as this rank has on all ``linear`` layers.
+        rank, alpha: of every pair; alpha / rank is the scale, and alpha None a scale of one. Where ranks are fitted, the
+            pairs together have as many numbers as this rank has on all ``linear`` layers, and that scale.
         ranks: one of `RANKS`; None is fitted for StyleInject and even for PEFT's methods.
         surveyed: noisy pictures that ranks are fitted with, before anything is trained.
         branches, transform, router: of StyleInject, see `si_hub.StyleInjectConfig`.
@@ -122,7 +128,10 @@ class TrainSettings:
         given = {name: value for name, value in told.items() if value is not None}
         for name in ("targets", "trackers"):
             if name in given:
-                given[name] = _words(given[name])
+                given[name] = _words(name, given[name])
+        for name, value in given.items():
+            if name in _LEAST and isinstance(value, float) and value.is_integer():
+                given[name] = int(value)
         found = cls(**given)
         found._check(given)
         return found
@@ -141,10 +150,17 @@ class TrainSettings:
             if name not in TRACKERS:
                 raise UsageError("no such tracker", key=label("tracker", python="trackers"),
                                  expected=", ".join(TRACKERS), found=name)  # fmt: skip
-        for name in ("rank", "branches", "steps", "batch", "part", "save_every", "measured", "surveyed"):
-            _check_whole(name, getattr(self, name), 1)
-        for name in ("preserve", "every"):
-            _check_whole(name, getattr(self, name), 0)
+        for name, least in _LEAST.items():
+            if (value := getattr(self, name)) is not None:
+                _check_whole(name, value, least)
+        for name in ("text_encoder", "buckets", "checkpointing"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError("is true or false", key=label(name), found=getattr(self, name))
+        for name in ("trigger", "device"):
+            if (value := getattr(self, name)) is not None and not (isinstance(value, str) and value.strip()):
+                raise UsageError("is a word", key=label(name), found=value)
+        if self.layers is not None and self.targets:
+            raise UsageError("says the same as targets", key=label("layers"), hint="Leave one of them out.")
         for name in ("alpha", "rate", "min_snr", "clip"):
             _check_number(name, getattr(self, name), above=True)
         for name in ("decay", "noise_offset", "preserve_weight"):
@@ -153,8 +169,6 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not (_is_real(value) and 0 <= value < 1):
                 raise UsageError("is a share from 0 to below 1", key=label(name), found=value)
-        if self.resolution is not None:
-            _check_whole("resolution", self.resolution, 8)
         if self.method != "styleinject":
             for name in ("branches", "transform", "router"):
                 if name in given and getattr(self, name) != getattr(type(self)(), name):
@@ -195,10 +209,15 @@ class TrainSettings:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
-def _words(value: str | Sequence[str]) -> tuple[str, ...]:
+def _words(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
     """Words that a user gave as a list, or in one text with commas."""
-    parts = value.split(",") if isinstance(value, str) else [part for one in value for part in one.split(",")]
-    return tuple(part.strip() for part in parts if part.strip())
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        raise UsageError("is names, or one text with commas between them", key=label(name), found=value)
+    found = tuple(part.strip() for one in given for part in one.split(",") if part.strip())
+    if given and not found:
+        raise UsageError("names nothing", key=label(name), hint="Leave it out.")
+    return found
 
 
 def _is_real(value: Any) -> bool:
@@ -206,7 +225,7 @@ def _is_real(value: Any) -> bool:
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:
-    if not _is_real(value) or value < least or value != int(value):
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _MOST:
         raise UsageError(f"is a whole number, {least} or more", key=label(name), found=value)
 
 

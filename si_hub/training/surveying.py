@@ -91,6 +91,19 @@ class _Sketch:
         return strengths.float(), (reads * highest.sign()).float()
 
 
+def as_tensors(pulls: Mapping[str, Pull]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """What was found, as tensors to keep by name, and the numbers that a rank costs by path."""
+    tensors = {}
+    for path, pull in pulls.items():
+        tensors |= {f"{path}.strengths": pull.strengths, f"{path}.reads": pull.reads}
+    return tensors, {path: pull.numbers for path, pull in pulls.items()}
+
+
+def from_tensors(tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> dict[str, Pull]:
+    """What `as_tensors` was given."""
+    return {path: Pull(tensors[f"{path}.strengths"], tensors[f"{path}.reads"], cost) for path, cost in numbers.items()}
+
+
 def survey(
     modules: Mapping[str, nn.Module],
     losses: Iterator[Callable[[], Tensor]],

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import si_hub
 from si_hub.adapter import BaseModel
 from si_hub.errors import UsageError
 from si_hub.training.adapting import Pupil, surveyed_modules
@@ -97,6 +98,59 @@ def test_a_lora_takes_the_same_ranks(own: Any) -> None:
     pupil = Pupil(own, ["unet"], TrainSettings.of(told), pulls=pulls)
     [down] = [leaf for name, leaf in pupil.leaves.items() if "lora_A" in name]
     torch.testing.assert_close(torch.nn.functional.normalize(down.flatten(1)), reads[:2])
+
+
+@pytest.mark.parametrize("method", ["styleinject", "lora"])
+def test_a_scale_is_every_module_s_whatever_its_rank(own: Any, method: str) -> None:
+    """Of the same numbers: alpha as large as the rank is what none is, and twice that does twice as much."""
+    ends = [f"mid_block.attentions.0.transformer_blocks.0.attn1.{name}" for name in ("to_q", "to_k")]
+    wide = own.unet.get_submodule(ends[0]).in_features
+    pulls = {
+        path: Pull(torch.tensor([4.0, 3.0, 2.0, 1.0]) * size, torch.eye(wide)[:4], 2 * wide)
+        for path, size in zip(ends, (1.0, 2.5), strict=True)
+    }
+    does: list[torch.Tensor] = []
+    x = torch.ones(1, wide)
+    for alpha in (None, 2.0, 4.0):
+        pipeline = copy.copy(own)
+        pipeline.unet = copy.deepcopy(own.unet)
+        told = {"rank": 2, "targets": ends, "method": method, "ranks": "fitted", "alpha": alpha}
+        pupil = Pupil(pipeline, ["unet"], TrainSettings.of(told), pulls=pulls)
+        downs = {name: leaf for name, leaf in pupil.leaves.items() if ".down." in name or "lora_A" in name}
+        assert sorted(map(len, downs.values())) == [1, 3]
+        for name, leaf in pupil.leaves.items():
+            leaf.data.fill_(0.1 if name not in downs else 0.5)
+        with torch.no_grad():
+            parts = [pipeline.unet.get_submodule(end)(x) - own.unet.get_submodule(end)(x) for end in ends]
+        does.append(torch.cat(parts))
+    # 0.1 · rank · 0.5 · width
+    torch.testing.assert_close(does[0][:, 0], torch.tensor([1.0, 3.0]) * 0.05 * wide, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(does[1], does[0])
+    torch.testing.assert_close(does[2], 2 * does[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_lora_of_fitted_ranks_is_written_as_diffusers_does(own: Any, tmp_path: Path) -> None:
+    ends = [f"mid_block.attentions.0.transformer_blocks.0.attn1.{name}" for name in ("to_q", "to_k")]
+    wide = own.unet.get_submodule(ends[0]).in_features
+    pulls = {
+        path: Pull(torch.tensor([4.0, 3.0, 2.0, 1.0]) * size, torch.eye(wide)[:4], 2 * wide)
+        for path, size in zip(ends, (1.0, 2.5), strict=True)
+    }
+    told = {"rank": 2, "targets": ends, "method": "lora", "ranks": "fitted", "alpha": 3.0}
+    pupil = Pupil(own, ["unet"], TrainSettings.of(told), pulls=pulls)
+    for leaf in pupil.leaves.values():
+        leaf.data += 0.1
+    trained = answer(own)
+    pupil.save_lora(tmp_path / "lora.safetensors", tmp_path / "work", overwrite=False)
+    own.unet.delete_adapters(["trained"])
+    base = answer(own)
+    own.load_lora_weights(tmp_path / "lora.safetensors")
+    torch.testing.assert_close(answer(own), trained)
+    own.unload_lora_weights()
+    si_hub.enable()
+    own.load_styleinject_weights(tmp_path / "lora.safetensors")
+    torch.testing.assert_close(answer(own), trained, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(base, trained, atol=1e-2)
 
 
 def test_what_is_surveyed_has_no_groups(own: Any) -> None:

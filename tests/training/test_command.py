@@ -130,6 +130,32 @@ def test_styles_become_branches(router: str, ink: Path, tmp_path: Path) -> None:
     assert any(tensor.torch().any() for tensor in routers) == (router == "learned")
 
 
+def test_branches_are_trained_with_activations_computed_twice(ink: Path, tmp_path: Path) -> None:
+    """The way back computes each picture's block again with the picture's own branch, not with the last one's."""
+    neon = write_pictures(tmp_path / "neon", "neon")
+    found = []
+    for checkpointing in (False, True):
+        output = tmp_path / f"{checkpointing}.safetensors"
+        si_hub.train(BASE, styles=[ink, neon], output=output, checkpointing=checkpointing, **FAST)
+        found.append(load_file(output))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+def test_a_shared_folder_shows_what_the_adapter_in_it_draws(
+    ink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([1.0, 0.9, 0.8, 0.5, 0.6, 0.7, 0.8])  # Best after the third step; drawn after the sixth too.
+    monkeypatch.setattr("si_hub.training.task.PictureTask.error", lambda _: next(errors))
+    monkeypatch.setattr("si_hub.work.folder.Work.clear", lambda _: None)
+    told = {**FAST, "rate": 0.05, "ranks": "even"}
+    found: Any = si_hub.train(BASE, ink, output=f"{tmp_path}/mine/", every=6, prompts=["a red circle"], **told)
+    assert found.kept == 3
+    work = next(tmp_path.glob("mine/.*.work"))
+    shared = (tmp_path / "mine" / "samples" / "01.png").read_bytes()
+    assert shared == (work / "drawn step 3 0.png").read_bytes()
+    assert shared != (work / "drawn step 6 0.png").read_bytes()
+
+
 def killed_at(folder: Path, ink: Path, step: int, where: str) -> int:
     """The same training in a process that ends itself without warning at a step; how it ended."""
 

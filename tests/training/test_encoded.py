@@ -119,5 +119,6 @@ def test_gradients_flow_into_text_encoders(pipeline: Any) -> None:
 def test_a_trigger_is_said_once() -> None:
     assert with_trigger("a fox", "ink") == "ink, a fox"
     assert with_trigger("a fox, ink", "ink") == "a fox, ink"
+    assert with_trigger("a pink fox", "ink") == "ink, a pink fox"
     assert with_trigger("", "ink") == "ink"
     assert with_trigger("a fox", None) == "a fox"

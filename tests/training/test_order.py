@@ -31,6 +31,7 @@ def test_a_name_is_the_pictures_and_a_folder_is_shared_as_it_is(
     assert dry(ink, None).path == ink.parent / "ink.styleinject.safetensors"
     assert dry(ink, None, method="lora").path == ink.parent / "ink.safetensors"
     assert dry(ink, "new/").path == Path("new/styleinject.safetensors")
+    assert dry(ink, "new/", method="lora").path == Path("new/lora.safetensors")
     two = plan_training(BASE, styles=[ink, tmp_path_with(tmp_path, "neon", ink)])
     assert two.path == ink.parent / "ink-neon.styleinject.safetensors"
     assert two.settings["router"] == "fixed"
@@ -50,6 +51,7 @@ def tmp_path_with(folder: Path, name: str, ink: Path) -> Path:
         ({"output": "there.safetensors"}, FileAccessError, "already exists"),
         ({"report": "r.pdf"}, UsageError, "no kind of report"),
         ({"prompts": "gone.txt"}, MissingFile, "no such file of prompts"),
+        ({"prompts": []}, UsageError, "prompts: names no prompt"),
         ({"dtype": "int8"}, UsageError, "dtype: is no kind of number"),
         ({"device": "abacus"}, UsageError, "is no device"),
         ({"validation": "empty"}, MissingFile, "no folder with pictures"),
@@ -71,14 +73,15 @@ def test_what_goes_wrong_is_told_before_any_work(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "there.safetensors"]
 
 
-def test_styles_need_names_of_their_own_and_no_second_pass(ink: Path, tmp_path: Path) -> None:
+def test_styles_need_names_of_their_own_and_are_the_branches(ink: Path, tmp_path: Path) -> None:
     other = tmp_path_with(tmp_path, "neon", ink)
     with pytest.raises(UsageError, match="two styles have one name"):
         si_hub.train(BASE, styles=[ink, ink], output=tmp_path / "a.safetensors")
     with pytest.raises(UsageError, match="the method lora has no branches"):
         si_hub.train(BASE, styles=[ink, other], method="lora", output=tmp_path / "a.safetensors")
-    with pytest.raises(UsageError, match="checkpointing: computes activations twice"):
-        si_hub.train(BASE, styles=[ink, other], checkpointing=True, output=tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match="branches: each style is a branch"):
+        si_hub.train(BASE, styles=[ink, other], branches=3, output=tmp_path / "a.safetensors")
+    assert plan_training(BASE, styles=[ink, other], output=tmp_path / "a.safetensors").settings["branches"] == 2
 
 
 def test_pictures_and_models_are_never_replaced(ink: Path, tmp_path: Path) -> None:

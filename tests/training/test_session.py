@@ -58,6 +58,24 @@ def test_encoders_work_in_full_precision_and_go_back(ink: Path, tmp_path: Path) 
     assert all(leaf.dtype == torch.float32 for leaf in session.pupil.leaves.values())
 
 
+def test_a_survey_is_made_once_and_all_go_by_it(ink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {"surveyed": 8, "targets": "to_q,to_k"}
+    first = session_of(ink, tmp_path, **told).pupil
+    monkeypatch.setattr("si_hub.training.session.survey", None)  # What another device would find might differ.
+    again = session_of(ink, tmp_path, **told).pupil
+    assert {name: leaf.shape for name, leaf in again.leaves.items()} == {
+        name: leaf.shape for name, leaf in first.leaves.items()
+    }
+    assert all(torch.equal(leaf, first.leaves[name]) for name, leaf in again.leaves.items())
+
+
+def test_sides_are_what_the_model_can_halve(ink: Path, tmp_path: Path) -> None:
+    session = session_of(ink, tmp_path, resolution=30)
+    assert (session.resolution, session.drawings.side) == (24, 24)
+    assert session.notes[0] == "sides are multiples of 8 here: trained at 24, not at 30"
+    assert not [note for note in session_of(ink, tmp_path / "b", resolution=24).notes if "multiples" in note]
+
+
 def test_what_is_said_of_a_training_is_what_went_wrong() -> None:
     assert remarks_of(Course([1.0], [(0, 1.0), (4, 0.5)], 4), 0) == []
     stopped, kept, parts = remarks_of(Course([1.0], [(0, 1.0)], 0, "the loss was nan at step 2"), 3)

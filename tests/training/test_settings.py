@@ -31,11 +31,29 @@ from si_hub.training.settings import TrainSettings
         ({"precision": "fp8"}, "precision: unknown value"),
         ({"spread": "late"}, "spread: unknown value"),
         ({"layers": "some"}, "layers: unknown value"),
+        ({"layers": "all", "targets": "to_q"}, "layers: says the same as targets"),
+        ({"rank": float("nan")}, "rank: is a whole number"),
+        ({"measured": float("inf")}, "measured: is a whole number"),
+        ({"rank": True}, "rank: is a whole number"),
+        ({"seed": "x"}, "seed: is a whole number, 0 or more"),
+        ({"seed": 2**70}, "seed: is a whole number"),
+        ({"buckets": "no"}, "buckets: is true or false"),
+        ({"checkpointing": 1}, "checkpointing: is true or false"),
+        ({"trigger": 5}, "trigger: is a word"),
+        ({"trigger": " "}, "trigger: is a word"),
+        ({"targets": 5}, "targets: is names"),
+        ({"targets": [1]}, "targets: is names"),
+        ({"targets": ""}, "targets: names nothing"),
     ],
 )
 def test_what_makes_no_sense_is_told(told: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         TrainSettings.of(told)
+
+
+def test_whole_numbers_are_whole_however_they_are_written() -> None:
+    found = TrainSettings.of({"steps": 1e2, "rank": 4.0})
+    assert (found.steps, type(found.steps), type(found.rank)) == (100, int, int)
 
 
 def test_names_come_as_a_list_or_in_one_text() -> None:
