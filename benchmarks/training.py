@@ -48,11 +48,11 @@ def write_pictures(folder: Path, style: str, count: int, seed: int) -> Path:
     return folder
 
 
-def prepare(base: Path, pictures: Path, told: dict[str, Any], place: Path) -> tuple[Session, _Run]:
+def prepare(base: Path, pictures: Path, told: dict[str, Any], output: Path) -> tuple[Session, _Run]:
     """A training that is about to begin."""
     order = read_order(
-        base, pictures, place / "out.safetensors", styles=(), caption=None, validation=None, prompts=None,
-        report=(), work=None, force=True, progress=None, about={}, dtype="fp32", settings=told,
+        base, pictures, output, styles=(), caption=None, validation=None, prompts=None, report=(), work=None,
+        force=True, progress=None, about={}, dtype="fp32", settings=told,
     )  # fmt: skip
     order.work.open(order.plan())
     session = Session(order, processes())
@@ -84,7 +84,10 @@ def kept_bytes(run: _Run) -> int:
 
 def timed(base: Path, pictures: Path, steps: int, place: Path) -> list[dict[str, Any]]:
     """Time and memory of a step of every method, taken in turn."""
-    ready = {method: prepare(base, pictures, told, place) for method, told in METHODS.items()}
+    ready = {
+        method: prepare(base, pictures, told, place / f"{number}.safetensors")
+        for number, (method, told) in enumerate(METHODS.items())
+    }
     took: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(steps):
         for method, (_, run) in ready.items():

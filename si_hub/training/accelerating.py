@@ -63,10 +63,8 @@ def checkpoint_activations(denoiser: Any, wanted: bool, learner: Choosing | None
         wanted: whether.
         learner: what the way back computes again, it computes with the branch of it that acted on the way there.
     """
-    if wanted and learner is None:
-        denoiser.enable_gradient_checkpointing()
-    elif wanted:
-        denoiser.enable_gradient_checkpointing(_choosing_again(learner))
+    if wanted:
+        denoiser.enable_gradient_checkpointing(None if learner is None else _choosing_again(learner))
     try:
         yield
     finally:
@@ -74,11 +72,9 @@ def checkpoint_activations(denoiser: Any, wanted: bool, learner: Choosing | None
             denoiser.disable_gradient_checkpointing()
 
 
-def _choosing_again(learner: Choosing | None) -> Callable[..., Any]:
+def _choosing_again(learner: Choosing) -> Callable[..., Any]:
     """A block's call of which nothing is kept but what it is given."""
     from torch.utils.checkpoint import checkpoint
-
-    assert learner is not None
 
     def call(block: Any, *given: Any) -> Any:
         branch = learner.chosen

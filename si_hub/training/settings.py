@@ -50,8 +50,8 @@ class TrainSettings:
 
     Attributes:
         method: one of `TRAINED_METHODS`.
-        rank, alpha: of every pair; alpha / rank is the scale, and alpha None a scale of one. Where ranks are fitted, the
-            pairs together have as many numbers as this rank has on all ``linear`` layers, and that scale.
+        rank, alpha: of every pair; alpha / rank is the scale, None a scale of one. Where ranks are fitted, all pairs
+            have that scale, and together as many numbers as this rank has on all ``linear`` layers.
         ranks: one of `RANKS`; None is fitted for StyleInject and even for PEFT's methods.
         surveyed: noisy pictures that ranks are fitted with, before anything is trained.
         branches, transform, router: of StyleInject, see `si_hub.StyleInjectConfig`.
