@@ -21,7 +21,7 @@ import si_hub
 def read(folder: Path, side: int) -> tuple[list[Image.Image], list[str]]:
     """Square pictures of a side, and the captions beside them."""
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
-    pictures = [ImageOps.fit(Image.open(file).convert("RGB"), (side, side)) for file in files]
+    pictures = [ImageOps.fit(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), (side, side)) for file in files]
     return pictures, [file.with_suffix(".txt").read_text(encoding="utf-8").strip() for file in files]
 
 

@@ -198,7 +198,7 @@ def as_seen(picture: Any) -> Any:
         # Pillow would take all above 255 for white.
         values = numpy.asarray(shown).clip(0, 65535) / 257
         shown = Image.fromarray(values.round().astype(numpy.uint8))
-    if shown.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in shown.info:
+    if shown.mode in ("LA", "PA", "RGBA") or "transparency" in shown.info:
         colours = shown.convert("RGBA")
         shown = Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours)
     return shown.convert("RGB")

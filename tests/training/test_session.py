@@ -73,7 +73,7 @@ def test_sides_are_what_the_model_can_halve(ink: Path, tmp_path: Path) -> None:
     session = session_of(ink, tmp_path, resolution=30)
     assert (session.resolution, session.drawings.side) == (24, 24)
     assert session.notes[0] == "sides are multiples of 8 here: trained at 24, not at 30"
-    assert not [note for note in session_of(ink, tmp_path / "b", resolution=24).notes if "multiples" in note]
+    assert not [note for note in session_of(ink, tmp_path, resolution=24).notes if "multiples" in note]
 
 
 def test_what_is_said_of_a_training_is_what_went_wrong() -> None:
