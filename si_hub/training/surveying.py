@@ -93,7 +93,7 @@ class _Sketch:
 
 def as_tensors(pulls: Mapping[str, Pull]) -> tuple[dict[str, Tensor], dict[str, int]]:
     """What was found, as tensors to keep by name, and the numbers that a rank costs by path."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for path, pull in pulls.items():
         tensors |= {f"{path}.strengths": pull.strengths, f"{path}.reads": pull.reads}
     return tensors, {path: pull.numbers for path, pull in pulls.items()}

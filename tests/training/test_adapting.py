@@ -130,7 +130,7 @@ def test_a_scale_is_every_module_s_whatever_its_rank(own: Any, method: str) -> N
 
 
 def test_a_lora_of_fitted_ranks_is_written_as_diffusers_does(own: Any, tmp_path: Path) -> None:
-    ends = [f"mid_block.attentions.0.transformer_blocks.0.attn1.{name}" for name in ("to_q", "to_k")]
+    ends = [f"mid_block.attentions.0.transformer_blocks.0.attn1.{name}" for name in ("to_v", "to_out.0")]
     wide = own.unet.get_submodule(ends[0]).in_features
     pulls = {
         path: Pull(torch.tensor([4.0, 3.0, 2.0, 1.0]) * size, torch.eye(wide)[:4], 2 * wide)
