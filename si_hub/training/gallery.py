@@ -141,7 +141,7 @@ def _of_csv(text: str, table: Path) -> Iterator[Mapping[str, Any]]:
     try:
         yield from reader
     except csv.Error as error:
-        raise FormatError(f"is no table: {error}", file=table, key=f"line {reader.line_num}") from error
+        raise FormatError(f"is no table: {error}", file=table, key=f"line {reader.reader.line_num}") from error
 
 
 def _of_json(text: str, table: Path) -> Iterator[Mapping[str, Any]]:
