@@ -36,6 +36,7 @@ class Method:
         options: of its configuration.
         fitted: whether ranks and first directions are those that a survey finds.
         pace: factor of the learning rates that are tried first.
+        longer: factor of the task's steps.
     """
 
     name: str
@@ -43,10 +44,11 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     fitted: bool = False
     pace: float = 1.0
+    longer: float = 1.0
 
 
-def _lora(name: str, *, fitted: bool = False, pace: float = 1.0, **options: Any) -> Method:
-    return Method(name, "peft", {"type": "LoraConfig", **options}, fitted, pace)
+def _lora(name: str, *, fitted: bool = False, longer: float = 1.0, **options: Any) -> Method:
+    return Method(name, "peft", {"type": "LoraConfig", **options}, fitted, longer=longer)
 
 
 def _ours(name: str, *, fitted: bool = True, **options: Any) -> Method:
@@ -77,10 +79,12 @@ OURS = (
     _ours("fitted n=4, learned", transform="add", num_branches=4, router="learned"),
     _ours("fitted n=2, fixed", transform="add", num_branches=2, router="fixed"),
 )
-#: Parts of what wins: the same ranks in a LoRA of PEFT's, and our operator at one rank everywhere.
+#: Parts of what wins: the same ranks in a LoRA of PEFT's, our operator at one rank everywhere, and a LoRA that learns
+#: for as long as a survey takes besides: 32 batches forward and backward, with the weights' own gradients.
 PARTS = (
     _lora("LoRA with the fitted ranks", fitted=True, lora_alpha=RANK, r=RANK),
     _ours("one rank, linear layers", fitted=False, r=RANK, transform="add", target_modules=LINEAR),
+    _lora("LoRA, all layers, 190 steps", longer=190 / 150, r=3, lora_alpha=3, target_modules=ALL),
 )
 #: Every transform with every number of branches and kind of router, for `make claim-full`.
 GRID = tuple(

@@ -8,8 +8,9 @@ from statistics import fmean, stdev
 from benchmarks.claim.methods import RANK
 from benchmarks.claim.paired import Difference, compare
 from benchmarks.claim.routers import Choice
-from benchmarks.claim.runs import DRAWN
+from benchmarks.claim.runs import BATCH, DRAWN, steps_of
 from benchmarks.claim.study import BORROWED, REPORTED, TASKS, Found, Results, best_lora, spread_text
+from benchmarks.claim.tasks import UNSEEN
 
 OURS = "fitted"
 #: Below this, a difference counts as one.
@@ -42,7 +43,11 @@ the same ranks and the same first A, and {same}. {others}
   plain pictures with plain prompts (base: {plain:.4f}); in distillation it is the distance from the checkpoint's own
   prediction, divided by the base's distance. ± is the standard deviation over seeds, most of which is the training
   pictures'; *against* is the mean paired difference from the LoRA that the search found best, with the two-sided p of
-  Student's paired t test.
+  Student's paired t test. All seeds are measured on the same {unseen} unseen pictures, so ± and p speak of training
+  sets and noise, not of those pictures.
+- A survey takes {surveys} batches forward and backward besides, which the other methods do not have: *LoRA, all layers,
+  190 steps* is a LoRA that learns for that time. *ms a step* was taken with two trainings at once, and compares nothing
+  closely: `python -m benchmarks.training` takes the steps of methods in turn ([TRAIN.md](TRAIN.md)).
 """
 
 _SMALL = """
@@ -122,6 +127,8 @@ def write_page(
             surveyed=surveyed,
             seeds=_join(map(str, REPORTED)),
             plain=plain,
+            unseen=UNSEEN,
+            surveys=surveyed // BATCH,
             same=_same(results["small-16"]),
             others=_others(results),
             borrowed=borrowed,
@@ -222,7 +229,7 @@ def _why_not(task: str, found: Mapping[str, Found]) -> str:
     if gap.p < LEVEL and gap.share < 0:
         return ""
     spread, steps = stdev(found[best].errors), TASKS[task].steps
-    early = [f"`{name}` after {found[name].step}" for name in (OURS, best) if found[name].step < steps]
+    early = [f"`{name}` after {found[name].step}" for name in (OURS, best) if found[name].step < steps_of(task, name)]
     learned = (
         f" The search ends {_join(early)} of {steps} steps: what comes later learns these pictures by heart."
         if early

@@ -35,6 +35,11 @@ DRAWN = 40
 PICTURED = 1
 
 
+def steps_of(task: str, method: str) -> int:
+    """Optimiser steps of a method on a task."""
+    return round(TASKS[task].steps * METHODS[method].longer)
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A run that is wanted; also the name of its file.
@@ -59,7 +64,7 @@ class Wanted:
     @property
     def points(self) -> set[int]:
         """Steps after which the error is measured: the search asks less often, and not what is forgotten."""
-        steps = TASKS[self.task].steps
+        steps = steps_of(self.task, self.method)
         if self.step and not self.whole:
             return {self.step}
         count = POINTS if self.step else SEARCHED_POINTS
@@ -124,19 +129,20 @@ def _loss(here: Ground, unet: nn.Module, batch: Batch) -> Tensor:
 def run(wanted: Wanted, kept: Path | None = None) -> Ran:
     """Train; the leaves after ``wanted.step`` are written to a file where one is named."""
     started, here, task = time.process_time(), ground(), TASKS[wanted.task]
+    steps = steps_of(wanted.task, wanted.method)
     unet, leaves = _attached(wanted)
     probes = here.probes(task, wanted.role)
     optimizer = torch.optim.AdamW(leaves, lr=wanted.rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     average = [leaf.detach().clone() for leaf in leaves]
-    longest = max(0.0, 1.0 - 20.0 / task.steps)
+    longest = max(0.0, 1.0 - 20.0 / steps)
     curve: list[tuple[int, float, float]] = []
     took: list[float] = []
     judged: tuple[float | None, float | None] = (None, None)
     for step in range(max(wanted.points)):
         start = time.perf_counter()
-        rise = min(1.0, (step + 1) / max(1.0, 0.05 * task.steps))
+        rise = min(1.0, (step + 1) / max(1.0, 0.05 * steps))
         for group in optimizer.param_groups:
-            group["lr"] = wanted.rate * rise * 0.5 * (1.0 + math.cos(math.pi * step / task.steps))
+            group["lr"] = wanted.rate * rise * 0.5 * (1.0 + math.cos(math.pi * step / steps))
         batch = here.batch(task, step, wanted.seed, BATCH)
         between = time.perf_counter()
         loss = _loss(here, unet, batch)
@@ -233,4 +239,16 @@ def set_up() -> None:
     ground()
 
 
-__all__ = ["LINEAR", "PICTURED", "Ran", "Wanted", "draw", "ground", "kept_run", "pulls_of", "set_up", "trained"]
+__all__ = [
+    "LINEAR",
+    "PICTURED",
+    "Ran",
+    "Wanted",
+    "draw",
+    "ground",
+    "kept_run",
+    "pulls_of",
+    "set_up",
+    "steps_of",
+    "trained",
+]

@@ -11,20 +11,20 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from benchmarks.claim.methods import GRID, LORAS, METHODS, OURS, PARTS, PEERS, RATES, Method
-from benchmarks.claim.runs import POINTS, Ran, Wanted, kept_run, set_up
+from benchmarks.claim.runs import POINTS, Ran, Wanted, kept_run, set_up, steps_of
 from benchmarks.claim.tasks import TASKS
 
 #: Seeds of the search, of which nothing is reported, and those that are.
 SEARCHED, REPORTED = (100,), (1, 2, 3, 4, 5)
-#: Finer or coarser rates than the first that the search may go on to, while its best lies at an edge.
-FURTHER = 1
+#: How often the search may go on to a finer or coarser rate, while its best lies at an edge.
+FURTHER = 5
 
 #: Tasks that take rates and shares of the steps from another's search.
 BORROWED = {"small-64": "small-16", "neon-16": "small-16", "distill-all": "distill-ink"}
 
 _FINALISTS = (LORAS[0], LORAS[1], OURS[0])
 _BOTH = (LORAS[1], OURS[0])
-_PLAIN = (LORAS[0], LORAS[1], *PEERS[3:], *OURS[:4], OURS[5], PARTS[0])
+_PLAIN = (LORAS[0], LORAS[1], *PEERS[3:], *OURS[:4], OURS[5], PARTS[0], PARTS[2])
 _WORDS = (LORAS[0], LORAS[1], OURS[0], OURS[5])
 #: Task → methods; what has no search of its own takes the rates and steps of another task.
 QUICK: dict[str, Sequence[Method]] = {
@@ -145,8 +145,8 @@ class Study:
         for task, lender in BORROWED.items():
             for method in tasks.get(task, ()):
                 rate, step, searched = found[lender, method]
-                point = round(step * POINTS / TASKS[lender].steps)
-                found[task, method] = (rate, round(TASKS[task].steps * point / POINTS), searched)
+                point = round(step * POINTS / steps_of(lender, method.name))
+                found[task, method] = (rate, round(steps_of(task, method.name) * point / POINTS), searched)
         return found
 
     def _run(self, wanted: Iterable[Wanted]) -> list[Ran]:
