@@ -108,20 +108,21 @@ def install(row: Row, wheel: Path) -> None:
         command += ["--constraint", constraints]
     else:
         command += ["--upgrade", "--upgrade-strategy", "eager"]
-    _run(command)
+    # Elsewhere than in a checkout, whose own metadata would pass for an installed si-hub.
+    _run(command, cwd=row.folder)
 
 
 def clone(row: Row) -> Path:
     """A fresh clone of the last commit, in the wheel's place."""
     folder = row.folder / "clone"
     _run(["git", "clone", "--quiet", ROOT, folder])
-    _run([row.own, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", folder])
+    _run([row.own, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", folder], cwd=row.folder)
     return folder
 
 
 def versions(row: Row) -> dict[str, str]:
     script = f"from importlib.metadata import version\nfor n in {SHOWN!r}: print(n, version(n))"
-    return dict(line.split() for line in _run([row.own, "-c", script]).stdout.splitlines())
+    return dict(line.split() for line in _run([row.own, "-c", script], cwd=row.folder).stdout.splitlines())
 
 
 def try_readme(row: Row, source: Path, folder: Path) -> str:
