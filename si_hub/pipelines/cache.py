@@ -20,6 +20,7 @@ from si_hub.pipelines.offload import TURN, in_turn, is_offloaded
 from si_hub.pipelines.running import changing, names_in_use, wait_for_an_end, wait_until_free
 from si_hub.storage.access import tell_access_errors
 from si_hub.tokens import conceal
+from si_hub.words import keep_words
 
 AdapterSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, torch.Tensor] | Adapter"
 _CACHE = "styleinject_cache"
@@ -131,7 +132,7 @@ class AdapterCache:
             else:
                 if self._reader is None:
                     self._reader = ThreadPoolExecutor(1, thread_name_prefix="styleinject")
-                self._reader.submit(self._read, name, entry, entry.pending, attach=True)
+                self._reader.submit(keep_words(self._read), name, entry, entry.pending, attach=True)
         return entry.pending
 
     @property

@@ -18,7 +18,7 @@ NAMES = [
     "set_styleinject_adapters", "set_styles", "get_list_styleinject_adapters", "get_active_styleinject_adapters",
     "enable_styleinject", "disable_styleinject", "delete_styleinject_adapters", "set_styleinject_device",
     "fuse_styleinject", "unfuse_styleinject", "num_fused_styleinject", "fused_styleinject",
-    "enable_styleinject_hotswap", "bake_styleinject", "styleinject",
+    "enable_styleinject_hotswap", "enable_styleinject_cache", "bake_styleinject", "styleinject",
 ]  # fmt: skip
 
 
