@@ -22,7 +22,7 @@ from si_hub.architectures.model import Model
 from si_hub.architectures.namings import LAYOUTS
 from si_hub.errors import BaseMismatch, UsageError
 from si_hub.tuner.kinds import kind_of, product
-from si_hub.tuner.layer import LayerAdapter
+from si_hub.tuner.layer import LayerAdapter, give_styles
 from si_hub.tuner.leaves import Placement, build_layer, mismatches
 
 from .reading import Wish
@@ -98,7 +98,7 @@ def _attach_layers(
             patcher.add_patches({f"{root}.{native}": (layer.tensors["param_delta"].torch(),)}, weight)
             continue
         made = _build(path, layer, _original(patcher, f"{root}.{native}"), rows)
-        made.styles = styles if made.branches > 1 else None
+        give_styles([made], styles if made.branches > 1 else None)
         acting.setdefault(native, []).append(Acting(made, rows, weight))
     for native, parts in acting.items():
         name = f"{root}.{native}"
@@ -216,9 +216,10 @@ def contribute(base: nn.Module, x: Tensor, output: Tensor, acting: tuple[Acting,
     for one in acting:
         adapter = one.adapter.to(output.device)
         if one.rows is None:
-            total += adapter(base, x, output, one.weight)
+            total += adapter(base, x, output, one.weight, adapter.chosen(output))
             continue
-        part = adapter(_Rows(base, one.rows), x, _take(output, one.rows), one.weight)
+        own = _take(output, one.rows)
+        part = adapter(_Rows(base, one.rows), x, own, one.weight, adapter.chosen(own))
         at = 0
         for start, stop in one.rows:
             total[..., start:stop] += part[..., at : at + stop - start]
