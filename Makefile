@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 demo: $(READY)  ## convert a kohya LoRA, load it, draw the difference: demo/
-	$(BIN)/python -m examples.miniature.demo --out demo
+	TRANSFORMERS_VERBOSITY=error $(BIN)/python -m examples.miniature.demo --out demo
 
 hub: $(READY)  ## start a Hub of your own in build/hub, to try push and pull on
 	$(BIN)/python -m tests.hub.loopback --folder build/hub --port 8420 --files-port 8421

@@ -21,7 +21,7 @@ from benchmarks.claim.study import FULL, QUICK, TASKS, Results, Study, reported
 from si_hub.storage.files import atomic_file
 from si_hub.training.dealing import deal_ranks, even_numbers
 
-ROUTED, GRIDS = "fitted n=4, learned", ("small-16", "large", "distill-ink")
+ROUTED = "fitted n=4, learned"
 #: What the defaults of the code are tied to.
 SUMMARY = Path(__file__).with_name("results.json")
 
@@ -38,7 +38,7 @@ def main() -> None:
     results = study.results(FULL if options.full else QUICK)
     commands = plain_errors(study.folder, options.workers)
     plots = draw_plots(results, _ranks(), options.docs)
-    grids = {task: f"claim-{task}-pictures.png" for task in GRIDS}
+    grids = {task: f"claim-{task}-pictures.png" for task in results}
     for task, name in grids.items():
         draw_grid(task, results, study.folder, options.docs / name)
     routed = results["large"][ROUTED]

@@ -24,11 +24,11 @@ BORROWED = {"small-64": "small-16", "neon-16": "small-16", "distill-all": "disti
 
 _FINALISTS = (LORAS[0], LORAS[1], OURS[0])
 _BOTH = (LORAS[1], OURS[0])
-_PLAIN = (LORAS[0], LORAS[1], *PEERS[3:], *OURS[:4], OURS[5], PARTS[0], PARTS[2])
+_PLAIN = (LORAS[0], LORAS[1], *PEERS[4:], OURS[0], OURS[1], OURS[3], OURS[5], PARTS[0], PARTS[2])
 _WORDS = (LORAS[0], LORAS[1], OURS[0], OURS[5])
 #: Task → methods; what has no search of its own takes the rates and steps of another task.
 QUICK: dict[str, Sequence[Method]] = {
-    "small-16": _PLAIN, "small-8": _BOTH, "small-64": _BOTH, "large": _WORDS, "distill-ink": _FINALISTS,
+    "small-16": _PLAIN, "small-8": _BOTH, "small-64": _BOTH, "large": _WORDS, "distill-ink": _BOTH,
     "distill-all": _BOTH,
 }  # fmt: skip
 _MORE = {"neon-16": _PLAIN}

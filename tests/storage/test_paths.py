@@ -93,7 +93,8 @@ def test_a_path_ends_with_a_name_that_is_no_users(path: str, name: str, monkeypa
 def test_the_longest_text_is_looked_through_in_one_go(text: str) -> None:
     start = time.process_time()
     assert find_home(text) is None
-    assert time.process_time() - start < 2
+    # Going back for every slash would take hours.
+    assert time.process_time() - start < 60
 
 
 def test_a_home_behind_any_number_of_slashes_is_found() -> None:

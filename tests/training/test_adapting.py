@@ -100,15 +100,21 @@ def test_a_lora_takes_the_same_ranks(own: Any) -> None:
     torch.testing.assert_close(torch.nn.functional.normalize(down.flatten(1)), reads[:2])
 
 
+def pulled(pipeline: Any, *names: str) -> tuple[int, dict[str, Pull]]:
+    """The width of two layers of an attention, and pulls at them of which the second is 2.5 times as large."""
+    ends = [f"mid_block.attentions.0.transformer_blocks.0.attn1.{name}" for name in names]
+    wide = pipeline.unet.get_submodule(ends[0]).in_features
+    sizes = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    return wide, {
+        path: Pull(sizes * larger, torch.eye(wide)[:4], 2 * wide) for path, larger in zip(ends, (1.0, 2.5), strict=True)
+    }
+
+
 @pytest.mark.parametrize("method", ["styleinject", "lora"])
 def test_a_scale_is_every_module_s_whatever_its_rank(own: Any, method: str) -> None:
     """Of the same numbers: alpha as large as the rank is what none is, and twice that does twice as much."""
-    ends = [f"mid_block.attentions.0.transformer_blocks.0.attn1.{name}" for name in ("to_q", "to_k")]
-    wide = own.unet.get_submodule(ends[0]).in_features
-    pulls = {
-        path: Pull(torch.tensor([4.0, 3.0, 2.0, 1.0]) * size, torch.eye(wide)[:4], 2 * wide)
-        for path, size in zip(ends, (1.0, 2.5), strict=True)
-    }
+    wide, pulls = pulled(own, "to_q", "to_k")
+    ends = list(pulls)
     does: list[torch.Tensor] = []
     x = torch.ones(1, wide)
     for alpha in (None, 2.0, 4.0):
@@ -130,12 +136,8 @@ def test_a_scale_is_every_module_s_whatever_its_rank(own: Any, method: str) -> N
 
 
 def test_a_lora_of_fitted_ranks_is_written_as_diffusers_does(own: Any, tmp_path: Path) -> None:
-    ends = [f"mid_block.attentions.0.transformer_blocks.0.attn1.{name}" for name in ("to_v", "to_out.0")]
-    wide = own.unet.get_submodule(ends[0]).in_features
-    pulls = {
-        path: Pull(torch.tensor([4.0, 3.0, 2.0, 1.0]) * size, torch.eye(wide)[:4], 2 * wide)
-        for path, size in zip(ends, (1.0, 2.5), strict=True)
-    }
+    _, pulls = pulled(own, "to_v", "to_out.0")
+    ends = list(pulls)
     told = {"rank": 2, "targets": ends, "method": "lora", "ranks": "fitted", "alpha": 3.0}
     pupil = Pupil(own, ["unet"], TrainSettings.of(told), pulls=pulls)
     for leaf in pupil.leaves.values():

@@ -131,7 +131,7 @@ def start(hub: LoopbackHub, home: Path, folder: Path, *arguments: str) -> Comman
 def test_ctrl_c_and_kill_leave_nothing_half(
     on: str, end: signal.Signals, style: LoopbackHub, home: Path, tmp_path: Path, run_client: RunClient
 ) -> None:
-    style.fault(faults.delay(5), on=on)
+    style.fault(faults.delay(60), on=on)
     process = start(style, home, tmp_path, "pull", STYLE, "--local-dir", "out")
     process.await_moment(lambda: style.log.matching(on))
     began = time.monotonic()
@@ -140,7 +140,7 @@ def test_ctrl_c_and_kill_leave_nothing_half(
         assert code == 130
         assert process.err() == "si-hub: interrupted, nothing half-written is left behind\n"
         assert not list(tmp_path.glob("out/.si-hub-*"))
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 30
     left = tree(tmp_path / "out") if (tmp_path / "out").exists() else {}
     assert {name for name in left if not name.startswith(".si-hub-")} == set()
     style.clear_faults()
