@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from benchmarks.claim.pictures import draw_grid
 from benchmarks.claim.plain import plain_errors
 from benchmarks.claim.plots import draw_plots
 from benchmarks.claim.routers import choices
-from benchmarks.claim.runs import PICTURED, SURVEYED, ground, pulls_of
+from benchmarks.claim.runs import PICTURED, SURVEYED, ground, pulls_of, set_up
 from benchmarks.claim.study import FULL, QUICK, TASKS, Results, Study, reported
 from si_hub.storage.files import atomic_file
 from si_hub.training.dealing import deal_ranks, even_numbers
@@ -39,8 +40,12 @@ def main() -> None:
     commands = plain_errors(study.folder, options.workers)
     plots = draw_plots(results, _ranks(), options.docs)
     grids = {task: f"claim-{task}-pictures.png" for task in results}
-    for task, name in grids.items():
-        draw_grid(task, results, study.folder, options.docs / name)
+    with ProcessPoolExecutor(options.workers, initializer=set_up) as pool:
+        for drawn in [
+            pool.submit(draw_grid, task, results[task], study.folder, options.docs / name)
+            for task, name in grids.items()
+        ]:
+            drawn.result()
     routed = results["large"][ROUTED]
     routers = choices(reported("large", ROUTED, routed.rate, routed.step, PICTURED), study.folder)
     here = ground()

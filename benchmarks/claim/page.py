@@ -39,6 +39,7 @@ the same ranks and the same first A, and {same}. {others}
 - Every method gets the same search over learning rates (three, doubled or halved further while the best lies at an
   edge) and over steps, on a seed, training pictures and unseen pictures of which nothing is reported. The reported
   seeds, {seeds}, have training pictures of their own, and run with what the search chose.{borrowed}
+- Where a table has one LoRA it is the one on all layers; `make claim-full` has all of them everywhere.
 - *error* is the mean squared error of the predicted velocity on unseen pictures of the task, *forgetting* the same on
   plain pictures with plain prompts (base: {plain:.4f}); in distillation it is the distance from the checkpoint's own
   prediction, divided by the base's distance. ± is the standard deviation over seeds, most of which is the training
@@ -46,7 +47,7 @@ the same ranks and the same first A, and {same}. {others}
   Student's paired t test. All seeds are measured on the same {unseen} unseen pictures, so ± and p speak of training
   sets and noise, not of those pictures.
 - A survey takes {surveys} batches forward and backward besides, which the other methods do not have: *LoRA, all layers,
-  190 steps* is a LoRA that learns for that time. *ms a step* was taken with two trainings at once, and compares nothing
+  160 steps* is a LoRA that learns for that time. *ms a step* was taken with two trainings at once, and compares nothing
   closely: `python -m benchmarks.training` takes the steps of methods in turn ([TRAIN.md](TRAIN.md)).
 """
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.claim.runs import PICTURED, draw, ground, trained
-from benchmarks.claim.study import Results, best_lora, reported
+from benchmarks.claim.study import Found, best_lora, reported
 from benchmarks.claim.tasks import TASKS
 from examples.miniature.drawing import unseen_scenes
 from examples.miniature.report import render_scenes
@@ -16,9 +17,9 @@ from examples.miniature.report import render_scenes
 SHOWN, ENLARGED, BESIDE = 8, 3, 190
 
 
-def draw_grid(task_name: str, results: Results, runs: Path, file: Path) -> None:
+def draw_grid(task_name: str, found: Mapping[str, Found], runs: Path, file: Path) -> None:
     """Writes the grid of one task, with the adapters of one reported seed at their chosen steps, from finished runs."""
-    task, here, found = TASKS[task_name], ground(), results[task_name]
+    task, here = TASKS[task_name], ground()
     wanted = unseen_scenes(SHOWN)
     words = [task.styles[k % len(task.styles)] for k in range(SHOWN)]
     prompts = [scene.prompt(word if task.told else None) for scene, word in zip(wanted, words, strict=True)]

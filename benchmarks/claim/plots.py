@@ -88,12 +88,15 @@ def _spreads(found: Mapping[str, Found]) -> Any:
 
 def _sizes(results: Results, tasks: Sequence[str]) -> Any:
     figure, axes = plt.subplots(figsize=(7.5, 4.2))
-    for name in (best_lora(results[tasks[0]]), "fitted"):
-        counted = sorted((TASKS[task].count, results[task][name].errors) for task in tasks)
-        axes.plot([count for count, _ in counted], [fmean(errors) for _, errors in counted], "-",
-                  color=COLOURS.get(name, _OTHER), label=name)  # fmt: skip
+    # Of the LoRAs that a task has, the search may find another best.
+    best = {task: best_lora(results[task]) for task in tasks}
+    for label, names in ((", ".join(sorted(set(best.values()))), best), ("fitted", dict.fromkeys(tasks, "fitted"))):
+        counted = sorted((TASKS[task].count, results[task][name].errors) for task, name in names.items())
+        colour = COLOURS.get(label, COLOURS["LoRA, all layers"])
+        axes.plot([count for count, _ in counted], [fmean(errors) for _, errors in counted], "-", color=colour,
+                  label=label)  # fmt: skip
         for count, errors in counted:
-            axes.plot([count] * len(errors), errors, "o", color=COLOURS.get(name, _OTHER), alpha=0.5)
+            axes.plot([count] * len(errors), errors, "o", color=colour, alpha=0.5)
     axes.set_xscale("log", base=2)
     axes.set_xticks([TASKS[task].count for task in tasks], [str(TASKS[task].count) for task in tasks])
     axes.set(xlabel="pictures", ylabel="error on unseen pictures of the style")
