@@ -6,8 +6,8 @@ import re
 
 from website.hooks import ROOT
 
-#: A library whose oldest supported versions are tested, with all else that pip finds for them.
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "huggingface_hub", "safetensors", "accelerate")
+#: Libraries whose oldest supported versions are tested, with all else that pip finds for them.
+LIBRARIES = ("torch", "lycoris-lora", "diffusers", "transformers", "peft", "huggingface_hub", "safetensors", "accelerate")
 
 
 def oldest() -> list[str]:

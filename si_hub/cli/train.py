@@ -45,7 +45,7 @@ ANY_SETTING = "Any other setting, such as clip=0.5; docs/TRAIN.md lists them."
 @click.option("--preserve", type=int, metavar="N", help="Pictures of the base itself that are to stay as they are.")
 @click.option("--validation", type=GivenPath(), metavar="FOLDER", help="Other pictures; the best step on them is kept.")
 @click.option("--prompts", type=GivenPath(), help="Prompts to draw, one a line.  [default: captions]")
-@click.option("--every", type=int, metavar="N", help="Draw them every N steps.  [default: at the end]")
+@click.option("--every", type=int, metavar="N", help="Draw them every N steps, side by side in OUTPUT-drawn.png.")
 @click.option("--report", type=GivenPath(), multiple=True, metavar="FILE", help="Report to write, .html or .png.")
 @click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="tensorboard or wandb, by accelerate.")
 @click.option("--precision", metavar="NAME", help="Arithmetic: no, fp16 or bf16.  [default: no]")

@@ -62,8 +62,8 @@ def train(
             ``PICTURES.styleinject.safetensors`` beside the pictures' folder.
         styles: one folder for each named branch, instead of ``pictures``; the folder's name is the branch's.
         caption: what pictures without a caption show.
-        validation: a folder of pictures that nothing learns from: the step that is best on them is kept. They are of
-            the first style, where there are several.
+        validation: a folder of pictures that nothing learns from: the step that is best on them is kept. Where there
+            are styles, it holds a folder of each one's name.
         prompts: what is drawn while it is trained: a file of prompts, one a line, or prompts; by default captions.
         report: HTML or PNG files, of the loss and of what was drawn.
         trigger_words: kept in the file, besides the setting ``trigger``, which captions get, and names of styles.
@@ -176,7 +176,8 @@ def _told(order: TrainOrder, session: Any, course: Any, size: int, identity: str
         order.output, size, order.folder, name_base(str(order.folder), session.pipeline).architecture, settings.method,
         settings.rank, session.rate, len(course.losses), order.counts, session.resolution, session.pupil.modules,
         session.pupil.numbers, course.best, course.error, bool(order.validation), last_loss(course), identity,
-        (*session.notes, *remarks_of(course, order.work.kept)), order.reports,
+        (*session.notes, *remarks_of(course, order.work.kept)),
+        (*order.reports, *([order.sheet] if order.sheet else [])),
     )  # fmt: skip
 
 

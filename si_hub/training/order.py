@@ -21,7 +21,7 @@ from si_hub.work.folder import Work
 from si_hub.work.processes import choose_device
 
 #: The adapter's name in a folder that is shared as it is, and what lies beside it there.
-_IN_FOLDER, _SAMPLES = "styleinject.safetensors", "samples"
+_IN_FOLDER, _SAMPLES, _SHEET = "styleinject.safetensors", "samples", "drawn.png"
 #: Prompts that are drawn where none are named.
 _DRAWN = 4
 #: How often every picture is seen where no steps are said, and the fewest steps: what is seen more is learned by heart.
@@ -85,6 +85,15 @@ class TrainOrder:
         """Whether anything is to be drawn."""
         return bool(self.reports or self.samples or self.settings.every or self.settings.trackers)
 
+    @property
+    def sheet(self) -> Path | None:
+        """The picture of all that is drawn on the way; ``None`` where nothing is until the end."""
+        if not self.settings.every:
+            return None
+        if self.samples:
+            return self.output.with_name(_SHEET)
+        return self.output.with_name(f"{self.output.stem.removesuffix('.styleinject')}-{_SHEET}")
+
     def plan(self) -> dict[str, Any]:
         """Everything that unfinished work depends on."""
         from si_hub import __version__
@@ -147,7 +156,7 @@ def read_order(
     ]
     if settings.get("steps") is None:
         wish = replace(wish, steps=fit_steps(len(found), wish))
-    measured = captioned_pictures(validation, caption, branches[0] if branches else None) if validation else []
+    measured = _held_out(validation, caption, branches) if validation else []
     name = "-".join(branches) if branches else shown_folder(str(pictures))
     beside = Path(sources[0]).resolve().parent
     path, samples = _destination(output, beside / name, wish)
@@ -163,11 +172,31 @@ def read_order(
                 f"needs {_PACKAGES[tracker]}, which is not installed", key=label("tracker", python="trackers"),
                 found=tracker, hint=f"Install it: pip install {_PACKAGES[tracker]}.",
             )  # fmt: skip
-    return TrainOrder(
+    order = TrainOrder(
         folder, str(base), found, measured, branches, _prompts(prompts, found), path, samples,
         tuple(map(Path, reports)), {name: value for name, value in about.items() if value}, _DTYPES[dtype], wish,
         Work(Path(work) if work else path.with_name(f".{path.name}.work")), force, progress,
     )  # fmt: skip
+    # What an interrupted training has drawn so far is its own.
+    if order.sheet is not None and order.sheet.exists() and not (force or order.work.folder.exists()):
+        raise FileAccessError(
+            "already exists", file=order.sheet,
+            hint=f"It is what {option('every', 'N')} writes: move it, or overwrite it with {switch('force')}.",
+        )  # fmt: skip
+    return order
+
+
+def _held_out(folder: str | Path, caption: str | None, branches: Sequence[str]) -> list[Captioned]:
+    """Pictures to measure with: where there are styles, each one's own, in the folder of its name."""
+    if not branches:
+        return captioned_pictures(folder, caption)
+    place = Path(folder)
+    if place.is_dir() and (missing := [name for name in branches if not (place / name).is_dir()]):
+        raise MissingFile(
+            "has no folder for a style", file=place, expected=f"in it {', '.join(branches)}",
+            found=f"no {', '.join(missing)}", hint="Put the unseen pictures of each style into a folder of its name.",
+        )  # fmt: skip
+    return [one for name in branches for one in captioned_pictures(place / name, caption, name)]
 
 
 def fit_steps(pictures: int, settings: TrainSettings) -> int:

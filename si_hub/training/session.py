@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from si_hub.training.accelerating import accelerator_of, checkpoint_activations,
 from si_hub.training.adapting import Pupil, surveyed_modules
 from si_hub.training.base import load_base
 from si_hub.training.calls import denoiser_name
+from si_hub.training.contact import write_contact_sheet
 from si_hub.training.drawings import UNTRAINED, Drawings, kept_title, previews_of, step_title
 from si_hub.training.encoded import EncodedPictures, size_step, usual_resolution, with_trigger
 from si_hub.training.gallery import Captioned
@@ -192,11 +193,10 @@ class Session:
     def _draw(self, title: str) -> None:
         if not self.crew.main:
             return
-        if title != UNTRAINED:
+        with self.pupil.away() if title == UNTRAINED else nullcontext():
             self.drawings.draw(title)
-            return
-        with self.pupil.away():
-            self.drawings.draw(title)
+        if self.order.sheet is not None:
+            write_contact_sheet(self.drawings, self.order.settings.steps, self.order.sheet)
 
     def draw_last(self, course: Course) -> None:
         """What the base and the adapter as it was kept draw, where that has not been drawn."""

@@ -68,7 +68,7 @@ def test_resolving_yields_every_match_with_its_pattern() -> None:
     assert found == [("a.b", "x", "a.*"), ("a.b", "y", "**.b"), ("c", "y", "c")]
 
 
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200)
 @given(paths=st.sets(PATH, min_size=1, max_size=12), data=st.data())
 def test_a_cover_matches_what_it_shall_and_nothing_else(paths: set[str], data: st.DataObject) -> None:
     wanted = data.draw(st.sets(st.sampled_from(sorted(paths))))

@@ -341,7 +341,7 @@ def check_only_typed_errors(path: Path) -> None:
     assert not message or message.isprintable()
 
 
-@settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     at=st.integers(0, len(GOLDEN) - 1),
     kept=st.integers(0, len(GOLDEN)),
@@ -370,7 +370,7 @@ WILD_ENTRY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     header=st.dictionaries(st.text(max_size=5) | st.just("__metadata__"), WILD_ENTRY | LEAF, max_size=4),
     data=st.binary(max_size=24),
@@ -379,7 +379,7 @@ def test_no_json_header_brings_another_exception(header: dict[str, object], data
     check_only_typed_errors(make_file(json.dumps(header), data))
 
 
-@settings(max_examples=200, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=64))
 def test_no_bytes_bring_another_exception(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "noise.safetensors"
@@ -387,7 +387,7 @@ def test_no_bytes_bring_another_exception(content: bytes, tmp_path: Path) -> Non
     check_only_typed_errors(path)
 
 
-@settings(max_examples=100, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     table=st.dictionaries(
         st.text(st.characters(codec="utf-8"), max_size=6).filter(lambda n: n != "__metadata__"),

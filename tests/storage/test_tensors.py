@@ -45,7 +45,7 @@ def spread(array: Array, cuts: list[int], folder: Path) -> Tensor:
 
 
 shapes = st.lists(st.integers(0, 5), min_size=1, max_size=4).map(tuple)
-fuzz = settings(max_examples=60, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def numbered(shape: tuple[int, ...], dtype: str) -> Array:

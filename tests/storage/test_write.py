@@ -54,7 +54,7 @@ def test_wide_elements_come_first_then_names_whatever_the_order_given(tmp_path: 
     assert list(read_safetensors(tmp_path / "x").metadata) == ["p", "q"]
 
 
-@settings(max_examples=60, deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     table=st.dictionaries(
         st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(lambda name: name != "__metadata__"),

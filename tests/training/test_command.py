@@ -85,6 +85,8 @@ def test_a_folder_is_shared_as_it_is(ink: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "mine" / "samples").iterdir()) == [
         "01.png", "02.png", "03.png", "04.png",
     ]  # fmt: skip
+    assert found.report == (report, tmp_path / "mine" / "drawn.png")
+    assert found.report[1].is_file()
     text = report.read_text(encoding="utf-8")
     assert all(f"<th>{title}</th>" in text for title in ("base", "step 3", "step 6"))
     assert "Loss by step" in text

@@ -31,6 +31,7 @@ def test_prompts_are_drawn_as_often_as_was_asked(every: int, titles: list[str], 
     session = session_of(ink, tmp_path, every=every)
     course = session.train()
     assert session.drawings.titles(4) == titles
+    assert (tmp_path / "a-drawn.png").exists() == bool(every)
     session.draw_last(course)
     assert session.drawings.titles(4)[0] == "base"
     assert session.drawings.titles(4)[-1] == f"step {max(course.best, *(3,) if every == 3 else (0,))}"
