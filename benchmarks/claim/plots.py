@@ -90,7 +90,7 @@ def _sizes(results: Results, tasks: Sequence[str]) -> Any:
     figure, axes = plt.subplots(figsize=(7.5, 4.2))
     # Of the LoRAs that a task has, the search may find another best.
     best = {task: best_lora(results[task]) for task in tasks}
-    for label, names in ((", ".join(sorted(set(best.values()))), best), ("fitted", dict.fromkeys(tasks, "fitted"))):
+    for label, names in (("LoRA, the search's best", best), ("fitted", dict.fromkeys(tasks, "fitted"))):
         counted = sorted((TASKS[task].count, results[task][name].errors) for task, name in names.items())
         colour = COLOURS.get(label, COLOURS["LoRA, all layers"])
         axes.plot([count for count, _ in counted], [fmean(errors) for _, errors in counted], "-", color=colour,
