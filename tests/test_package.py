@@ -39,8 +39,8 @@ ORDER = {
     "si_hub.work": ["seeds", "processes", "fingerprints", "folder"],
     "si_hub.training": [
         "gallery", "noising", "quiet", "buckets", "optimizers", "encoding", "calls", "base", "accelerating", "loop",
-        "settings", "surveying", "dealing", "adapting", "encoded", "task", "drawings", "result", "order", "session",
-        "command",
+        "settings", "surveying", "dealing", "adapting", "encoded", "task", "drawings", "contact", "result", "order",
+        "session", "command",
     ],
     "si_hub.distill": [
         "pair", "request", "result", "running", "survey", "budget", "training", "methods", "drawing", "report",

@@ -7,7 +7,9 @@ import re
 from website.hooks import ROOT
 
 #: Libraries whose oldest supported versions are tested, with all else that pip finds for them.
-LIBRARIES = ("torch", "lycoris-lora", "diffusers", "transformers", "peft", "huggingface_hub", "safetensors", "accelerate")
+LIBRARIES = (
+    "torch", "diffusers", "transformers", "peft", "huggingface_hub", "safetensors", "accelerate", "lycoris-lora",
+)  # fmt: skip
 
 
 def oldest() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -90,6 +91,8 @@ def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) ->
         model = architecture.components.get(component)
         for layout in WHOLE if model else ():
             assert model is not None
+            if layout.local and (few := layout(_first_of_each(model))) and _sizes(model, few, shapes) is None:
+                continue
             names = layout(model)
             modules = _sizes(model, names, shapes)
             if modules is not None:
@@ -97,6 +100,15 @@ def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) ->
                 likeness = len(modules), _count_biases(modules, names, shapes)
                 return _Match(replace(architecture, components=held), likeness)
     return None
+
+
+@lru_cache(maxsize=256)
+def _first_of_each(model: Model) -> Model:
+    """Of modules whose paths differ in numbers alone, the first: enough to tell most models from another."""
+    first: dict[str, str] = {}
+    for path in model.modules:
+        first.setdefault(".".join(part for part in path.split(".") if not part.isdigit()), path)
+    return Model(model.class_name, {path: model.modules[path] for path in first.values()})
 
 
 def _count_biases(modules: Mapping[str, Module], names: Names, shapes: Mapping[str, tuple[int, ...]]) -> int:

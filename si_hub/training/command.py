@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from si_hub import format as file_format
+from si_hub.errors import UsageError
 from si_hub.pipelines.bases import name_base
 from si_hub.report.distillation import Distillation, ImageRow
 from si_hub.report.progress import Progress
@@ -24,7 +25,7 @@ from si_hub.training.result import (
     trained_document,
 )
 from si_hub.training.settings import shown_folder
-from si_hub.words import rename_keywords
+from si_hub.words import label, option, rename_keywords
 from si_hub.work.processes import is_main
 
 
@@ -119,6 +120,11 @@ def _run(order: TrainOrder) -> Trained:
     from si_hub.work.processes import processes
 
     crew = processes(order.settings.device)
+    if order.settings.precision == "fp16" and crew.device.type == "cpu":
+        raise UsageError(
+            "a CPU is far slower in fp16 than in float32", key=label("precision"), found="fp16",
+            expected="no or bf16", hint=f"Or name another device with {option('device')}.",
+        )  # fmt: skip
     with keep_accelerate():
         if crew.main:
             order.work.open(order.plan())

@@ -65,7 +65,7 @@ def test_where_nothing_is_won_the_page_says_how_wide_the_spread_is() -> None:
     routers = [Choice(64, 0.9, 0.05, 0.3, 0.2)]
     told = write_page(results([0.33, 0.32, 0.35]), [], {}, routers, 0.08, 256, COMMANDS, (7, 120.0))
     assert "spread the LoRA's error by ±0.020, and the mean difference is +0.003." in told
-    assert "`fitted` after 20 and `LoRA, all layers` after 20 of 150 steps" in told
+    assert "`fitted` after 20 and `LoRA, all layers` after 20 of 120 steps" in told
     assert "Not better here" not in write_page(
         results([0.2, 0.21, 0.2]), [], {}, routers, 0.08, 256, COMMANDS, (7, 1.0)
     )

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 
 import si_hub
 from si_hub import format as file_format
+from si_hub.errors import UsageError
+from si_hub.training import session
 from si_hub.training.loop import _Run
 from si_hub.training.noising import Objective, mix_noise
 from tests.distill.families import sd3
@@ -25,7 +27,9 @@ from tests.miniature import BASE, MINIATURE
 from tests.places import ROOT
 from tests.training.drawn import write_pictures
 
-FAST: dict[str, Any] = {"steps": 6, "batch": 4, "rank": 2, "measured": 4, "save_every": 2, "layers": "attention"}
+FAST: dict[str, Any] = {
+    "steps": 6, "batch": 4, "rank": 2, "measured": 4, "save_every": 2, "layers": "attention", "surveyed": 16,
+}  # fmt: skip
 
 
 def digest(file: Path) -> str:
@@ -158,11 +162,11 @@ def test_a_shared_folder_shows_what_the_adapter_in_it_draws(
     assert shared != (work / "drawn step 6 0.png").read_bytes()
 
 
-def killed_at(folder: Path, ink: Path, step: int, where: str) -> int:
+def killed_at(folder: Path, ink: Path | None, step: int, where: str, base: Path = BASE, **told: Any) -> int:
     """The same training in a process that ends itself without warning at a step; how it ended."""
 
     def run() -> None:
-        advance, save = _Run.advance, _Run.save
+        advance, save, survey = _Run.advance, _Run.save, session.survey  # type: ignore[attr-defined]
 
         def advancing(self: Any) -> None:
             advance(self)
@@ -174,8 +178,18 @@ def killed_at(folder: Path, ink: Path, step: int, where: str) -> int:
                 kill_self()
             save(self)
 
+        def surveying(modules: Any, losses: Any, *more: Any, **named: Any) -> Any:
+            def until() -> Iterator[Any]:
+                for place, loss in enumerate(losses):
+                    if where == "survey" and place == step:
+                        kill_self()
+                    yield loss
+
+            return survey(modules, until(), *more, **named)
+
         _Run.advance, _Run.save = advancing, saving  # type: ignore[method-assign]
-        si_hub.train(BASE, ink, output=folder / "a.safetensors", **FAST)
+        session.survey = surveying  # type: ignore[attr-defined]
+        si_hub.train(base, ink, output=folder / "a.safetensors", **{**FAST, **told})
 
     return Fork(run).wait()
 
@@ -197,6 +211,21 @@ def test_a_killed_training_goes_on_to_the_same_bytes(step: int, where: str, ink:
     assert not (tmp_path / ".a.safetensors.work").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sdxl", "dit"])
+def test_styles_on_other_bases_survive_a_kill_in_every_phase(name: str, ink: Path, tmp_path: Path) -> None:
+    neon = write_pictures(tmp_path / "neon", "neon")
+    told: dict[str, Any] = {"styles": [ink, neon], "resolution": 32}
+    whole: Any = si_hub.train(MINIATURE / name, output=tmp_path / "whole.safetensors", **{**FAST, **told})
+    for step, where in ((1, "survey"), (3, "step"), (4, "save")):
+        assert killed_at(tmp_path, None, step, where, MINIATURE / name, **told) != 0
+        assert (tmp_path / ".a.safetensors.work").is_dir()
+        assert not (tmp_path / "a.safetensors").exists()
+    again: Any = si_hub.train(MINIATURE / name, output=tmp_path / "a.safetensors", **{**FAST, **told})
+    assert digest(again.path) == digest(whole.path)
+    assert file_format.read(again.path).branches == ("ink", "neon")
+
+
 def test_another_training_does_not_take_up_what_is_not_its_own(ink: Path, tmp_path: Path) -> None:
     killed_at(tmp_path, ink, 3, "step")
     steps: list[int] = []
@@ -215,7 +244,7 @@ def test_ten_kills_at_random_moments_change_no_byte(ink: Path, tmp_path: Path) -
     draw, left = random.Random(0), 10
     command = [sys.executable, "-m", "si_hub", "train", str(BASE), str(ink), "-o", str(tmp_path / "a.safetensors")]
     command += ["--steps", "1000", "--batch", "4", "--rank", "2", "--layers", "attention"]
-    command += ["--set", "measured=4", "--set", "save_every=3", "--device", "cpu"]
+    command += ["--set", "measured=4", "--set", "save_every=3", "--set", "surveyed=16", "--device", "cpu"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     while left:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -243,18 +272,28 @@ def test_the_command_prints_data_and_is_taken_up_after_ctrl_c(ink: Path, tmp_pat
     told += ["--rank", "1", "--layers", "attention", "--set", "measured=4", "--set", "save_every=1"]
     advance = _Run.advance
 
+    def surveying(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
     def interrupted(self: Any) -> None:
         if self.step == 2:
             raise KeyboardInterrupt
         advance(self)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "survey", surveying)
+        early = CliRunner().invoke(main, told)
+    assert early.exit_code == 130, early.stderr
+    assert early.stderr.splitlines()[-1].startswith("si-hub: interrupted")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_Run, "advance", interrupted)
         stopped = CliRunner().invoke(main, told)
     assert stopped.exit_code == 130
     assert "the same command goes on from there" in stopped.stderr
     assert not (tmp_path / "a.safetensors").exists()
-    done = CliRunner().invoke(main, [*told, "--json"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "survey", lambda *_, **__: pytest.fail("the survey was kept"))
+        done = CliRunner().invoke(main, [*told, "--json"])
     assert done.exit_code == 0, done.stderr
     said = json.loads(done.stdout)
     assert (said["steps"], said["rank"], said["pictures"]) == (4, 1, {"": 4})
@@ -262,6 +301,12 @@ def test_the_command_prints_data_and_is_taken_up_after_ctrl_c(ink: Path, tmp_pat
     twice = CliRunner().invoke(main, [*told, "--json"])
     assert twice.exit_code == 8
     assert json.loads(twice.stdout)["error"]
+
+
+def test_half_precision_on_a_cpu_is_refused_before_any_work(ink: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="precision: a CPU is far slower in fp16"):
+        si_hub.train(BASE, ink, output=tmp_path / "a.safetensors", precision="fp16", device="cpu", **FAST)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_said_twice_is_told(ink: Path) -> None:

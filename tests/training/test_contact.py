@@ -25,8 +25,10 @@ def drawn(folder: Path, colours: dict[str, list[tuple[int, int, int]]], side: in
 @pytest.mark.parametrize("side", [32, 512])
 def test_a_row_is_a_moment_and_a_column_a_prompt(side: int, tmp_path: Path) -> None:
     colours = {
-        "base": [(250, 0, 0), (0, 250, 0)], "step 2": [(0, 0, 250), (250, 250, 0)], "step 10": [(9, 9, 9), (0, 250, 250)],
-    }  # fmt: skip
+        "base": [(250, 0, 0), (0, 250, 0)],
+        "step 2": [(0, 0, 250), (250, 250, 0)],
+        "step 10": [(250, 0, 250), (0, 250, 250)],
+    }
     file = tmp_path / "new" / "drawn.png"
     write_contact_sheet(drawn(tmp_path, colours, side), 10, file)
     pixels = np.asarray(Image.open(file))

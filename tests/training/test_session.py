@@ -20,7 +20,8 @@ def session_of(ink: Path, folder: Path, **told: Any) -> Session:
         BASE, ink, folder / "a.safetensors", styles=(), caption=None, validation=None, prompts=["a red circle"],
         report=(), work=None, force=False, progress=None,
         about={}, dtype="fp32",
-        settings={"steps": 4, "batch": 2, "rank": 1, "targets": "to_q", "measured": 2, "device": "cpu", **told},
+        settings={"steps": 4, "batch": 2, "rank": 1, "targets": "to_q", "measured": 2, "surveyed": 16, "device": "cpu"}
+        | told,
     )  # fmt: skip
     order.work.open(order.plan())
     return Session(order, Processes(0, 1, torch.device("cpu")))

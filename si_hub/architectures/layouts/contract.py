@@ -39,12 +39,15 @@ class Layout:
         give: the names of a model's modules; those that it does not know are left out.
         classes: how the class names of the models begin that it is for; all by default.
         whole: whether checkpoints are written in it, and not adapters alone.
+        local: whether a name depends on nothing but the modules that it is for: those of a part of a model are then
+            among those of all of it.
     """
 
     name: str
     give: Callable[[Model], Names]
     classes: tuple[str, ...] = ("",)
     whole: bool = False
+    local: bool = False
 
     def __call__(self, model: Model) -> Names:
         """The names of a model's modules; none where the layout is not for its class."""

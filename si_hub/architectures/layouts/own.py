@@ -38,7 +38,7 @@ def _clip_processor(model: Model) -> Names:
     return {f"{match[1]}.to_{match[2]}": (Part(path),) for path, match in matches if match}
 
 
-diffusers = Layout("diffusers", _own, whole=True)
+diffusers = Layout("diffusers", _own, whole=True, local=True)
 without_list_index = Layout("diffusers-to_out", _without_list_index)
 attention_processor = Layout("attention-processor", _attention_processor)
 bare_clip = Layout("transformers-5", _bare_clip)

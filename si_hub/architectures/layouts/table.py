@@ -23,12 +23,12 @@ _MARKS = "~^"
 
 def from_table(name: str, table: Table, classes: tuple[str, ...], *, whole: bool = True) -> Layout:
     """A layout that is a table; its arguments are those of `Layout`."""
-    return Layout(name, partial(_give, table), classes, whole)
+    return Layout(name, partial(_give, table), classes, whole, local=True)
 
 
 def from_words(name: str, words: Mapping[str, str], classes: tuple[str, ...]) -> Layout:
     """A layout that has other words for some dotted parts of diffusers' names; ``words`` maps these to its own."""
-    return Layout(name, partial(_reword, words), classes, whole=True)
+    return Layout(name, partial(_reword, words), classes, whole=True, local=True)
 
 
 def _reword(words: Mapping[str, str], model: Model) -> Names:
