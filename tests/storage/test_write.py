@@ -270,6 +270,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_killing_the_writer_fifty_times_leaves_no_file_or_a_whole_one(tmp_path: Path) -> None:
     size = 24 << 20
     source, target = tmp_path / "source", tmp_path / "out" / "x.safetensors"

@@ -260,6 +260,7 @@ assert Fork(lambda: run("killed")).wait() == 0
 """
 
 
+@pytest.mark.slow
 @posix_alone
 def test_killed_at_ten_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(BASE), str(NEON), str(tmp_path)]
