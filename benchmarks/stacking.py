@@ -66,7 +66,14 @@ def main() -> None:
         files = []
         for style in STYLES:
             output = folder / f"{style}.safetensors"
-            distill(BASE, MINIATURE / "checkpoints" / f"{style}.safetensors", output=output, method="svd", rank=8)
+            distill(
+                BASE,
+                MINIATURE / "checkpoints" / f"{style}.safetensors",
+                output=output,
+                method="svd",
+                rank=8,
+                dtype="fp32",
+            )
             files.append(output)
         terms = dict.fromkeys(files, 0.2)
         # A little more, so that the one rank for all layers that comes nearest to it is not just above it.
