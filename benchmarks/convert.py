@@ -94,8 +94,10 @@ def yardstick(source: Path, target: Path) -> float:
     subprocess.run(["cp", str(source), str(target)], check=True)
     subprocess.run(["sync", str(target)], check=True)
     for _ in range(2):
+        digest = hashlib.sha256()
         with source.open("rb") as file:
-            hashlib.file_digest(file, "sha256")
+            while piece := file.read(1 << 18):
+                digest.update(piece)
     return time.perf_counter() - begin
 
 

@@ -42,7 +42,7 @@ class WorkEntry:
     facts: dict[str, Any]
 
 
-@dataclass(slots=True, weakref_slot=True)
+@dataclass
 class Work:
     """A folder of finished parts.
 

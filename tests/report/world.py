@@ -62,4 +62,5 @@ def size_of(file: Path, report: Distillation) -> tuple[int, int]:
     """Width and height of the report's PNG."""
     write_report(report, file)
     with Image.open(file) as opened:
-        return opened.size
+        width, height = opened.size
+    return width, height
