@@ -177,13 +177,27 @@ def read_order(
         tuple(map(Path, reports)), {name: value for name, value in about.items() if value}, _DTYPES[dtype], wish,
         Work(Path(work) if work else path.with_name(f".{path.name}.work")), force, progress,
     )  # fmt: skip
-    # What an interrupted training has drawn so far is its own.
-    if order.sheet is not None and order.sheet.exists() and not (force or order.work.folder.exists()):
+    _check_sheet(order, sources)
+    return order
+
+
+def _check_sheet(order: TrainOrder, sources: Sequence[str]) -> None:
+    """What is drawn on the way replaces nothing, and is no picture that is learned from when the training goes on."""
+    sheet = order.sheet
+    if sheet is None:
+        return
+    read: Sequence[str | Path] = (order.folder, *sources)
+    if any(is_part(sheet.parent, one) for one in read):
         raise FileAccessError(
-            "already exists", file=order.sheet,
+            "would lie among what is read", file=sheet,
+            hint=f"It is what {option('every', 'N')} writes: name another place with {option('output')}.",
+        )  # fmt: skip
+    # What an interrupted training has drawn so far is its own.
+    if sheet.exists() and not (order.force or order.work.folder.exists()):
+        raise FileAccessError(
+            "already exists", file=sheet,
             hint=f"It is what {option('every', 'N')} writes: move it, or overwrite it with {switch('force')}.",
         )  # fmt: skip
-    return order
 
 
 def _held_out(folder: str | Path, caption: str | None, branches: Sequence[str]) -> list[Captioned]:

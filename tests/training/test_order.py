@@ -66,6 +66,9 @@ def test_a_sheet_of_drawings_lies_beside_the_file_and_is_not_overwritten(ink: Pa
     with pytest.raises(FileAccessError, match=r"a-drawn\.png: already exists.*every"):
         dry(ink, tmp_path / "a.styleinject.safetensors", every=10)
     assert dry(ink, tmp_path / "a.styleinject.safetensors", every=10, force=True)
+    # Where it would be learned from when the training is taken up again.
+    with pytest.raises(FileAccessError, match=r"b-drawn\.png: would lie among what is read"):
+        dry(ink, ink / "b.safetensors", every=10, force=True)
     # An interrupted training's own.
     (tmp_path / ".a.styleinject.safetensors.work").mkdir()
     assert dry(ink, tmp_path / "a.styleinject.safetensors", every=10)
