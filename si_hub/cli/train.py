@@ -43,7 +43,7 @@ ANY_SETTING = "Any other setting, such as clip=0.5; docs/TRAIN.md lists them."
 @click.option("--min-snr", type=float, metavar="GAMMA", help="Weigh timesteps by min-SNR, such as 5.")
 @click.option("--noise-offset", type=float, help="Noise that is equal all over a picture, such as 0.05.")
 @click.option("--preserve", type=int, metavar="N", help="Pictures of the base itself that are to stay as they are.")
-@click.option("--validation", type=GivenPath(), metavar="FOLDER", help="Other pictures (by style): the best step stays.")
+@click.option("--validation", type=GivenPath(), metavar="FOLDER", help="Unseen pictures, which choose the best step.")
 @click.option("--prompts", type=GivenPath(), help="Prompts to draw, one a line.  [default: captions]")
 @click.option("--every", type=int, metavar="N", help="Draw them every N steps, side by side in OUTPUT-drawn.png.")
 @click.option("--report", type=GivenPath(), multiple=True, metavar="FILE", help="Report to write, .html or .png.")
