@@ -8,7 +8,8 @@ si-hub's: `svd` of that rank with biases and norms, the others in files of at mo
 says whose), `calibrated/3` and `trained/3` in a third of it, `calibrated/int8` in numbers of one byte where the others
 are fp16. `default` is what si-hub makes of a style without a size and a dtype, once for all dims. Errors are squared,
 on held-out prompts and states of seeds that no method has seen, divided by the base's: 0 is the teacher, 1 the base.
-What misses `BARS` is named at the end, and the exit code is 1.
+`sdxl_ink` and `dit_ink` are the checkpoints of the miniature's other bases. What misses `BARS` is named at the end, and
+the exit code is 1.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from statistics import mean, median
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
 import si_hub
@@ -36,6 +38,7 @@ from examples.miniature.drawing import draw_prompts, unseen_scenes
 from examples.miniature.judges import Judges, judge, load_judges
 from examples.miniature.measures import BUCKETS, Noised, add_noise, distance_left, errors_left
 from examples.miniature.progress import hush
+from examples.miniature.render import SIDE
 from examples.miniature.report import load, render_scenes
 from examples.miniature.scenes import STYLES, Scene, scenes
 from examples.miniature.styles import ALL, TAUGHT
@@ -46,6 +49,9 @@ METHODS = ("base", "teacher", DEFAULT, *EXTRACTORS, *OURS)
 DIMS = (2, 4, 8)
 #: Method → dim → the most that may be left of LyCORIS's error; or else a third of the size leaves no more than all.
 BARS = {"calibrated": {2: 0.45, 4: 0.3, 8: 0.3}, "trained": dict.fromkeys(DIMS, 0.1)}
+#: Checkpoint of another base → its style, and the base's folder.
+FAMILIES = {"sdxl_ink": ("ink", "sdxl"), "dit_ink": ("ink", "dit")}
+CHECKPOINTS = (*TAUGHT, ALL, *FAMILIES)
 REPEATS = 4
 TAUGHT_SEED = 7_000
 
@@ -128,27 +134,29 @@ class Yardstick:
     """Base and teacher of one style: what they predict and draw is made once, and kept in the work folder.
 
     Args:
-        style: a checkpoint of the miniature.
+        name: a checkpoint of the miniature.
         count: held-out prompts.
         work: folder for what is kept.
     """
 
-    def __init__(self, style: str, count: int, work: Path) -> None:
+    def __init__(self, name: str, count: int, work: Path) -> None:
+        style, folder = FAMILIES.get(name, (name, "base"))
+        self.name, self.folder = name, HERE / folder
         self.asked = Asked(style, count)
-        self.checkpoint = HERE / f"checkpoints/{style}.safetensors"
-        self.base = load(HERE)
-        self.teacher = unfold(self.checkpoint)
+        self.checkpoint = HERE / f"checkpoints/{name}.safetensors"
+        self.base = load_world(self.folder)
+        self.teacher = load_teacher(self.checkpoint, self.folder)
         self.judges = load_judges(HERE / "judges.safetensors")
         self.states = self.asked.states(self.base)
         content = hashlib.sha256(self.checkpoint.read_bytes())
-        for file in sorted((HERE / "base").rglob("*.safetensors")):
+        for file in sorted(self.folder.rglob("*.safetensors")):
             content.update(file.read_bytes())
-        kept = work / f"outputs-{style}-{count}x{REPEATS}-{content.hexdigest()[:16]}.safetensors"
+        kept = work / f"outputs-{name}-{count}x{REPEATS}-{content.hexdigest()[:16]}.safetensors"
         if not kept.exists():
             found = {"base": self.outputs(self.base), "teacher": self.outputs(self.teacher)}
             save_file({f"{who}.{what}": value for who, o in found.items() for what, value in o.items()}, kept)
         self.known = load_file(kept)
-        self.prompts = work / f"prompts-{style}.txt"
+        self.prompts = work / f"prompts-{name}.txt"
         self.prompts.write_text("\n".join(self.asked.taught()) + "\n", encoding="utf-8")
 
     def outputs(self, pipe: Any, word: str | None = None) -> dict[str, torch.Tensor]:
@@ -169,7 +177,7 @@ class Yardstick:
         pictures = outputs["pictures"]
         verdict = judge(self.judges, pictures, self.asked.wanted)
         return Row(
-            self.asked.style, dim, method, noise, by_bucket,
+            self.name, dim, method, noise, by_bucket,
             distance_left(pictures, teacher["pictures"], base["pictures"]),
             verdict.alignment, self.asked.style_score(self.judges, pictures),
         )  # fmt: skip
@@ -184,7 +192,7 @@ class Yardstick:
         tensors = EXTRACTORS[method](self.base, self.teacher, dim)
         save_file(tensors, file)
         seconds = time.perf_counter() - begin
-        pipe = load(HERE)
+        pipe = load_world(self.folder)
         put_in(pipe, tensors)
         return weighed(replace(self.row(dim, method, self.outputs(pipe)), seconds=seconds), file)
 
@@ -203,12 +211,37 @@ class Yardstick:
             name, budget = "calibrated", {"prompts": self.prompts}
         if method != DEFAULT:
             budget["dtype"] = part if part and not part.isdecimal() else "fp16"
+        if name != "svd":
+            budget |= OWN_OPTIONS.get(type(self.base).__name__, {})
         begin = time.perf_counter()
-        distill(HERE / "base", self.checkpoint, output=file, method=name, force=True, **budget, **options)
+        distill(self.folder, self.checkpoint, output=file, method=name, force=True, **budget, **options)
         seconds = time.perf_counter() - begin
-        pipe = load(HERE)
+        pipe = load_world(self.folder)
         pipe.load_styleinject_weights(file)
         return weighed(replace(self.row(dim, method, self.outputs(pipe)), seconds=seconds), file)
+
+
+#: What a pipeline must be told beyond its own defaults, so that it draws as small as the miniature's pictures are.
+OWN_OPTIONS: dict[str, dict[str, Any]] = {"FluxPipeline": {"resolution": SIDE}}
+
+
+def load_world(folder: Path) -> Any:
+    """The pipeline of one of the miniature's bases."""
+    return load(HERE) if folder == HERE / "base" else DiffusionPipeline.from_pretrained(folder)
+
+
+def load_teacher(checkpoint: Path, folder: Path) -> Any:
+    """The pipeline of a checkpoint, by diffusers alone: what its file does not have is the base's."""
+    if folder == HERE / "base":
+        return unfold(checkpoint)
+    pipe = load_world(folder)
+    if not hasattr(pipe, "unet"):
+        pipe.transformer.load_state_dict(load_file(checkpoint))
+        return pipe
+    return StableDiffusionXLPipeline.from_single_file(
+        str(checkpoint), config=str(folder), torch_dtype=torch.float32, local_files_only=True, vae=pipe.vae,
+        add_watermarker=False,
+    )  # fmt: skip
 
 
 def weighed(row: Row, file: Path) -> Row:
@@ -315,7 +348,7 @@ def told(files: Sequence[Path]) -> list[Row]:
         for entry in json.loads(file.read_text(encoding="utf-8")):
             row = Row(**{**entry, "by_bucket": tuple(entry["by_bucket"])})
             found[row.style, row.dim, row.method] = row
-    return sorted(found.values(), key=lambda row: ((*TAUGHT, ALL).index(row.style), place(row)))
+    return sorted(found.values(), key=lambda row: (CHECKPOINTS.index(row.style), place(row)))
 
 
 def shown(rows: Iterable[Row], against: str) -> list[Row]:
@@ -340,7 +373,7 @@ def written(rows: Iterable[Row], file: Path) -> Iterator[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--styles", nargs="+", choices=(*TAUGHT, ALL), default=(*TAUGHT, ALL))
+    parser.add_argument("--styles", nargs="+", choices=CHECKPOINTS, default=(*TAUGHT, ALL))
     parser.add_argument("--dims", nargs="+", type=int, default=DIMS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS[:-1])
     parser.add_argument("--against", choices=tuple(EXTRACTORS), default="lycoris", help="whose size and error count")

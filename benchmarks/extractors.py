@@ -30,7 +30,7 @@ def lycoris(base: Any, tuned: Any, dim: int, *, tucker: bool = True) -> Tensors:
     """LyCORIS's extraction of fixed rank ``dim`` for linear layers and convolutions alike, fp16.
 
     Args:
-        base, tuned: pipelines with a U-Net and one text encoder.
+        base, tuned: pipelines with a U-Net or a transformer, and text encoders.
         dim: rank.
         tucker: split convolutions into three factors, as LyCORIS does unless told not to.
     """
@@ -38,10 +38,35 @@ def lycoris(base: Any, tuned: Any, dim: int, *, tucker: bool = True) -> Tensors:
 
     with quiet():
         found: Tensors = extract_diff(
-            [base.text_encoder], [tuned.text_encoder], base.unet, tuned.unet, mode="fixed", linear_mode_param=dim,
-            conv_mode_param=dim, extract_device="cpu", use_bias=False, small_conv=tucker,
+            text_encoders(base), text_encoders(tuned), Weighted(denoiser(base)), Weighted(denoiser(tuned)),
+            mode="fixed", linear_mode_param=dim, conv_mode_param=dim, extract_device="cpu", use_bias=False,
+            small_conv=tucker,
         )  # fmt: skip
     return found
+
+
+def denoiser(pipe: Any) -> nn.Module:
+    """A pipeline's U-Net or transformer."""
+    found = getattr(pipe, "unet", None) or pipe.transformer
+    assert isinstance(found, nn.Module)
+    return found
+
+
+def text_encoders(pipe: Any) -> list[nn.Module]:
+    """One or two."""
+    return [found for name in ("text_encoder", "text_encoder_2") if (found := getattr(pipe, name, None)) is not None]
+
+
+class Weighted(nn.Module):
+    """A model without its modules that have no weight: LyCORIS takes norms of a transformer for such that have."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        return ((name, module) for name, module in self.model.named_modules()
+                if getattr(module, "weight", None) is not None)  # fmt: skip
 
 
 def lycoris_plain(base: Any, tuned: Any, dim: int) -> Tensors:
@@ -101,8 +126,17 @@ def put_in(pipe: Any, tensors: Tensors) -> None:
     """Merges a file of either peer into a pipeline, by LyCORIS's own code."""
     from lycoris.utils import merge
 
+    encoders = text_encoders(pipe)
     with quiet():
-        merge([pipe.text_encoder], pipe.unet, dict(tensors))
+        if len(encoders) == 1:
+            merge(encoders, denoiser(pipe), dict(tensors))
+            return
+        # With several text encoders LyCORIS renames the U-Net's keys to ones that diffusers' modules do not have.
+        merge([], denoiser(pipe), {key: value for key, value in tensors.items() if key.startswith("lora_unet_")})
+        for number, encoder in enumerate(encoders, 1):
+            own = f"lora_te{number}_"
+            named = {f"lora_te_{key.removeprefix(own)}": value for key, value in tensors.items() if key.startswith(own)}
+            merge([encoder], nn.Module(), named)
 
 
 @contextlib.contextmanager

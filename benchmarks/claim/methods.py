@@ -84,7 +84,7 @@ OURS = (
 PARTS = (
     _lora("LoRA with the fitted ranks", fitted=True, lora_alpha=RANK, r=RANK),
     _ours("one rank, linear layers", fitted=False, r=RANK, transform="add", target_modules=LINEAR),
-    _lora("LoRA, all layers, 160 steps", longer=160 / 120, r=3, lora_alpha=3, target_modules=ALL),
+    _lora("LoRA, all layers, 140 steps", longer=140 / 100, r=3, lora_alpha=3, target_modules=ALL),
 )
 #: Every transform with every number of branches and kind of router, for `make claim-full`.
 GRID = tuple(

@@ -112,6 +112,9 @@ def _rates(results: Results) -> Any:
             searched = found[name].searched
             axes.plot(list(searched), list(searched.values()), "o-", color=COLOURS[name], label=name)
         axes.set(xscale="log", title=task, xlabel="learning rate", ylabel="best error of the search")
+        tried = sorted({rate for name in COLOURS if name in found for rate in found[name].searched})
+        axes.set_xticks(tried, [f"{rate:g}" for rate in tried], fontsize=8)
+        axes.minorticks_off()
     places[0][0].legend(fontsize=8)
     figure.tight_layout()
     return figure

@@ -23,8 +23,8 @@ FURTHER = 5
 BORROWED = {"small-64": "small-16", "neon-16": "small-16", "distill-all": "distill-ink"}
 
 _FINALISTS = (LORAS[0], LORAS[1], OURS[0])
-_BOTH = (LORAS[1], OURS[0])
-_PLAIN = (LORAS[0], LORAS[1], *PEERS[4:], OURS[0], OURS[1], OURS[3], OURS[5], PARTS[0], PARTS[2])
+_BOTH = (LORAS[0], LORAS[1], OURS[0])
+_PLAIN = (LORAS[0], LORAS[1], PEERS[4], PEERS[6], OURS[0], OURS[1], OURS[3], OURS[5], PARTS[0], PARTS[2])
 _WORDS = (LORAS[0], LORAS[1], OURS[0], OURS[5])
 #: Task → methods; what has no search of its own takes the rates and steps of another task.
 QUICK: dict[str, Sequence[Method]] = {

@@ -53,13 +53,13 @@ class Task:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("small-16", "16 pictures of one style", ("ink",), 16, 120),
-        Task("small-8", "8 pictures of one style", ("ink",), 8, 120),
-        Task("small-64", "64 pictures of one style", ("ink",), 64, 160),
-        Task("neon-16", "16 pictures of another style", ("neon",), 16, 120),
-        Task("large", "five styles, each by its word, 400 pictures of each", TAUGHT, 400, 160, told=True),
-        Task("distill-ink", "the checkpoint of one style", ("ink",), 400, 160, teacher="ink"),
-        Task("distill-all", "the checkpoint of all styles", TAUGHT, 200, 160, told=True, teacher="all_styles"),
+        Task("small-16", "16 pictures of one style", ("ink",), 16, 100),
+        Task("small-8", "8 pictures of one style", ("ink",), 8, 100),
+        Task("small-64", "64 pictures of one style", ("ink",), 64, 130),
+        Task("neon-16", "16 pictures of another style", ("neon",), 16, 100),
+        Task("large", "five styles, each by its word, 400 pictures of each", TAUGHT, 400, 130, told=True),
+        Task("distill-ink", "the checkpoint of one style", ("ink",), 400, 130, teacher="ink"),
+        Task("distill-all", "the checkpoint of all styles", TAUGHT, 200, 130, told=True, teacher="all_styles"),
     )
 }
 

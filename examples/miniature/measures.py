@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers import FluxPipeline
 
 from .drawing import draw_prompts
+from .render import SIDE
+from .text import TOKENS
 
 BUCKETS = 5
 TIMESTEPS = 1000
@@ -32,12 +35,44 @@ class Paired:
     distance: float
 
 
+def _ask_unet(pipe: Any, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]) -> Any:
+    states, _ = pipe.encode_prompt(prompts, noisy.device, 1, do_classifier_free_guidance=False)
+    return pipe.unet(noisy, timesteps, states).sample
+
+
+def _ask_xl(pipe: Any, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]) -> Any:
+    states, _, pooled, _ = pipe.encode_prompt(prompts, device=noisy.device, do_classifier_free_guidance=False)
+    sizes = torch.tensor([SIDE, SIDE, 0, 0, SIDE, SIDE], device=noisy.device).expand(len(noisy), 6)
+    return pipe.unet(noisy, timesteps, states, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+
+
+def _ask_flux(pipe: Any, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: list[str]) -> Any:
+    states, pooled, text_ids = pipe.encode_prompt(prompts, None, noisy.device, max_sequence_length=TOKENS)
+    count, channels, height, width = noisy.shape
+    found = pipe.transformer(
+        hidden_states=FluxPipeline._pack_latents(noisy, count, channels, height, width),
+        timestep=(timesteps + 1) / TIMESTEPS,
+        pooled_projections=pooled,
+        encoder_hidden_states=states,
+        txt_ids=text_ids,
+        img_ids=FluxPipeline._prepare_latent_image_ids(count, height // 2, width // 2, noisy.device, noisy.dtype),
+    ).sample
+    return FluxPipeline._unpack_latents(found, height, width, 1)
+
+
+#: What a denoiser says of noisy latents, by the pipeline's class; Stable Diffusion's where it is none of these.
+ASK: dict[str, Callable[[Any, torch.Tensor, torch.Tensor, list[str]], Any]] = {
+    "StableDiffusionXLPipeline": _ask_xl,
+    "FluxPipeline": _ask_flux,
+}
+
+
 @torch.no_grad()
 def predicted_noise(pipe: Any, noisy: torch.Tensor, timesteps: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-    """The noise that a pipeline sees in ``noisy [batch, 8, 8, 8]``, whatever its ``prediction_type``."""
-    states, _ = pipe.encode_prompt(list(prompts), noisy.device, 1, do_classifier_free_guidance=False)
-    found = pipe.unet(noisy, timesteps, states).sample
-    if pipe.scheduler.config.prediction_type == "epsilon":
+    """The noise that a pipeline sees in ``noisy [batch, 8, 8, 8]``, whatever its ``prediction_type``; a flow's velocity
+    stays what it is."""
+    found = ASK.get(type(pipe).__name__, _ask_unet)(pipe, noisy, timesteps, list(prompts))
+    if not hasattr(pipe.scheduler, "alphas_cumprod") or pipe.scheduler.config.prediction_type == "epsilon":
         return torch.as_tensor(found)
     alpha = pipe.scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
     return torch.as_tensor(alpha.sqrt() * found + (1.0 - alpha).sqrt() * noisy)
@@ -73,12 +108,17 @@ def errors_left(
 
 
 def add_noise(scheduler: Any, latents: torch.Tensor, prompts: Sequence[str], seed: int = 0) -> Noised:
-    """Scaled latents ``[count, 8, 8, 8]`` of the teacher's style with noise and timesteps of a seed."""
+    """Scaled latents ``[count, 8, 8, 8]`` of the teacher's style with noise and timesteps of a seed.
+
+    Of a flow, σ is (timestep + 1) / 1000.
+    """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator)
     place = (torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)) / len(latents)
     timesteps = (place * TIMESTEPS).long().clamp(max=TIMESTEPS - 1)
-    return Noised(scheduler.add_noise(latents, noise, timesteps), timesteps, prompts)
+    if hasattr(scheduler, "alphas_cumprod"):
+        return Noised(scheduler.add_noise(latents, noise, timesteps), timesteps, prompts)
+    return Noised(torch.lerp(latents, noise, ((timesteps + 1) / TIMESTEPS).view(-1, 1, 1, 1)), timesteps, prompts)
 
 
 def noise_errors(

@@ -57,6 +57,9 @@ def test_a_win_is_said_with_its_figure_and_a_tie_is_none() -> None:
     won = verdict(results([0.23, 0.21, 0.25]))
     assert "30% on 16 pictures of one style (p < 0.001)" in won
     assert "not better" in verdict(results([0.33, 0.32, 0.35]))
+    # Better than the search's LoRA beyond the spread, but as another one: no win.
+    assert against(results([0.30, 0.29, 0.32])["small-16"]).p < 0.05
+    assert "not better" in verdict(results([0.30, 0.29, 0.32]))
     # Worse beyond the spread is no win either.
     assert "not better" in verdict(results([0.43, 0.41, 0.45]))
 
@@ -64,8 +67,10 @@ def test_a_win_is_said_with_its_figure_and_a_tie_is_none() -> None:
 def test_where_nothing_is_won_the_page_says_how_wide_the_spread_is() -> None:
     routers = [Choice(64, 0.9, 0.05, 0.3, 0.2)]
     told = write_page(results([0.33, 0.32, 0.35]), [], {}, routers, 0.08, 256, COMMANDS, (7, 120.0))
-    assert "spread the LoRA's error by ±0.020, and the mean difference is +0.003." in told
-    assert "`fitted` after 20 and `LoRA, all layers` after 20 of 120 steps" in told
+    # Of the two LoRAs, the one that ours is further from.
+    assert "than *LoRA, linear layers*" in told
+    assert "spread its error by ±0.010, and the mean difference is +0.023 (p 0.073)." in told
+    assert "`fitted` after 20 and `LoRA, linear layers` after 20 of 100 steps" in told
     assert "Not better here" not in write_page(
         results([0.2, 0.21, 0.2]), [], {}, routers, 0.08, 256, COMMANDS, (7, 1.0)
     )

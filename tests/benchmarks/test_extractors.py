@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.extractors import EXTRACTORS, KOHYA_PREFIXES, kohya, put_in, truncated_and_clamped
+from examples.miniature.checkpoints import HERE
 
 
 def new_pipe() -> Any:
@@ -67,6 +68,37 @@ def test_a_file_changes_a_model_by_exactly_what_it_says(method: str) -> None:
                 expected = product(tensors, stem) if stem in stems else torch.zeros((), dtype=torch.float64)
                 assert torch.allclose(change, expected.expand_as(change), atol=1e-5), path
                 stems.discard(stem)
+    assert not stems
+
+
+@pytest.mark.parametrize(
+    ("family", "prefixes"),
+    [
+        ("sdxl", {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}),
+        ("dit", {"transformer": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}),
+    ],
+)
+def test_so_do_files_of_lycoris_for_other_bases(family: str, prefixes: dict[str, str]) -> None:
+    base, student = (DiffusionPipeline.from_pretrained(HERE / family) for _ in range(2))
+    tuned = DiffusionPipeline.from_pretrained(HERE / family)
+    with torch.no_grad():
+        for component in prefixes:
+            for parameter in getattr(tuned, component).parameters():
+                parameter += 0.02 * torch.randn_like(parameter)
+    tensors = EXTRACTORS["lycoris"](base, tuned, 2)
+    put_in(student, tensors)
+    stems = {key.split(".")[0] for key in tensors}
+    for component, prefix in prefixes.items():
+        before = dict(getattr(base, component).named_modules())
+        found = 0
+        for path, module in getattr(student, component).named_modules():
+            stem = f"{prefix}_{path.replace('.', '_')}"
+            if stem in stems:
+                change = module.weight.double() - before[path].weight.double()
+                assert torch.allclose(change, product(tensors, stem).expand_as(change), atol=1e-5), path
+                stems.discard(stem)
+                found += 1
+        assert found
     assert not stems
 
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel
 
 from examples.miniature import autoencoder, base, measures, text
+from examples.miniature.checkpoints import HERE
 from examples.miniature.judges import QUESTIONS, Judges, chance, judge
+from examples.miniature.render import SIDE
 from examples.miniature.report import shuffle
 from examples.miniature.scenes import FACTS, STYLES, Scene, Thing
 
@@ -101,3 +109,38 @@ def test_predicted_noise_is_what_the_scheduler_makes_of_the_velocity(pipes: tupl
     found = measures.predicted_noise(Knowing(), noisy, timesteps, [STAR.prompt()] * 3)
     assert pipe is not None
     assert torch.allclose(found, noise, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["base", "sdxl", "dit"])
+def test_what_a_denoiser_is_asked_is_what_its_pipeline_asks_it(family: str) -> None:
+    pipe = DiffusionPipeline.from_pretrained(HERE / family)
+    pipe.set_progress_bar_config(disable=True)
+    denoiser = pipe.transformer if family == "dit" else pipe.unet
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    denoiser.register_forward_hook(
+        lambda module, given, told, answer: seen.append((told["timestep"] if "timestep" in told else given[1],
+                                                         answer[0])),
+        with_kwargs=True,
+    )  # fmt: skip
+    noisy = torch.randn(2, autoencoder.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+    given = FluxPipeline._pack_latents(noisy, 2, autoencoder.CHANNELS, 8, 8) if family == "dit" else noisy
+    prompts = [STAR.prompt(), PAIR.prompt()]
+    own = {"height": SIDE, "width": SIDE, "max_sequence_length": text.TOKENS} if family == "dit" else {}
+    pipe(prompts, latents=given, num_inference_steps=1, guidance_scale=1.0, output_type="latent", **own)
+    time, answer = seen[0]
+    step = round(float(time.flatten()[0]) * 1000) - 1 if family == "dit" else int(time)
+    found = measures.predicted_noise(pipe, noisy, torch.tensor([step, step]), prompts)
+    assert torch.equal(seen[1][1], answer)
+    if family != "dit":
+        alpha = pipe.scheduler.alphas_cumprod[step]
+        answer = alpha.sqrt() * answer + (1 - alpha).sqrt() * noisy
+    expected = FluxPipeline._unpack_latents(answer, 8, 8, 1) if family == "dit" else answer
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_flow_s_noisy_latents_lie_on_the_way_to_the_noise() -> None:
+    latents = torch.randn(10, autoencoder.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(1))
+    states = measures.add_noise(FlowMatchEulerDiscreteScheduler(shift=1.0), latents, [STAR.prompt()] * 10, seed=3)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
+    sigmas = (states.timesteps.double() + 1).view(-1, 1, 1, 1) / 1000
+    assert torch.allclose(states.latents.double(), (1 - sigmas) * latents + sigmas * noise, atol=1e-6)

@@ -78,11 +78,12 @@ class Loaded:
 
 @dataclass
 class World:
-    """A model with its inputs, adapters by kind, and what it does with some of them, by hand."""
+    """A model, its inputs, adapters by kind, and what its twin, which nothing of ours sees, does with some of them."""
 
     base: nn.Module
     inputs: tuple[Any, ...]
     paths: tuple[str, ...]
+    twin: nn.Module
     adapters: dict[str, Adapter] = field(default_factory=dict)
     lora: dict[str, Tensor] = field(default_factory=dict)
 
@@ -118,14 +119,22 @@ class World:
 
     def run(self, rows: list[list[Loaded]], fused: list[dict[str, Tensor]], lora: float = 0.0) -> Tensor:
         """The output where each row of the batch has its own adapters, over fused weights and beside PEFT's LoRA."""
-        twin: Any = copy.deepcopy(self.base)
+        before, hooks = {}, []
         for path in self.paths:
-            module: Any = twin.get_submodule(path)
+            module: Any = self.twin.get_submodule(path)
+            before[path] = module.weight.data
             for changes in fused:
                 module.weight.data = module.weight.data + changes[path]
-            module.register_forward_hook(lambda _, args, h, path=path: self.add(rows, path, args[0], h, lora))
-        with torch.no_grad():
-            found: Tensor = twin(*self.inputs).sample
+            hooks.append(
+                module.register_forward_hook(lambda _, args, h, path=path: self.add(rows, path, args[0], h, lora))
+            )
+        try:
+            with torch.no_grad():
+                found: Tensor = self.twin(*self.inputs).sample
+        finally:
+            for path, hook in zip(self.paths, hooks, strict=True):
+                hook.remove()
+                self.twin.get_submodule(path).weight.data = before[path]
         return found
 
     def add(self, rows: list[list[Loaded]], path: str, x: Tensor, h: Tensor, lora: float) -> Tensor:
@@ -153,7 +162,7 @@ def make_world(name: str) -> World:
     paths = tuple(
         path for path, module in model.named_modules() if path.endswith(ends) and isinstance(module, nn.Linear)
     )
-    world = World(model, inputs, paths)
+    world = World(model, inputs, paths, copy.deepcopy(model))
     for kind in KINDS:
         layers, n = {}, 2 if kind in ("mixed", "routed") else 1
         for path in paths:

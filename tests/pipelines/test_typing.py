@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,18 +69,14 @@ def test_mypy_catches_a_misspelt_keyword_of_ours_and_of_the_pipeline_s_own_call(
     assert found == expected, done.stdout
 
 
-PYRIGHT = shutil.which("pyright") or shutil.which("basedpyright")
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(PYRIGHT is None, reason="pyright is not installed")
 def test_pyright_catches_the_same(tmp_path: Path) -> None:
-    """``pip install basedpyright`` or ``npm install -g pyright``."""
-    assert PYRIGHT is not None
+    """By basedpyright, which is pyright with a Node.js of its own, in pyright's own mode."""
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     settings = {"typeCheckingMode": "standard", "extraPaths": [str(ROOT)], "include": ["script.py"]}
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings), encoding="utf-8")
-    command = [PYRIGHT, "--outputjson", "--project", str(tmp_path), "--pythonpath", sys.executable]
+    command = [sys.executable, "-m", "basedpyright", "--outputjson", "--project", str(tmp_path)]
+    command += ["--pythonpath", sys.executable]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     found = {1 + one["range"]["start"]["line"] for one in json.loads(done.stdout)["generalDiagnostics"]}
     assert found == {number for number, line in enumerate(SCRIPT.splitlines(), 1) if "# WRONG: " in line}, done.stdout

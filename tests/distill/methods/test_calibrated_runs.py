@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from examples.miniature.drawing import unseen_scenes
 from examples.miniature.measures import noise_errors
 from examples.miniature.report import render_scenes
 from si_hub.distill import distill
+from tests.distill.ways import WAYS, pair_of
 from tests.miniature import BASE, PROMPTS, checkpoint
 from tests.places import ROOT
 from tests.systems import posix_alone
@@ -27,19 +29,20 @@ pytestmark = pytest.mark.slow
 
 
 CALL = """
+import json
 import sys
 from pathlib import Path
 import torch
 from si_hub.distill import distill
 
 torch.set_num_threads(1)
-BASE, TUNED, PROMPTS, FOLDER = sys.argv[1:5]
+BASE, TUNED, PROMPTS, FOLDER, MORE = sys.argv[1:6]
 
 def run(output, cache):
     distill(
         BASE, TUNED, output=f"{FOLDER}/{output}", method="calibrated", size=60_000, dtype="fp16", prompts=PROMPTS,
         cache=f"{FOLDER}/{cache}", trajectories=12, states=3, sampling_steps=5, pieces=8, held_out=4, batch=4,
-        force=True,
+        force=True, **json.loads(MORE),
     )
 """
 #: Runs once for the parts it keeps, then again and again, each time killed at a random part, and then to the end.
@@ -63,13 +66,14 @@ assert Fork(lambda: run("killed.safetensors", "killed")).wait() == 0
 )
 
 
-def arguments(folder: Path, style: str = "ink") -> list[str]:
-    return [str(BASE), str(checkpoint(style)), str(PROMPTS), str(folder)]
+def arguments(folder: Path, way: str) -> list[str]:
+    return [*map(str, pair_of(way, folder)), str(PROMPTS), str(folder), json.dumps(WAYS[way][2])]
 
 
 @posix_alone
-def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, *arguments(tmp_path)]
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(way: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, *arguments(tmp_path, way)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     kept = [int(count) for count in done.stdout.split()]
     assert len(kept) == 10
@@ -79,11 +83,14 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(tmp_path: Pat
     assert (tmp_path / "killed.safetensors").read_bytes() == whole
 
 
-def test_two_processes_make_the_same_adapter_as_one(tmp_path: Path, two_processes: Callable[..., str]) -> None:
-    script = tmp_path / "call.py"
-    script.write_text(f"{CALL}\nrun(sys.argv[5], sys.argv[5] + '-cache')\n", encoding="utf-8")
-    subprocess.run([sys.executable, str(script), *arguments(tmp_path), "one"], capture_output=True, check=True)
-    two_processes(str(script), *arguments(tmp_path), "two")
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_make_the_same_adapter_as_one(
+    way: str, tmp_path: Path, two_processes: Callable[..., str]
+) -> None:
+    script, given = tmp_path / "call.py", arguments(tmp_path, way)
+    script.write_text(f"{CALL}\nrun(sys.argv[6], sys.argv[6] + '-cache')\n", encoding="utf-8")
+    subprocess.run([sys.executable, str(script), *given, "one"], capture_output=True, check=True)
+    two_processes(str(script), *given, "two")
     one, two = (load_file(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, values in one.items():

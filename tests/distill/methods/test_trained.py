@@ -18,7 +18,8 @@ from si_hub import format as file_format
 from si_hub.distill import Distilled, distill
 from si_hub.errors import FormatError
 from si_hub.storage.header import read_safetensors
-from tests.miniature import BASE, NEON, tune_attentions, write_prompts
+from tests.distill.ways import WAYS, pair_of, words_of
+from tests.miniature import BASE, tune_attentions, write_prompts
 
 TINY = {
     "steps": 4, "samples": 8, "part": 4, "walks": 1, "every": 4, "save_every": 2, "trajectories": 4, "states": 2,
@@ -119,10 +120,12 @@ def test_pictures_features_and_checkpointing_are_options(tmp_path: Path, train: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 def test_two_processes_make_the_same_adapter_as_one(
-    tmp_path: Path, prompts: Path, two_processes: Callable[..., str]
+    way: str, tmp_path: Path, prompts: Path, two_processes: Callable[..., str]
 ) -> None:
-    command = [str(BASE), str(NEON), "--method", "trained", "--prompts", str(prompts), "--size", "90kB"]
+    command = [*map(str, pair_of(way, tmp_path)), "--method", "trained", "--prompts", str(prompts), "--size", "90kB"]
+    command += words_of(way)
     # Numbers of half precision could differ by one in their last place.
     command += ["--dtype", "fp32"]
     for name, value in TINY.items():

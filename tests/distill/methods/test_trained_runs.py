@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.distill.killing import KILLS, PHASES
+from tests.distill.ways import WAYS, pair_of, words_of
 from tests.killing import Command, python
 from tests.miniature import BASE, NEON, write_prompts
 from tests.places import ROOT
@@ -53,10 +54,12 @@ def finish(child: Command) -> None:
 
 
 @posix_alone
+@pytest.mark.parametrize("way", WAYS)
 def test_killed_at_ten_random_moments_it_goes_on_along_the_same_curve_to_the_same_bytes(
-    tmp_path: Path, arguments: list[str]
+    way: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: list[str]
 ) -> None:
-    arguments = [*arguments, "--steps", "12"]
+    pair = map(str, pair_of(way, tmp_path_factory.mktemp("pair")))
+    arguments = ["distill", *pair, *arguments[3:], *words_of(way), "--steps", "12"]
     command = [sys.executable, "-m", "tests.distill.killing", str(tmp_path), *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     found = json.loads(done.stdout.splitlines()[-1])

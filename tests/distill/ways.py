@@ -1,0 +1,33 @@
+"""Base, checkpoint and settings of every way that a model is opened, held and run while it is distilled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from si_hub.distill.request import WITH_FLAG
+from tests.distill.singles import miniature_file
+from tests.miniature import MINIATURE, checkpoint
+
+WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "folder": ("base", "ink", {}),
+    "single files": ("base.safetensors", "ink", {}),
+    "two text encoders, block by block": ("sdxl", "sdxl_ink", {"memory": "blocks"}),
+    "transformer in bf16": ("dit", "dit_ink", {"precision": "bf16", "resolution": 32}),
+}
+
+
+def pair_of(way: str, folder: Path) -> tuple[Path, Path]:
+    """Base and tuned model; a base that is a single file is written into ``folder``."""
+    base, tuned, _ = WAYS[way]
+    place = miniature_file(folder / base) if base.endswith(".safetensors") else MINIATURE / base
+    return place, checkpoint(tuned)
+
+
+def words_of(way: str) -> list[str]:
+    """The settings as the command takes them."""
+    return [
+        word
+        for name, value in WAYS[way][2].items()
+        for word in ([f"--{name}", str(value)] if name in WITH_FLAG else ["--set", f"{name}={value}"])
+    ]
