@@ -167,7 +167,7 @@ class Yardstick:
 
         states = [replace(one, prompts=told(one.prompts)) for one in self.states]
         noise = torch.cat([one.predict_by(pipe) for one in states])
-        return {"noise": noise, "pictures": draw_prompts(pipe, told(self.asked.prompts), negative=word)}
+        return {"noise": noise, "pictures": draw_prompts(pipe, told(self.asked.prompts), negative=word).contiguous()}
 
     def row(self, dim: int, method: str, outputs: dict[str, torch.Tensor]) -> Row:
         """A line of the table for a student's outputs."""

@@ -43,7 +43,7 @@ the same ranks and the same first A, and {same}. {others}
   plain pictures with plain prompts (base: {plain:.4f}); in distillation it is the distance from the checkpoint's own
   prediction, divided by the base's distance. ± is the standard deviation over seeds, most of which is the training
   pictures'; *against* is the mean paired difference from the LoRA that the search found best, with the two-sided p of
-  Student's paired t test. A task counts as won where `fitted` is better than *every* LoRA of its table with p < {level}.
+  Student's paired t test. A task counts as won where `fitted` is better than *every* LoRA of its table, p < {level}.
   All seeds are measured on the same {unseen} unseen pictures, so ± and p speak of training sets and noise, not of those
   pictures.
 - A survey takes {surveys} batches forward and backward besides, which the other methods do not have: *LoRA, all layers,
@@ -174,7 +174,7 @@ def _is_won(gap: Difference) -> bool:
 
 
 def verdict(results: Results) -> str:
-    """What `fitted` gives over the best LoRA, task by task, as one sentence: a task is won where no LoRA does as well."""
+    """What `fitted` gives over the best LoRA, task by task, as one sentence: won is what no LoRA does as well."""
     won = {task: against(found) for task, found in results.items()}
     clear = {task: gap for task, gap in won.items() if _is_won(gap) and _is_won(hardest(results[task])[1])}
     told = _join(f"{-gap.share:.0%} on {TASKS[task].title} (p {_p(gap.p)})" for task, gap in clear.items())

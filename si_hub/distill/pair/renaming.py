@@ -173,7 +173,7 @@ def _denoiser(
     }
     known = _parameters(expected.components[component]) if expected else frozenset()
     if known and known <= inner.keys():
-        return {name: inner[name] for name in known}
+        return {name: tensor for name, tensor in inner.items() if name in known}  # in the file's order, every time
     entry = SINGLE_FILE_LOADABLE_CLASSES.get(class_name)
     if entry is None:
         raise BaseMismatch(f"diffusers maps no single file to a {class_name}", file=path, hint="Name a folder.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from si_hub.distill.pair.opening import open_model
 from tests.distill.checkpoints import Shape, open_clip, original, prefixed, shapes_of, write
 from tests.distill.pair.live import expect_live
 from tests.miniature import BASE, NEON
+from tests.places import ROOT
 
 
 def test_what_is_no_part_of_the_pipeline_is_named_with_the_reason(tmp_path: Path) -> None:
@@ -145,3 +149,20 @@ def test_a_scaled_float8_weight_is_its_product(tmp_path: Path) -> None:
     found = model.components["unet"]["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight"].torch()
     assert torch.equal(found, stored[f"{name}.weight"].float() * 0.5)
     assert model.ignored == {}
+
+
+def test_the_order_of_a_file_under_diffusers_own_names_is_the_same_in_every_process() -> None:
+    # What a survey keeps is numbered by it, and another process goes on from there.
+    code = (
+        "from tests.miniature import MINIATURE, checkpoint, open_pair\n"
+        "print([change.name for change in open_pair(checkpoint('dit_ink'), MINIATURE / 'dit').changes])"
+    )
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, cwd=ROOT, check=True,
+            capture_output=True, text=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert told[0] == told[1]
+    assert "transformer_blocks.0.attn.to_q" in told[0]
