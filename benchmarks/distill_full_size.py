@@ -35,7 +35,7 @@ from si_hub.storage.write import header_bytes
 from tests.distill.checkpoints import open_clip, original, prefixed, shapes_of
 
 #: Settings of the commands.
-FEW = {"trajectories": 1, "states": 1, "sampling_steps": 2, "held_out": 1, "pieces": 8, "probes": 1}
+FEW = {"states": 1, "sampling_steps": 2, "pieces": 8, "probes": 1}
 #: Of `trained`, besides.
 STEPS = {"samples": 1, "walks": 1, "part": 1}
 #: Where the text encoders of a size are, as their projects name them.
@@ -104,7 +104,9 @@ def _draw(name: str, shape: tuple[int, ...], pool: torch.Tensor) -> tuple[torch.
     return base.half().reshape(shape), tuned.half().reshape(shape)
 
 
-def run(pair: tuple[Path, Path], method: str, precision: str, resolution: int, folder: Path) -> dict[str, Any]:
+def run(
+    pair: tuple[Path, Path], method: str, precision: str, given: argparse.Namespace, folder: Path
+) -> dict[str, Any]:
     """One command, as people run it: its seconds, its peak in MB, what it says of itself."""
     output = folder / f"{method}-{precision}.safetensors"
     words = [
@@ -121,9 +123,10 @@ def run(pair: tuple[Path, Path], method: str, precision: str, resolution: int, f
         "--json",
     ]
     if method != "svd":
-        settings = {**FEW, "cache": folder / "cache", **(STEPS if method == "trained" else {})}
+        walks = {"trajectories": given.trajectories, "held_out": given.trajectories}
+        settings = {**FEW, **walks, "cache": folder / "cache", **(STEPS if method == "trained" else {})}
         words += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-        words += ["--resolution", str(resolution), "--precision", precision]
+        words += ["--resolution", str(given.resolution), "--precision", precision]
         words += ["--steps", "2"] if method == "trained" else []
     begin = time.perf_counter()
     said = (folder / "said").open("w+", encoding="utf-8")
@@ -147,6 +150,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["svd", "calibrated"], choices=["svd", "calibrated", "trained"])
     parser.add_argument("--precisions", nargs="+", default=["no"], choices=["no", "bf16", "fp16"])
     parser.add_argument("--resolution", type=int, default=64, help="side of the pictures that are sampled")
+    parser.add_argument("--trajectories", type=int, default=1, help="of the tuned model, and as many to measure on")
     parser.add_argument("--folder", type=Path, help="where models are written (SDXL: 14 GB), removed afterwards")
     options = parser.parse_args()
     for size in options.sizes:
@@ -155,7 +159,7 @@ def main() -> None:
             pair = write_pair(folder, size)
             for method in options.methods:
                 for precision in options.precisions if method != "svd" else ["no"]:
-                    found = run(pair, method, precision, options.resolution, folder)
+                    found = run(pair, method, precision, options, folder)
                     print(size, json.dumps(found), flush=True)
         finally:
             shutil.rmtree(folder)
