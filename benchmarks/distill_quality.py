@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 
 import si_hub
 from benchmarks.extractors import EXTRACTORS, put_in
-from examples.miniature.checkpoints import HERE, unfold
+from examples.miniature.checkpoints import HERE, from_open_clip, unfold
 from examples.miniature.drawing import draw_prompts, unseen_scenes
 from examples.miniature.judges import Judges, judge, load_judges
 from examples.miniature.measures import BUCKETS, Noised, add_noise, distance_left, errors_left
@@ -52,6 +52,8 @@ BARS = {"calibrated": {2: 0.45, 4: 0.3, 8: 0.3}, "trained": dict.fromkeys(DIMS, 
 #: Checkpoint of another base → its style, and the base's folder.
 FAMILIES = {"sdxl_ink": ("ink", "sdxl"), "dit_ink": ("ink", "dit")}
 CHECKPOINTS = (*TAUGHT, ALL, *FAMILIES)
+#: Where SDXL's second text encoder is in a single file.
+SECOND = "conditioner.embedders.1.model."
 REPEATS = 4
 TAUGHT_SEED = 7_000
 
@@ -238,9 +240,12 @@ def load_teacher(checkpoint: Path, folder: Path) -> Any:
     if not hasattr(pipe, "unet"):
         pipe.transformer.load_state_dict(load_file(checkpoint))
         return pipe
+    # diffusers leaves the second text encoder as it was born, without a word: its names are none of transformers 5.
+    own = {key.removeprefix(SECOND): value.float() for key, value in load_file(checkpoint).items()}
+    pipe.text_encoder_2.load_state_dict(from_open_clip(own, pipe.text_encoder_2.state_dict()))
     return StableDiffusionXLPipeline.from_single_file(
         str(checkpoint), config=str(folder), torch_dtype=torch.float32, local_files_only=True, vae=pipe.vae,
-        add_watermarker=False,
+        text_encoder_2=pipe.text_encoder_2, add_watermarker=False,
     )  # fmt: skip
 
 

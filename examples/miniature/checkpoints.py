@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,25 @@ def open_clip(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         elif match and match[2] == "self_attn.q_proj":
             three = [tensors[key.replace("q_proj", f"{side}_proj")] for side in "qkv"]
             found[f"transformer.resblocks.{match[1]}.attn.in_proj_{match[3]}"] = torch.cat(three)
+    return found
+
+
+def from_open_clip(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """`open_clip` undone: the weights of these names of a CLIPTextModelWithProjection."""
+    found = {}
+    for key in names:
+        name = key.removeprefix("text_model.")
+        match = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        block = f"transformer.resblocks.{match[1]}" if match else ""
+        if name == "text_projection.weight":
+            found[key] = tensors["text_projection"].T.contiguous()
+        elif name in OPEN_CLIP_ENDS:
+            found[key] = tensors[OPEN_CLIP_ENDS[name]]
+        elif match and match[2] in OPEN_CLIP:
+            found[key] = tensors[f"{block}.{OPEN_CLIP[match[2]]}.{match[3]}"]
+        elif match:
+            three = tensors[f"{block}.attn.in_proj_{match[3]}"].chunk(3)
+            found[key] = three["qkv".index(match[2].removeprefix("self_attn.")[0])].contiguous()
     return found
 
 

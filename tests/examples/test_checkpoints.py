@@ -8,10 +8,18 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from examples.miniature import autoencoder, base, text
-from examples.miniature.checkpoints import fold, rename_to_original, unet_key, unfold, vae_key
+from examples.miniature.checkpoints import (
+    fold,
+    from_open_clip,
+    open_clip,
+    rename_to_original,
+    unet_key,
+    unfold,
+    vae_key,
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +105,11 @@ def test_autoencoder_names_are_those_of_stable_diffusion_1_5(key: str, original:
 def test_a_parameter_without_an_original_name_is_an_error() -> None:
     with pytest.raises(KeyError):
         unet_key("controlnet.weight", 2, frozenset())
+
+
+def test_names_of_open_clip_and_back(tmp_path: Path) -> None:
+    encoder = CLIPTextModelWithProjection(text.text_config(text.load_tokenizer(tmp_path), projection_dim=64))
+    before = encoder.state_dict()
+    after = from_open_clip(open_clip(before), before)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
