@@ -11,7 +11,7 @@ from tests.miniature import MINIATURE, checkpoint
 
 WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "folder": ("base", "ink", {}),
-    "single files": ("base.safetensors", "ink", {}),
+    "single files": ("base.safetensors", "ink", {"config": str(MINIATURE / "base")}),
     "two text encoders, block by block": ("sdxl", "sdxl_ink", {"memory": "blocks"}),
     "transformer in bf16": ("dit", "dit_ink", {"precision": "bf16", "resolution": 32}),
 }
@@ -29,5 +29,5 @@ def words_of(way: str) -> list[str]:
     return [
         word
         for name, value in WAYS[way][2].items()
-        for word in ([f"--{name}", str(value)] if name in WITH_FLAG else ["--set", f"{name}={value}"])
+        for word in ([f"--{name}", str(value)] if name in (*WITH_FLAG, "config") else ["--set", f"{name}={value}"])
     ]
