@@ -1,6 +1,6 @@
 """What a whole step of a denoiser costs with an adapter, against PEFT's LoRA of the same rank and modules.
 
-    python -m benchmarks.step [--size 16] [--rank 16] [--rounds 5] [--dtype float32] [--json]
+    python -m benchmarks.step [--size 16] [--rank 16] [--rounds 5] [--dtype float32] [--only add fused] [--json]
 
 On a U-Net of Stable Diffusion 1.5's size with random weights, two instances, one thread, CPU time. Base, PEFT and ours
 are models of their own on the same weights and take turns; every ratio is the median over the rounds, within a round.
@@ -12,6 +12,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,8 +56,8 @@ def make_layers(unet: nn.Module, rank: int, branches: int, transform: Any) -> Co
     return Component(type(unet).__name__, layers)
 
 
-def make_ways(unet: Any, rank: int) -> dict[str, Any]:
-    """The models by what acts in them."""
+def make_ways(unet: Any, rank: int, only: Sequence[str] = ()) -> dict[str, Any]:
+    """The models by what acts in them; of ours those alone whose names end in one of ``only``."""
     lora = twin(unet)
     lora.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS), init_lora_weights=False))
     ways = {"base": unet, "PEFT's LoRA": lora.requires_grad_(False)}
@@ -66,18 +67,24 @@ def make_ways(unet: Any, rank: int) -> dict[str, Any]:
         "one branch, variance": (1, "variance"),
     }
     for name, (branches, transform) in kinds.items():
+        if only and not name.endswith(tuple(only)):
+            continue
         ways[name] = twin(unet)
         tuner.inject(ways[name], make_layers(unet, rank, branches, transform), name="a")
+    if only and "fused" not in only:
+        return ways
     ways["one branch, fused"] = twin(unet, PROJECTIONS)
     tuner.inject(ways["one branch, fused"], make_layers(unet, rank, 1, "add"), name="a")
     tuner.fuse_in_place(ways["one branch, fused"], ["a"])
     return ways
 
 
-def measure(size: int, rank: int, rounds: int, dtype: torch.dtype) -> dict[str, dict[str, float]]:
+def measure(
+    size: int, rank: int, rounds: int, dtype: torch.dtype, only: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
     """For every way the seconds of a step, and its time by that of the base and of PEFT's LoRA."""
     unet: Any = UNet2DConditionModel(cross_attention_dim=768, sample_size=64).eval().requires_grad_(False).to(dtype)
-    ways = make_ways(unet, rank)
+    ways = make_ways(unet, rank, only)
     given = torch.randn(2, 4, size, size, dtype=dtype), torch.tensor(500), torch.randn(2, 77, 768, dtype=dtype)
     taken: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():
@@ -103,11 +110,12 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--only", nargs="+", default=[], help="of ours: add, variance, fused")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    found = measure(options.size, options.rank, options.rounds, getattr(torch, options.dtype))
+    found = measure(options.size, options.rank, options.rounds, getattr(torch, options.dtype), options.only)
     if options.json:
         print(json.dumps(found, indent=1))
         return
