@@ -17,7 +17,7 @@ export OMP_NUM_THREADS := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo hub test test-hub test-quantised test-platform test-platform-short test-slow test-peft test-comfyui fuzz lint types wheel-test bench
-.PHONY: test-sequences test-requests bench-distill house tables world clean docs chromium app-test claim claim-full
+.PHONY: test-sequences test-requests test-ways bench-distill house tables world clean docs chromium app-test claim claim-full
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ test-sequences: $(READY)  ## 10,000 random sequences of calls of a pipeline on a
 
 test-requests: $(READY)  ## 200 random requests from each of eight threads to one base, each picture against its own (REQUESTS=)
 	REQUESTS=$(or $(REQUESTS),200) $(BIN)/python -m pytest tests/pipelines/test_threads.py -m slow -n 2 -q
+
+test-ways: $(READY)  ## distill killed, resumed and in two processes, by every way that a model is opened, held and run
+	EVERY_WAY=1 $(BIN)/python -m pytest -q -n 2 -m slow tests/distill/methods -k "killed_at or two_processes"
 
 test-peft: $(READY)  ## PEFT's own tests on StyleInjectConfig (PEFT_ADAPTERS= for every kind of adapter)
 	$(BIN)/python -m tests.peft_suite $(PEFT_ADAPTERS)

@@ -1,7 +1,11 @@
-"""Base, checkpoint and settings of every way that a model is opened, held and run while it is distilled."""
+"""Base, checkpoint and settings of every way that a model is opened, held and run while it is distilled.
+
+The slow tests take two of them where a test lasts minutes; ``make test-ways`` takes all.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "two text encoders, block by block": ("sdxl", "sdxl_ink", {"memory": "blocks"}),
     "transformer in bf16": ("dit", "dit_ink", {"precision": "bf16", "resolution": 32}),
 }
+
+FEW_WAYS = tuple(WAYS) if os.environ.get("EVERY_WAY") else ("folder", "transformer in bf16")
 
 
 def pair_of(way: str, folder: Path) -> tuple[Path, Path]:

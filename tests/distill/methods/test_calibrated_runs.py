@@ -20,7 +20,7 @@ from examples.miniature.drawing import unseen_scenes
 from examples.miniature.measures import noise_errors
 from examples.miniature.report import render_scenes
 from si_hub.distill import distill
-from tests.distill.ways import WAYS, pair_of
+from tests.distill.ways import FEW_WAYS, WAYS, pair_of
 from tests.miniature import BASE, PROMPTS, checkpoint
 from tests.places import ROOT
 from tests.systems import posix_alone
@@ -71,7 +71,7 @@ def arguments(folder: Path, way: str) -> list[str]:
 
 
 @posix_alone
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", FEW_WAYS)
 def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(way: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, *arguments(tmp_path, way)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)

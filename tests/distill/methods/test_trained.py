@@ -18,7 +18,7 @@ from si_hub import format as file_format
 from si_hub.distill import Distilled, distill
 from si_hub.errors import FormatError
 from si_hub.storage.header import read_safetensors
-from tests.distill.ways import WAYS, pair_of, words_of
+from tests.distill.ways import FEW_WAYS, pair_of, words_of
 from tests.miniature import BASE, tune_attentions, write_prompts
 
 TINY = {
@@ -120,7 +120,7 @@ def test_pictures_features_and_checkpointing_are_options(tmp_path: Path, train: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", FEW_WAYS)
 def test_two_processes_make_the_same_adapter_as_one(
     way: str, tmp_path: Path, prompts: Path, two_processes: Callable[..., str]
 ) -> None:
