@@ -233,7 +233,7 @@ def load_world(folder: Path) -> Any:
 
 
 def load_teacher(checkpoint: Path, folder: Path) -> Any:
-    """The pipeline of a checkpoint, by diffusers alone: what its file does not have is the base's."""
+    """The pipeline of a checkpoint, by nothing of ours: what its file does not have is the base's."""
     if folder == HERE / "base":
         return unfold(checkpoint)
     pipe = load_world(folder)
