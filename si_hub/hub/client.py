@@ -87,12 +87,14 @@ class _Failed:
         again: whether another attempt may do better.
         wait: seconds that the Hub asks for.
         lost: whether the request may have been carried out all the same.
+        unanswered: path of a request that the Hub may be at still.
     """
 
     error: SiHubError
     again: bool = False
     wait: float | None = None
     lost: bool = False
+    unanswered: str = ""
 
 
 class Client:
@@ -157,6 +159,7 @@ class Client:
         waits: tuple[float, ...] | None = None,
         settled: Callable[[], T | None] | None = None,
         limit: Limit | None = ANSWER,
+        once: str | None = None,
         **options: Any,
     ) -> T:
         """``function(*arguments, **options)``, tried again after lost connections, timeouts, 408, 429 and 5xx.
@@ -168,6 +171,8 @@ class Client:
             settled: for what must not happen twice: asked before another attempt that follows a lost answer; what it
                 returns is the result, None where the lost request was not carried out.
             limit: of each answer; None where huggingface_hub fetches files itself.
+            once: part of the path of a request that would happen twice where the first is only late: after it has timed
+                out, ``settled`` is asked at every further wait, and nothing else.
 
         Raises:
             AuthError, GatedRepository, MissingRepository, MissingRevision, MissingEntry, RateLimited, NetworkError,
@@ -176,11 +181,13 @@ class Client:
         """
         about = about if isinstance(about, About) else About(about)
         pauses = next(given for given in (waits, self._waits, WAITS) if given is not None)
+        failure: _Failed | None = None
         for pause in (*pauses, None):
-            done = self._attempt(function, arguments, options, about, limit)
-            if not isinstance(done, _Failed):
-                return done.value
-            failure = done
+            if failure is None or once is None or once not in failure.unanswered:
+                done = self._attempt(function, arguments, options, about, limit)
+                if not isinstance(done, _Failed):
+                    return done.value
+                failure = done
             wait = failure.wait if failure.wait is not None else (pause or 0.0) * random.uniform(0.8, 1.2)
             if pause is None or not failure.again or wait > LONGEST_WAIT:
                 break
@@ -254,11 +261,13 @@ class Client:
     def _loss_of(
         self, problem: str, error: Exception, about: About, *, again: bool = True, carried_out: bool = True
     ) -> _Failed:
+        from huggingface_hub.utils import httpx
+
         hint = f"Check the network, and that {self.endpoint} is up; then run it again."
-        found = type(error).__name__
         return _Failed(
-            NetworkError(problem, file=about.repo_id, key=about.entry, found=found, hint=hint), again, lost=carried_out
-        )
+            NetworkError(problem, file=about.repo_id, key=about.entry, found=type(error).__name__, hint=hint),
+            again, lost=carried_out, unanswered=error.request.url.path if isinstance(error, httpx.ReadTimeout) else "",
+        )  # fmt: skip
 
     def _refusal_of(self, error: HfHubHTTPError, about: About) -> _Failed:
         """What an answer with an error status means."""

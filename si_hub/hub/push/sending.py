@@ -61,7 +61,9 @@ class Sender:
             return self.find_settled(files)
 
         try:
-            done = self.client.call(self.commit, changed, about=about, settled=find_settled)
+            # A commit on a branch names its parent, so a late one and its repetition cannot both be made.
+            once = "/commit/" if self.create_pr else None
+            done = self.client.call(self.commit, changed, about=about, settled=find_settled, once=once)
         except (ConflictError, NetworkError) as error:
             found = self.find_settled(files)
             if found is None and isinstance(error, ConflictError):

@@ -101,6 +101,15 @@ class LoopbackHub:
     def clear_faults(self) -> None:
         self._faults.clear()
 
+    def drain(self) -> None:
+        """Wait until no request is on its way any more; the clients must have hung up, as by `close_session`.
+
+        Raises:
+            TimeoutError: a client holds a connection.
+        """
+        for listener in self._listeners:
+            listener.drain()
+
     def environment(self, home: str | Path, token: str | None = None) -> dict[str, str]:
         """The environment of a client in another process; see `environment.client_environment`."""
         from tests.hub.loopback.environment import client_environment

@@ -59,6 +59,21 @@ class Listener(ThreadingHTTPServer):
         if problem is not None and not isinstance(problem, OSError):
             self.problems.append(problem)
 
+    def drain(self) -> None:
+        """Wait until every connection opened so far has ended, answered or not; the clients must have hung up.
+
+        Raises:
+            TimeoutError: one is still open.
+        """
+        # Connections are accepted in their order: once this one is, so are all before it.
+        with socket.create_connection(("127.0.0.1", self.server_port), timeout=60) as last:
+            last.shutdown(socket.SHUT_WR)
+            last.recv(1)
+        for thread in list(self._connections.values()):
+            thread.join(60)
+            if thread.is_alive():
+                raise TimeoutError(f"{self.name}: a client holds its connection")
+
     def close(self) -> None:
         self.closing.set()
         self.shutdown()

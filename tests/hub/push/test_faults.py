@@ -58,6 +58,7 @@ class Stage:
 
     def set(self, scene: Scene) -> None:
         """A repository as the scene wants it, and a folder that remembers it."""
+        self.settle()
         self.scene, self.runs = scene, self.runs + 1
         self.folder = self.root / str(self.runs)
         (self.folder / "samples").mkdir(parents=True)
@@ -72,6 +73,13 @@ class Stage:
         self.before = self.commits()
         self.adapter = (self.folder / "ink.safetensors").read_bytes()
         self.hub.log.clear()
+
+    def settle(self) -> None:
+        """Wait for what a push has given up and the Hub is still at."""
+        from huggingface_hub import close_session
+
+        close_session()
+        self.hub.drain()
 
     def train(self, name: str) -> None:
         """An adapter whose bytes no run before has sent."""
@@ -113,8 +121,10 @@ class Stage:
             result = attempt()
         except SiHubError as raised:
             error = raised
+            self.settle()
             self.is_complete()
         else:
+            self.settle()
             assert self.is_complete()
             assert result.commit == self.commits()[self.scene.revision][0]
         self.hub.clear_faults()
@@ -149,6 +159,11 @@ def requests_of(stage: Stage, scene: Scene) -> list[str]:
     return [f"{exchange.method} {exchange.path}" for exchange in stage.hub.log]
 
 
+def may_fail(kind: str, name: str, request: str) -> bool:
+    """Whether a push may end with an error: a late pull request is not asked for twice, and nobody waits here."""
+    return kind == "corrupt" or (kind == "late" and name == "request" and "/commit/" in request)
+
+
 @pytest.mark.parametrize("name", SCENES)
 def test_a_fault_at_any_request_is_survived_or_leaves_all_as_it_was(stage: Stage, name: str) -> None:
     """Another kind at each request; the slow test has all of them."""
@@ -159,7 +174,7 @@ def test_a_fault_at_any_request_is_survived_or_leaves_all_as_it_was(stage: Stage
         planned = stage.hub.fault(KINDS[kind], skip=number)
         error = stage.check(lambda: stage.push(**SCENES[name].options))
         assert planned.met == 1
-        assert error is None or kind == "corrupt", (requests[number], kind, error)
+        assert error is None or may_fail(kind, name, requests[number]), (requests[number], kind, error)
 
 
 @pytest.mark.slow
@@ -173,7 +188,7 @@ def test_every_fault_at_every_request_once_and_for_good(stage: Stage, name: str,
         planned = stage.hub.fault(KINDS[kind], skip=number, times=times)
         error = stage.check(lambda: stage.push(**SCENES[name].options))
         assert planned.met >= 1
-        assert error is None or kind == "corrupt" or times is None, (requests[number], error)
+        assert error is None or times is None or may_fail(kind, name, requests[number]), (requests[number], error)
 
 
 @pytest.mark.parametrize("name", SCENES)
