@@ -181,13 +181,13 @@ class Client:
         """
         about = about if isinstance(about, About) else About(about)
         pauses = next(given for given in (waits, self._waits, WAITS) if given is not None)
-        failure: _Failed | None = None
+        late = False
         for pause in (*pauses, None):
-            if failure is None or once is None or once not in failure.unanswered:
+            if not late:
                 done = self._attempt(function, arguments, options, about, limit)
                 if not isinstance(done, _Failed):
                     return done.value
-                failure = done
+                failure, late = done, once is not None and once in done.unanswered
             wait = failure.wait if failure.wait is not None else (pause or 0.0) * random.uniform(0.8, 1.2)
             if pause is None or not failure.again or wait > LONGEST_WAIT:
                 break
