@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -212,14 +213,44 @@ def read_architecture(pipeline: Any, weights: LiveWeights) -> Architecture:
     """A pipeline as a base model under its class's name, read off its live models as off the folder it would save."""
     config = getattr(getattr(pipeline, "scheduler", None), "config", {})
     prediction = config.get("prediction_type")
-    components = {
-        name: _intern(
-            type(tuner.root_of(model)).__name__,
-            tuple(modules_from_shapes({key: held.shape for key, held in weights[name].items()}).items()),
-        )
-        for name, model in weights.models.items()
-    }
+    components = {name: _read_model(tuner.root_of(model), name, weights) for name, model in weights.models.items()}
     return Architecture(type(pipeline).__name__, components, prediction if isinstance(prediction, str) else None)
+
+
+#: A module of the base and the shapes of its tensors.
+_Layout = list[tuple["ref[nn.Module]", dict[str, torch.Size]]]
+#: Of models: how they were when they were last read, and what was read. A model is read again once it has changed.
+_READ: WeakKeyDictionary[nn.Module, tuple[_Layout, Model]] = WeakKeyDictionary()
+
+
+def _read_model(root: nn.Module, component: str, weights: LiveWeights) -> Model:
+    seen = _look_at(root)
+    known = _READ.get(root)
+    if known is not None and known[0] == seen:
+        return known[1]
+    shapes = {name: held.shape for name, held in weights[component].items()}
+    model = _intern(type(root).__name__, tuple(modules_from_shapes(shapes).items()))
+    # What is fused by us may have a bias where the base has none.
+    if not _originals(root):
+        _READ[root] = seen, model
+    return model
+
+
+def _look_at(root: nn.Module) -> _Layout:
+    """Every module that `_own_modules` finds and the shapes of what it holds; many times as fast."""
+    found: _Layout = []
+    left = [root]
+    while left:
+        module = left.pop()
+        while (inner := _unwrap(module)) is not module:
+            module = inner
+        held = (*module._parameters.items(), *module._buffers.items())
+        found.append((ref(module), {name: value.shape for name, value in held if value is not None}))
+        fused = CALLED_INSTEAD if getattr(module, "fused_projections", False) else {}
+        for name, child in module._modules.items():
+            if child is not None and name not in fused and not name.startswith((CHILD, DOOR)):
+                left.append(child)
+    return found
 
 
 @lru_cache(maxsize=64)

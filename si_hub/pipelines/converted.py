@@ -33,16 +33,14 @@ _SWITCH, _OFF = "SI_HUB_CONVERTED", "off"
 _NAME = re.compile(r"[0-9a-f]{40}")
 
 
-def find_converted(path: Path, base: Architecture, *, given: bool) -> Path | None:
-    """Where the conversion of a file or folder for a base model is kept, or would be; None where none is kept at all.
+def name_conversion(path: Path, base: Architecture, *, given: bool) -> str:
+    """What the conversion of a file or folder for a base model is a function of, as 40 hexadecimal digits.
 
     The source is not read for that: its metadata, which the base model's name is a function of too, are in its files.
 
     Args:
         given: the user named the base, so that metadata do not count.
     """
-    if (home := _home()) is None:
-        return None
     known = {
         "code": _digest_code(),
         "base": [
@@ -53,7 +51,13 @@ def find_converted(path: Path, base: Architecture, *, given: bool) -> Path | Non
         ],
         "files": [_describe_file(file) for file in _list_files(path)],
     }
-    return home / hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:40]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def find_converted(name: str) -> Path | None:
+    """Where the conversion of that name is kept, or would be; None where none is kept at all."""
+    home = _home()
+    return None if home is None else home / name
 
 
 def _home() -> Path | None:
@@ -137,15 +141,18 @@ def read_converted(folder: Path) -> Adapter | None:
     return adapter
 
 
-def is_worth_keeping(found: Conversion) -> bool:
-    """Whether something of a whole conversion is computed, and nothing from the base's weights."""
+def is_lasting(found: Conversion) -> bool:
+    """Whether a conversion is whole, and nothing of it comes from the base's weights."""
     detected = found.origins.found
     depends = bool(detected.needing_base(found.origins.match)) or any(
         module.whole for module in detected.grouped.modules.values()
     )
-    if depends or found.report.lost or found.report.notes:
-        return False
-    return any(is_computed(tensor) for tensor in list_tensors(found.adapter))
+    return not (depends or found.report.lost or found.report.notes)
+
+
+def is_worth_keeping(found: Conversion) -> bool:
+    """Whether a lasting conversion is computed, in part at least."""
+    return is_lasting(found) and any(is_computed(tensor) for tensor in list_tensors(found.adapter))
 
 
 def keep_converted(adapter: Adapter, folder: Path) -> Adapter | None:

@@ -21,7 +21,7 @@ from si_hub.converters.detect.detection import examine
 from si_hub.converters.metadata import named_bases
 from si_hub.converters.saved import weights_of
 from si_hub.errors import BaseMismatch, SiHubError
-from si_hub.pipelines import converted
+from si_hub.pipelines import converted, remembered
 from si_hub.pipelines.baseweights import LiveWeights, read_architecture
 from si_hub.pipelines.sources import FoundAdapter, Loaded
 from si_hub.report.text import reasons
@@ -51,8 +51,12 @@ def convert_for_pipeline(
     live = LiveWeights.of(pipeline)
     with say_instead(base="convert", allow_partial="strict=False"):
         base = read_architecture(pipeline, live) if isinstance(told, bool) else resolve(fspath(told))
-        folder = converted.find_converted(found.path, base, given=not isinstance(told, bool))
+        name = converted.name_conversion(found.path, base, given=not isinstance(told, bool))
+        folder = converted.find_converted(name)
+        if latest := remembered.recall(found.path, name, folder):
+            return Loaded(latest, str(found.path), (_note_of(latest),))
         if folder and (known := converted.read_converted(folder)):
+            remembered.remember(found.path, name, known, folder)
             return Loaded(known, str(found.path), (_note_of(known),))
         source = converters.open_source(found.path) if found.header is None else converters.source_of(found.header)
         if isinstance(told, bool):
@@ -63,6 +67,8 @@ def convert_for_pipeline(
                 allow_large=True,
             )  # fmt: skip
         kept = converted.keep_converted(done.adapter, folder) if folder and converted.is_worth_keeping(done) else None
+        if kept or converted.is_lasting(done):
+            remembered.remember(found.path, name, kept or done.adapter, folder if kept else None)
         return Loaded(kept or keep_computed(done.adapter), str(found.path), _notes(done))
 
 

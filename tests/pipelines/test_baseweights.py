@@ -19,6 +19,7 @@ from si_hub import architectures
 from si_hub.architectures.bases import BASES, Base
 from si_hub.architectures.known import rank_alike
 from si_hub.errors import ConversionRefused
+from si_hub.pipelines import baseweights
 from si_hub.pipelines.baseweights import LiveParameter, LiveWeights, read_architecture
 
 Make = Callable[..., Any]
@@ -84,6 +85,26 @@ def test_a_folder_and_the_pipeline_of_it_are_one_base_model(sd: Make, sdxl: Make
 def test_equal_models_are_one_so_that_names_are_looked_up_once(sd: Make) -> None:
     first, second = (read_architecture(pipe, LiveWeights.of(pipe)) for pipe in (sd(), sd()))
     assert first.components["unet"] is second.components["unet"]
+
+
+def test_a_model_is_read_once_and_again_when_it_has_changed(sd: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = sd()
+    first = read_architecture(pipe, LiveWeights.of(pipe))
+    with monkeypatch.context() as without:
+        without.delattr(baseweights, "list_parameters")
+        pipe.unet.add_adapter(LoraConfig(target_modules=["to_q", "conv2"], init_lora_weights=False))
+        assert read_architecture(pipe, LiveWeights.of(pipe)) == first
+        pipe.unet.delete_adapters("default")
+        assert read_architecture(pipe, LiveWeights.of(pipe)) == first
+    old = pipe.unet.conv_in
+    pipe.unet.conv_in = torch.nn.Conv2d(9, old.out_channels, 3, padding=1)
+    wider = read_architecture(pipe, LiveWeights.of(pipe))
+    assert wider.components["unet"].modules["conv_in"].shape == (old.out_channels, 9, 3, 3)
+    pipe.unet.conv_in.weight = torch.nn.Parameter(torch.zeros(old.out_channels, 5, 3, 3))
+    narrower = read_architecture(pipe, LiveWeights.of(pipe))
+    assert narrower.components["unet"].modules["conv_in"].shape == (old.out_channels, 5, 3, 3)
+    pipe.unet.conv_in = old
+    assert read_architecture(pipe, LiveWeights.of(pipe)) == first
 
 
 def test_projections_that_diffusers_fuses_and_other_inputs_leave_a_model_what_it_is() -> None:
