@@ -1,4 +1,4 @@
-"""The latest conversions of this process: an adapter that is loaded again is not converted again.
+"""The latest files of this process: an adapter that is loaded again is neither read through nor converted again.
 
 What is remembered are descriptions: where each tensor's bytes are in a file, and what the file was when it was read.
 Numbers that a conversion computes are not among them, see `si_hub.pipelines.converted`.
@@ -16,9 +16,10 @@ from si_hub import format as file_format
 from si_hub.adapter import Adapter
 from si_hub.errors import SiHubError
 from si_hub.pipelines.converted import is_computed, list_tensors
+from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import FileState, file_state
 
-#: How many are remembered.
+#: How many of each kind are remembered.
 MOST = 16
 
 
@@ -32,6 +33,7 @@ class _Remembered:
 
 
 _latest: OrderedDict[tuple[str, str, str], _Remembered] = OrderedDict()
+_headers: OrderedDict[tuple[str, str], tuple[tuple[int, ...], SafetensorsFile]] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -84,7 +86,29 @@ def _key(source: Path, name: str) -> tuple[str, str, str]:
     return name, str(source), os.path.abspath(source)
 
 
+def read_header(path: Path) -> SafetensorsFile:
+    """`si_hub.storage.header.read_safetensors`, of a file that is as it was the result of before."""
+    key = str(path), os.path.abspath(path)
+    try:
+        # Looked at before it is read: of one that is written anew meanwhile, what was read counts for nothing.
+        found = os.stat(path)
+        fact = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    except OSError:
+        return read_safetensors(path)  # which says what is wrong
+    with _lock:
+        known = _headers.get(key)
+    if known is None or known[0] != fact:
+        known = fact, read_safetensors(path)
+    with _lock:
+        _headers[key] = known
+        _headers.move_to_end(key)
+        while len(_headers) > MOST:
+            _headers.popitem(last=False)
+    return known[1]
+
+
 def forget() -> None:
     """Forget all of them."""
     with _lock:
         _latest.clear()
+        _headers.clear()

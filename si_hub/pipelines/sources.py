@@ -18,6 +18,7 @@ from si_hub.format.hashes import check_data
 from si_hub.hub import names
 from si_hub.hub.pull.fetching import fetch_adapter
 from si_hub.hub.pull.selection import conversion_call
+from si_hub.pipelines import remembered
 from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
 from si_hub.storage.tensors import Tensor
@@ -112,7 +113,7 @@ def adapter_from(
         )
     place = find_adapter(source, fetch, foreign=convert is not False)
     if convert is not False:
-        header = read_safetensors(place.path) if place.path.is_file() else None
+        header = remembered.read_header(place.path) if place.path.is_file() else None
         place = replace(place, header=header)
         if header is None or not file_format.is_styleinject(header):
             return place

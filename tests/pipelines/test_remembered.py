@@ -143,3 +143,16 @@ def test_the_latest_are_remembered_and_no_computed_numbers(tmp_path: Path) -> No
     assert remembered.recall(tmp_path / str(remembered.MOST), NAME, None) is held
     remembered.remember(tmp_path / "a", NAME, adapter(Tensor.compute((1, 1), lambda: torch.zeros(1, 1))))
     assert remembered.recall(tmp_path / "a", NAME, None) is None
+
+
+def test_a_header_is_read_once_while_its_file_is_as_it_was(lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = remembered.read_header(lora)
+    with monkeypatch.context() as without:
+        without.delattr(remembered, "read_safetensors")
+        assert remembered.read_header(lora) is first
+    tensors = load_file(lora)
+    save_file(dict(list(tensors.items())[1:]), lora)
+    assert len(remembered.read_header(lora).tensors) == len(first.tensors) - 1
+    lora.unlink()
+    with pytest.raises(MissingFile):
+        remembered.read_header(lora)
