@@ -1,13 +1,14 @@
-"""A core in its down matrix: what reads pairs alone is given a pair that does the same."""
+"""A core in its down matrix, or as square as some read it: what reads pairs alone is given one that does the same."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from si_hub.adapter import Layer
 from si_hub.converters.dense import as_double
-from si_hub.storage.tensors import Tensor
+from si_hub.storage.tensors import DTYPE_SIZES, Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -33,3 +34,31 @@ def fold_core(layer: Layer) -> Layer:
     shape = (core.shape[0], down.shape[1], *core.shape[2:])
     rest = {leaf: tensor for leaf, tensor in layer.tensors.items() if leaf != "core.weight"}
     return replace(layer, tensors=rest | {"down.weight": Tensor.compute(shape, lambda: multiply_core(core, down))})
+
+
+def square_core(layer: Layer) -> Layer:
+    """A layer whose core takes as many inputs as it has outputs, zeros beside what it had; the scale is as it was.
+
+    Of one branch. Nothing is read; numbers keep their dtypes.
+    """
+    core, down, up = (layer.tensors[leaf] for leaf in ("core.weight", "down.weight", "up.weight"))
+    rank, taken = core.shape[:2]
+    size = max(rank, taken)
+    kernel = core.shape[2:]
+    rows = [_lengthen(core.rows(k, k + 1).reshape(taken, *kernel), size) for k in range(rank)]
+    wide = Tensor.concatenate(rows).reshape(rank, size, *kernel)
+    tensors = {**layer.tensors, "core.weight": _lengthen(wide, size), "down.weight": _lengthen(down, size)}
+    if rank < size:
+        columns = [_lengthen(up.rows(k, k + 1).reshape(rank), size) for k in range(up.shape[0])]
+        tensors["up.weight"] = Tensor.concatenate(columns).reshape(up.shape[0], size)
+    alpha = None if layer.alpha is None else layer.alpha * size / rank
+    return replace(layer, tensors=tensors, alpha=alpha)
+
+
+def _lengthen(tensor: Tensor, rows: int) -> Tensor:
+    """A tensor with so many rows, zeros behind what it has."""
+    missing = (rows - tensor.shape[0], *tensor.shape[1:])
+    if not missing[0]:
+        return tensor
+    zeros = Tensor.from_bytes(tensor.dtype, missing, bytes(math.prod(missing) * DTYPE_SIZES[tensor.dtype]))
+    return Tensor.concatenate([tensor, zeros])

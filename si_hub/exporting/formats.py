@@ -11,7 +11,7 @@ from si_hub.architectures.bases import BY_NAME
 from si_hub.architectures.bases.contract import Base
 from si_hub.architectures.layouts.contract import Layout
 from si_hub.architectures.layouts.own import bare_clip, diffusers
-from si_hub.converters.folding import fold_core
+from si_hub.converters.folding import fold_core, square_core
 from si_hub.converters.naming.names import PREFIXES
 from si_hub.errors import ConversionRefused
 from si_hub.exporting.magnitude import is_magnitude
@@ -74,7 +74,7 @@ class FileFormat:
         return (*ordered, diffusers)
 
     def without_lost_core(self, layer: Layer) -> Layer:
-        """A layer as it is, or with its core folded where the format has no place for it.
+        """A layer as it is, or with its core folded where the format has no place for it, or that is the smaller.
 
         LyCORIS's is that of a convolution, square (alpha is divided by the rank of ``down`` there), in a pair alone.
         """
@@ -82,8 +82,12 @@ class FileFormat:
         others = layer.tensors.keys() - {"down.weight", "core.weight", "up.weight", "bias_delta"}
         if core is None or others or "mid" not in self.suffixes or len(core.shape) != 4:
             return fold_core(layer)
-        is_kept = core.shape[0] == core.shape[1] and max(core.shape[2:]) > 1
-        return layer if is_kept else fold_core(layer)
+        if max(core.shape[2:]) == 1 or layer.branches != 1:
+            return fold_core(layer)
+        if core.shape[0] == core.shape[1]:
+            return layer
+        squared, folded = square_core(layer), fold_core(layer)
+        return squared if _count(squared) < _count(folded) else folded
 
     def lacks(self, layer: Layer) -> bool:
         """Whether it has no place for a leaf of a layer of a linear module or a convolution."""
@@ -131,6 +135,11 @@ class FileFormat:
                 hint="Leave the component out, or split it off first",
             )
         return found
+
+
+def _count(layer: Layer) -> int:
+    """How many numbers its leaves have."""
+    return sum(tensor.count for tensor in layer.tensors.values())
 
 
 def _encoder_prefix(start: str, known: Base | None, component: str) -> str | None:

@@ -17,7 +17,7 @@ from si_hub.adapter import TRANSFORMS, Adapter, BaseModel, Component, Layer
 from si_hub.architectures import Architecture
 from si_hub.architectures.model import Model, Module
 from si_hub.converters.checking import Own
-from si_hub.converters.folding import fold_core, multiply_core
+from si_hub.converters.folding import fold_core, multiply_core, square_core
 from si_hub.editing.adding import add_layers
 from si_hub.editing.splitting import split
 from si_hub.editing.steadying import steady
@@ -82,6 +82,19 @@ def test_folded_and_unfolded_act_the_same(drawn: tuple[nn.Module, Layer, Tensor]
     assert (folded.rank, folded.branches, folded.scale) == (layer.rank, layer.branches, layer.scale)
     assert_alike(act(base, folded, x), act(base, layer, x))
     assert fold_core(folded) is folded
+
+
+@settings(max_examples=60, deadline=None)
+@given(drawn=layers().filter(lambda found: found[1].branches == 1))
+def test_a_core_made_square_acts_the_same(drawn: tuple[nn.Module, Layer, Tensor]) -> None:
+    base, layer, x = drawn
+    square = square_core(layer)
+    check_layer(square, "unet.layer")
+    core = square.tensors["core.weight"]
+    assert core.shape[:2] == (max(layer.tensors["core.weight"].shape[:2]),) * 2
+    assert all(tensor.dtype == layer.tensors[leaf].dtype for leaf, tensor in square.tensors.items())
+    assert square.scale == pytest.approx(layer.scale)
+    assert_alike(act(base, square, x), act(base, layer, x))
 
 
 def test_the_product_is_that_of_every_entry() -> None:

@@ -11,7 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 import si_hub
 from si_hub import format
+from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import ConversionRefused
+from si_hub.storage.tensors import Tensor
 
 Arrays = dict[str, Any]
 BLOCK = "down_blocks.0.attentions.0.transformer_blocks.0"
@@ -141,6 +143,30 @@ def test_a_square_core_stays_one_where_lycoris_has_its_like_and_is_folded_elsewh
     assert back["lora_unet_conv_in.lora_down.weight"].shape == (2, 4, 3, 3)
     si_hub.export(tmp_path / "ours.safetensors", tmp_path / "peft.safetensors", to="diffusers", check=True)
     assert not any("mid" in name for name in load_file(tmp_path / "peft.safetensors"))
+
+
+@pytest.mark.parametrize(("rank", "taken"), [(3, 5), (5, 3)])
+def test_a_core_that_is_not_square_is_made_so_where_that_is_smaller(rank: int, taken: int, tmp_path: Path) -> None:
+    path = "down_blocks.0.resnets.0.conv1"
+    leaves = {"down.weight": draw(taken, 320), "core.weight": draw(rank, taken, 3, 3), "up.weight": draw(320, rank)}
+    layer = Layer({leaf: Tensor.from_numpy(array) for leaf, array in leaves.items()}, alpha=2.0)
+    format.write(Adapter(BaseModel("sd15"), {"unet": Component(None, {path: layer})}), tmp_path / "ours.safetensors")
+    si_hub.export(tmp_path / "ours.safetensors", tmp_path / "kohya.safetensors", to="kohya", check=True)
+    back, stem = load_file(tmp_path / "kohya.safetensors"), f"lora_unet_{path.replace('.', '_')}"
+    down, mid, up, alpha = (
+        back[f"{stem}.{name}"].astype(np.float64)
+        for name in ("lora_down.weight", "lora_mid.weight", "lora_up.weight", "alpha")
+    )
+    assert (mid.shape, back[f"{stem}.lora_mid.weight"].dtype) == ((5, 5, 3, 3), np.float16)
+    made = alpha / 5 * np.einsum("or,rqhw,qi->oihw", up.reshape(320, 5), mid, down.reshape(5, 320))
+    wanted = (
+        2.0
+        / rank
+        * np.einsum(
+            "or,rqhw,qi->oihw", *(leaves[f"{name}.weight"].astype(np.float64) for name in ("up", "core", "down"))
+        )
+    )
+    np.testing.assert_allclose(made, wanted, rtol=1e-6, atol=1e-9)
 
 
 def test_two_namings_in_one_file_each_come_back(tmp_path: Path) -> None:

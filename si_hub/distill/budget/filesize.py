@@ -72,6 +72,14 @@ class Price:
         """Of one rank of a layer: a column of up, and a row of down for each branch."""
         return self.paired * (out + branches * width) + self._scale * branches
 
+    def cored(self, name: str, directions: int, width: int) -> int:
+        """Of what the pieces of a convolution share that see so many directions of its ``width`` inputs."""
+        return self.entries(name, 3) + self.item * directions * width
+
+    def core(self, out: int, numbers: int) -> int:
+        """Of one such piece: a column of up, and a core of so many numbers."""
+        return self.item * (out + numbers)
+
     def router(self, name: str, leaves: int, numbers: int) -> int:
         """Of a layer's entries, where besides up and down it has ``leaves`` of a router with float32 ``numbers``."""
         if self.dtype is None:

@@ -38,11 +38,20 @@ class Group:
         columns: of the effects.
         cost: of each part.
         opening: what the first part costs besides.
+        kept: share of what each part does that is kept, by column; ``None`` where it is all.
+        directions: of its pieces' cores; 0 where they are as they are.
     """
 
     columns: tuple[int, ...]
     cost: int
     opening: int = 0
+    kept: tuple[float, ...] | None = None
+    directions: int = 0
+
+    def worth(self, scores: Tensor) -> Tensor:
+        """The error that each part removes, ``[columns]``, float64."""
+        found = scores[list(self.columns)].double()
+        return found if self.kept is None else found * torch.tensor(self.kept, dtype=torch.float64)
 
 
 def scores(effects: Tensor) -> Tensor:
@@ -84,10 +93,11 @@ def spend(groups: Sequence[Group], scores: Tensor, budget: int) -> list[int]:
 
 def _steps(group: Group, scores: Tensor) -> list[tuple[float, int, tuple[int, list[int]]]]:
     """The group's offers: error per cost falling, cost, and (the group's first column, columns)."""
-    ordered = sorted(group.columns, key=lambda column: (-float(scores[column]), column))
+    worth = dict(zip(group.columns, group.worth(scores).tolist(), strict=True))
+    ordered = sorted(group.columns, key=lambda column: (-worth[column], column))
     steps: list[tuple[float, int, list[int]]] = []
     for place, column in enumerate(ordered):
-        gain, cost, columns = float(scores[column]), group.cost + (group.opening if place == 0 else 0), [column]
+        gain, cost, columns = worth[column], group.cost + (group.opening if place == 0 else 0), [column]
         while steps and gain / cost >= steps[-1][0] / steps[-1][1]:
             before = steps.pop()
             gain, cost, columns = before[0] + gain, before[1] + cost, before[2] + columns

@@ -8,30 +8,25 @@ that another one costs seconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
-from si_hub.adapter import Component, Layer
-from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, Price, adapter_bytes
+from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, adapter_bytes
 from si_hub.distill.budget.knee import SHARE, choose_size
 from si_hub.distill.budget.rounding import LADDER, costs_little
-from si_hub.distill.budget.spend import Group, predicted_error, refit, scores, smallest, spend
-from si_hub.distill.pair.change import Change, ModuleKey
+from si_hub.distill.budget.spend import Group, smallest
+from si_hub.distill.methods.choosing import Choice, Chooser
+from si_hub.distill.pair.change import ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome, distilled_adapter
 from si_hub.distill.running import fidelity
-from si_hub.distill.running.storing import FULL, store
+from si_hub.distill.running.storing import FULL
 from si_hub.distill.survey.cache import survey_of
-from si_hub.distill.survey.lowrank import balance
 from si_hub.distill.survey.stages import Findings
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
-from si_hub.storage.tensors import Tensor
 from si_hub.words import label, setting
 from si_hub.work.folder import Work
 
@@ -85,25 +80,6 @@ def _one(pairs: Sequence[Pair]) -> Pair:
     return pairs[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Parts that are carried.
-
-    Attributes:
-        columns: of the effects.
-        coefficients: how much of each.
-        predicted: share of the error that is left, to first order.
-        components: the adapter's layers.
-        always: bare parameters that are carried besides.
-    """
-
-    columns: list[int]
-    coefficients: torch.Tensor
-    predicted: float
-    components: dict[str, Component]
-    always: Sequence[Change] = ()
-
-
 class Calibration:
     """A pair with its survey, ready for any budget.
 
@@ -129,10 +105,10 @@ class Calibration:
         self.runner, self.crew = self.survey.runner, self.survey.crew
         self.prompts, self.held_out = self.survey.prompts, self.survey.held_out
         self.findings: Findings = self.survey.findings()
-        self.scores = scores(self.findings.effects)
+        self.chooser = Chooser(pair, self.findings)
+        self.scores, self.changes = self.chooser.scores, self.chooser.changes
         if not self.findings.target.any():
             raise fidelity.unfelt(pair.tuned.path)
-        self.changes: dict[ModuleKey, Change] = {change.key: change for change in pair.changes}
         self._last: tuple[Choice, fidelity.Fidelity] | None = None
 
     @cached_property
@@ -169,7 +145,7 @@ class Calibration:
 
     def _costs_little(self, choice: Choice) -> bool:
         """Whether being stored as they are is next to nothing of the error that some parts leave."""
-        plain = self._components(choice.columns, choice.coefficients, choice.always, FULL)
+        plain = self.chooser.components(choice, FULL)
         return costs_little(plain, self.dtype, lambda components: self.measure.of(components).error)
 
     def _within_budget(self) -> Choice:
@@ -215,13 +191,13 @@ class Calibration:
             room -= max(over, ENTRY)
             if not choice.components:
                 break
-        least = min((group.cost + group.opening for group in self.groups(in_bytes=True)), default=0) + DOCUMENT
+        least = min((group.cost + group.opening for group in self._groups()), default=0) + DOCUMENT
         raise UsageError("no part of the difference is that small", key=label("size"),
                          expected=f"about {size_text(least)} or more", found=size_text(size))  # fmt: skip
 
     def halves(self) -> list[int]:
         """Bytes of everything that can be carried, of half of it, and so on, `HALVES` in all that hold something."""
-        groups = self.groups(in_bytes=True)
+        groups = self._groups()
         whole = DOCUMENT + sum(group.opening + group.cost * len(group.columns) for group in groups)
         least = DOCUMENT + 2 * max((group.opening + group.cost for group in groups), default=0)
         sizes = [whole >> k for k in range(HALVES)]
@@ -238,41 +214,15 @@ class Calibration:
         def make(budget: int) -> Choice:
             return self._choose(budget, in_bytes=True)
 
-        top = sum(group.opening + group.cost * len(group.columns) for group in self.groups(in_bytes=True))
+        top = sum(group.opening + group.cost * len(group.columns) for group in self._groups())
         return smallest(top, make, lambda choice: self.fidelity_of(choice).error, self.request.fidelity)
 
-    def groups(self, *, in_bytes: bool) -> list[Group]:
-        """What can be carried, with its cost in bytes of the file or in numbers."""
-        price = Price(self.dtype if in_bytes else None)
-        by_entry: dict[tuple[ModuleKey, str], list[int]] = {}
-        for column, (key, name) in enumerate(self.findings.columns):
-            by_entry.setdefault((key, "pieces" if name.isdecimal() else name), []).append(column)
-        found = []
-        for (key, what), columns in by_entry.items():
-            change = self.changes[key]
-            name = ".".join(key)
-            if what == "pieces":
-                found.append(Group(tuple(columns), price.rank(*change.matrix), price.pair(name)))
-            else:
-                both = change.weight if what == "weight" else change.bias
-                assert both is not None
-                found.append(Group(tuple(columns), price.item * both[0].count + price.entries(name)))
-        return found
+    def _groups(self) -> list[Group]:
+        """What can be carried as it is, with its cost in bytes of the file."""
+        return self.chooser.groups(self.dtype)
 
     def _choose(self, budget: int, *, in_bytes: bool) -> Choice:
-        """The choice for a budget in bytes of the file, but for its document, or in numbers."""
-        item = Price(self.dtype if in_bytes else None).item
-        always = [
-            change for change in self.pair.changes if change.kind == "parameter" and change.count * item * 10 < budget
-        ]
-        left = budget - sum(change.count * item for change in always)
-        columns = spend(self.groups(in_bytes=in_bytes), self.scores, left)
-        found = self.findings
-        return self._choice(columns, refit(found.effects, found.target, columns, found.samples), always)
-
-    def _choice(self, columns: list[int], coefficients: torch.Tensor, always: Sequence[Change]) -> Choice:
-        share = predicted_error(self.findings.effects, self.findings.target, columns, coefficients)
-        return Choice(columns, coefficients, share, self._components(columns, coefficients, always, self.dtype), always)
+        return self.chooser.choose(budget, self.dtype, in_bytes=in_bytes)
 
     def _sound(self, choice: Choice) -> Choice:
         """The choice; where it is worse than the base, its parts as they are, if that is better.
@@ -281,43 +231,8 @@ class Calibration:
         """
         if (error := self.fidelity_of(choice).error) <= 1.0:
             return choice
-        plain = self._choice(choice.columns, torch.ones_like(choice.coefficients), choice.always)
+        plain = self.chooser.as_it_is(choice, self.dtype)
         return plain if self.fidelity_of(plain).error < error else choice
-
-    def _components(
-        self, columns: Sequence[int], coefficients: torch.Tensor, always: Sequence[Change], dtype: str
-    ) -> dict[str, Component]:
-        """The layers of these parts, their numbers stored as ``dtype``."""
-        taken: dict[ModuleKey, dict[str, float]] = {}
-        for column, coefficient in zip(columns, coefficients.tolist(), strict=True):
-            key, name = self.findings.columns[column]
-            taken.setdefault(key, {})[name] = coefficient
-        components: dict[str, Component] = {}
-        for change in self.pair.changes:
-            key = change.key
-            leaves = self._leaves(key, taken[key]) if key in taken else {}
-            if change in always and (delta := change.delta()) is not None:
-                leaves = {"param_delta": delta}
-            if leaves:
-                class_name = self.pair.base.architecture.components[change.component].class_name
-                component = components.setdefault(change.component, Component(class_name))
-                component.layers[change.module] = Layer({n: Tensor.from_torch(leaf) for n, leaf in leaves.items()})
-        return store(components, dtype)
-
-    def _leaves(self, key: ModuleKey, taken: Mapping[str, float]) -> dict[str, torch.Tensor]:
-        """The leaves of one layer: its pieces times their coefficients, and what else was chosen of it."""
-        parts = self.findings.parts[key]
-        leaves: dict[str, torch.Tensor] = {}
-        ranks = [int(name) for name in taken if name.isdecimal()]
-        if ranks and parts.down is not None and parts.up is not None:
-            factors = torch.tensor([taken[str(rank)] for rank in ranks], dtype=torch.float32)
-            down, up = balance(parts.down[ranks], parts.up[:, ranks] * factors)
-            leaves["down.weight"], leaves["up.weight"] = down.reshape(-1, *parts.kernel), up
-        if "weight" in taken and parts.weight is not None:
-            leaves["weight_delta"] = parts.weight * taken["weight"]
-        if "bias" in taken and parts.bias is not None:
-            leaves["bias_delta"] = parts.bias * taken["bias"]
-        return leaves
 
     def _pieces(self, key: ModuleKey) -> bool:
         return key in self.findings.parts and self.findings.parts[key].down is not None

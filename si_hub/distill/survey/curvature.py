@@ -6,6 +6,7 @@ layer's (unfolded) inputs and ``L_g L_gᵀ`` that of the gradients at its output
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.distill.pair.change import Change, ModuleKey
+from si_hub.distill.survey.cores import Cores, fit_cores
 from si_hub.distill.survey.lowrank import balance, singular
 from si_hub.distill.survey.moments import Moment, dense_limit, moment
 from si_hub.tuner.kinds import kind_of
@@ -116,7 +118,7 @@ def _thin(rows: Tensor) -> Tensor:
 
 def pieces(
     delta: Tensor, inputs: Moment, outputs: Moment, count: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Cores | None]:
     """The leading pieces of a weight difference, each with its σ shared by both sides.
 
     Args:
@@ -126,9 +128,12 @@ def pieces(
         generator: of the randomized decomposition.
 
     Returns:
-        ``down [count, in · kernel]`` and ``up [out, count]``.
+        ``down [count, in · kernel]``, ``up [out, count]``, and cores where there is a kernel to be small.
     """
     into, out = inputs.root(), outputs.root()
     matrix = out.times(into.times(delta.flatten(1).float()).T).T
     left, sigma, right = singular(matrix, count, generator=generator)
-    return balance(into.over(right), out.over(left.T).T * sigma)
+    down, up = balance(into.over(right), out.over(left.T).T * sigma)
+    kernel = tuple(delta.shape[2:])
+    cores = fit_cores(down, sigma.square(), into, kernel) if math.prod(kernel) > 1 else None
+    return down, up, cores

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.distill.pair.change import ModuleKey
+from si_hub.distill.survey.cores import Cores
 from si_hub.tuner.kinds import evaluate, kind_of
 
 
@@ -25,6 +26,7 @@ class ChangeParts:
         weight: the weight's difference where it is carried whole or not at all, ``None`` where there is none.
         bias: the bias's difference, ``None`` where there is none.
         kernel: shape of one row of the weight, ``[in, *kernel]``.
+        cores: the pieces of a convolution between fewer inputs.
     """
 
     down: Tensor | None = None
@@ -32,6 +34,7 @@ class ChangeParts:
     weight: Tensor | None = None
     bias: Tensor | None = None
     kernel: tuple[int, ...] = ()
+    cores: Cores | None = None
 
     @property
     def names(self) -> list[str]:

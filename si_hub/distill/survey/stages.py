@@ -24,6 +24,7 @@ from si_hub.distill.running.fidelity import Measure, references
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.states import States
 from si_hub.distill.running.tracing import Observer, trace
+from si_hub.distill.survey.cores import Cores
 from si_hub.distill.survey.curvature import Curvature, limit_of, pieces
 from si_hub.distill.survey.effects import ChangeParts, Effects
 from si_hub.distill.survey.plan import Pace, cost_of
@@ -36,7 +37,7 @@ from si_hub.work.processes import Processes
 from si_hub.work.seeds import seed_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
-VERSION = 5
+VERSION = 6
 #: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
 #: there are small as noise, and decide what a picture shows.
 EVEN = 0.3
@@ -233,8 +234,8 @@ class Survey:
         [(inputs, outputs)] = curvature.moments.values()
         seed = seed_of(self.settings.seed, change.name, 0)
         generator = torch.Generator(self.crew.solver).manual_seed(seed)
-        down, up = pieces(delta.to(self.crew.solver), inputs, outputs, self.settings.pieces, generator)
-        return {"down": down, "up": up}, {}
+        down, up, cores = pieces(delta.to(self.crew.solver), inputs, outputs, self.settings.pieces, generator)
+        return {"down": down, "up": up, **(cores.as_tensors() if cores else {})}, {}
 
     def _effects(self, states: States, parts: dict[ModuleKey, ChangeParts], chunk: int) -> Made:
         """Effects in one chunk of states, and what all of the change does there.
@@ -338,8 +339,9 @@ def parts_of(change: Change, found: WorkEntry | None) -> ChangeParts:
     bias = change.bias_delta()
     if found is None:
         return ChangeParts(weight=change.delta(), bias=bias)
-    down, up = found.tensors["down"].torch(), found.tensors["up"].torch()
-    return ChangeParts(down, up, bias=bias, kernel=tuple(change.shape[1:]))
+    held = {name: tensor.torch() for name, tensor in found.tensors.items()}
+    cores = Cores.from_tensors(held)
+    return ChangeParts(held["down"], held["up"], bias=bias, kernel=tuple(change.shape[1:]), cores=cores)
 
 
 def even_scale(scale: torch.Tensor) -> torch.Tensor:
