@@ -131,14 +131,14 @@ class Chooser:
         """The parts of these columns in the forms of their groups, as much of each as stands for all of the change."""
         found, effects = self.findings, self._kept_effects(columns, groups)
         coefficients = refit(effects, found.target, range(len(columns)), found.samples)
-        return self._made(columns, coefficients, groups, always, dtype)
+        return self.make(columns, coefficients, groups, always, dtype)
 
     def as_it_is(self, choice: Choice, dtype: str) -> Choice:
         """The same parts, all of each."""
         every = torch.ones_like(choice.coefficients)
-        return self._made(choice.columns, every, choice.groups, choice.always, dtype)
+        return self.make(choice.columns, every, choice.groups, choice.always, dtype)
 
-    def _made(
+    def make(
         self,
         columns: list[int],
         coefficients: torch.Tensor,
@@ -146,6 +146,7 @@ class Chooser:
         always: Sequence[Change],
         dtype: str,
     ) -> Choice:
+        """The parts of these columns in the forms of their groups, so much of each."""
         effects = self._kept_effects(columns, groups)
         share = predicted_error(effects, self.findings.target, range(len(columns)), coefficients)
         choice = Choice(columns, coefficients, share, {}, groups, always)

@@ -17,6 +17,7 @@ import si_hub
 from examples.miniature.checkpoints import unfold
 from si_hub.cli import main
 from si_hub.distill import Distilled, distill
+from si_hub.distill.budget.spend import spend
 from si_hub.distill.methods.calibrated import Calibration
 from si_hub.distill.request import Request
 from si_hub.errors import CannotRun, UsageError
@@ -90,7 +91,7 @@ def test_without_a_budget_a_twentieth_of_the_checkpoint_is_spent_at_most_and_the
     assert 0.4 * found.size < half < 0.55 * found.size
     assert 1.8 * found.size < twice <= 2 * found.size
     assert more > found.error > less
-    assert ink("half.safetensors", dtype="fp16", size=found.size // 2).error == pytest.approx(more, rel=1e-6)
+    assert ink("half.safetensors", dtype="fp16", size=found.size // 2).error == pytest.approx(more, rel=0.01)
     first = found.as_text().splitlines()[0]
     assert first.startswith(f"{size_text(found.size)} leaves {found.error:.4f} of the base's error; ")
     assert f"{size_text(half)} {more:.4f}, {size_text(twice)} {less:.4f}" in first
@@ -136,7 +137,9 @@ def test_everything_that_can_be_carried_leaves_little_and_the_slope_says_so(cali
     held = calibration.findings.effects.double().sum(1)
     target = calibration.findings.target.double()
     assert float((held - target).square().sum() / target.square().sum()) < 0.05
-    components = calibration._components(columns, torch.ones(len(columns)), [], "F16")
+    components = calibration.chooser.make(
+        columns, torch.ones(len(columns), dtype=torch.float64), [], [], "F16"
+    ).components
     assert calibration.measure.of(components).error < 0.15
 
 
@@ -234,10 +237,15 @@ def test_a_base_that_cannot_run_is_refused_with_the_way_out(tmp_path: Path, sdxl
         distill(sdxl_folder / "unet", tuned, output=tmp_path / "x.safetensors", method="calibrated")
 
 
-def test_every_part_is_carried_as_much_as_its_coefficient_says(calibration: Calibration) -> None:
+@pytest.mark.parametrize("directions", [0, 4])
+def test_every_part_is_carried_as_much_as_its_coefficient_says(calibration: Calibration, directions: int) -> None:
+    """As it is, or convolutions with cores between four directions of their inputs."""
+    offers = calibration.chooser.offers(None)
+    groups = [next((group for group in offer if group.directions == directions), offer[0]) for offer in offers]
+    cored = 0
     columns = range(len(calibration.findings.columns))
     coefficients = 0.5 + torch.arange(len(columns)) / len(columns)
-    made = calibration._choice(list(columns), coefficients.double(), []).components
+    made = calibration.chooser.make(list(columns), coefficients.double(), groups, [], "F16").components
     seen = set()
     for key, parts in calibration.findings.parts.items():
         own = {
@@ -248,14 +256,31 @@ def test_every_part_is_carried_as_much_as_its_coefficient_says(calibration: Cali
         leaves = {name: tensor.torch() for name, tensor in made[key[0]].layers[key[1]].tensors.items()}
         if parts.down is not None and parts.up is not None:
             factors = torch.tensor([own[str(rank)] for rank in range(len(parts.down))])
-            expected = parts.up * factors @ parts.down
-            found = leaves["up.weight"].float() @ leaves["down.weight"].float().flatten(1)
+            rows, down = parts.down, leaves["down.weight"].float()
+            if parts.cores is not None and directions:
+                cored += 1
+                rows = torch.einsum("pq...,qi->pi...", parts.cores.cores[4], parts.cores.inputs[:4]).flatten(1)
+                down = torch.einsum("pq...,qi->pi...", leaves["core.weight"].float(), down).flatten(1)
+            expected = parts.up * factors @ rows
+            found = leaves["up.weight"].float() @ down.flatten(1)
             assert float((found - expected).norm()) < 2e-3 * float(expected.norm())
         for name, leaf, part in (("weight", "weight_delta", parts.weight), ("bias", "bias_delta", parts.bias)):
             if part is not None:
                 seen.add(name)
                 assert torch.allclose(leaves[leaf].float(), part * own[name], rtol=1e-3, atol=1e-6)
     assert seen == {"weight", "bias"}
+    assert bool(cored) == bool(directions)
+
+
+def test_cores_leave_less_than_pairs_alone_at_the_same_size(calibration: Calibration) -> None:
+    chooser = calibration.chooser
+    best = chooser.choose(60_000, "F16", in_bytes=True)
+    assert any(group.directions for group in best.groups)
+    groups = chooser.groups("F16")
+    plain = chooser.fit(spend(groups, chooser.scores, 60_000), groups, best.always, "F16")
+    ours, theirs = (calibration.measure.of(choice.components).error for choice in (best, plain))
+    assert ours < 0.9 * theirs
+    assert best.predicted < plain.predicted
 
 
 def test_of_a_merged_lora_its_own_ranks_are_carried_and_no_rounding_errors(tmp_path: Path, cache: Path) -> None:
