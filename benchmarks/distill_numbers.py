@@ -4,8 +4,8 @@
 
 For each size, the error on held-out prompts of adapters whose ranks are chosen and refitted for these bytes. `fp16` and
 `int8` are what `si-hub distill --dtype` writes. `4 and 8 bits` is not in the format: every rank has four bits or eight,
-whichever removes more of the error for its bytes, its rounding counted, two numbers of four bits in a byte. `--quick`
-looks at fewer states, which leaves larger errors to all of them.
+whichever removes more of the error for its bytes, its rounding counted, two numbers of four bits in a byte, and there
+are no cores. `--quick` looks at fewer states, which leaves larger errors to all of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
 def mixed_error(made: Calibration, size: int) -> float:
     """The error of ranks of four bits and of eight, in about ``size`` bytes, entries counted as int8's are."""
     offers: list[tuple[float, float, int, int]] = []
-    for group in made.groups(in_bytes=True):
+    for group in made.chooser.groups(made.dtype):
         ordered = sorted(group.columns, key=lambda column: -float(made.scores[column]))
         for place, column in enumerate(ordered):
             offers += _offers(made, column, group.cost, group.opening if place == 0 else 0)
@@ -73,7 +73,7 @@ def mixed_error(made: Calibration, size: int) -> float:
             part.down[rank] = rounded(part.down[rank], bits[column])
             part.up[:, rank] = rounded(part.up[:, rank], bits[column])
     factors = refit(found.effects, found.target, columns, found.samples)
-    components = made._components(columns, factors, [], "F32")
+    components = made.chooser.make(columns, factors, [], [], "F32").components
     for key, (down, up) in before.items():
         part = found.parts[key]
         assert part.down is not None

@@ -34,7 +34,7 @@ def offers(draw: st.DrawFn) -> Drawn:
 def gained(groups: list[Group], scores: torch.Tensor, budget: int) -> float:
     chosen = set(spend(groups, scores, budget))
     worth = [dict(zip(group.columns, group.worth(scores).tolist(), strict=True)) for group in groups]
-    return sum(value for held in worth for column, value in held.items() if column in chosen)
+    return float(sum(value for held in worth for column, value in held.items() if column in chosen))
 
 
 @given(offers(), st.integers(1, 80))
