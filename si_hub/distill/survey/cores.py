@@ -21,6 +21,9 @@ from si_hub.distill.survey.moments import Root
 #: Numbers of directions that are tried.
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
+#: Channels that are looked at at once.
+_ROWS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Cores:
@@ -67,11 +70,11 @@ def fit_cores(rows: Tensor, weights: Tensor, into: Root, kernel: tuple[int, ...]
     felt = into.times(rows)
     lengths = felt.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
     seen = (rows * (weights.to(rows).sqrt() / lengths)[:, None]).reshape(len(rows), width, taps)
-    root, inverse = _roots(into, width, taps, rows)
-    spread = (root @ seen.transpose(0, 1).reshape(width, -1)).double()
-    vectors = torch.linalg.eigh(spread @ spread.T).eigenvectors
-    count = min(width, max(LADDER))
-    inputs = (inverse @ vectors.flip(1)[:, :count].to(inverse)).T
+    factor = _factor(into, width, taps, rows)
+    spread = factor.T @ seen.transpose(0, 1).reshape(width, -1).double()
+    leading = torch.linalg.svd(spread, full_matrices=False).U[:, : max(LADDER)]
+    count = leading.shape[1]
+    inputs = torch.linalg.solve_triangular(factor.T, leading, upper=True).T.to(rows)
     inputs = inputs / inputs.norm(dim=1, keepdim=True)
     # In the order of directions, so that fewer of them are a leading block.
     tapped = torch.einsum("qi,kl->qkil", inputs, torch.eye(taps).to(inputs)).reshape(count * taps, width * taps)
@@ -89,12 +92,19 @@ def fit_cores(rows: Tensor, weights: Tensor, into: Root, kernel: tuple[int, ...]
     return Cores(inputs.float().contiguous(), cores, kept)
 
 
-def _roots(into: Root, width: int, taps: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The root of the channels' own moment, where the kernel's middle lies, and its inverse."""
-    middle = torch.zeros(width, width * taps, device=like.device)
-    places = torch.arange(width, device=like.device)
-    middle[places, places * taps + taps // 2] = 1.0
-    seen = into.times(middle).double()
-    values, vectors = torch.linalg.eigh(seen @ seen.T)
-    scales = values.clamp(min=float(values[-1]) * 1e-9).sqrt()
-    return ((vectors * scales) @ vectors.T).to(like), ((vectors / scales) @ vectors.T).to(like)
+def _factor(into: Root, width: int, taps: int, like: Tensor) -> Tensor:
+    """Cholesky's factor of the channels' own moment, where the kernel's middle lies; float64."""
+    seen = torch.cat([into.times(_middles(range(first, min(first + _ROWS, width)), width, taps, like))
+                      for first in range(0, width, _ROWS)])  # fmt: skip
+    moment = (seen @ seen.T).double()
+    moment.diagonal().add_(1e-6 * moment.diagonal().mean())
+    factor: Tensor = torch.linalg.cholesky(moment)
+    return factor
+
+
+def _middles(channels: range, width: int, taps: int, like: Tensor) -> Tensor:
+    """Unfolded inputs of which one channel is 1, where the kernel's middle lies, ``[channels, width · taps]``."""
+    found = torch.zeros(len(channels), width * taps, device=like.device)
+    places = torch.arange(len(channels), device=like.device)
+    found[places, (places + channels.start) * taps + taps // 2] = 1.0
+    return found
