@@ -58,6 +58,8 @@ TIMEOUT = 20.0
 WORDS_LIMIT = 300
 
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
+#: Of these, what is said in place of a server that may be at it still.
+_LATE = frozenset({408, 502, 504})
 _LOGIN = "Log in with `hf auth login`, or pass a token."
 _RATELIMIT = re.compile(r";\s*r\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 
@@ -261,12 +263,10 @@ class Client:
     def _loss_of(
         self, problem: str, error: Exception, about: About, *, again: bool = True, carried_out: bool = True
     ) -> _Failed:
-        from huggingface_hub.utils import httpx
-
         hint = f"Check the network, and that {self.endpoint} is up; then run it again."
         return _Failed(
             NetworkError(problem, file=about.repo_id, key=about.entry, found=type(error).__name__, hint=hint),
-            again, lost=carried_out, unanswered=error.request.url.path if isinstance(error, httpx.ReadTimeout) else "",
+            again, lost=carried_out, unanswered=_late_path(error),
         )  # fmt: skip
 
     def _refusal_of(self, error: HfHubHTTPError, about: About) -> _Failed:
@@ -295,7 +295,11 @@ class Client:
         if status in _AGAIN:
             problem = f"the Hub has trouble: HTTP {status}"
             return _Failed(
-                NetworkError(problem, hint="Run it again later.", **where), True, _asked_wait(error), lost=True
+                NetworkError(problem, hint="Run it again later.", **where),
+                True,
+                _asked_wait(error),
+                lost=True,
+                unanswered=error.response.url.path if status in _LATE else "",
             )
         if error.response.url.netloc.decode() != urlsplit(self.endpoint).netloc:
             problem = f"the file server answers HTTP {status}"
@@ -331,6 +335,14 @@ _STATUSES: tuple[tuple[frozenset[int], type[SiHubError], str, str | None], ...] 
     (frozenset({409, 412}), ConflictError, "the repository has changed, or has this already", "Look, and try again."),
     (frozenset({400, 413, 415, 422}), UsageError, "the Hub refuses the request", None),
 )
+
+
+def _late_path(error: Exception) -> str:
+    """The path of a request that had no answer in time, of which the server may be at it still; else none."""
+    from huggingface_hub.utils import httpx
+
+    request = getattr(error, "_request", None)
+    return str(request.url.path) if isinstance(error, httpx.ReadTimeout) and request is not None else ""
 
 
 def _asked_wait(error: HfHubHTTPError) -> float | None:

@@ -217,8 +217,8 @@ def read_architecture(pipeline: Any, weights: LiveWeights) -> Architecture:
     return Architecture(type(pipeline).__name__, components, prediction if isinstance(prediction, str) else None)
 
 
-#: A module of the base and the shapes of its tensors.
-_Layout = list[tuple["ref[nn.Module]", dict[str, torch.Size]]]
+#: Where a module of the base is, its class, it, and the shapes of its tensors.
+_Layout = list[tuple[str, type, "ref[nn.Module]", dict[str, torch.Size]]]
 #: Of models: how they were when they were last read, and what was read. A model is read again once it has changed.
 _READ: WeakKeyDictionary[nn.Module, tuple[_Layout, Model]] = WeakKeyDictionary()
 
@@ -239,17 +239,19 @@ def _read_model(root: nn.Module, component: str, weights: LiveWeights) -> Model:
 def _look_at(root: nn.Module) -> _Layout:
     """Every module that `_own_modules` finds and the shapes of what it holds; many times as fast."""
     found: _Layout = []
-    left = [root]
+    left = [("", root)]
     while left:
-        module = left.pop()
+        path, module = left.pop()
         while (inner := _unwrap(module)) is not module:
             module = inner
         held = (*module._parameters.items(), *module._buffers.items())
-        found.append((ref(module), {name: value.shape for name, value in held if value is not None}))
+        found.append(
+            (path, type(module), ref(module), {name: value.shape for name, value in held if value is not None})
+        )
         fused = CALLED_INSTEAD if getattr(module, "fused_projections", False) else {}
         for name, child in module._modules.items():
             if child is not None and name not in fused and not name.startswith((CHILD, DOOR)):
-                left.append(child)
+                left.append((f"{path}.{name}", child))
     return found
 
 

@@ -58,7 +58,9 @@ def convert_for_pipeline(
         if folder and (known := converted.read_converted(folder)):
             remembered.remember(found.path, name, known, folder)
             return Loaded(known, str(found.path), (_note_of(known),))
-        source = converters.open_source(found.path) if found.header is None else converters.source_of(found.header)
+        # Its header is read after the name is taken: what was found may have been written anew since.
+        again = None if found.header is None else remembered.read_header(found.path)
+        source = converters.open_source(found.path) if again is None else converters.source_of(again)
         if isinstance(told, bool):
             done = _convert(source, _choose_name(source, pipeline, base), live, strict)
         else:

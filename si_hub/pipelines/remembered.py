@@ -12,12 +12,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-from si_hub import format as file_format
 from si_hub.adapter import Adapter
-from si_hub.errors import SiHubError
 from si_hub.pipelines.converted import is_computed, list_tensors
 from si_hub.storage.header import SafetensorsFile, read_safetensors
-from si_hub.storage.tensors import FileState, file_state
+from si_hub.storage.tensors import FileState, Span, file_state
 
 #: How many of each kind are remembered.
 MOST = 16
@@ -25,11 +23,11 @@ MOST = 16
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """A conversion, the folder that it is kept in, and how its file there was."""
+    """A conversion, the folder that it is kept in, and the files that its numbers are in, as they were."""
 
     adapter: Adapter
     folder: Path | None
-    state: FileState | None
+    files: frozenset[tuple[Path, FileState | None]]
 
 
 _latest: OrderedDict[tuple[str, str, str], _Remembered] = OrderedDict()
@@ -45,15 +43,14 @@ def remember(source: Path, name: str, adapter: Adapter, folder: Path | None = No
         name: of `converted.name_conversion`.
         folder: where it is kept, where it is read from there.
     """
-    if any(is_computed(tensor) for tensor in list_tensors(adapter)):
+    tensors = list_tensors(adapter)
+    if any(is_computed(tensor) for tensor in tensors):
         return
-    try:
-        state = None if folder is None else file_state(folder / file_format.DEFAULT_NAME)
-    except (OSError, SiHubError):
-        return
+    spans = (piece for tensor in tensors for piece in tensor.pieces if isinstance(piece, Span))
+    files = frozenset((span.path, span.state) for span in spans)
     with _lock:
         key = _key(source, name)
-        _latest[key] = _Remembered(adapter, folder, state)
+        _latest[key] = _Remembered(adapter, folder, files)
         _latest.move_to_end(key)
         while len(_latest) > MOST:
             _latest.popitem(last=False)
@@ -71,12 +68,14 @@ def recall(source: Path, name: str, folder: Path | None) -> Adapter | None:
         if found is None:
             return None
         _latest.move_to_end(key)
+    if found.folder not in (None, folder):
+        return None
     try:
+        if any(file_state(path) != state for path, state in found.files):
+            return None
         if found.folder is not None:
-            if found.folder != folder or file_state(found.folder / file_format.DEFAULT_NAME) != found.state:
-                return None
             os.utime(found.folder)  # of its last use
-    except (OSError, SiHubError):
+    except OSError:
         return None
     return found.adapter
 

@@ -105,6 +105,10 @@ def test_a_model_is_read_once_and_again_when_it_has_changed(sd: Make, monkeypatc
     assert narrower.components["unet"].modules["conv_in"].shape == (old.out_channels, 5, 3, 3)
     pipe.unet.conv_in = old
     assert read_architecture(pipe, LiveWeights.of(pipe)) == first
+    pipe.unet.conv_end = pipe.unet._modules.pop("conv_out")
+    renamed = read_architecture(pipe, LiveWeights.of(pipe)).components["unet"].modules
+    assert "conv_end" in renamed
+    assert "conv_out" not in renamed
 
 
 def test_projections_that_diffusers_fuses_and_other_inputs_leave_a_model_what_it_is() -> None:

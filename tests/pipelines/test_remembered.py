@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from si_hub import converters
 from si_hub.adapter import Adapter, BaseModel, Component, Layer
 from si_hub.errors import MissingFile
-from si_hub.pipelines import remembered
+from si_hub.pipelines import converting, remembered
+from si_hub.pipelines.sources import FoundAdapter
 from si_hub.storage.tensors import Tensor
 from tests.miniature import BASE, KOHYA_LORA
 from tests.pipelines.test_converted import load, same
@@ -75,6 +76,24 @@ def test_a_file_that_was_written_anew_is_converted_anew(pipe: Any, lora: Path, k
         os.utime(lora, ns=(before.st_atime_ns, before.st_mtime_ns))
     second = load(pipe, lora)
     assert not same(first, second)
+
+
+def test_a_file_that_is_written_anew_between_looking_and_converting_is_taken_as_it_is(pipe: Any, lora: Path) -> None:
+    found = FoundAdapter(lora, "", header=remembered.read_header(lora))
+    save_file({name: tensor * 2 for name, tensor in load_file(lora).items()}, lora)
+    for _ in range(2):
+        converted = converting.convert_for_pipeline(pipe, found).adapter
+        tensors = [layer.tensors for layer in converted.components["unet"].layers.values()]
+        assert all(bool(tensor.torch().isfinite().all()) for leaves in tensors for tensor in leaves.values())
+
+
+def test_what_is_remembered_of_a_file_that_has_changed_since_is_not_given_out(lora: Path) -> None:
+    tensor = remembered.read_header(lora).tensors
+    adapter = Adapter(BaseModel("sd15"), {"unet": Component(None, {"a": Layer(dict(list(tensor.items())[:1]))})})
+    remembered.remember(lora, NAME, adapter)
+    assert remembered.recall(lora, NAME, None) is adapter
+    save_file({name: value * 2 for name, value in load_file(lora).items()}, lora)
+    assert remembered.recall(lora, NAME, None) is None
 
 
 def test_a_file_that_is_gone_is_missing(pipe: Any, lora: Path) -> None:

@@ -42,7 +42,7 @@ def choose_forms(offers: Sequence[Sequence[Group]], scores: Tensor, budget: int)
     def at(price: float) -> tuple[float, list[int]]:
         """What everything costs at a price, and the group of each offer that is worth most."""
         gain = (worth - price * cost[:, None]).clamp(min=0.0)
-        net = gain.sum(1) - price * opening
+        net = torch.nan_to_num(gain.sum(1) - price * opening, nan=-torch.inf)
         best = torch.full((len(offers),), -torch.inf, dtype=torch.float64).scatter_reduce(0, owner, net, "amax")
         # Of equal ones the first.
         place = torch.where(net == best[owner], torch.arange(len(groups)), len(groups))

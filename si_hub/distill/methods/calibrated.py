@@ -191,7 +191,8 @@ class Calibration:
             room -= max(over, ENTRY)
             if not choice.components:
                 break
-        least = min((group.cost + group.opening for group in self._groups()), default=0) + DOCUMENT
+        forms = (group for offer in self.chooser.offers(self.dtype) for group in offer)
+        least = min((group.cost + group.opening for group in forms), default=0) + DOCUMENT
         raise UsageError("no part of the difference is that small", key=label("size"),
                          expected=f"about {size_text(least)} or more", found=size_text(size))  # fmt: skip
 
@@ -282,12 +283,12 @@ class Calibration:
 
     def _carried_shares(self, choice: Choice) -> dict[str, float]:
         """Of each component, the share of its parts' squared effects that is in the adapter."""
-        kept = set(choice.columns)
+        taken, kept = set(choice.columns), self.chooser.kept(choice.groups).tolist()
         whole: Counter[str] = Counter()
         held: Counter[str] = Counter()
         for column, (key, _) in enumerate(self.findings.columns):
             whole[key[0]] += float(self.scores[column])  # type: ignore[assignment]
-            held[key[0]] += float(self.scores[column]) * (column in kept)  # type: ignore[assignment]
+            held[key[0]] += float(self.scores[column]) * kept[column] * (column in taken)
         return {name: held[name] / whole[name] for name in whole if whole[name]}
 
     def _left_out(self, choice: Choice) -> dict[str, str]:

@@ -124,8 +124,12 @@ class Chooser:
             if change.kind == "parameter" and change.count * item < _BARE * budget
         ]  # fmt: skip
         left = budget - sum(change.count * item for change in always)
-        groups = choose_forms(self.offers(unit), self.scores, left)
-        return self.fit(spend(groups, self.scores, left), groups, always, dtype)
+        offers = self.offers(unit)
+        # What an entry opens with makes a budget's price jump: now and then no form but their own is the better.
+        tried = [(groups, spend(groups, self.scores, left)) for groups in
+                 (choose_forms(offers, self.scores, left), [offer[0] for offer in offers])]  # fmt: skip
+        groups, columns = max(tried, key=lambda one: float(self.kept(one[0])[one[1]] @ self.scores[one[1]]))
+        return self.fit(columns, groups, always, dtype)
 
     def fit(self, columns: list[int], groups: Sequence[Group], always: Sequence[Change], dtype: str) -> Choice:
         """The parts of these columns in the forms of their groups, as much of each as stands for all of the change."""
@@ -147,19 +151,26 @@ class Chooser:
         dtype: str,
     ) -> Choice:
         """The parts of these columns in the forms of their groups, so much of each."""
-        effects = self._kept_effects(columns, groups)
-        share = predicted_error(effects, self.findings.target, range(len(columns)), coefficients)
+        target, kept = self.findings.target, self.kept(groups)[columns]
+        share = predicted_error(self._kept_effects(columns, groups), target, range(len(columns)), coefficients)
+        # The rest of a core's effect has nothing to do with its piece's, and adds to the error.
+        rest = coefficients.square() * kept * (1.0 - kept) * self.scores[columns]
+        share += float(rest.sum() / target.double().square().mean())
         choice = Choice(columns, coefficients, share, {}, groups, always)
         choice.components.update(self.components(choice, dtype))
         return choice
 
     def _kept_effects(self, columns: Sequence[int], groups: Sequence[Group]) -> torch.Tensor:
         """Effects of these columns; to first order, a core's are the share of its piece's that it keeps."""
-        kept = torch.ones(len(self.findings.columns))
+        return self.findings.effects[:, list(columns)] * self.kept(groups)[list(columns)].float()
+
+    def kept(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Share of the squared effect of every part that the groups' forms keep, ``[parts]``, float64."""
+        kept = torch.ones(len(self.findings.columns), dtype=torch.float64)
         for group in groups:
             if group.kept is not None:
-                kept[list(group.columns)] = torch.tensor(group.kept)
-        return self.findings.effects[:, list(columns)] * kept[list(columns)]
+                kept[list(group.columns)] = torch.tensor(group.kept, dtype=torch.float64)
+        return kept
 
     def components(self, choice: Choice, dtype: str) -> dict[str, Component]:
         """The layers of a choice, their numbers stored as ``dtype``."""

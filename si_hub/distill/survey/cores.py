@@ -56,6 +56,14 @@ class Cores:
         return cls(tensors["inputs"], *held)
 
 
+def count_numbers(pieces: int, channels: int, taps: int) -> int:
+    """How many numbers the cores of a layer's pieces have, and their directions."""
+    if taps == 1:
+        return 0
+    tried = sum(directions for directions in LADDER if directions < channels)
+    return pieces * taps * tried + min(channels, max(LADDER)) * channels
+
+
 def fit_cores(rows: Tensor, weights: Tensor, into: Root, kernel: tuple[int, ...]) -> Cores:
     """The cores of a layer's pieces for every number of directions in `LADDER` that saves something.
 

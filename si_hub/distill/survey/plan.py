@@ -6,6 +6,7 @@ A call is the denoiser asked for the noise in one state; gradients count as the 
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from si_hub.distill.survey.cores import count_numbers
 from si_hub.distill.survey.curvature import limit_of
 from si_hub.distill.survey.moments import SKETCH
 from si_hub.report.text import size_text
@@ -69,7 +71,8 @@ def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
     for change in changes:
         out, width = change.matrix
         count = min(settings.pieces, out, width)
-        numbers += count * (out + width)
+        taps = math.prod(change.shape[2:])
+        numbers += count * (out + width) + count_numbers(count, width // taps, taps)
         columns += count
         moments += sum(side * (side if side <= max(limit, SKETCH) else SKETCH + 1) for side in (out, width))
     rows = states * settings.probes

@@ -62,7 +62,7 @@ class Sender:
 
         try:
             # A commit on a branch names its parent, so a late one and its repetition cannot both be made.
-            once = "/commit/" if self.create_pr else None
+            once = f"/{self.target.repo_id}/commit/" if self.create_pr else None
             done = self.client.call(self.commit, changed, about=about, settled=find_settled, once=once)
         except (ConflictError, NetworkError) as error:
             found = self.find_settled(files)

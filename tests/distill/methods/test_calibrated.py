@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,29 @@ def test_cores_leave_less_than_pairs_alone_at_the_same_size(calibration: Calibra
     ours, theirs = (calibration.measure.of(choice.components).error for choice in (best, plain))
     assert ours < 0.9 * theirs
     assert best.predicted < plain.predicted
+
+
+@pytest.mark.parametrize("size", [2_000, 8_000, 30_000])
+def test_never_is_less_removed_than_by_pairs_alone(calibration: Calibration, size: int) -> None:
+    chooser = calibration.chooser
+    groups = chooser.groups("F16")
+    pairs = spend(groups, chooser.scores, size)
+    best = chooser.choose(size, "F16", in_bytes=True)
+    removed = float(chooser.kept(best.groups)[best.columns] @ chooser.scores[best.columns])
+    assert removed >= float(chooser.scores[pairs].sum()) * (1 - 1e-9)
+
+
+def test_what_a_core_does_besides_its_piece_counts_as_error(calibration: Calibration) -> None:
+    """Half of a piece kept: of a squared effect e, ½ e is missing and ¼ e is beside it."""
+    chooser = calibration.chooser
+    offer = next(offer for offer in chooser.offers(None) if len(offer) > 1)
+    column = offer[0].columns[0]
+    half = replace(offer[1], kept=tuple(0.5 for _ in offer[1].columns))
+    target = chooser.findings.target.double()
+    effect = chooser.findings.effects[:, column].double()
+    made = chooser.make([column], torch.ones(1, dtype=torch.float64), [half], [], "F16")
+    left = float((target - 0.5 * effect).square().sum() + 0.25 * effect.square().sum())
+    assert made.predicted == pytest.approx(left / float(target.square().sum()), rel=1e-6)
 
 
 def test_of_a_merged_lora_its_own_ranks_are_carried_and_no_rounding_errors(tmp_path: Path, cache: Path) -> None:

@@ -225,6 +225,13 @@ def test_a_commit_whose_answer_is_lost_is_not_made_again(stage: Stage, name: str
     assert len(stage.hub.log.matching("POST .*/commit/")) == 1
 
 
+def test_a_pull_request_that_a_gateway_gave_up_is_looked_for_and_not_asked_for_twice(stage: Stage) -> None:
+    stage.set(SCENES["request"])
+    stage.hub.fault(faults.status(504), on="POST .*/commit/")
+    assert isinstance(stage.check(lambda: stage.push(create_pr=True)), NetworkError)
+    assert len(stage.hub.log.matching("POST .*/commit/")) == 2  # the push that failed, and the next one
+
+
 def test_an_older_request_with_the_same_content_is_not_taken_for_a_lost_one(stage: Stage) -> None:
     stage.set(SCENES["request"])
     stage.push(create_pr=True)
