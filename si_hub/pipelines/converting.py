@@ -53,13 +53,13 @@ def convert_for_pipeline(
         base = read_architecture(pipeline, live) if isinstance(told, bool) else resolve(fspath(told))
         name = converted.name_conversion(found.path, base, given=not isinstance(told, bool))
         folder = converted.find_converted(name)
-        if latest := remembered.recall(found.path, name, folder):
+        if latest := remembered.recall_conversion(found.path, name, folder):
             return Loaded(latest, str(found.path), (_note_of(latest),))
         if folder and (known := converted.read_converted(folder)):
-            remembered.remember(found.path, name, known, folder)
+            remembered.remember_conversion(found.path, name, known, folder)
             return Loaded(known, str(found.path), (_note_of(known),))
         # Its header is read after the name is taken: what was found may have been written anew since.
-        again = None if found.header is None else remembered.read_header(found.path)
+        again = None if found.header is None else remembered.known_header(found.path)
         source = converters.open_source(found.path) if again is None else converters.source_of(again)
         if isinstance(told, bool):
             done = _convert(source, _choose_name(source, pipeline, base), live, strict)
@@ -70,7 +70,7 @@ def convert_for_pipeline(
             )  # fmt: skip
         kept = converted.keep_converted(done.adapter, folder) if folder and converted.is_worth_keeping(done) else None
         if kept or converted.is_lasting(done):
-            remembered.remember(found.path, name, kept or done.adapter, folder if kept else None)
+            remembered.remember_conversion(found.path, name, kept or done.adapter, folder if kept else None)
         return Loaded(kept or keep_computed(done.adapter), str(found.path), _notes(done))
 
 

@@ -35,7 +35,7 @@ _headers: OrderedDict[tuple[str, str], tuple[tuple[int, ...], SafetensorsFile]] 
 _lock = threading.Lock()
 
 
-def remember(source: Path, name: str, adapter: Adapter, folder: Path | None = None) -> None:
+def remember_conversion(source: Path, name: str, adapter: Adapter, folder: Path | None = None) -> None:
     """Remember a conversion that is whole and no function of the base's weights, unless it holds computed numbers.
 
     Args:
@@ -56,7 +56,7 @@ def remember(source: Path, name: str, adapter: Adapter, folder: Path | None = No
             _latest.popitem(last=False)
 
 
-def recall(source: Path, name: str, folder: Path | None) -> Adapter | None:
+def recall_conversion(source: Path, name: str, folder: Path | None) -> Adapter | None:
     """The conversion of that name, where it is remembered and still where it was.
 
     Args:
@@ -85,7 +85,7 @@ def _key(source: Path, name: str) -> tuple[str, str, str]:
     return name, str(source), os.path.abspath(source)
 
 
-def read_header(path: Path) -> SafetensorsFile:
+def known_header(path: Path) -> SafetensorsFile:
     """`si_hub.storage.header.read_safetensors`, of a file that is as it was the result of before."""
     key = str(path), os.path.abspath(path)
     try:
@@ -106,7 +106,7 @@ def read_header(path: Path) -> SafetensorsFile:
     return known[1]
 
 
-def forget() -> None:
+def forget_files() -> None:
     """Forget all of them."""
     with _lock:
         _latest.clear()

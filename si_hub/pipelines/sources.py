@@ -113,7 +113,7 @@ def adapter_from(
         )
     place = find_adapter(source, fetch, foreign=convert is not False)
     if convert is not False:
-        header = remembered.read_header(place.path) if place.path.is_file() else None
+        header = remembered.known_header(place.path) if place.path.is_file() else None
         place = replace(place, header=header)
         if header is None or not file_format.is_styleinject(header):
             return place

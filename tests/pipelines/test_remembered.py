@@ -33,10 +33,10 @@ def pipe() -> Any:
 
 @pytest.fixture(autouse=True)
 def _afresh(pipe: Any) -> Iterator[None]:
-    remembered.forget()
+    remembered.forget_files()
     yield
     pipe.unload_styleinject_weights()
-    remembered.forget()
+    remembered.forget_files()
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_file_that_was_written_anew_is_converted_anew(pipe: Any, lora: Path, k
 
 
 def test_a_file_that_is_written_anew_between_looking_and_converting_is_taken_as_it_is(pipe: Any, lora: Path) -> None:
-    found = FoundAdapter(lora, "", header=remembered.read_header(lora))
+    found = FoundAdapter(lora, "", header=remembered.known_header(lora))
     save_file({name: tensor * 2 for name, tensor in load_file(lora).items()}, lora)
     for _ in range(2):
         converted = converting.convert_for_pipeline(pipe, found).adapter
@@ -88,12 +88,12 @@ def test_a_file_that_is_written_anew_between_looking_and_converting_is_taken_as_
 
 
 def test_what_is_remembered_of_a_file_that_has_changed_since_is_not_given_out(lora: Path) -> None:
-    tensor = remembered.read_header(lora).tensors
+    tensor = remembered.known_header(lora).tensors
     adapter = Adapter(BaseModel("sd15"), {"unet": Component(None, {"a": Layer(dict(list(tensor.items())[:1]))})})
-    remembered.remember(lora, NAME, adapter)
-    assert remembered.recall(lora, NAME, None) is adapter
+    remembered.remember_conversion(lora, NAME, adapter)
+    assert remembered.recall_conversion(lora, NAME, None) is adapter
     save_file({name: value * 2 for name, value in load_file(lora).items()}, lora)
-    assert remembered.recall(lora, NAME, None) is None
+    assert remembered.recall_conversion(lora, NAME, None) is None
 
 
 def test_a_file_that_is_gone_is_missing(pipe: Any, lora: Path) -> None:
@@ -156,22 +156,22 @@ def test_the_latest_are_remembered_and_no_computed_numbers(tmp_path: Path) -> No
 
     held = adapter(Tensor.from_bytes("F32", (1, 1), b"\0\0\0\0"))
     for number in range(remembered.MOST + 1):
-        remembered.remember(tmp_path / str(number), NAME, held)
-        assert remembered.recall(tmp_path / "0", NAME, None) is held  # asked for, so never the oldest
-    assert remembered.recall(tmp_path / "1", NAME, None) is None
-    assert remembered.recall(tmp_path / str(remembered.MOST), NAME, None) is held
-    remembered.remember(tmp_path / "a", NAME, adapter(Tensor.compute((1, 1), lambda: torch.zeros(1, 1))))
-    assert remembered.recall(tmp_path / "a", NAME, None) is None
+        remembered.remember_conversion(tmp_path / str(number), NAME, held)
+        assert remembered.recall_conversion(tmp_path / "0", NAME, None) is held  # asked for, so never the oldest
+    assert remembered.recall_conversion(tmp_path / "1", NAME, None) is None
+    assert remembered.recall_conversion(tmp_path / str(remembered.MOST), NAME, None) is held
+    remembered.remember_conversion(tmp_path / "a", NAME, adapter(Tensor.compute((1, 1), lambda: torch.zeros(1, 1))))
+    assert remembered.recall_conversion(tmp_path / "a", NAME, None) is None
 
 
 def test_a_header_is_read_once_while_its_file_is_as_it_was(lora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = remembered.read_header(lora)
+    first = remembered.known_header(lora)
     with monkeypatch.context() as without:
         without.delattr(remembered, "read_safetensors")
-        assert remembered.read_header(lora) is first
+        assert remembered.known_header(lora) is first
     tensors = load_file(lora)
     save_file(dict(list(tensors.items())[1:]), lora)
-    assert len(remembered.read_header(lora).tensors) == len(first.tensors) - 1
+    assert len(remembered.known_header(lora).tensors) == len(first.tensors) - 1
     lora.unlink()
     with pytest.raises(MissingFile):
-        remembered.read_header(lora)
+        remembered.known_header(lora)

@@ -15,7 +15,7 @@ from torch import Tensor
 from si_hub.distill.budget.spend import Group
 
 #: Halvings of the interval that the price lies in.
-HALVINGS = 50
+BISECTIONS = 50
 
 
 def choose_forms(offers: Sequence[Sequence[Group]], scores: Tensor, budget: int) -> list[Group]:
@@ -52,7 +52,7 @@ def choose_forms(offers: Sequence[Sequence[Group]], scores: Tensor, budget: int)
 
     low, high = 0.0, float((worth / cost[:, None]).max())
     found = first.tolist()
-    for _ in range(HALVINGS):
+    for _ in range(BISECTIONS):
         price = (low + high) / 2
         spent, chosen = at(price)
         if spent > budget:

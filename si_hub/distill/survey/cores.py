@@ -19,7 +19,7 @@ from torch import Tensor
 from si_hub.distill.survey.moments import Root
 
 #: Numbers of directions that are tried.
-LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+DIRECTIONS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
 #: Channels that are looked at at once.
 _ROWS = 256
@@ -60,12 +60,12 @@ def count_numbers(pieces: int, channels: int, taps: int) -> int:
     """How many numbers the cores of a layer's pieces have, and their directions."""
     if taps == 1:
         return 0
-    tried = sum(directions for directions in LADDER if directions < channels)
-    return pieces * taps * tried + min(channels, max(LADDER)) * channels
+    tried = sum(directions for directions in DIRECTIONS if directions < channels)
+    return pieces * taps * tried + min(channels, max(DIRECTIONS)) * channels
 
 
 def fit_cores(rows: Tensor, weights: Tensor, into: Root, kernel: tuple[int, ...]) -> Cores:
-    """The cores of a layer's pieces for every number of directions in `LADDER` that saves something.
+    """The cores of a layer's pieces for every number of directions in `DIRECTIONS` that saves something.
 
     Args:
         rows: v of each piece, ``[pieces, in · kernel]``, of any length.
@@ -80,7 +80,7 @@ def fit_cores(rows: Tensor, weights: Tensor, into: Root, kernel: tuple[int, ...]
     seen = (rows * (weights.to(rows).sqrt() / lengths)[:, None]).reshape(len(rows), width, taps)
     factor = _factor(into, width, taps, rows)
     spread = factor.T @ seen.transpose(0, 1).reshape(width, -1).double()
-    leading = torch.linalg.svd(spread, full_matrices=False).U[:, : max(LADDER)]
+    leading = torch.linalg.svd(spread, full_matrices=False).U[:, : max(DIRECTIONS)]
     count = leading.shape[1]
     inputs = torch.linalg.solve_triangular(factor.T, leading, upper=True).T.to(rows)
     inputs = inputs / inputs.norm(dim=1, keepdim=True)
@@ -89,7 +89,7 @@ def fit_cores(rows: Tensor, weights: Tensor, into: Root, kernel: tuple[int, ...]
     basis, upper = torch.linalg.qr(into.times(tapped).T.double())
     along = basis.T @ felt.T.double()
     cores, kept = {}, {}
-    for directions in LADDER:
+    for directions in DIRECTIONS:
         if directions > count or directions == width:
             break
         block = directions * taps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from si_hub.distill.survey.cores import LADDER, Cores, fit_cores
+from si_hub.distill.survey.cores import DIRECTIONS, Cores, fit_cores
 from si_hub.distill.survey.moments import Dense, Root
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def test_each_core_is_the_nearest_to_its_row_as_it_is_felt(into: Root) -> None:
     torch.manual_seed(1)
     rows = torch.randn(5, WIDTH * TAPS)
     found = fit_cores(rows, torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]), into, KERNEL)
-    assert list(found.cores) == [count for count in LADDER if count < WIDTH]
+    assert list(found.cores) == [count for count in DIRECTIONS if count < WIDTH]
     root = into.times(torch.eye(WIDTH * TAPS)).double()
     for directions, cores in found.cores.items():
         assert cores.shape == (5, directions, *KERNEL)
