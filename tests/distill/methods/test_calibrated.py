@@ -189,7 +189,7 @@ def test_from_too_few_states_parts_are_not_fitted_until_they_are_worse_than_none
     options = [word for name, value in starved.items() for word in ("--set", f"{name}={value}")]
     command = ["distill", str(BASE), str(neon), "-o", str(tmp_path / "tiny"), "--method", "calibrated", "--json"]
     tiny = CliRunner().invoke(
-        main, [*command, "--dtype", "fp16", "--prompts", str(PROMPTS), "--size", "4kB", *options],
+        main, [*command, "--dtype", "fp16", "--prompts", str(PROMPTS), "--size", "3400", *options],
         catch_exceptions=False,
     )  # fmt: skip
     told = json.loads(tiny.stdout)
