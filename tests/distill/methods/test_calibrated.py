@@ -81,7 +81,8 @@ def test_without_a_budget_a_twentieth_of_the_checkpoint_is_spent_at_most_and_the
         open_pair(INK), Request.of("calibrated", [INK], prompts=PROMPTS, options={**SHORT, "cache": cache})
     )
     nearest = own.within(own.size(own.wanted()) // 2)
-    assert (half, more) == (own.size(nearest), pytest.approx(own.fidelity_of(nearest).error, rel=1e-6))
+    assert half == own.size(nearest)
+    assert more == pytest.approx(own.fidelity_of(nearest).error, rel=1e-6)
     assert ink("half.safetensors", dtype="fp16", size=found.size // 2).error == pytest.approx(more, rel=0.01)
     first = found.as_text().splitlines()[0]
     assert first.startswith(f"{size_text(found.size)} leaves {found.error:.4f} of the base's error; ")
