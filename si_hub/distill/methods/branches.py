@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from si_hub.distill.request import Request
 from si_hub.distill.running.fidelity import Fidelity, Measure
+from si_hub.distill.running.runner import arithmetic_of
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.stages import Survey
 from si_hub.distill.training.lessons import LessonPool, Lessons, Walks, turn
@@ -165,11 +166,10 @@ def train_branches(
         teaching = partial(student.away, survey.runner)
         pools.append(LessonPool(walks, teaching, work, survey.crew, turn(options.walks, share), name))
     task = Imitations(student, branches, pools, request.seed, request.router == "learned")
-    accelerator = accelerator_of(branches[0].survey.settings.precision, branches[0].survey.crew.device)
+    precision, device = branches[0].survey.settings.precision, branches[0].survey.crew.device
+    accelerator = accelerator_of(arithmetic_of(precision, device), device)
     file = work.folder / "training.pt"
     with checkpoint_activations(student.runner.denoiser, options.checkpointing):
         course = run_loop(task, recipe_of(options), accelerator, checkpoint=file, show=show_of(request.progress))
     student.choose(None)
-    return training_document(
-        options, branches[0].survey.settings.precision, course, start.error, request.seed
-    ), remarks(course)
+    return training_document(options, precision, course, start.error, request.seed), remarks(course)

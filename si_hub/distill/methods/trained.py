@@ -22,6 +22,7 @@ from si_hub.distill.request import Request
 from si_hub.distill.result import Outcome
 from si_hub.distill.running.features import Features
 from si_hub.distill.running.fidelity import Measure
+from si_hub.distill.running.runner import arithmetic_of
 from si_hub.distill.running.student import Student
 from si_hub.distill.training.lessons import LessonPool, Lessons, Walks, turn
 from si_hub.distill.training.options import recipe_of, remarks, training_document
@@ -94,7 +95,8 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     options = request.training
     if options.images:
         check_pictures(options.images)
-    accelerator = accelerator_of(request.survey.precision, processes(request.device).device)
+    device = processes(request.device).device
+    accelerator = accelerator_of(arithmetic_of(request.survey.precision, device), device)
     size = None if request.size is None else request.size - TRAINING
     calibration = Calibration(pairs[0], replace(request, size=size))
     choice = calibration.wanted()

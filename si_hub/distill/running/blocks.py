@@ -2,13 +2,16 @@
 
 A block is what diffusers and transformers themselves say is not to be split over devices (``_no_split_modules``), the
 innermost of them. Backwards, each is computed again from its inputs. Where the accelerator is not to hold the model,
-the blocks' weights lie on the CPU and come when their turn does.
+the blocks' weights lie on the CPU and come when their turn does; where a CPU computes in float32 what is held in half
+precision, they are widened when their turn comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,57 +29,80 @@ def is_large(model: nn.Module) -> bool:
 
 
 def innermost_blocks(model: nn.Module) -> list[nn.Module]:
-    """The smallest modules of a model that its library does not split, in order; none of them is in another."""
+    """The smallest modules of a model that its library does not split, in order; none of them is in another.
+
+    Not the one that has the model's first parameter, by which the libraries tell the model's device and dtype.
+    """
     names = set(getattr(model, "_no_split_modules", None) or ())
     found = [module for module in model.modules() if type(module).__name__ in names]
     known = set(map(id, found))
-    return [one for one in found if not any(id(inner) in known for inner in one.modules() if inner is not one)]
+    first = next(model.parameters(), None)
+    return [
+        one for one in found
+        if not any(id(inner) in known for inner in one.modules() if inner is not one)
+        and all(parameter is not first for parameter in one.parameters())
+    ]  # fmt: skip
 
 
-def compute_by_blocks(models: Iterable[nn.Module], device: torch.device) -> None:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a block's weights are while it computes, and as what.
+
+    Attributes:
+        device: on it.
+        dtype: floating-point numbers are of it; ``None`` leaves them what they are.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+
+    def bring(self, tensor: Tensor) -> Tensor:
+        """The tensor at the place: the same one where it is there already."""
+        dtype = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self.device, dtype, non_blocking=True)
+
+
+def compute_by_blocks(models: Iterable[nn.Module], place: Place) -> None:
     """Compute models block by block from now on; what is so already stays so.
 
     Args:
-        models: on the CPU. What is no block's goes to ``device`` whole, blocks go there and back with every call.
-        device: to compute on; on the CPU nothing moves.
+        models: on the CPU. What is no block's goes to ``place`` for good, blocks go there and back with every call.
+        place: to compute at.
     """
     anchor = torch.zeros((), requires_grad=True)
     for model in models:
         for block in innermost_blocks(model):
             if not getattr(block, _MARK, False):
-                block.forward = _forward_of(block, block.forward, device, anchor)
+                block.forward = _forward_of(block, block.forward, place, anchor)
                 setattr(block, _MARK, True)
-        if device.type != "cpu":
-            _move_rest(model, device)
+        _move_rest(model, place)
 
 
-def _forward_of(
-    block: nn.Module, forward: Callable[..., Any], device: torch.device, anchor: Tensor
-) -> Callable[..., Any]:
+def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Place, anchor: Tensor) -> Callable[..., Any]:
     """A block's forward that remembers nothing but its inputs."""
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         leaves, spec = tree_flatten((args, kwargs))
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         shape: list[Any] = []
 
         def run(start: Tensor, *tensors: Tensor) -> Any:
             given = list(leaves)
-            for place, tensor in zip(places, tensors, strict=True):
-                given[place] = tensor
+            for at, tensor in zip(places, tensors, strict=True):
+                given[at] = tensor
             own_args, own_kwargs = tree_unflatten(given, spec)
-            with _Present(block, device):
+            with _present(block, place):
                 output = forward(*own_args, **own_kwargs)
             flat, how = tree_flatten(output)
             shape[:] = [how]
             if torch.is_grad_enabled() and not any(isinstance(one, Tensor) and one.requires_grad for one in flat):
-                place = next(place for place, one in enumerate(flat) if isinstance(one, Tensor))
-                flat[place] = flat[place] + 0 * start.to(flat[place])
+                first = next(at for at, one in enumerate(flat) if isinstance(one, Tensor))
+                flat[first] = flat[first] + 0 * start.to(flat[first])
             return tuple(flat)
 
-        tensors = [leaves[place] for place in places]
-        for place in places:
-            leaves[place] = None
+        tensors = [leaves[at] for at in places]
+        for at in places:
+            leaves[at] = None
         # A block within which a gradient is looked at begins the graph by the anchor, though no input needs one.
         watched = any(tensor.requires_grad for tensor in tensors) or any(one._forward_hooks for one in block.modules())
         if torch.is_grad_enabled() and watched:
@@ -88,29 +114,30 @@ def _forward_of(
     return compute
 
 
-class _Present:
-    """The block's weights on the device while it computes; on the CPU nothing is moved."""
+@contextmanager
+def _present(block: nn.Module, place: Place) -> Iterator[None]:
+    """The block's weights at the place while it computes.
 
-    def __init__(self, block: nn.Module, device: torch.device) -> None:
-        self.block, self.device = block, device
-        self.kept: list[tuple[Tensor, Tensor]] = []
+    Copies stand in for those that are elsewhere. A graph that is built meanwhile keeps the copies it needs, so that it
+    can be gone through backwards afterwards, and is the way to the trained ones among them.
+    """
+    kept: list[tuple[dict[str, Any], str, Tensor]] = []
+    try:
+        for owner in block.modules():
+            for held in cast("tuple[dict[str, Any], ...]", (owner._parameters, owner._buffers)):
+                for name, tensor in held.items():
+                    if tensor is not None and (brought := place.bring(tensor)) is not tensor:
+                        kept.append((held, name, tensor))
+                        held[name] = brought
+        yield
+    finally:
+        for held, name, tensor in kept:
+            held[name] = tensor
 
-    def __enter__(self) -> None:
-        if self.device.type == "cpu":
-            return
-        for tensor in (*self.block.parameters(), *self.block.buffers()):
-            if tensor.device != self.device:
-                self.kept.append((tensor, tensor.data))
-                tensor.data = tensor.data.to(self.device, non_blocking=True)
 
-    def __exit__(self, *_: object) -> None:
-        for tensor, home in self.kept:
-            tensor.data = home
-
-
-def _move_rest(model: nn.Module, device: torch.device) -> None:
-    """Everything to the device that is no block's."""
+def _move_rest(model: nn.Module, place: Place) -> None:
+    """Everything to the place that is no block's."""
     inside = {id(tensor) for block in innermost_blocks(model) for tensor in (*block.parameters(), *block.buffers())}
     for tensor in (*model.parameters(), *model.buffers()):
         if id(tensor) not in inside:
-            tensor.data = tensor.data.to(device)
+            tensor.data = place.bring(tensor.data)

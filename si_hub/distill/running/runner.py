@@ -19,7 +19,7 @@ from si_hub.distill.pair.change import Change, ModuleKey, not_finite
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.weights import widen
 from si_hub.distill.running.assembling import load_pipeline
-from si_hub.distill.running.blocks import compute_by_blocks, is_large
+from si_hub.distill.running.blocks import Place, compute_by_blocks, is_large
 from si_hub.distill.running.states import States
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
 from si_hub.training.encoding import MASKS, POOLED, encode_prompts, text_lengths
@@ -39,12 +39,14 @@ class Runner:
     Args:
         pair: base and tuned model.
         pipeline: one of the base's that is loaded already; otherwise it is loaded from the base's folder.
-        device, dtype: to run on and in.
+        device: to run on.
+        dtype: of the weights that are held. A CPU computes in float32 all the same, block by block.
         options: keywords for every call of the pipeline, such as ``height`` and ``guidance_scale``.
         blockwise: whether models are computed block by block, as `si_hub.distill.running.blocks` has it; ``None`` does
             so with denoisers that are large.
 
     Attributes:
+        dtype, computed: of the weights that are held, and of what is computed.
         pipeline: the pipeline; adapters may be loaded into it while the weights are the base's.
         listed: whether the denoiser takes lists of samples, whose tokens its layers then see in one row.
 
@@ -64,10 +66,15 @@ class Runner:
     ) -> None:
         self.pair = pair
         self.pipeline = load_pipeline(pair.base, dtype) if pipeline is None else pipeline
-        if blockwise is None:
+        place = _place(torch.device(device), dtype)
+        self.dtype, self.computed = dtype, place.dtype or dtype
+        if place.dtype:
+            blockwise = True
+        elif blockwise is None:
             blockwise = is_large(getattr(self.pipeline, pair.base.denoiser))
         if blockwise:
-            compute_by_blocks([getattr(self.pipeline, name) for name in pair.base.components], torch.device(device))
+            parts = self.pipeline.components.values()
+            compute_by_blocks((part for part in parts if isinstance(part, nn.Module)), place)
         else:
             self.pipeline.to(device)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -80,8 +87,11 @@ class Runner:
         self._paths = {name: dict(model.named_modules()) for name, model in self._models().items()}
         for model in self._models().values():
             model.requires_grad_(False).eval()
-        self.share = 0.0
-        self.dtype, self.blockwise = next(self.denoiser.parameters()).dtype, blockwise
+        self.share, self.blockwise = 0.0, blockwise
+        if place.dtype:
+            # What is no block's has room for all digits now, which it was loaded without.
+            self.share = math.nan
+            self.mix(0.0)
 
     def _models(self) -> dict[str, nn.Module]:
         return {name: getattr(self.pipeline, name) for name in self.pair.base.components}
@@ -183,8 +193,7 @@ class Runner:
         added = {name: given.pop(name) for name in list(given) if name not in names}
         if added:
             given["added_cond_kwargs"] = added
-        dtype = next(self.denoiser.parameters()).dtype
-        given = {name: _cast(value, dtype) for name, value in given.items()}
+        given = {name: _cast(value, self.computed) for name, value in given.items()}
         if "img_shapes" in given:
             given["img_shapes"] = [[tuple(shape) for shape in given["img_shapes"].tolist()]] * len(states)
         if self.listed:
@@ -209,9 +218,19 @@ def _true_guidance(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"true_cfg_scale" if name == "guidance_scale" else name: value for name, value in options.items()}
 
 
+def _place(device: torch.device, held: torch.dtype) -> Place:
+    """Where to compute what is held in a dtype: a CPU has no half precision, or a slow one, and does it in float32."""
+    return Place(device, torch.float32 if device.type == "cpu" and held.itemsize < torch.float32.itemsize else None)
+
+
 def dtype_of(precision: str) -> torch.dtype:
     """What a model of a precision is held in: one of `si_hub.distill.request.PRECISIONS`."""
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def arithmetic_of(precision: str, device: torch.device) -> str:
+    """accelerate's name of what a model of a precision is computed in on a device."""
+    return "no" if _place(device, dtype_of(precision)).dtype else precision
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

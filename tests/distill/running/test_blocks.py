@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.distill.pair.change import ModuleKey
-from si_hub.distill.running.blocks import innermost_blocks
+from si_hub.distill.running.blocks import Place, compute_by_blocks, innermost_blocks
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.tracing import trace
 from tests.distill.running.sampled import states
@@ -87,3 +87,88 @@ def test_a_pipeline_that_two_runners_share_is_changed_once(runners: list[Runner]
     forwards = [block.forward for block in innermost_blocks(runner.denoiser)]
     Runner(runner.pair, runner.pipeline, blockwise=True)
     assert [block.forward for block in innermost_blocks(runner.denoiser)] == forwards
+
+
+@pytest.fixture(scope="module")
+def halves() -> list[Runner]:
+    """The base held in bfloat16, and in float32 with the same numbers."""
+    held, same = (Runner(open_pair(INK), dtype=dtype) for dtype in (torch.bfloat16, torch.float32))
+    for name in held.pipeline.components:
+        if isinstance(model := getattr(held.pipeline, name), nn.Module):
+            getattr(same.pipeline, name).load_state_dict(
+                {key: value.float() for key, value in model.state_dict().items()}
+            )
+    return [held, same]
+
+
+def test_a_cpu_computes_in_float32_what_is_held_in_half_precision(halves: list[Runner], runners: list[Runner]) -> None:
+    where = states(runners[0])
+    (held, of_held, _), (same, of_same, _) = (_observed(runner, where) for runner in halves)
+    assert halves[0].computed == torch.float32
+    assert torch.equal(held, same)
+    assert of_held.keys() == of_same.keys()
+    for key, (given, gradient) in of_same.items():
+        assert torch.equal(of_held[key][0], given), key
+        assert torch.allclose(of_held[key][1], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max())), key
+
+
+def test_what_is_no_blocks_has_all_digits_and_blocks_stay_half(halves: list[Runner]) -> None:
+    held = halves[0].denoiser
+    inside = {id(one) for block in innermost_blocks(held) for one in block.parameters()}
+    assert {one.dtype for one in held.parameters() if id(one) in inside} == {torch.bfloat16}
+    assert {one.dtype for one in held.parameters() if id(one) not in inside} == {torch.float32}
+    exact = Runner(open_pair(INK)).denoiser
+    changed = {change.module for change in halves[0].pair.changes if change.component == "unet"}
+    assert "conv_in" in changed
+    assert torch.equal(held.get_parameter("conv_in.weight"), exact.get_parameter("conv_in.weight"))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.extra = nn.Linear(3, 3), nn.Parameter(torch.rand(3))
+
+    def forward(self, given: Tensor) -> Tensor:
+        output: Tensor = self.layer(given) * self.extra
+        return output
+
+
+class Blocks(nn.Module):
+    _no_split_modules = ("Block",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.blocks = nn.Linear(3, 3), nn.Sequential(Block(), Block())
+
+    def forward(self, given: Tensor) -> Tensor:
+        output: Tensor = self.blocks(self.first(given))
+        return output
+
+
+def test_what_is_trained_at_home_gets_its_gradient_from_elsewhere() -> None:
+    """Elsewhere is another dtype here, as it is another device on an accelerator; all else stays where it is."""
+    torch.manual_seed(0)
+    model, expected = Blocks(), Blocks().double()
+    expected.load_state_dict(model.state_dict())
+    for one in (model, expected):
+        one.requires_grad_(False)
+        one.get_parameter("blocks.1.extra").requires_grad_(True)
+    compute_by_blocks([model], Place(torch.device("cpu"), torch.float64))
+    given = torch.rand(2, 3, dtype=torch.float64)
+    for one in (model, expected):
+        one(given).square().sum().backward()
+    assert torch.equal(model(given), expected(given))
+    assert [one.dtype for one in model.parameters()] == 2 * [torch.float64] + 6 * [torch.float32]
+    gradients = [one.get_parameter("blocks.1.extra").grad for one in (model, expected)]
+    assert gradients[0] is not None
+    assert gradients[1] is not None
+    assert torch.allclose(gradients[0].double(), gradients[1], rtol=1e-6)
+    assert [one.grad is None for one in model.parameters()].count(False) == 1
+
+
+def test_a_block_with_a_models_first_parameter_is_none() -> None:
+    """Libraries tell a model's dtype and device by it, and call with what is of these."""
+    assert innermost_blocks(Blocks().blocks[0]) == []
+    model = Blocks()
+    del model.first
+    assert innermost_blocks(model) == [model.blocks[1]]

@@ -50,6 +50,23 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return runner_of(base, tuned, height=16, width=16)
 
 
+def test_every_family_is_computed_in_float32_where_a_cpu_holds_half_precision(family: Runner) -> None:
+    """As precisely as with its rounded weights in float32: what pipeline and models hand on is of the right dtype."""
+    held = Runner(family.pair, dtype=torch.bfloat16, options=family.options)
+    same = Runner(family.pair, options=family.options)
+    for name, model in held.pipeline.components.items():
+        if isinstance(model, torch.nn.Module):
+            numbers = {
+                key: value.float() if value.is_floating_point() else value for key, value in model.state_dict().items()
+            }
+            getattr(same.pipeline, name).load_state_dict(numbers)
+    walked, expected = (trajectories(runner, ["a b", "c"], [1, 2], steps=2) for runner in (held, same))
+    for state, wanted in zip(walked, expected, strict=True):
+        assert all(torch.equal(value, wanted.inputs[name]) for name, value in state.inputs.items())
+    with torch.no_grad():
+        assert torch.equal(held(walked[-1]), same(walked[-1]))
+
+
 def test_mixing_gives_the_weights_of_either_model_and_of_the_middle(ink: Runner) -> None:
     base = DiffusionPipeline.from_pretrained(BASE, safety_checker=None)
     tuned = unfold(INK)
