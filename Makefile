@@ -78,8 +78,9 @@ test-sequences: $(READY)  ## 10,000 random sequences of calls of a pipeline on a
 test-requests: $(READY)  ## 200 random requests from each of eight threads to one base, each picture against its own (REQUESTS=)
 	REQUESTS=$(or $(REQUESTS),200) $(BIN)/python -m pytest tests/pipelines/test_threads.py -m slow -n 2 -q
 
-test-ways: $(READY)  ## distill killed, resumed and in two processes, by every way that a model is opened, held and run
-	EVERY_WAY=1 $(BIN)/python -m pytest -q -n 2 -m slow tests/distill/methods -k "killed_at or two_processes"
+test-ways: $(READY)  ## distill killed, resumed and in two processes, by every way a model is held; every fault of a push, once and for good
+	EVERY_WAY=1 $(BIN)/python -m pytest -q -n 2 -m slow tests/distill/methods tests/hub/push/test_faults.py \
+		-k "killed_at or two_processes or every_fault"
 
 test-peft: $(READY)  ## PEFT's own tests on StyleInjectConfig (PEFT_ADAPTERS= for every kind of adapter)
 	$(BIN)/python -m tests.peft_suite $(PEFT_ADAPTERS)

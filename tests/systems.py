@@ -1,4 +1,4 @@
-"""What a test needs of the system that it runs on."""
+"""What a test needs of the system that it runs on, and how much it may take of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import pytest
 posix_alone = pytest.mark.skipif(not hasattr(os, "fork"), reason="of POSIX alone")
 #: Whether modes of files keep this user from nothing: he is root, or the system has none.
 IS_ROOT = not hasattr(os, "geteuid") or os.geteuid() == 0
+#: Whether the slow tests go through every way there is, as ``make test-ways`` wants it, or through a few.
+EVERY_WAY = bool(os.environ.get("EVERY_WAY"))
 
 
 def limit_processor(seconds: int) -> dict[str, Any]:

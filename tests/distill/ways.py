@@ -1,17 +1,17 @@
 """Base, checkpoint and settings of every way that a model is opened, held and run while it is distilled.
 
-The slow tests take two of them where a test lasts minutes; ``make test-ways`` takes all.
+The slow tests take two of them, or one where a test lasts minutes; ``make test-ways`` takes all.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from si_hub.distill.request import WITH_FLAG
 from tests.distill.singles import miniature_file
 from tests.miniature import MINIATURE, checkpoint
+from tests.systems import EVERY_WAY
 
 WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "folder": ("base", "ink", {}),
@@ -20,7 +20,8 @@ WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "transformer in bf16": ("dit", "dit_ink", {"precision": "bf16", "resolution": 32}),
 }
 
-FEW_WAYS = tuple(WAYS) if os.environ.get("EVERY_WAY") else ("folder", "transformer in bf16")
+ONE_WAY = tuple(WAYS) if EVERY_WAY else ("transformer in bf16",)
+FEW_WAYS = tuple(WAYS) if EVERY_WAY else ("folder", *ONE_WAY)
 
 
 def pair_of(way: str, folder: Path) -> tuple[Path, Path]:

@@ -83,7 +83,7 @@ def test_killed_at_ten_random_moments_it_goes_on_to_the_same_bytes(way: str, tmp
     assert (tmp_path / "killed.safetensors").read_bytes() == whole
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", FEW_WAYS)
 def test_two_processes_make_the_same_adapter_as_one(
     way: str, tmp_path: Path, two_processes: Callable[..., str]
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.distill.killing import KILLS, PHASES
-from tests.distill.ways import FEW_WAYS, pair_of, words_of
+from tests.distill.ways import ONE_WAY, pair_of, words_of
 from tests.killing import Command, python
 from tests.miniature import BASE, NEON, write_prompts
 from tests.places import ROOT
@@ -54,7 +54,7 @@ def finish(child: Command) -> None:
 
 
 @posix_alone
-@pytest.mark.parametrize("way", FEW_WAYS)
+@pytest.mark.parametrize("way", ONE_WAY)
 def test_killed_at_ten_random_moments_it_goes_on_along_the_same_curve_to_the_same_bytes(
     way: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, arguments: list[str]
 ) -> None:
