@@ -6,7 +6,8 @@ The pair is two single files under the original names, float16, with random weig
 and the same plus a low-rank difference. Each command runs in a process of its own, as people run it, at settings so few
 (``FEW``) that two cores end: they say what is held and how long a call takes, and nothing of quality. Memory is
 the largest resident size that the system counts, pages of mapped files included. LyCORIS's extraction, which looks at
-weights alone, is beside `svd` in `benchmarks.distill_speed`, on pairs of the same shapes.
+weights alone, is beside `svd` in `benchmarks.distill_speed`, on pairs of the same shapes; what an accelerator holds is
+counted by `benchmarks.distill_memory`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ from examples.miniature.checkpoints import vae_key
 from si_hub import architectures
 from si_hub.architectures.layouts.unet import sgm
 from si_hub.distill.running.releases import RELEASES
+from si_hub.distill.survey.stages import PHASES
+from si_hub.format.reader import read
 from si_hub.storage.tensors import Tensor
 from si_hub.storage.write import header_bytes
 from tests.distill.checkpoints import open_clip, original, prefixed, shapes_of
@@ -107,21 +112,9 @@ def _draw(name: str, shape: tuple[int, ...], pool: torch.Tensor) -> tuple[torch.
 def run(
     pair: tuple[Path, Path], method: str, precision: str, given: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """One command, as people run it: its seconds, its peak in MB, what it says of itself."""
+    """One command, as people run it: its seconds, whole and by phase, its peak in MB, what its file says of itself."""
     output = folder / f"{method}-{precision}.safetensors"
-    words = [
-        "distill",
-        *map(str, pair),
-        "-o",
-        str(output),
-        "--method",
-        method,
-        "--rank",
-        "4",
-        "--dtype",
-        "fp16",
-        "--json",
-    ]
+    words = ["distill", *map(str, pair), "-o", str(output), "--method", method, "--rank", "4", "--dtype", "fp16"]
     if method != "svd":
         walks = {"trajectories": given.trajectories, "held_out": given.trajectories}
         settings = {**FEW, **walks, "cache": folder / "cache", **(STEPS if method == "trained" else {})}
@@ -129,19 +122,33 @@ def run(
         words += ["--resolution", str(given.resolution), "--precision", precision]
         words += ["--steps", "2"] if method == "trained" else []
     begin = time.perf_counter()
-    said = (folder / "said").open("w+", encoding="utf-8")
-    child = subprocess.Popen([sys.executable, "-m", "si_hub.cli", *words], stdout=said)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "si_hub.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stderr
+    said = [(0.0, "si-hub: opening"), *((time.perf_counter() - begin, line.strip()) for line in child.stderr)]
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - begin
-    said.seek(0)
-    told = json.loads(said.read())
     if status:
-        raise SystemExit(f"si-hub distill failed: {told}")
+        raise SystemExit(f"si-hub distill failed: {said[-1][1]}")
+    adapter = read(output)
+    fidelity: Any = adapter.about["fidelity"]
+    ranks = Counter(layer.rank for part in adapter.components.values() for layer in part.layers.values())
     return {
-        "method": method, "precision": precision, "seconds": round(seconds), "error": told["error"],
+        "method": method, "precision": precision, "seconds": round(seconds), "phases": phases_of(said, seconds),
         "processor": round(usage.ru_utime + usage.ru_stime), "peak_mb": round(usage.ru_maxrss / 1000),
-        "size": told["size"], "ranks": told["ranks"], "verdict": told["verdict"],
+        "size": output.stat().st_size, "error": fidelity.get("error"), "ranks": dict(sorted(ranks.items())),
     }  # fmt: skip
+
+
+def phases_of(said: list[tuple[float, str]], end: float) -> dict[str, int]:
+    """Seconds of each phase that a command has told, from one to the next."""
+    found: dict[str, float] = {}
+    phase = "opening"
+    for (start, line), (until, _) in pairwise([*said, (end, "")]):
+        phase = line.removeprefix("si-hub: ") if line.removeprefix("si-hub: ") in PHASES.values() else phase
+        found[phase] = found.get(phase, 0.0) + until - start
+    return {name: round(seconds) for name, seconds in found.items()}
 
 
 def main() -> None:
