@@ -24,7 +24,7 @@ from si_hub.work.processes import choose_device
 DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "int8": "I8"}
 #: Steps of a trajectory.
 STEPS = 20
-#: Precisions that a model is held and run in; the adapter's numbers are float32.
+#: Precisions that a model is held in, and run in but on a CPU; the adapter's numbers are float32.
 PRECISIONS = ("no", "fp16", "bf16")
 #: Options of the survey that are words → those that they may be.
 WORDS = {"precision": PRECISIONS, "memory": ("auto", "all", "blocks")}
@@ -69,8 +69,8 @@ class SurveyOptions:
         probes: random projections of the prediction in each state.
         pieces: rank-one pieces of each layer that can be chosen.
         batch: states at once; 0 goes by their size.
-        precision: what the model is held and run in: ``no`` (float32), ``fp16`` or ``bf16``; differences of weights are
-            float32 whatever it is.
+        precision: what the model is held in: ``no`` (float32), ``fp16`` or ``bf16``; it is run in it, on a CPU in
+            float32. Differences of weights are float32 whatever it is.
         memory: ``all`` of the activations are kept for gradients, or those between ``blocks`` alone; ``auto`` goes by
             the model's size.
         seed: of everything random.
