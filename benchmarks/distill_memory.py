@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from si_hub.architectures.bases import BY_NAME
 from si_hub.architectures.bases.contract import Blueprint
-from si_hub.distill.running.blocks import Place, compute_by_blocks, innermost_blocks
+from si_hub.distill.running.blocks import Workplace, compute_by_blocks, innermost_blocks
 from si_hub.distill.running.releases import RELEASES
 from si_hub.distill.running.runner import dtype_of
 from si_hub.distill.running.tracing import trace
@@ -168,7 +168,7 @@ def activations(base: str, denoiser: nn.Module, side: int, dtype: torch.dtype, *
     if by_blocks:
         for block in innermost_blocks(denoiser):
             block.forward = counted(block.forward)
-        compute_by_blocks([denoiser], Place(META))
+        compute_by_blocks([denoiser], Workplace(META))
     borders = Kept()
     modules: Any = {("", name): one for name, one in denoiser.named_modules() if isinstance(one, nn.Linear | nn.Conv2d)}
     with (

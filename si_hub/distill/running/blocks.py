@@ -45,7 +45,7 @@ def innermost_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Workplace:
     """Where a block's weights are while it computes, and as what.
 
     Attributes:
@@ -62,7 +62,7 @@ class Place:
         return tensor.to(self.device, dtype, non_blocking=True)
 
 
-def compute_by_blocks(models: Iterable[nn.Module], place: Place) -> None:
+def compute_by_blocks(models: Iterable[nn.Module], place: Workplace) -> None:
     """Compute models block by block from now on; what is so already stays so.
 
     Args:
@@ -78,7 +78,7 @@ def compute_by_blocks(models: Iterable[nn.Module], place: Place) -> None:
         _move_rest(model, place)
 
 
-def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Place, anchor: Tensor) -> Callable[..., Any]:
+def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Workplace, anchor: Tensor) -> Callable[..., Any]:
     """A block's forward that remembers nothing but its inputs."""
 
     def compute(*args: Any, **kwargs: Any) -> Any:
@@ -115,7 +115,7 @@ def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Place, anc
 
 
 @contextmanager
-def _present(block: nn.Module, place: Place) -> Iterator[None]:
+def _present(block: nn.Module, place: Workplace) -> Iterator[None]:
     """The block's weights at the place while it computes.
 
     Copies stand in for those that are elsewhere. A graph that is built meanwhile keeps the copies it needs, so that it
@@ -135,7 +135,7 @@ def _present(block: nn.Module, place: Place) -> Iterator[None]:
             held[name] = tensor
 
 
-def _move_rest(model: nn.Module, place: Place) -> None:
+def _move_rest(model: nn.Module, place: Workplace) -> None:
     """Everything to the place that is no block's."""
     inside = {id(tensor) for block in innermost_blocks(model) for tensor in (*block.parameters(), *block.buffers())}
     for tensor in (*model.parameters(), *model.buffers()):

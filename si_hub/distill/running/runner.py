@@ -19,7 +19,7 @@ from si_hub.distill.pair.change import Change, ModuleKey, not_finite
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.weights import widen
 from si_hub.distill.running.assembling import load_pipeline
-from si_hub.distill.running.blocks import Place, compute_by_blocks, is_large
+from si_hub.distill.running.blocks import Workplace, compute_by_blocks, is_large
 from si_hub.distill.running.states import States
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
 from si_hub.training.encoding import MASKS, POOLED, encode_prompts, text_lengths
@@ -218,9 +218,9 @@ def _true_guidance(pipeline: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"true_cfg_scale" if name == "guidance_scale" else name: value for name, value in options.items()}
 
 
-def _place(device: torch.device, held: torch.dtype) -> Place:
+def _place(device: torch.device, held: torch.dtype) -> Workplace:
     """Where to compute what is held in a dtype: a CPU has no half precision, or a slow one, and does it in float32."""
-    return Place(device, torch.float32 if device.type == "cpu" and held.itemsize < torch.float32.itemsize else None)
+    return Workplace(device, torch.float32 if device.type == "cpu" and held.itemsize < torch.float32.itemsize else None)
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from si_hub.distill.pair.change import ModuleKey
-from si_hub.distill.running.blocks import Place, compute_by_blocks, innermost_blocks
+from si_hub.distill.running.blocks import Workplace, compute_by_blocks, innermost_blocks
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.tracing import trace
 from tests.distill.running.sampled import states
@@ -153,7 +153,7 @@ def test_what_is_trained_at_home_gets_its_gradient_from_elsewhere() -> None:
     for one in (model, expected):
         one.requires_grad_(False)
         one.get_parameter("blocks.1.extra").requires_grad_(True)
-    compute_by_blocks([model], Place(torch.device("cpu"), torch.float64))
+    compute_by_blocks([model], Workplace(torch.device("cpu"), torch.float64))
     given = torch.rand(2, 3, dtype=torch.float64)
     for one in (model, expected):
         one(given).square().sum().backward()
