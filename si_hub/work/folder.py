@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +135,17 @@ class Work:
         if self._alone:
             for left in self._temporaries():
                 left.unlink(missing_ok=True)
-        _appear(marker, text.encode())
+        _appear(marker, [text.encode()])
         self.kept = sum(1 for _ in self.folder.glob("*.safetensors"))
 
     def save(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> WorkEntry:
         """Keep a finished part."""
         ordered = dict(sorted(tensors.items(), key=lambda item: (-DTYPE_SIZES[item[1].dtype], item[0])))
-        data = b"".join(tensor.tobytes() for tensor in ordered.values())
-        metadata = {_NAME: name, _FACTS: json.dumps(facts, sort_keys=True), _DIGEST: hashlib.sha256(data).hexdigest()}
-        _appear(self._file(name), header_bytes(ordered, metadata) + data)
+        digest = hashlib.sha256()
+        for chunk in _chunks(ordered):
+            digest.update(chunk)
+        metadata = {_NAME: name, _FACTS: json.dumps(facts, sort_keys=True), _DIGEST: digest.hexdigest()}
+        _appear(self._file(name), chain([header_bytes(ordered, metadata)], _chunks(ordered)))
         return WorkEntry(read_safetensors(self._file(name), watched=False).tensors, dict(facts))
 
     def load(self, name: str) -> WorkEntry | None:
@@ -154,9 +157,8 @@ class Work:
             # Another run may put the same part in its place.
             file = read_safetensors(path, watched=False)
             digest = hashlib.sha256()
-            for tensor in file.tensors.values():
-                for chunk in tensor.chunks():
-                    digest.update(chunk)
+            for chunk in _chunks(file.tensors):
+                digest.update(chunk)
         except (FormatError, SiHubError):
             return None
         if file.metadata.get(_NAME) != name or file.metadata.get(_DIGEST) != digest.hexdigest():
@@ -244,11 +246,17 @@ def _is_kept(folder: Path, but: BaseFileLock | None = None) -> bool:
     return False
 
 
-def _appear(path: Path, data: bytes) -> None:
+def _chunks(tensors: Mapping[str, Tensor]) -> Iterator[bytes]:
+    """The bytes of all tensors, a part at a time."""
+    return chain.from_iterable(tensor.chunks() for tensor in tensors.values())
+
+
+def _appear(path: Path, data: Iterable[bytes]) -> None:
     """Put a file in place whole. Without a sync: a killed process loses nothing, and digests find what a crash does."""
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as stream:
+            stream.writelines(data)
         temporary.replace(path)
     except OSError as error:
         raise FileAccessError(f"cannot be written: {error.strerror or error}", file=path) from error

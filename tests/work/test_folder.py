@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -178,3 +179,17 @@ def test_a_killed_run_keeps_nothing(tmp_path: Path) -> None:
     assert child.end(0) == -signal.SIGKILL
     discard(tmp_path / "survey")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_large_part_is_written_without_a_copy_of_it(work: Work) -> None:
+    tensors = {name: Tensor.from_torch(torch.full((1 << 23,), value)) for name, value in (("a", 1.0), ("b", 2.0))}
+    tracemalloc.start()
+    try:
+        work.save("large", tensors, {})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20, "each has twice as much"
+    again = work.load("large")
+    assert again is not None
+    assert all(again.tensors[name].tobytes() == tensor.tobytes() for name, tensor in tensors.items())

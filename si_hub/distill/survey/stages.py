@@ -298,8 +298,12 @@ class Survey:
             self.tell(PHASES[stage.partition(_UP_TO)[0]])
         for k in self.crew.share(range(count), lambda k: 1.0):
             if self.work.load(f"{stage} {k}") is None:
-                tensors, facts = make(k)
-                self.work.save(f"{stage} {k}", {name: Tensor.from_torch(t) for name, t in tensors.items()}, facts)
+                made, facts = make(k)
+                # Moments are gigabytes: each is let go when it has been copied.
+                made = dict(made)
+                tensors = {name: Tensor.from_torch(made.pop(name)) for name in tuple(made)}
+                self.work.save(f"{stage} {k}", tensors, facts)
+                del tensors
             self._advance(stage, (k + 1) / count)
         self.crew.wait()
         entries = [self.work.load(f"{stage} {k}") for k in range(count)]
