@@ -134,13 +134,13 @@ class Imitations:
         """Squared error of the predicted noise, each sample in units of the base's against its tuned model."""
         total = torch.zeros(())
         for k, lessons in part.by_branch().items():
-            branch, states = self.branches[k], lessons.states
-            if part.routed:
-                self.student.choose(None)
-                states = states.with_word(branch.name)
-            else:
-                self.student.choose({branch.name: 1.0})
-            predicted = branch.survey.runner(states)
+            branch = self.branches[k]
+            choose = partial(self.student.choose, None if part.routed else {branch.name: 1.0})
+            choose()
+            predicted = branch.survey.runner(lessons.states.with_word(branch.name) if part.routed else lessons.states)
+            if predicted.requires_grad:
+                # What the way back computes again, it computes with this choice: the last branch comes first there.
+                predicted.register_hook(lambda _, choose=choose: choose())  # type: ignore[no-untyped-call]
             error = (predicted - lessons.target.to(predicted.device)).square().mean() / self.units[k]
             total = total.to(error.device) + error * (len(lessons) / len(part.order))
         return total

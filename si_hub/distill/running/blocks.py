@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from si_hub.tuner.parameters import ParameterLayer
+
 #: Numbers of a denoiser from which on it is computed block by block, unless it is said otherwise: XL and larger.
 LARGE_DENOISER = 10**9
 _MARK = "_computed_as_block"
@@ -105,13 +107,20 @@ def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Workplace,
             leaves[at] = None
         # A block within which a gradient is looked at begins the graph by the anchor, though no input needs one.
         watched = any(tensor.requires_grad for tensor in tensors) or any(one._forward_hooks for one in block.modules())
-        if torch.is_grad_enabled() and watched:
+        if torch.is_grad_enabled() and watched and not _is_shadowed(block):
             flat = checkpoint(run, anchor, *tensors, use_reentrant=True, preserve_rng_state=False)
         else:
             flat = run(anchor, *tensors)
         return tree_unflatten(list(flat), shape[0])
 
     return compute
+
+
+def _is_shadowed(block: nn.Module) -> bool:
+    """Whether an adapter stands in for a parameter of the block itself in its calls: to compute again is none."""
+    return any(
+        isinstance(getattr(hook, "__self__", None), ParameterLayer) for hook in block._forward_pre_hooks.values()
+    )
 
 
 @contextmanager
@@ -136,8 +145,13 @@ def _present(block: nn.Module, place: Workplace) -> Iterator[None]:
 
 
 def _move_rest(model: nn.Module, place: Workplace) -> None:
-    """Everything to the place that is no block's."""
-    inside = {id(tensor) for block in innermost_blocks(model) for tensor in (*block.parameters(), *block.buffers())}
+    """Everything to the place that is no block's layer's; what a block has besides is small, and adapters shadow it."""
+    inside = {
+        id(tensor)
+        for block in innermost_blocks(model)
+        for part in block.children()
+        for tensor in (*part.parameters(), *part.buffers())
+    }
     for tensor in (*model.parameters(), *model.buffers()):
         if id(tensor) not in inside:
             tensor.data = place.bring(tensor.data)

@@ -13,6 +13,7 @@ from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.storing import store
 from si_hub.pipelines import loading, styles
 from si_hub.tuner.door import find_door
+from si_hub.tuner.injection import live_path
 
 _NAME = "student"
 
@@ -41,9 +42,14 @@ class Student:
         for component, model in self.models.items():
             door = find_door(model)
             assert door is not None
+            paths = dict(model.named_modules())
+            layers = {live_path(paths, path) or path: layer for path, layer in components[component].layers.items()}
             for path, site in door.sites.items():
                 for leaf, value in site.layer[_NAME].named_parameters():
-                    value.data = value.data.float()
+                    # What is loaded has the dtype of the layer that it goes into, which may be half precision.
+                    given = layers[path].tensors.get(leaf) if path in layers else None
+                    exact = given is not None and given.shape == tuple(value.shape)
+                    value.data = given.torch().to(value.device).float() if given and exact else value.data.float()
                     self.leaves[f"{component}.{path}.{leaf}"] = value.requires_grad_(True)
 
     @contextmanager

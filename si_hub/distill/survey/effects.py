@@ -73,7 +73,7 @@ def _over_positions(values: Tensor) -> Tensor:
 def _zero_bias(module: nn.Module, like: Tensor) -> Tensor | None:
     """Norms want both parameters or neither; everything else goes without a bias."""
     if isinstance(module, nn.LayerNorm | nn.GroupNorm) and module.bias is not None:
-        return torch.zeros_like(module.bias, dtype=like.dtype)
+        return torch.zeros_like(module.bias, dtype=like.dtype, device=like.device)
     return None
 
 

@@ -12,6 +12,8 @@ from si_hub.distill.pair.change import ModuleKey
 from si_hub.distill.running.blocks import Workplace, compute_by_blocks, innermost_blocks
 from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.tracing import trace
+from si_hub.tuner.layer import Control
+from si_hub.tuner.parameters import ParameterAdapter, ParameterLayer
 from tests.distill.running.sampled import states
 from tests.miniature import INK, open_pair
 
@@ -126,10 +128,10 @@ def test_what_is_no_blocks_has_all_digits_and_blocks_stay_half(halves: list[Runn
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.layer, self.extra = nn.Linear(3, 3), nn.Parameter(torch.rand(3))
+        self.layer, self.extra, self.table = nn.Linear(3, 3), nn.PReLU(3), nn.Parameter(torch.rand(3))
 
     def forward(self, given: Tensor) -> Tensor:
-        output: Tensor = self.layer(given) * self.extra
+        output: Tensor = self.extra(self.layer(given)) + self.table
         return output
 
 
@@ -152,14 +154,15 @@ def test_what_is_trained_at_home_gets_its_gradient_from_elsewhere() -> None:
     expected.load_state_dict(model.state_dict())
     for one in (model, expected):
         one.requires_grad_(False)
-        one.get_parameter("blocks.1.extra").requires_grad_(True)
+        one.get_parameter("blocks.1.extra.weight").requires_grad_(True)
     compute_by_blocks([model], Workplace(torch.device("cpu"), torch.float64))
     given = torch.rand(2, 3, dtype=torch.float64)
     for one in (model, expected):
         one(given).square().sum().backward()
     assert torch.equal(model(given), expected(given))
-    assert [one.dtype for one in model.parameters()] == 2 * [torch.float64] + 6 * [torch.float32]
-    gradients = [one.get_parameter("blocks.1.extra").grad for one in (model, expected)]
+    moved = {name for name, one in model.named_parameters() if one.dtype == torch.float64}
+    assert moved == {"first.weight", "first.bias", "blocks.0.table", "blocks.1.table"}
+    gradients = [one.get_parameter("blocks.1.extra.weight").grad for one in (model, expected)]
     assert gradients[0] is not None
     assert gradients[1] is not None
     assert torch.allclose(gradients[0].double(), gradients[1], rtol=1e-6)
@@ -172,3 +175,27 @@ def test_a_block_with_a_models_first_parameter_is_none() -> None:
     model = Blocks()
     del model.first
     assert innermost_blocks(model) == [model.blocks[1]]
+
+
+def test_an_adapter_of_a_blocks_own_parameter_acts_and_learns_as_in_the_whole_graph() -> None:
+    """It shadows the parameter in calls of the block, which computing it again is not."""
+    torch.manual_seed(0)
+    state, given, found = Blocks().state_dict(), torch.rand(2, 3), []
+    for by_blocks in (False, True):
+        model = Blocks().requires_grad_(False)
+        model.load_state_dict({name: value.bfloat16().float() for name, value in state.items()})
+        if by_blocks:
+            compute_by_blocks([model.bfloat16()], Workplace(torch.device("cpu"), torch.float32))
+        layer = ParameterLayer.of("table")(Control())
+        layer["a"] = ParameterAdapter("blocks.0", torch.full((3,), 0.3))
+        layer.active = ("a",)
+        layer.attach(model.blocks[0])
+        delta = layer["a"].param_delta.weight.requires_grad_()
+        start = given.clone().requires_grad_()
+        output = model(start)
+        output.square().sum().backward()
+        found.append((output.detach(), start.grad, delta.grad))
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        assert other is not None
+        assert torch.equal(one, other)
