@@ -15,7 +15,7 @@ from si_hub.architectures.shipped import list_usual
 from si_hub.errors import SiHubError, UsageError
 from si_hub.hub import names
 from si_hub.hub.pull.cache import Cache
-from si_hub.storage.paths import names_a_place
+from si_hub.storage.paths import expand_home, names_a_place
 
 #: Where huggingface_hub's cache keeps one commit of a repository.
 _SNAPSHOT = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})$")
@@ -42,7 +42,7 @@ def name_base(told: BaseModel | str | os.PathLike[str], pipeline: Any) -> BaseMo
     if isinstance(told, BaseModel):
         return told
     text = os.fspath(told)
-    path = Path(text).expanduser()
+    path = expand_home(text)
     if not text.strip():
         raise UsageError("the base model's name is empty", key=_KEY, expected=_EXPECTED, hint=list_usual())
     if path.exists():

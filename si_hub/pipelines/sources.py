@@ -21,6 +21,7 @@ from si_hub.hub.pull.selection import conversion_call
 from si_hub.pipelines import remembered
 from si_hub.report.progress import Progress, progress_bar
 from si_hub.storage.header import SafetensorsFile, read_safetensors
+from si_hub.storage.paths import expand_home
 from si_hub.storage.tensors import Tensor
 from si_hub.words import call
 
@@ -176,7 +177,7 @@ def find_adapter(source: str | os.PathLike[str], fetch: Fetch, *, foreign: bool 
             found=fetch.weight_name,
             hint=f"Convert it first: {call('convert', fetch.weight_name)}",
         )
-    path = Path(os.path.expanduser(source))
+    path = expand_home(source)
     if path.is_file():
         return FoundAdapter(path, _convert_hint(path))
     if path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,14 @@ _HOME = re.compile(r"(?<![\w.-])(?:(?:/mnt/[a-z])?/{1,9}(?:home|Users)/+|[A-Za-z
 _HOMES = ("home", "users")
 #: This user's, where it is a shorter one (``/``), is in every address.
 _SHORTEST_HOME = 4
+
+
+def expand_home(path: str | os.PathLike[str]) -> Path:
+    """A path with ``~`` and ``~user`` as home folders; as it is where there is no such user, or can be none."""
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:  # a name with a null byte
+        return Path(path)
 
 
 def names_a_place(text: str) -> bool:

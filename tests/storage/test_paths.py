@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from si_hub.storage.paths import find_home, is_path, last_name, names_a_place
+from si_hub.storage.paths import expand_home, find_home, is_path, last_name, names_a_place
 
 PLACES = [
     "/home/me/base", "~/base", "~me", "..", "../base", "base/../other", "./base", "C:\\models\\base", "C:/models", "d:",
@@ -99,3 +100,12 @@ def test_the_longest_text_is_looked_through_in_one_go(text: str) -> None:
 
 def test_a_home_behind_any_number_of_slashes_is_found() -> None:
     assert (find_home("/" * 50 + "home/ada/x") or "").endswith("/home/ada")
+
+
+@pytest.mark.parametrize("path", ["~\0", "~no such user/x", "a~", "~\0/x"])
+def test_a_home_that_nobody_has_stays_as_it_is_written(path: str) -> None:
+    assert expand_home(path) == Path(path)
+
+
+def test_a_home_is_put_in_its_place() -> None:
+    assert expand_home("~/styles") == Path.home() / "styles"

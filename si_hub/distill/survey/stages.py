@@ -224,7 +224,10 @@ class Survey:
         modules = self.runner.modules(curvature.changes)
         for batch, number in self._batches(states, chunk):
             self._backward(batch, modules, curvature.observe, 1, seed_of(self.settings.seed, "moments", number))
-        return curvature.as_tensors(), {}
+        tensors = curvature.as_tensors()
+        # Hooks of a graph may keep who observed it for long.
+        curvature.moments.clear()
+        return tensors, {}
 
     def _pieces(self, change: Change, moments: Sequence[WorkEntry]) -> Made:
         delta = change.delta()

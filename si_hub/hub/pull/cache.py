@@ -23,6 +23,7 @@ from si_hub.hub.pull import verify
 from si_hub.storage.files import atomic_file
 from si_hub.storage.header import parse_json
 from si_hub.storage.leftovers import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from si_hub.storage.paths import expand_home
 from si_hub.storage.system import link_or_move
 
 RECORDS = "si-hub"
@@ -40,7 +41,7 @@ class Cache:
         from huggingface_hub import constants
 
         self.repo_id = repo_id
-        self.folder = Path(cache_dir or constants.HF_HUB_CACHE).expanduser() / f"models--{repo_id.replace('/', '--')}"
+        self.folder = expand_home(cache_dir or constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
 
     def commit(self, ref: RepoRef) -> str | None:
         """The commit that a revision was when it was last fetched."""

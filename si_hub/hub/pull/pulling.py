@@ -22,6 +22,7 @@ from si_hub.hub.pull.selection import select_safe
 from si_hub.report.progress import Progress
 from si_hub.report.text import reasons, size_text
 from si_hub.storage.access import tell_access_errors
+from si_hub.storage.paths import expand_home
 from si_hub.tokens import conceal
 from si_hub.words import call, label, switch
 
@@ -130,7 +131,7 @@ def pull(
     chosen, left_out = select_safe(listing, subfolder, weight_name)
     names.check_collisions((entry.path for entry in chosen), ref.repo_id)
     source = None if local_files_only else client
-    folder = cache.path(listing.commit) if local_dir is None else Path(local_dir).expanduser()
+    folder = cache.path(listing.commit) if local_dir is None else expand_home(local_dir)
     if local_dir is None:
         fetched = into_cache(source, listing, chosen, cache, force_download, max_workers, progress)
         if not local_files_only:  # What the cache can tell by itself may be a part of the commit.
