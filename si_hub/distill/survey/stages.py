@@ -28,6 +28,7 @@ from si_hub.distill.survey.cores import Cores
 from si_hub.distill.survey.curvature import Curvature, limit_of, pieces
 from si_hub.distill.survey.effects import ChangeParts, Effects
 from si_hub.distill.survey.plan import Pace, cost_of
+from si_hub.distill.survey.slopes import half_width
 from si_hub.report.progress import Progress
 from si_hub.storage.tensors import Tensor
 from si_hub.tuner.kinds import kind_of
@@ -37,14 +38,12 @@ from si_hub.work.processes import Processes
 from si_hub.work.seeds import seed_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
-VERSION = 6
+VERSION = 7
 #: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
 #: there are small as noise, and decide what a picture shows.
 EVEN = 0.3
 #: Where between base and tuned weights the prediction is linearised.
 MIDPOINT = 0.5
-#: How far to both sides of it the difference is taken that the parts' effects are to add up to.
-NEAR = 0.1
 #: States of each held-out trajectory that adapters are measured on.
 HELD_OUT_STATES = 5
 #: Parts into which the states are cut; what a killed run loses is at most one.
@@ -124,7 +123,8 @@ class Survey:
     def effects_of(self, parts: dict[ModuleKey, ChangeParts]) -> Findings:
         """The effects of these parts; what is kept must be of the same ones."""
         shares = self._chunks()
-        entries = self._keep("effects", len(shares), lambda k: self._effects(shares[k], parts, k))
+        near = half_width(self.pair.changes, self.runner.dtype)
+        entries = self._keep("effects", len(shares), lambda k: self._effects(shares[k], parts, k, near))
         held = [{name: tensor.torch() for name, tensor in entry.tensors.items()} for entry in entries]
         joined = {name: torch.cat([one[name] for one in held]) for name in ("effects", "target", "samples")}
         return Findings(parts, Effects(parts).columns, joined["effects"], joined["target"], joined["samples"])
@@ -240,14 +240,14 @@ class Survey:
         down, up, cores = pieces(delta.to(self.crew.solver), inputs, outputs, self.settings.pieces, generator)
         return {"down": down, "up": up, **(cores.as_tensors() if cores else {})}, {}
 
-    def _effects(self, states: States, parts: dict[ModuleKey, ChangeParts], chunk: int) -> Made:
-        """Effects in one chunk of states, and what all of the change does there.
+    def _effects(self, states: States, parts: dict[ModuleKey, ChangeParts], chunk: int, near: float) -> Made:
+        """Effects in one chunk of states, and what all of the change does there, measured so near to the midpoint.
 
         That is the slope of the predictions at the midpoint, and not the difference of their ends: what of it is no
         first-order effect of any part would be noise to whoever fits parts to it.
         """
         ends: list[list[torch.Tensor]] = []
-        for share in (MIDPOINT - NEAR, MIDPOINT + NEAR):
+        for share in (MIDPOINT - near, MIDPOINT + near):
             self.runner.mix(share)
             with torch.no_grad():
                 ends.append([self.runner(batch, even_scale(batch.scale)) for batch, _ in self._batches(states, chunk)])
@@ -257,7 +257,7 @@ class Survey:
         target: list[torch.Tensor] = []
         samples: list[torch.Tensor] = []
         for (batch, number), before, after in zip(self._batches(states, chunk), *ends, strict=True):
-            first, slope = number * self.batch, (after - before) / (2 * NEAR)
+            first, slope = number * self.batch, (after - before) / (2 * near)
 
             def keep(probe: torch.Tensor, change: torch.Tensor = slope, first: int = first) -> None:
                 rows.append(effects.take())
