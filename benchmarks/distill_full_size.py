@@ -146,7 +146,8 @@ def phases_of(said: list[tuple[float, str]], end: float) -> dict[str, int]:
     found: dict[str, float] = {}
     phase = "opening"
     for (start, line), (until, _) in pairwise([*said, (end, "")]):
-        phase = line.removeprefix("si-hub: ") if line.removeprefix("si-hub: ") in PHASES.values() else phase
+        told = line.removeprefix("si-hub: ")
+        phase = told if told in PHASES.values() else phase
         found[phase] = found.get(phase, 0.0) + until - start
     return {name: round(seconds) for name, seconds in found.items()}
 

@@ -16,7 +16,6 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from si_hub.architectures.bases import BY_NAME
 from si_hub.architectures.bases.contract import Blueprint
+from si_hub.distill.running.assembling import empty_model
 from si_hub.distill.running.blocks import Workplace, compute_by_blocks, innermost_blocks
 from si_hub.distill.running.releases import RELEASES
 from si_hub.distill.running.runner import dtype_of
@@ -60,28 +60,24 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Ten
 
 @dataclass
 class Kept:
-    """Bytes that a graph keeps, each storage once."""
+    """Bytes that a graph keeps, each storage once; they are held: addresses are used again."""
 
-    storages: dict[int, int] = field(default_factory=dict)
+    storages: dict[int, torch.UntypedStorage] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        return sum(self.storages.values())
+        return sum(storage.nbytes() for storage in self.storages.values())
 
     @contextmanager
     def counting(self, weights: set[int]) -> Iterator[None]:
         def keep(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in weights:
-                self.storages[storage._cdata] = storage.nbytes()
-                self._alive.append(storage)
+                self.storages[storage._cdata] = storage
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             yield
-
-    #: A storage that is gone would give its address to another.
-    _alive: list[Any] = field(default_factory=list)
 
 
 def components_of(base: str) -> dict[str, nn.Module]:
@@ -92,15 +88,7 @@ def components_of(base: str) -> dict[str, nn.Module]:
     else:
         vae = RELEASES["sdxl"].models["vae"]
         blueprints["vae"] = Blueprint("", vae.library, vae.class_name, {**vae.config, **_FLUX_VAE})
-    found = {}
-    for name, part in blueprints.items():
-        kind = getattr(import_module(part.library), part.class_name)
-        with META:
-            if part.library == "diffusers":
-                found[name] = kind.from_config(dict(part.config))
-            else:
-                found[name] = kind(kind.config_class(**part.config))
-    return found
+    return {name: empty_model(part.library, part.class_name, part.config) for name, part in blueprints.items()}
 
 
 def inputs_of(base: str, denoiser: Any, side: int, dtype: torch.dtype) -> dict[str, Tensor | dict[str, Tensor]]:

@@ -122,10 +122,10 @@ def _from_config(folder: Path, entry: list[Any]) -> nn.Module:
     if entry[0] not in {"diffusers", "transformers"} or not (folder / "config.json").is_file():
         raise CannotRun("is no component that can be made from its configuration", file=folder, found=entry[0])
     config = read_object(folder / "config.json")
-    return _empty(entry[0], class_name_of(config) or str(entry[1]), config)
+    return empty_model(entry[0], class_name_of(config) or str(entry[1]), config)
 
 
-def _empty(library: str, class_name: str, config: Mapping[str, Any]) -> nn.Module:
+def empty_model(library: str, class_name: str, config: Mapping[str, Any]) -> nn.Module:
     """A model whose parameters have no memory yet; its buffers have."""
     from accelerate import init_empty_weights
 
@@ -146,7 +146,7 @@ def _of_release(model: ModelOnDisk, release: Release, dtype: torch.dtype) -> Any
 
     held = _held(model)
     parts: dict[str, Any] = {
-        name: _filled(model, name, _empty(part.library, part.class_name, part.config), held[name], dtype)
+        name: _filled(model, name, empty_model(part.library, part.class_name, part.config), held[name], dtype)
         for name, part in release.models.items()
     }
     denoiser = parts[model.denoiser]

@@ -87,11 +87,10 @@ class Runner:
         self._paths = {name: dict(model.named_modules()) for name, model in self._models().items()}
         for model in self._models().values():
             model.requires_grad_(False).eval()
-        self.share, self.blockwise = 0.0, blockwise
-        if place.dtype:
-            # What is no block's has room for all digits now, which it was loaded without.
-            self.share = math.nan
-            self.mix(0.0)
+        self.blockwise = blockwise
+        # What is no block's may have room for all digits now, which it was loaded without.
+        self.share = math.nan if place.dtype else 0.0
+        self.mix(0.0)
 
     def _models(self) -> dict[str, nn.Module]:
         return {name: getattr(self.pipeline, name) for name in self.pair.base.components}

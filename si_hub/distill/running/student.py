@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from si_hub import tuner
@@ -47,9 +48,8 @@ class Student:
             for path, site in door.sites.items():
                 for leaf, value in site.layer[_NAME].named_parameters():
                     # What is loaded has the dtype of the layer that it goes into, which may be half precision.
-                    given = layers[path].tensors.get(leaf) if path in layers else None
-                    exact = given is not None and given.shape == tuple(value.shape)
-                    value.data = given.torch().to(value.device).float() if given and exact else value.data.float()
+                    exact = layers[path].tensors[leaf].torch() if leaf in layers[path].tensors else value.data
+                    value.data = exact.to(value.device, torch.float32).reshape(value.shape).clone()
                     self.leaves[f"{component}.{path}.{leaf}"] = value.requires_grad_(True)
 
     @contextmanager

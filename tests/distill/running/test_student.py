@@ -74,3 +74,16 @@ def test_a_students_layers_are_those_it_was_made_of(runner: Runner, pair: Pair) 
                 values = found[name].layers[module].tensors[leaf].torch()
                 assert torch.equal(values.flatten(), tensor.torch().flatten()), (module, leaf)
                 assert halves[name].layers[module].tensors[leaf].dtype == "F16"
+
+
+def test_a_student_has_all_its_digits_beside_a_base_of_half_precision(pair: Pair) -> None:
+    made = components(pair)
+    student = Student(Runner(pair, dtype=torch.bfloat16), made)
+    found = student.components("F32")
+    assert {name: sorted(part.layers) for name, part in found.items()} == {
+        name: sorted(part.layers) for name, part in made.items()
+    }
+    for name, part in made.items():
+        for path, layer in part.layers.items():
+            for leaf, tensor in layer.tensors.items():
+                assert torch.equal(found[name].layers[path].tensors[leaf].torch(), tensor.torch()), (path, leaf)
