@@ -88,7 +88,11 @@ def components_of(base: str) -> dict[str, nn.Module]:
     else:
         vae = RELEASES["sdxl"].models["vae"]
         blueprints["vae"] = Blueprint("", vae.library, vae.class_name, {**vae.config, **_FLUX_VAE})
-    return {name: empty_model(part.library, part.class_name, part.config) for name, part in blueprints.items()}
+    found = {name: empty_model(part.library, part.class_name, part.config) for name, part in blueprints.items()}
+    for model in found.values():
+        if tie := getattr(model, "tie_weights", None):
+            tie()
+    return found
 
 
 def inputs_of(base: str, denoiser: Any, side: int, dtype: torch.dtype) -> dict[str, Tensor | dict[str, Tensor]]:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -313,12 +313,17 @@ def _frozen_path(root: nn.Module, path: str) -> str:
 
 
 def _tensors(adapter: LayerAdapter | ParameterAdapter) -> dict[str, Tensor]:
-    """Leaves in the file's words: a leaf module of one weight has the leaf's own name, up is ``[out, rank]``."""
+    """Leaves in the file's words and shapes: up is ``[out, rank]``."""
     tensors = {}
+    for leaf, value in file_leaves(adapter):
+        if value.device.type == "meta":
+            raise UsageError("the adapter is offloaded", key=adapter.path, hint="Remove the offloading hooks first")
+        tensors[leaf] = Tensor.from_torch(value.flatten(1) if leaf == "up.weight" else value)
+    return tensors
+
+
+def file_leaves(adapter: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of an adapter's layer by their names in the file; one of one weight has the leaf's own."""
     for name, leaf in adapter.named_children():
         for parameter, value in leaf.named_parameters():
-            if value.device.type == "meta":
-                raise UsageError("the adapter is offloaded", key=adapter.path, hint="Remove the offloading hooks first")
-            file_name = f"{name}.{parameter}" if name in {"down", "core", "up", "router"} else name
-            tensors[file_name] = Tensor.from_torch(value.flatten(1) if name == "up" else value)
-    return tensors
+            yield f"{name}.{parameter}" if name in {"down", "core", "up", "router"} else name, value

@@ -14,7 +14,7 @@ from si_hub.distill.running.runner import Runner
 from si_hub.distill.running.storing import store
 from si_hub.pipelines import loading, styles
 from si_hub.tuner.door import find_door
-from si_hub.tuner.injection import live_path
+from si_hub.tuner.injection import file_leaves, live_path
 
 _NAME = "student"
 
@@ -46,7 +46,7 @@ class Student:
             paths = dict(model.named_modules())
             layers = {live_path(paths, path) or path: layer for path, layer in components[component].layers.items()}
             for path, site in door.sites.items():
-                for leaf, value in site.layer[_NAME].named_parameters():
+                for leaf, value in file_leaves(site.layer[_NAME]):
                     # What is loaded has the dtype of the layer that it goes into, which may be half precision.
                     exact = layers[path].tensors[leaf].torch() if leaf in layers[path].tensors else value.data
                     value.data = exact.to(value.device, torch.float32).reshape(value.shape).clone()

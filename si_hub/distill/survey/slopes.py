@@ -15,7 +15,7 @@ NEAR = 0.1
 #: As far as there is a model.
 FAR = 0.5
 #: Steps of rounding (of 1) that weights must be apart, relative to their size, for the slope not to be of rounding.
-STEPS = 1.3
+ROUNDINGS = 1.3
 
 
 def half_width(changes: Iterable[Change], held: torch.dtype) -> float:
@@ -42,4 +42,4 @@ def half_width(changes: Iterable[Change], held: torch.dtype) -> float:
             apart += count * float(((tuned - base) ** 2).mean())
             size += count * float((base**2).mean())
     ratio = math.sqrt(apart / size) if size else 0.0
-    return min(max(NEAR, STEPS * eps / ratio), FAR) if ratio else FAR
+    return min(max(NEAR, ROUNDINGS * eps / ratio), FAR) if ratio else FAR

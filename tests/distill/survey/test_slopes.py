@@ -7,7 +7,7 @@ import torch
 
 from si_hub.distill.pair.change import Change
 from si_hub.distill.pair.weights import Weight
-from si_hub.distill.survey.slopes import FAR, NEAR, STEPS, half_width
+from si_hub.distill.survey.slopes import FAR, NEAR, ROUNDINGS, half_width
 from si_hub.storage.tensors import Tensor
 
 
@@ -23,7 +23,7 @@ def changes(*ratios: float) -> list[Change]:
 
 @pytest.mark.parametrize(("held", "bits"), [(torch.bfloat16, 7), (torch.float16, 10)])
 def test_rounding_is_as_small_a_part_of_a_small_difference_as_of_a_large_one(held: torch.dtype, bits: int) -> None:
-    ratio = STEPS * 2.0**-bits / 0.3
+    ratio = ROUNDINGS * 2.0**-bits / 0.3
     assert half_width(changes(ratio), held) == pytest.approx(0.3, rel=1e-4)
     assert half_width(changes(2 * ratio), held) == pytest.approx(0.15, rel=1e-4)
     # Two weights of the same size: the mean of their squares.
