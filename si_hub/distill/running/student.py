@@ -50,7 +50,8 @@ class Student:
                     # What is loaded has the dtype of the layer that it goes into, which may be half precision.
                     exact = layers[path].tensors[leaf].torch() if leaf in layers[path].tensors else value.data
                     value.data = exact.to(value.device, torch.float32).reshape(value.shape).clone()
-                    self.leaves[f"{component}.{path}.{leaf}"] = value.requires_grad_(True)
+                    self.leaves[f"{component}.{path}.{leaf}"] = value
+                    value.requires_grad_(True)
 
     @contextmanager
     def away(self, runner: Runner) -> Iterator[None]:
