@@ -51,7 +51,7 @@ def rows(
         CannotRun: the base is no pipeline that can be run.
     """
     held: dict[str, Any] = {
-        "device": device, "dtype": dtype_of(survey.precision), "options": options, "blockwise": survey.blockwise
+        "device": device, "dtype": dtype_of(survey.precision), "options": options, "memory": survey.memory
     }  # fmt: skip
     runner = Runner(pairs[0], **held)
     pipeline = runner.pipeline

@@ -27,7 +27,7 @@ STEPS = 20
 #: Precisions that a model is held in, and run in but on a CPU; the adapter's numbers are float32.
 PRECISIONS = ("no", "fp16", "bf16")
 #: Options of the survey that are words → those that they may be.
-WORDS = {"precision": PRECISIONS, "memory": ("auto", "all", "blocks")}
+WORDS = {"precision": PRECISIONS, "memory": ("auto", "all", "blocks", "files")}
 #: What finds the branch of an adapter of several tuned models.
 BRANCH_ROUTERS = ("fixed", "learned")
 #: Options that only an adapter of several tuned models has.
@@ -71,8 +71,7 @@ class SurveyOptions:
         batch: states at once; 0 goes by their size.
         precision: what the model is held in: ``no`` (float32), ``fp16`` or ``bf16``; it is run in it, on a CPU in
             float32. Differences of weights are float32 whatever it is.
-        memory: ``all`` of the activations are kept for gradients, or those between ``blocks`` alone; ``auto`` goes by
-            the model's size.
+        memory: what is held, as `si_hub.distill.running.runner.Runner` has it.
         seed: of everything random.
     """
 
@@ -86,11 +85,6 @@ class SurveyOptions:
     precision: str = "no"
     memory: str = "auto"
     seed: int = 0
-
-    @property
-    def blockwise(self) -> bool | None:
-        """Whether models are computed block by block; ``None`` where their size says so."""
-        return None if self.memory == "auto" else self.memory == "blocks"
 
 
 @dataclass(frozen=True, slots=True)

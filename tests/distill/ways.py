@@ -17,6 +17,7 @@ WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "folder": ("base", "ink", {}),
     "single files": ("base.safetensors", "ink", {"config": str(MINIATURE / "base")}),
     "two text encoders, block by block": ("sdxl", "sdxl_ink", {"memory": "blocks"}),
+    "two text encoders, from their files": ("sdxl", "sdxl_ink", {"memory": "files"}),
     "transformer in bf16": ("dit", "dit_ink", {"precision": "bf16", "resolution": 32}),
 }
 

@@ -1,13 +1,14 @@
 """A pipeline of a model on disk: a folder's, or one assembled from a single file and the configuration it lacks.
 
 The configuration is a release's that si-hub ships (`RELEASES`), or that of a pipeline folder which the user names.
-Every module is made without memory and gets its weights from the mapped file one at a time, so that one model is held,
-and nothing is written.
+Every module is made without memory and gets its weights from the file one at a time, so that one model is held, and
+nothing is written; or the weights of its blocks stay in the file (`stored`), and hardly anything is held.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +31,14 @@ _INDEX = "model_index.json"
 _ALIKE = 0.5
 
 
-def load_pipeline(model: ModelOnDisk, dtype: torch.dtype | None = None) -> Any:
+def load_pipeline(model: ModelOnDisk, dtype: torch.dtype | None = None, *, stored: bool = False) -> Any:
     """The diffusers pipeline of a model on the CPU.
 
     Args:
         model: a pipeline folder, or a single file.
         dtype: of its weights; float32 by default.
+        stored: whether the weights of blocks stay in their files; the pipeline is then to be computed by blocks.
+            Components of folders whose weights have other names than their modules are held all the same.
 
     Raises:
         CannotRun: `why_not` says why.
@@ -48,8 +51,8 @@ def load_pipeline(model: ModelOnDisk, dtype: torch.dtype | None = None) -> Any:
         raise CannotRun(reason, file=model.path, hint=_way_out(model))
     with load_quietly():
         if model.layout == "file" and model.configuration is None:
-            return _of_release(model, RELEASES[model.architecture.name], dtype)
-        return _of_folder(model, dtype)
+            return _of_release(model, RELEASES[model.architecture.name], dtype, stored=stored)
+        return _of_folder(model, dtype, stored=stored)
 
 
 def why_not(model: ModelOnDisk) -> str | None:
@@ -101,17 +104,25 @@ def _held(model: ModelOnDisk) -> dict[str, dict[str, Weight]]:
     return {**model.components, **({"vae": model.vae} if model.vae else {})}
 
 
-def _of_folder(model: ModelOnDisk, dtype: torch.dtype) -> Any:
+def _of_folder(model: ModelOnDisk, dtype: torch.dtype, *, stored: bool) -> Any:
     """The pipeline of a folder; what a single file holds is that file's."""
     from diffusers import DiffusionPipeline
 
     folder = model.configuration or model.path
     given: dict[str, Any] = {"safety_checker": None} if "safety_checker" in read_object(folder / _INDEX) else {}
+    parts = _parts(folder)
     if model.layout == "file":
-        parts = _parts(folder)
         for name, weights in _held(model).items():
             if name in parts and (COMPONENT.fullmatch(name) or name == "vae"):
-                given[name] = _filled(model, name, _from_config(folder / name, parts[name]), weights, dtype)
+                module = _from_config(folder / name, parts[name])
+                given[name] = _filled(model, name, module, weights, dtype, stored=stored)
+    elif stored:
+        for name, weights in model.components.items():
+            # What the libraries rename as they load it, they load.
+            with suppress(CannotRun, BaseMismatch):
+                given[name] = _filled(
+                    model, name, _from_config(folder / name, parts[name]), weights, dtype, stored=True
+                )
     return DiffusionPipeline.from_pretrained(
         str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False, **given
     )
@@ -138,20 +149,24 @@ def empty_model(library: str, class_name: str, config: Mapping[str, Any]) -> nn.
     return model
 
 
-def _of_release(model: ModelOnDisk, release: Release, dtype: torch.dtype) -> Any:
+def _of_release(model: ModelOnDisk, release: Release, dtype: torch.dtype, *, stored: bool) -> Any:
     """The pipeline of a single file by the configuration that is shipped for it."""
     import diffusers
 
     from si_hub.distill.running.vocabulary import clip_tokenizer
 
     held = _held(model)
-    parts: dict[str, Any] = {
-        name: _filled(model, name, empty_model(part.library, part.class_name, part.config), held[name], dtype)
-        for name, part in release.models.items()
-    }
-    denoiser = parts[model.denoiser]
+
+    def make(name: str, *, stored: bool) -> Any:
+        part = release.models[name]
+        empty = empty_model(part.library, part.class_name, part.config)
+        return _filled(model, name, empty, held[name], dtype, stored=stored)
+
     if model.prediction_type is None:
-        model.prediction_type = asked_prediction(denoiser) if release.asks else "epsilon"
+        asked = release.asks
+        model.prediction_type = asked_prediction(make(model.denoiser, stored=False)) if asked else "epsilon"
+    parts: dict[str, Any] = {name: make(name, stored=stored) for name in release.models}
+    denoiser = parts[model.denoiser]
     prediction = model.prediction_type
     denoiser.register_to_config(sample_size=release.sides[prediction == "v_prediction"])
     name, config = release.schedule(prediction, model.ignored)
@@ -164,19 +179,26 @@ def _of_release(model: ModelOnDisk, release: Release, dtype: torch.dtype) -> Any
 
 
 def _filled(
-    model: ModelOnDisk, component: str, module: nn.Module, weights: Mapping[str, Weight], dtype: torch.dtype
+    model: ModelOnDisk,
+    component: str,
+    module: nn.Module,
+    weights: Mapping[str, Weight],
+    dtype: torch.dtype,
+    *,
+    stored: bool = False,
 ) -> nn.Module:
-    """A module with the file's weights, each copied and widened when its turn comes."""
+    """A module with the file's weights, each copied and widened when its turn comes; or those of blocks not at all."""
     from torch import nn
 
+    from si_hub.distill.running.blocks import inside_blocks
+    from si_hub.distill.running.stored import Stored
+
     owners = dict(module.named_modules())
+    left = inside_blocks(module) if stored else set()
     for name, empty in list(module.named_parameters()):
         weight = weights.get(frozen_path(name, type(module).__name__))
         if weight is None:
-            raise BaseMismatch(
-                "lacks a weight that its configuration names", file=model.path, key=f"{component}.{name}",
-                hint=f"Name the configuration of this very model with {option('config')}.",
-            )  # fmt: skip
+            continue
         if weight.shape != tuple(empty.shape):
             raise BaseMismatch(
                 "has a weight of another shape than its configuration says", file=model.path,
@@ -184,11 +206,29 @@ def _filled(
                 hint=f"Name the configuration of this very model with {option('config')}.",
             )  # fmt: skip
         owner, _, leaf = name.rpartition(".")
-        setattr(owners[owner], leaf, nn.Parameter(weight.torch().to(dtype).contiguous(), requires_grad=False))
+        own = _dtype_in(module, name, dtype)
+        setattr(
+            owners[owner], leaf, Stored.of(weight, own) if id(empty) in left
+            else nn.Parameter(weight.torch().to(own).contiguous(), requires_grad=False),
+        )  # fmt: skip
     tie: Any = getattr(module, "tie_weights", None)
     if tie is not None:
         tie()
-    return module.to(dtype).eval()
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise BaseMismatch(
+                "lacks a weight that its configuration names", file=model.path, key=f"{component}.{name}",
+                hint=f"Name the configuration of this very model with {option('config')}.",
+            )  # fmt: skip
+    return module.eval()
+
+
+def _dtype_in(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a parameter is held in: float32 where its library says that float16 is not enough for it."""
+    import torch
+
+    exact = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    return torch.float32 if dtype == torch.float16 and not exact.isdisjoint(name.split(".")) else dtype
 
 
 def asked_prediction(denoiser: Any) -> str:

@@ -3,7 +3,7 @@
 A block is what diffusers and transformers themselves say is not to be split over devices (``_no_split_modules``), the
 innermost of them. Backwards, each is computed again from its inputs. Where the accelerator is not to hold the model,
 the blocks' weights lie on the CPU and come when their turn does; where a CPU computes in float32 what is held in half
-precision, they are widened when their turn comes.
+precision, they are widened when their turn comes; where nothing is to hold them, they are read from their files then.
 """
 
 from __future__ import annotations
@@ -18,16 +18,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
+from si_hub.distill.running.stored import Stored
 from si_hub.tuner.parameters import ParameterLayer
 
-#: Numbers of a denoiser from which on it is computed block by block, unless it is said otherwise: XL and larger.
-LARGE_DENOISER = 10**9
 _MARK = "_computed_as_block"
-
-
-def is_large(model: nn.Module) -> bool:
-    """Whether a model has more than `LARGE_DENOISER` numbers."""
-    return sum(parameter.numel() for parameter in model.parameters()) > LARGE_DENOISER
 
 
 def innermost_blocks(model: nn.Module) -> list[nn.Module]:
@@ -61,6 +55,8 @@ class Workplace:
     def bring(self, tensor: Tensor) -> Tensor:
         """The tensor at the place: the same one where it is there already."""
         dtype = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
+        if isinstance(tensor, Stored):
+            return tensor.read(self.device).to(dtype).contiguous()
         return tensor.to(self.device, dtype, non_blocking=True)
 
 
@@ -144,14 +140,22 @@ def _present(block: nn.Module, place: Workplace) -> Iterator[None]:
             held[name] = tensor
 
 
-def _move_rest(model: nn.Module, place: Workplace) -> None:
-    """Everything to the place that is no block's layer's; what a block has besides is small, and adapters shadow it."""
-    inside = {
+def inside_blocks(model: nn.Module) -> set[int]:
+    """``id`` of the parameters and buffers of the layers of blocks.
+
+    What a block has besides is small, and adapters shadow it: it is where the rest of the model is.
+    """
+    return {
         id(tensor)
         for block in innermost_blocks(model)
         for part in block.children()
         for tensor in (*part.parameters(), *part.buffers())
     }
+
+
+def _move_rest(model: nn.Module, place: Workplace) -> None:
+    """Everything to the place that is no block's layer's."""
+    inside = inside_blocks(model)
     for tensor in (*model.parameters(), *model.buffers()):
         if id(tensor) not in inside:
             tensor.data = place.bring(tensor.data)

@@ -15,7 +15,7 @@ from si_hub.distill.running.states import States
 
 
 class Features:
-    """The tuned model's blocks beside the student's; this holds a second model in memory.
+    """The tuned model's blocks beside the student's; this holds a second model, where the student's is held.
 
     Args:
         pair: base and tuned model.
@@ -24,7 +24,7 @@ class Features:
     """
 
     def __init__(self, pair: Pair, like: Runner, weight: float) -> None:
-        self.tuned = Runner(pair, device=like.device, dtype=like.dtype, options=like.options, blockwise=like.blockwise)
+        self.tuned = Runner(pair, device=like.device, dtype=like.dtype, options=like.options, memory=like.memory)
         self.tuned.mix(1.0)
         self.weight = weight
 

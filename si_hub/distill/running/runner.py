@@ -1,6 +1,6 @@
 """Base and tuned model as one pipeline that runs: its weights are either's, or anything between them.
 
-Only one model is ever held in memory. What the denoiser is called with is recorded from the pipeline itself, so that
+At most one model is held in memory. What the denoiser is called with is recorded from the pipeline itself, so that
 every pipeline whose text goes in as `si_hub.training.encoding.TEXT` says can be run, UNet or transformer.
 """
 
@@ -17,16 +17,19 @@ from torch import Tensor, nn
 
 from si_hub.distill.pair.change import Change, ModuleKey, not_finite
 from si_hub.distill.pair.matching import Pair
-from si_hub.distill.pair.weights import widen
+from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.running.assembling import load_pipeline
-from si_hub.distill.running.blocks import Workplace, compute_by_blocks, is_large
+from si_hub.distill.running.blocks import Workplace, compute_by_blocks
 from si_hub.distill.running.states import States
+from si_hub.distill.running.stored import Read, Stored, mixture
 from si_hub.errors import BaseMismatch, CannotRun, UsageError
 from si_hub.training.encoding import MASKS, POOLED, encode_prompts, text_lengths
 from si_hub.tuner.injection import live_path
 from si_hub.tuner.kinds import kind_of
 from si_hub.words import option
 
+#: Numbers of a denoiser from which on it is computed block by block, unless it is said otherwise: XL and larger.
+LARGE_DENOISER = 10**9
 #: Arguments of a denoiser that are the same for every sample.
 SHARED = frozenset({"img_ids", "txt_ids", "img_shapes"})
 #: The texts of a denoiser that takes lists, one entry a sample, each of its own length (Z-Image).
@@ -42,11 +45,15 @@ class Runner:
         device: to run on.
         dtype: of the weights that are held. A CPU computes in float32 all the same, block by block.
         options: keywords for every call of the pipeline, such as ``height`` and ``guidance_scale``.
-        blockwise: whether models are computed block by block, as `si_hub.distill.running.blocks` has it; ``None`` does
-            so with denoisers that are large.
+        memory: ``all`` holds the model and what its layers keep; ``blocks`` computes block by block, as
+            `si_hub.distill.running.blocks` has it; ``files`` besides leaves the blocks' weights where they are until
+            their turn comes. ``auto`` does the first with denoisers that are not large, with others on a CPU the last.
 
     Attributes:
-        dtype, computed: of the weights that are held, and of what is computed.
+        dtype, computed: of the weights that are held, and of what is computed. A CPU that reads weights from their
+            files computes with all their digits and holds none of them: both are float32 then.
+        memory: what ``auto`` has become.
+        blockwise: whether models are computed block by block.
         pipeline: the pipeline; adapters may be loaded into it while the weights are the base's.
         listed: whether the denoiser takes lists of samples, whose tokens its layers then see in one row.
 
@@ -62,17 +69,19 @@ class Runner:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         options: Mapping[str, Any] | None = None,
-        blockwise: bool | None = None,
+        memory: str = "auto",
     ) -> None:
         self.pair = pair
-        self.pipeline = load_pipeline(pair.base, dtype) if pipeline is None else pipeline
-        place = _place(torch.device(device), dtype)
+        place = Workplace(torch.device(device))
+        memory = what_is_held(memory, pair.base, place.device)
+        if memory == "files" and place.device.type == "cpu":
+            dtype = torch.float32
+        place = _place(place.device, dtype)
         self.dtype, self.computed = dtype, place.dtype or dtype
-        if place.dtype:
-            blockwise = True
-        elif blockwise is None:
-            blockwise = is_large(getattr(self.pipeline, pair.base.denoiser))
-        if blockwise:
+        self.pipeline = load_pipeline(pair.base, dtype, stored=memory == "files") if pipeline is None else pipeline
+        self.memory = memory
+        self.blockwise = memory != "all" or place.dtype is not None
+        if self.blockwise:
             parts = self.pipeline.components.values()
             compute_by_blocks((part for part in parts if isinstance(part, nn.Module)), place)
         else:
@@ -87,7 +96,6 @@ class Runner:
         self._paths = {name: dict(model.named_modules()) for name, model in self._models().items()}
         for model in self._models().values():
             model.requires_grad_(False).eval()
-        self.blockwise = blockwise
         # What is no block's may have room for all digits now, which it was loaded without.
         self.share = math.nan if place.dtype else 0.0
         self.mix(0.0)
@@ -127,7 +135,7 @@ class Runner:
         """Give the pipeline the base's weights (0), the tuned model's (1), or ``share`` of the way between.
 
         Raises:
-            NotFinite: one of the two models has NaN or infinity.
+            NotFinite: one of the two models has NaN or infinity; where weights stay in their files, when they are read.
         """
         if share == self.share:
             return
@@ -136,11 +144,11 @@ class Runner:
         for change in self.pair.changes:
             for leaf, sides in (("weight", change.weight), ("bias", change.bias)):
                 if sides:
-                    base, tuned = widen(sides[0]), widen(sides[1])
-                    mixed = tuned if share == 1.0 else torch.lerp(base, tuned, share)
-                    if not mixed.isfinite().all():
-                        raise not_finite(change.name)
-                    self._parameter(change, leaf).copy_(mixed)
+                    parameter, read = self._parameter(change, leaf), mixture(*sides, share)
+                    if isinstance(parameter, Stored):
+                        parameter.read = _checked_once(read, change)
+                    else:
+                        parameter.copy_(_finite(read(torch.device("cpu")), change))
         self.share = share
 
     def _parameter(self, change: Change, leaf: str) -> Tensor:
@@ -202,6 +210,38 @@ class Runner:
         predicted: Tensor = torch.stack(found) if self.listed else found
         scale = states.scale if scale is None else scale
         return predicted.float() * scale.to(predicted.device).view(-1, *[1] * (predicted.ndim - 1))
+
+
+def what_is_held(memory: str, base: ModelOnDisk, device: torch.device) -> str:
+    """What ``auto`` becomes for a base on a device, as `Runner` has it; anything else is what it is."""
+    if memory != "auto":
+        return memory
+    if sum(weight.count for weight in base.components[base.denoiser].values()) <= LARGE_DENOISER:
+        return "all"
+    return "files" if device.type == "cpu" else "blocks"
+
+
+def _finite(values: Tensor, change: Change) -> Tensor:
+    """The values of a change's weight or bias; NotFinite where they are not."""
+    # float8 cannot be asked.
+    if not (values if values.itemsize > 1 else values.float()).isfinite().all():
+        raise not_finite(change.name)
+    return values
+
+
+def _checked_once(read: Read, change: Change) -> Read:
+    """The same, looking at the values the first time."""
+    looked = False
+
+    def checked(device: torch.device) -> Tensor:
+        nonlocal looked
+        values = read(device)
+        if not looked:
+            _finite(values, change)
+            looked = True
+        return values
+
+    return checked
 
 
 def _is_truly_guided(pipeline: Any) -> bool:

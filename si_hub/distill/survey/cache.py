@@ -33,7 +33,7 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
     crew = processes(request.device)
     runner = Runner(
         pair, pipeline, device=crew.device, dtype=dtype_of(settings.precision), options=options,
-        blockwise=settings.blockwise,
+        memory=settings.memory,
     )  # fmt: skip
     given, held_out, source = prompts.choose_prompts(
         request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed

@@ -32,12 +32,12 @@ def test_a_mixed_batch_can_be_cut_anywhere() -> None:
     assert cut == {0: [2.0], 1: [10.0, 11.0]}
 
 
-@pytest.mark.parametrize("again", ["blocks", "checkpoints"])
+@pytest.mark.parametrize("again", ["blocks", "files", "checkpoints"])
 def test_what_is_computed_again_on_the_way_back_is_computed_with_its_own_branch(again: str, tmp_path: Path) -> None:
     adapter = file_format.read(join_styles(tmp_path))
     names, found = adapter.branches[:2], []
     for anew in (False, True):
-        runner = Runner(open_pair(INK), blockwise=anew and again == "blocks")
+        runner = Runner(open_pair(INK), memory=again if anew and again != "checkpoints" else "all")
         where = states(runner, 2)
         student = Student(runner, adapter.components, adapter.branches)
         branches: list[Any] = [

@@ -19,7 +19,9 @@ from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import open_base
 from si_hub.distill.running.assembling import asked_prediction, load_pipeline, why_not
 from si_hub.distill.running.releases import RELEASES, Release
+from si_hub.distill.running.stored import Stored
 from si_hub.errors import BaseMismatch, CannotRun, MissingFile, UsageError
+from tests.distill import families
 from tests.distill.singles import miniature_file
 from tests.miniature import BASE, INK, PROMPTS, copy_base, tune_attentions
 
@@ -76,6 +78,39 @@ def test_a_shipped_release_needs_no_folder(single: Path, monkeypatch: pytest.Mon
     assert pipeline.unet.config.sample_size == 16
     theirs = DiffusionPipeline.from_pretrained(BASE, safety_checker=None, dtype=torch.float16)
     _same(pipeline, theirs)
+
+
+def test_what_stays_in_its_file_is_asked_what_it_predicts_all_the_same(
+    single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for asked in (False, True):
+        monkeypatch.setitem(RELEASES, "custom", replace(_shrunk(), asks=asked))
+        model = open_base(single, [INK], BASE)
+        model.configuration = None
+        model.architecture = replace(model.architecture, name="custom")
+        monkeypatch.setattr("si_hub.distill.running.assembling.asked_prediction", lambda denoiser: _held(denoiser))
+        pipeline = load_pipeline(model, stored=True)
+        assert any(isinstance(one, Stored) for one in pipeline.unet.parameters())
+        found.append(model.prediction_type)
+    assert found == ["epsilon", "v_prediction"]
+
+
+def _held(denoiser: Any) -> str:
+    assert not any(isinstance(one, Stored) for one in denoiser.parameters())
+    return "v_prediction"
+
+
+def test_what_float16_is_not_enough_for_is_held_in_float32(tmp_path: Path) -> None:
+    folder = families.sd3(tmp_path / "base")
+    for stored in (False, True):
+        pipeline = load_pipeline(open_model(folder), torch.float16, stored=stored)
+        found = {
+            name: one.dtype for name, one in pipeline.text_encoder_3.named_parameters() if one.dtype != torch.float16
+        }
+        assert found
+        assert all(".wo." in name and kind == torch.float32 for name, kind in found.items())
+        assert any(isinstance(one, Stored) for one in pipeline.transformer.parameters()) is stored
 
 
 def test_a_single_file_base_makes_the_adapter_that_its_folder_makes(single: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ Seen = dict[ModuleKey, tuple[Tensor, Tensor]]
 
 @pytest.fixture(scope="module")
 def runners() -> list[Runner]:
-    return [Runner(open_pair(INK), blockwise=blockwise) for blockwise in (False, True)]
+    return [Runner(open_pair(INK), memory=memory) for memory in ("all", "blocks")]
 
 
 def _observed(runner: Runner, where: Any, probes: int = 2) -> tuple[Tensor, Seen, int]:
@@ -87,7 +87,7 @@ def test_blocks_are_what_the_libraries_do_not_split(runners: list[Runner]) -> No
 def test_a_pipeline_that_two_runners_share_is_changed_once(runners: list[Runner]) -> None:
     runner = runners[1]
     forwards = [block.forward for block in innermost_blocks(runner.denoiser)]
-    Runner(runner.pair, runner.pipeline, blockwise=True)
+    Runner(runner.pair, runner.pipeline, memory="blocks")
     assert [block.forward for block in innermost_blocks(runner.denoiser)] == forwards
 
 

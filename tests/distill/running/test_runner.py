@@ -14,10 +14,13 @@ from si_hub.distill import open_model
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.running.assembling import why_not
-from si_hub.distill.running.runner import Runner
+from si_hub.distill.running.blocks import inside_blocks
+from si_hub.distill.running.runner import Runner, what_is_held
+from si_hub.distill.running.stored import Stored
 from si_hub.distill.running.trajectory import trajectories
 from si_hub.errors import CannotRun, NotFinite
 from tests.distill import families, masked
+from tests.distill.running.sampled import states
 from tests.miniature import BASE, INK, open_pair
 
 # diffusers' Euler schedulers hand a tensor to numpy in a way that numpy 2 warns of.
@@ -67,6 +70,26 @@ def test_every_family_is_computed_in_float32_where_a_cpu_holds_half_precision(fa
         assert torch.equal(held(walked[-1]), same(walked[-1]))
 
 
+def test_every_family_computes_from_its_files_what_it_computes_from_memory(family: Runner) -> None:
+    """Base, tuned model and the middle of both, bit by bit; and next to nothing of the model is held."""
+    stored = Runner(family.pair, options=family.options, memory="files")
+    where = trajectories(family, ["a b", "c"], [1, 2], steps=2)[-1]
+    with torch.no_grad():
+        for share in (1.0, 0.5, 0.0):
+            found = []
+            for runner in (stored, family):
+                runner.mix(share)
+                found.append(runner(where))
+            assert torch.equal(*found), share
+    # The Qwen2.5-VL that its library renames as it loads it is held.
+    renamed = {"text_encoder"} if type(family.denoiser).__name__.startswith("Qwen") else set()
+    for name in family.pair.base.components.keys() - renamed:
+        model = getattr(stored.pipeline, name)
+        inside = inside_blocks(model)
+        assert inside, name
+        assert all(isinstance(one, Stored) is (id(one) in inside) for one in model.parameters()), name
+
+
 def test_mixing_gives_the_weights_of_either_model_and_of_the_middle(ink: Runner) -> None:
     base = DiffusionPipeline.from_pretrained(BASE, safety_checker=None)
     tuned = unfold(INK)
@@ -96,6 +119,36 @@ def test_a_damaged_weight_is_named_and_leaves_no_mixture_behind(tmp_path: Path) 
         runner.pair.changes.remove(change)
     runner.mix(0.0)
     assert all(torch.equal(value, before[name]) for name, value in runner.pipeline.unet.named_parameters())
+
+
+def test_a_damaged_weight_in_a_file_is_named_when_it_is_read(tmp_path: Path) -> None:
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["mid_block.attentions.0.transformer_blocks.0.ff.net.2.weight"][0, 0] = float("nan")
+
+    runner = Runner(open_pair(families.edited(BASE, tmp_path / "tuned", "unet", damage)), memory="files")
+    where = states(Runner(open_pair(INK)))
+    for share in (1.0, 0.5):
+        runner.mix(share)
+        with pytest.raises(NotFinite, match=r"unet\.mid_block\.attentions\.0\.transformer_blocks\.0\.ff\.net\.2"):
+            runner(where)
+    runner.mix(0.0)
+    assert runner(where).isfinite().all()
+
+
+def test_what_is_held_goes_by_size_and_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = open_pair(INK)
+    numbers = sum(weight.count for weight in pair.base.components["unet"].values())
+    for large, expected in ((0, ["all", "all"]), (1, ["files", "blocks"])):
+        monkeypatch.setattr("si_hub.distill.running.runner.LARGE_DENOISER", numbers - large)
+        assert [what_is_held("auto", pair.base, torch.device(name)) for name in ("cpu", "cuda")] == expected
+        assert what_is_held("blocks", pair.base, torch.device("cpu")) == "blocks"
+    found = Runner(pair)
+    assert (found.memory, found.blockwise) == ("files", True)
+
+
+def test_half_precision_rounds_nothing_that_is_read_from_files() -> None:
+    held = Runner(open_pair(INK), dtype=torch.bfloat16, memory="files")
+    assert (held.dtype, held.computed) == (torch.float32, torch.float32)
 
 
 def test_a_prediction_is_the_unet_s_times_what_makes_it_noise(ink: Runner) -> None:
