@@ -21,9 +21,6 @@ from si_hub.distill.survey.moments import Root
 #: Numbers of directions that are tried.
 DIRECTIONS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
-#: Channels that are looked at at once.
-_ROWS = 256
-
 
 @dataclass(frozen=True, slots=True)
 class Cores:
@@ -75,19 +72,25 @@ def fit_cores(rows: Tensor, weights: Tensor, into: Root, kernel: tuple[int, ...]
     """
     taps = math.prod(kernel)
     width = rows.shape[1] // taps
-    felt = into.times(rows)
-    lengths = felt.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-    seen = (rows * (weights.to(rows).sqrt() / lengths)[:, None]).reshape(len(rows), width, taps)
-    factor = _factor(into, width, taps, rows)
-    spread = factor.T @ seen.transpose(0, 1).reshape(width, -1).double()
+    lengths = into.times(rows).norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny).double()
+    seen = rows.double() * (weights.to(rows).double().sqrt() / lengths)[:, None]
+    diagonal, low = (one.reshape(width, taps, *one.shape[1:]) for one in into.summands())
+    factor = _factor(diagonal[:, taps // 2], low[:, taps // 2])
+    spread = factor.T @ seen.reshape(len(rows), width, taps).transpose(0, 1).reshape(width, -1)
     leading = torch.linalg.svd(spread, full_matrices=False).U[:, : max(DIRECTIONS)]
     count = leading.shape[1]
-    inputs = torch.linalg.solve_triangular(factor.T, leading, upper=True).T.to(rows)
+    inputs = torch.linalg.solve_triangular(factor.T, leading, upper=True).T
     inputs = inputs / inputs.norm(dim=1, keepdim=True)
-    # In the order of directions, so that fewer of them are a leading block.
-    tapped = torch.einsum("qi,kl->qkil", inputs, torch.eye(taps).to(inputs)).reshape(count * taps, width * taps)
-    basis, upper = torch.linalg.qr(into.times(tapped).T.double())
-    along = basis.T @ felt.T.double()
+    # The moments of what the taps of the directions see, and of those with what the rows see; in the order of
+    # directions, so that fewer of them are a leading block.
+    reached = torch.einsum("qi,itc->qtc", inputs, low).flatten(0, 1)
+    own = torch.einsum("qi,it,pi->qpt", inputs, diagonal, inputs)
+    gram = reached @ reached.T + torch.diag_embed(own).transpose(1, 2).reshape(count * taps, count * taps)
+    wide = rows.double().reshape(len(rows), width, taps)
+    with_rows = torch.einsum("qi,it,nit->qtn", inputs, diagonal, wide).flatten(0, 1)
+    with_rows += reached @ (rows.double() @ low.flatten(0, 1)).T
+    upper = torch.linalg.cholesky(gram, upper=True)
+    along = torch.linalg.solve_triangular(upper.T, with_rows, upper=False)
     cores, kept = {}, {}
     for directions in DIRECTIONS:
         if directions > count or directions == width:
@@ -96,23 +99,14 @@ def fit_cores(rows: Tensor, weights: Tensor, into: Root, kernel: tuple[int, ...]
         part = along[:block]
         solved = torch.linalg.solve_triangular(upper[:block, :block], part, upper=True)
         cores[directions] = solved.T.float().reshape(len(rows), directions, *kernel).contiguous()
-        kept[directions] = (part.square().sum(0) / lengths.double().square()).clamp(max=1.0).float()
+        kept[directions] = (part.square().sum(0) / lengths.square()).clamp(max=1.0).float()
     return Cores(inputs.float().contiguous(), cores, kept)
 
 
-def _factor(into: Root, width: int, taps: int, like: Tensor) -> Tensor:
-    """Cholesky's factor of the channels' own moment, where the kernel's middle lies; float64."""
-    seen = torch.cat([into.times(_middles(range(first, min(first + _ROWS, width)), width, taps, like))
-                      for first in range(0, width, _ROWS)])  # fmt: skip
-    moment = (seen @ seen.T).double()
+def _factor(diagonal: Tensor, low: Tensor) -> Tensor:
+    """Cholesky's factor of the channels' own moment, where the kernel's middle lies."""
+    moment = low @ low.T
+    moment.diagonal().add_(diagonal)
     moment.diagonal().add_(1e-6 * moment.diagonal().mean())
     factor: Tensor = torch.linalg.cholesky(moment)
     return factor
-
-
-def _middles(channels: range, width: int, taps: int, like: Tensor) -> Tensor:
-    """Unfolded inputs of which one channel is 1, where the kernel's middle lies, ``[channels, width · taps]``."""
-    found = torch.zeros(len(channels), width * taps, device=like.device)
-    places = torch.arange(len(channels), device=like.device)
-    found[places, (places + channels.start) * taps + taps // 2] = 1.0
-    return found

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from si_hub.distill.pair.change import Change, ModuleKey
 from si_hub.distill.survey.cores import Cores, fit_cores
 from si_hub.distill.survey.lowrank import balance, singular
-from si_hub.distill.survey.moments import Moment, dense_limit, moment
+from si_hub.distill.survey.moments import Moment, Root, dense_limit, moment
 from si_hub.tuner.kinds import kind_of
 
 #: Positions of a sample that count into the moments of a layer, at most.
@@ -116,6 +116,48 @@ def _thin(rows: Tensor) -> Tensor:
     return rows[:, torch.linspace(0, positions - 1, POSITIONS, device=rows.device).long()]
 
 
+@dataclass(frozen=True, slots=True)
+class Felt:
+    """``L_outᵀ Δ L_in``: a matrix whose singular values are what is felt, formed only as far as its roots are.
+
+    Attributes:
+        matrix: Δ, times the roots that are formed.
+        into, out: the other roots.
+    """
+
+    matrix: Tensor
+    into: Root | None
+    out: Root | None
+
+    @classmethod
+    def of(cls, delta: Tensor, into: Root, out: Root) -> Felt:
+        matrix = into.times(delta) if into.formed else delta
+        matrix = out.times(matrix.T).T if out.formed else matrix
+        return cls(matrix, None if into.formed else into, None if out.formed else out)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.matrix.shape)
+
+    @property
+    def device(self) -> torch.device:
+        return self.matrix.device
+
+    @property
+    def T(self) -> Felt:  # noqa: N802 - the name that torch has for it
+        return Felt(self.matrix.T, self.out, self.into)
+
+    def __matmul__(self, columns: Tensor) -> Tensor:
+        inner = columns if self.into is None else self.into.times_turned(columns.T).T
+        found = self.matrix @ inner
+        return found if self.out is None else self.out.times(found.T).T
+
+    def form(self) -> Tensor:
+        """The matrix itself."""
+        matrix = self.matrix if self.into is None else self.into.times(self.matrix)
+        return matrix if self.out is None else self.out.times(matrix.T).T
+
+
 def pieces(
     delta: Tensor, inputs: Moment, outputs: Moment, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Cores | None]:
@@ -131,8 +173,8 @@ def pieces(
         ``down [count, in · kernel]``, ``up [out, count]``, and cores where there is a kernel to be small.
     """
     into, out = inputs.root(), outputs.root()
-    matrix = out.times(into.times(delta.flatten(1).float()).T).T
-    left, sigma, right = singular(matrix, count, generator=generator)
+    felt = Felt.of(delta.flatten(1).float(), into, out)
+    left, sigma, right = singular(felt, count, generator=generator)
     down, up = balance(into.over(right), out.over(left.T).T * sigma)
     kernel = tuple(delta.shape[2:])
     cores = fit_cores(down, sigma.square(), into, kernel) if math.prod(kernel) > 1 else None

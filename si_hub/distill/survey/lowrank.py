@@ -7,12 +7,32 @@ Nothing is clamped, and both factors carry √σ, so that neither loses precisio
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 #: Subspace iterations: with 4 the residual is within 1.001 of the optimum even where the spectrum is flat.
 POWER = 4
 #: Directions sketched beyond the rank.
 OVERSAMPLING = 16
+
+
+class Product(Protocol):
+    """A matrix that can be multiplied with, and need not be formed for that."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def T(self) -> Product: ...  # noqa: N802 - the name that torch has for it
+
+    def __matmul__(self, columns: torch.Tensor, /) -> torch.Tensor: ...
+
+    def form(self) -> torch.Tensor:
+        """The matrix itself."""
 
 
 def truncate(
@@ -35,14 +55,14 @@ def truncate(
 
 
 def singular(
-    matrix: torch.Tensor, rank: int, *, generator: torch.Generator | None = None
+    matrix: torch.Tensor | Product, rank: int, *, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The leading singular triplets of ``matrix [m, n]``: ``[m, rank]``, ``[rank]`` descending, ``[rank, n]``."""
     rows, columns = matrix.shape
     rank = min(rank, rows, columns)
     width = rank + OVERSAMPLING
     if min(rows, columns) <= 2 * width:
-        left, sigma, right = _exact(matrix)
+        left, sigma, right = _exact(matrix if isinstance(matrix, torch.Tensor) else matrix.form())
     elif rows < columns:
         right_t, sigma, left_t = _sketch_triplets(matrix.T, width, generator)
         left, right = left_t.T, right_t.T
@@ -79,7 +99,7 @@ def _exact(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def _sketch_triplets(
-    matrix: torch.Tensor, width: int, generator: torch.Generator | None
+    matrix: torch.Tensor | Product, width: int, generator: torch.Generator | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The leading ``width`` triplets of a tall or square matrix."""
     device = None if generator is None else generator.device
@@ -88,5 +108,5 @@ def _sketch_triplets(
     for _ in range(POWER):
         basis = torch.linalg.qr(matrix.T @ basis).Q
         basis = torch.linalg.qr(matrix @ basis).Q
-    left, sigma, right = _exact(basis.T @ matrix)
+    left, sigma, right = _exact((matrix.T @ basis).T)
     return basis @ left, sigma, right

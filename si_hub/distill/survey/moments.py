@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -19,16 +19,30 @@ from torch import Tensor
 DAMPING = 1e-2
 #: Columns of a sketch.
 SKETCH = 256
+#: Squared singular values, of the largest, that are rounding.
+_ROUNDING = 1e-10
 
 
 class Root(Protocol):
-    """A square L with L Lᵀ = the moment, never formed where the moment is not."""
+    """A square L with L Lᵀ = the moment, never formed where the moment is not.
+
+    Attributes:
+        formed: whether L is there as a matrix.
+    """
+
+    formed: ClassVar[bool]
 
     def times(self, rows: Tensor) -> Tensor:
         """``rows [n, width]`` times L."""
 
+    def times_turned(self, rows: Tensor) -> Tensor:
+        """``rows [n, width]`` times Lᵀ."""
+
     def over(self, rows: Tensor) -> Tensor:
         """``rows [n, width]`` times L⁻¹."""
+
+    def summands(self) -> tuple[Tensor, Tensor]:
+        """``d [width]`` and ``F [width, some]``, float64, with L Lᵀ = diag(d) + F Fᵀ."""
 
 
 class Moment(Protocol):
@@ -88,13 +102,10 @@ class Sketched:
     def root(self, damping: float = DAMPING) -> Root:
         count = self.tensors["count"].clamp(min=1)
         diagonal, product = self.tensors["diagonal"].double() / count, self.tensors["product"].double() / count
-        vectors, values = _nystrom(product, _test(*product.shape).to(product))
-        explained = (vectors.square() * values).sum(1)
-        rest = (diagonal - explained).clamp(min=0.0) + _ridge(diagonal, damping)
-        outer = vectors * values.sqrt() / rest.sqrt()[:, None]
-        directions, lengths, _ = torch.linalg.svd(outer, full_matrices=False)
-        stretch = (1.0 + lengths.square()).sqrt()
-        return _Split(rest.sqrt().float(), directions.float(), stretch.float())
+        factor = _nystrom(product, _test(*product.shape).to(product))
+        rest = (diagonal - factor.square().sum(1)).clamp(min=0.0) + _ridge(diagonal, damping)
+        directions, lengths = _principal(factor / rest.sqrt()[:, None])
+        return _Split(rest.sqrt().float(), directions.float(), (1.0 + lengths.square()).sqrt().float())
 
 
 @cache
@@ -108,28 +119,44 @@ def _ridge(diagonal: Tensor, damping: float) -> float:
     return damping * float(diagonal.mean()) or 1.0
 
 
-def _nystrom(product: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvectors ``[width, columns]`` and values of a positive matrix M, from ``M test``."""
+def _nystrom(product: Tensor, test: Tensor) -> Tensor:
+    """F ``[width, columns]`` with F Fᵀ near to a positive matrix M, from ``M test``; float64."""
     shift = 1e-7 * float(product.norm()) or 1.0
     shifted = product + shift * test
     core = test.T @ shifted
     half = torch.linalg.cholesky((core + core.T) / 2)
-    vectors, scales, _ = torch.linalg.svd(torch.linalg.solve_triangular(half, shifted.T, upper=False).T, False)
-    return vectors, (scales.square() - shift).clamp(min=0.0)
+    directions, scales = _principal(torch.linalg.solve_triangular(half, shifted.T, upper=False).T)
+    return directions * (scales.square() - shift).clamp(min=0.0).sqrt()
+
+
+def _principal(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """Left singular vectors ``[width, some]`` and values of a tall matrix; those that are rounding are left out."""
+    values, vectors = torch.linalg.eigh(factor.T @ factor)
+    kept = values > _ROUNDING * values[-1]
+    lengths = values[kept].sqrt()
+    return factor @ vectors[:, kept] / lengths, lengths
 
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
-    """L and its inverse."""
+    """L, which is symmetric, and its inverse."""
 
     matrix: Tensor
     inverse: Tensor
+    formed: ClassVar[bool] = True
 
     def times(self, rows: Tensor) -> Tensor:
         return rows @ self.matrix
 
+    def times_turned(self, rows: Tensor) -> Tensor:
+        return rows @ self.matrix
+
     def over(self, rows: Tensor) -> Tensor:
         return rows @ self.inverse
+
+    def summands(self) -> tuple[Tensor, Tensor]:
+        wide = self.matrix.double()
+        return wide.new_zeros(len(wide)), wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +166,24 @@ class _Split:
     diagonal: Tensor
     directions: Tensor
     stretch: Tensor
+    formed: ClassVar[bool] = False
 
     def times(self, rows: Tensor) -> Tensor:
         return self._stretch_rows(rows * self.diagonal, self.stretch - 1.0)
 
+    def times_turned(self, rows: Tensor) -> Tensor:
+        return self._stretch_rows(rows, self.stretch - 1.0) * self.diagonal
+
     def over(self, rows: Tensor) -> Tensor:
         return self._stretch_rows(rows, 1.0 / self.stretch - 1.0) / self.diagonal
 
+    def summands(self) -> tuple[Tensor, Tensor]:
+        wide = self.diagonal.double()
+        factor = self.directions.double() * (self.stretch.double().square() - 1.0).sqrt()
+        return wide.square(), wide[:, None] * factor
+
     def _stretch_rows(self, rows: Tensor, by: Tensor) -> Tensor:
-        return rows + ((rows @ self.directions) * by) @ self.directions.T
+        return torch.addmm(rows, (rows @ self.directions) * by, self.directions.T)
 
 
 def dense_limit(widths: Iterable[int], room: int) -> int:

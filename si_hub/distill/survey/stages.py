@@ -38,7 +38,7 @@ from si_hub.work.processes import Processes
 from si_hub.work.seeds import seed_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
-VERSION = 7
+VERSION = 8
 #: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
 #: there are small as noise, and decide what a picture shows.
 EVEN = 0.3

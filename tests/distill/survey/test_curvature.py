@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
 from si_hub.distill.pair.change import Change
-from si_hub.distill.survey.curvature import POSITIONS, Curvature, pieces, unfold_inputs
-from si_hub.distill.survey.moments import Dense
+from si_hub.distill.survey.curvature import POSITIONS, Curvature, Felt, pieces, unfold_inputs
+from si_hub.distill.survey.moments import Dense, Sketched
 
 CPU = torch.device("cpu")
 
@@ -67,6 +69,37 @@ def test_the_leading_pieces_leave_least_of_what_is_felt() -> None:
     plain = torch.linalg.svd(delta.double())
     truncated = plain.U[:, :3] @ plain.S[:3].diag() @ plain.Vh[:3]
     assert float((roots[1].T @ (delta.double() - truncated) @ roots[0]).square().sum()) > float(felt.square().sum())
+
+
+KINDS: dict[str, Callable[[int], Dense | Sketched]] = {
+    "whole": lambda width: Dense(width, CPU), "sketched": lambda width: Sketched(width, CPU, columns=16),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kinds", [("sketched", "whole"), ("whole", "sketched"), ("sketched", "sketched")])
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60), (30, 90)])
+def test_pieces_are_the_same_whether_their_roots_are_formed_or_not(
+    kinds: tuple[str, str], shape: tuple[int, int]
+) -> None:
+    torch.manual_seed(2)
+    out, width = shape
+    delta = torch.randn(out, 8) @ torch.randn(8, width) + 0.1 * torch.randn(out, width)
+    held = [KINDS[kind](size) for kind, size in zip(kinds, (width, out), strict=True)]
+    held[0].add(torch.randn(400, 6) @ torch.randn(6, width) + 0.3 * torch.randn(400, width))
+    held[1].add(torch.randn(400, 6) @ torch.randn(6, out) + 0.3 * torch.randn(400, out))
+    roots = [one.root() for one in held]
+    into, outer = (root.times(torch.eye(size)).double() for root, size in zip(roots, (width, out), strict=True))
+    whole = outer.T @ delta.double() @ into
+    found = Felt.of(delta, *roots)
+    columns = torch.randn(width, 3)
+    tolerance = 1e-5 * float(whole.norm())
+    assert tuple(found.shape) == (out, width)
+    assert torch.allclose(found.form().double(), whole, atol=tolerance)
+    assert torch.allclose((found @ columns).double(), whole @ columns.double(), atol=tolerance)
+    assert torch.allclose((found.T @ torch.eye(out)).double(), whole.T, atol=tolerance)
+    down, up, _ = pieces(delta, held[0], held[1], 4, torch.Generator().manual_seed(0))
+    rest = outer.T @ (delta.double() - up.double() @ down.double()) @ into
+    assert float(rest.square().sum()) == pytest.approx(float(torch.linalg.svdvals(whole)[4:].square().sum()), rel=2e-3)
 
 
 def test_observed_moments_are_those_of_inputs_and_gradients() -> None:

@@ -63,6 +63,26 @@ def test_over_undoes_times(held: Moment) -> None:
     assert torch.allclose(root.over(root.times(some)), some, atol=1e-3)
 
 
+@pytest.mark.parametrize("held", [Dense(40, CPU), Sketched(40, CPU, columns=12)], ids=["whole", "sketched"])
+def test_a_root_is_the_same_matrix_whatever_is_asked_of_it(held: Moment) -> None:
+    held.add(rows_of(40, 300, 8, seed=4))
+    root = held.root()
+    matrix = root.times(torch.eye(40)).double()
+    assert torch.allclose(root.times_turned(torch.eye(40)).double(), matrix.T, atol=1e-5)
+    diagonal, factor = root.summands()
+    assert (diagonal.dtype, factor.dtype) == (torch.float64, torch.float64)
+    assert torch.allclose(diagonal.diag() + factor @ factor.T, matrix @ matrix.T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sketch_of_less_than_it_has_room_for_is_exact() -> None:
+    """Three directions and 24 columns: what is left of the others is rounding, and no direction."""
+    rows = torch.randn(200, 3, generator=torch.Generator().manual_seed(5)) @ torch.eye(3, 60)
+    held = Sketched(60, CPU, columns=24)
+    held.add(rows)
+    assert torch.allclose(square(held, 60), damped(rows), rtol=1e-4, atol=1e-5)
+    assert held.root().summands()[1].shape[1] <= 24
+
+
 @pytest.mark.parametrize("kind", [Dense, Sketched])
 def test_sums_of_two_runs_are_the_sum_of_all_rows(kind: type[Dense | Sketched]) -> None:
     rows = rows_of(32, 120, 4)
