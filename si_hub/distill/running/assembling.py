@@ -8,13 +8,13 @@ nothing is written; or the weights of its blocks stay in the file (`stored`), an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from si_hub.architectures.bases import BY_NAME
-from si_hub.architectures.folder import COMPONENT, class_name_of, frozen_path, read_object
+from si_hub.architectures.folder import COMPONENT, frozen_path, read_object
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.weights import Weight
 from si_hub.distill.running.releases import RELEASES, Release
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 _INDEX = "model_index.json"
+#: Whose models can be made from their configuration.
+_LIBRARIES = ("diffusers", "transformers")
 #: Above this correlation with the noise that it is given, a denoiser predicts noise.
 _ALIKE = 0.5
 
@@ -107,6 +109,7 @@ def _held(model: ModelOnDisk) -> dict[str, dict[str, Weight]]:
 def _of_folder(model: ModelOnDisk, dtype: torch.dtype, *, stored: bool) -> Any:
     """The pipeline of a folder; what a single file holds is that file's."""
     from diffusers import DiffusionPipeline
+    from torch import nn
 
     folder = model.configuration or model.path
     given: dict[str, Any] = {"safety_checker": None} if "safety_checker" in read_object(folder / _INDEX) else {}
@@ -118,22 +121,38 @@ def _of_folder(model: ModelOnDisk, dtype: torch.dtype, *, stored: bool) -> Any:
                 given[name] = _filled(model, name, module, weights, dtype, stored=stored)
     elif stored:
         for name, weights in model.components.items():
-            # What the libraries rename as they load it, they load.
-            with suppress(CannotRun, BaseMismatch):
-                given[name] = _filled(
-                    model, name, _from_config(folder / name, parts[name]), weights, dtype, stored=True
-                )
-    return DiffusionPipeline.from_pretrained(
-        str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False, **given
-    )
+            if parts.get(name, [None])[0] in _LIBRARIES:
+                module = _from_config(folder / name, parts[name])
+                # What its library renames as it loads it, the library loads.
+                if not _is_renamed(module, weights):
+                    given[name] = _filled(model, name, module, weights, dtype, stored=True)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False, **given
+        )
+    except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
+        raise CannotRun(
+            f"cannot be loaded by diffusers: {str(error).splitlines()[0]}", file=folder, hint=_way_out(model)
+        ) from error
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module):
+            _check_filled(model, name, part)
+    return pipeline
+
+
+def _is_renamed(module: nn.Module, weights: Mapping[str, Weight]) -> bool:
+    """Whether a file has names that a module lacks, and the module names that the file lacks."""
+    class_name = type(module).__name__
+    own = {frozen_path(name, class_name) for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    return bool(own - weights.keys()) and bool(weights.keys() - own)
 
 
 def _from_config(folder: Path, entry: list[Any]) -> nn.Module:
     """A component by its folder's configuration, without memory."""
-    if entry[0] not in {"diffusers", "transformers"} or not (folder / "config.json").is_file():
+    if entry[0] not in _LIBRARIES or not (folder / "config.json").is_file():
         raise CannotRun("is no component that can be made from its configuration", file=folder, found=entry[0])
     config = read_object(folder / "config.json")
-    return empty_model(entry[0], class_name_of(config) or str(entry[1]), config)
+    return empty_model(entry[0], str(entry[1]), config)
 
 
 def empty_model(library: str, class_name: str, config: Mapping[str, Any]) -> nn.Module:
@@ -162,11 +181,12 @@ def _of_release(model: ModelOnDisk, release: Release, dtype: torch.dtype, *, sto
         empty = empty_model(part.library, part.class_name, part.config)
         return _filled(model, name, empty, held[name], dtype, stored=stored)
 
-    if model.prediction_type is None:
-        asked = release.asks
-        model.prediction_type = asked_prediction(make(model.denoiser, stored=False)) if asked else "epsilon"
     parts: dict[str, Any] = {name: make(name, stored=stored) for name in release.models}
     denoiser = parts[model.denoiser]
+    if model.prediction_type is None:
+        asked = make(model.denoiser, stored=False) if stored and release.asks else denoiser
+        model.prediction_type = asked_prediction(asked) if release.asks else "epsilon"
+        del asked
     prediction = model.prediction_type
     denoiser.register_to_config(sample_size=release.sides[prediction == "v_prediction"])
     name, config = release.schedule(prediction, model.ignored)
@@ -194,8 +214,10 @@ def _filled(
     from si_hub.distill.running.stored import Stored
 
     owners = dict(module.named_modules())
-    left = inside_blocks(module) if stored else set()
-    for name, empty in list(module.named_parameters()):
+    # Pipelines widen their autoencoders now and then, which is small.
+    left = inside_blocks(module) if stored and component != "vae" else set()
+    tensors = chain(module.named_parameters(), ((name, one) for name, one in module.named_buffers() if one.ndim))
+    for name, empty in list(tensors):
         weight = weights.get(frozen_path(name, type(module).__name__))
         if weight is None:
             continue
@@ -203,32 +225,52 @@ def _filled(
             raise BaseMismatch(
                 "has a weight of another shape than its configuration says", file=model.path,
                 key=f"{component}.{name}", expected=list(empty.shape), found=list(weight.shape),
-                hint=f"Name the configuration of this very model with {option('config')}.",
+                hint=_whose_configuration(model),
             )  # fmt: skip
         owner, _, leaf = name.rpartition(".")
         own = _dtype_in(module, name, dtype)
+        if id(empty) in left and isinstance(empty, nn.Parameter):
+            setattr(owners[owner], leaf, Stored.of(weight, own))
+            continue
+        held = weight.torch().to(own).contiguous()
         setattr(
-            owners[owner], leaf, Stored.of(weight, own) if id(empty) in left
-            else nn.Parameter(weight.torch().to(own).contiguous(), requires_grad=False),
+            owners[owner], leaf,
+            nn.Parameter(held, requires_grad=False) if isinstance(empty, nn.Parameter) else held,
         )  # fmt: skip
     tie: Any = getattr(module, "tie_weights", None)
     if tie is not None:
         tie()
+    _check_filled(model, component, module)
+    return module.eval()
+
+
+def _check_filled(model: ModelOnDisk, component: str, module: nn.Module) -> None:
+    """Raise BaseMismatch where a parameter has got no weight."""
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
             raise BaseMismatch(
                 "lacks a weight that its configuration names", file=model.path, key=f"{component}.{name}",
-                hint=f"Name the configuration of this very model with {option('config')}.",
+                hint=_whose_configuration(model),
             )  # fmt: skip
-    return module.eval()
+
+
+def _whose_configuration(model: ModelOnDisk) -> str:
+    if model.layout == "folder":
+        return "Take another copy of the folder."
+    return f"Name the configuration of this very model with {option('config')}."
 
 
 def _dtype_in(module: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
-    """What a parameter is held in: float32 where its library says that float16 is not enough for it."""
+    """What a parameter is held in: float32 where its library says that less is not enough for it."""
     import torch
 
-    exact = set(getattr(module, "_keep_in_fp32_modules", None) or ())
-    return torch.float32 if dtype == torch.float16 and not exact.isdisjoint(name.split(".")) else dtype
+    if dtype.itemsize >= torch.float32.itemsize:
+        return dtype
+    exact = set(getattr(module, "_keep_in_fp32_modules_strict", None) or ())
+    # transformers means float16 alone, diffusers whatever is less.
+    if dtype == torch.float16 or type(module).__module__.startswith("diffusers."):
+        exact |= set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    return dtype if exact.isdisjoint(name.split(".")) else torch.float32
 
 
 def asked_prediction(denoiser: Any) -> str:

@@ -69,11 +69,21 @@ def compute_by_blocks(models: Iterable[nn.Module], place: Workplace) -> None:
     """
     anchor = torch.zeros((), requires_grad=True)
     for model in models:
+        _keep_no_keys(model)
         for block in innermost_blocks(model):
             if not getattr(block, _MARK, False):
                 block.forward = _forward_of(block, block.forward, place, anchor)
                 setattr(block, _MARK, True)
         _move_rest(model, place)
+
+
+def _keep_no_keys(model: nn.Module) -> None:
+    """A text encoder that keeps the keys of what it has read would keep them twice where it is computed again."""
+    config = getattr(model, "config", None)
+    configs: list[Any] = [config, getattr(config, "text_config", None)]
+    for one in configs:
+        if getattr(one, "use_cache", False):
+            one.use_cache = False
 
 
 def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Workplace, anchor: Tensor) -> Callable[..., Any]:
@@ -84,7 +94,7 @@ def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Workplace,
         places = [at for at, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         shape: list[Any] = []
 
-        def run(start: Tensor, *tensors: Tensor) -> Any:
+        def run(start: Tensor | None, *tensors: Tensor) -> Any:
             given = list(leaves)
             for at, tensor in zip(places, tensors, strict=True):
                 given[at] = tensor
@@ -93,7 +103,8 @@ def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Workplace,
                 output = forward(*own_args, **own_kwargs)
             flat, how = tree_flatten(output)
             shape[:] = [how]
-            if torch.is_grad_enabled() and not any(isinstance(one, Tensor) and one.requires_grad for one in flat):
+            graded = any(isinstance(one, Tensor) and one.requires_grad for one in flat)
+            if start is not None and torch.is_grad_enabled() and not graded:
                 first = next(at for at, one in enumerate(flat) if isinstance(one, Tensor))
                 flat[first] = flat[first] + 0 * start.to(flat[first])
             return tuple(flat)
@@ -106,7 +117,7 @@ def _forward_of(block: nn.Module, forward: Callable[..., Any], place: Workplace,
         if torch.is_grad_enabled() and watched and not _is_shadowed(block):
             flat = checkpoint(run, anchor, *tensors, use_reentrant=True, preserve_rng_state=False)
         else:
-            flat = run(anchor, *tensors)
+            flat = run(None, *tensors)
         return tree_unflatten(list(flat), shape[0])
 
     return compute

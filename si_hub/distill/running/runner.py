@@ -22,7 +22,7 @@ from si_hub.distill.running.assembling import load_pipeline
 from si_hub.distill.running.blocks import Workplace, compute_by_blocks
 from si_hub.distill.running.states import States
 from si_hub.distill.running.stored import Read, Stored, mixture
-from si_hub.errors import BaseMismatch, CannotRun, UsageError
+from si_hub.errors import BaseMismatch, CannotRun, SiHubError, UsageError
 from si_hub.training.encoding import MASKS, POOLED, encode_prompts, text_lengths
 from si_hub.tuner.injection import live_path
 from si_hub.tuner.kinds import kind_of
@@ -172,6 +172,8 @@ class Runner:
         guided = {"negative_prompt": nothing} if _is_truly_guided(self.pipeline) else {}
         try:
             return self.pipeline(**{**guided, **call, **self.options})
+        except SiHubError:
+            raise
         except ValueError as error:
             raise UsageError(f"the pipeline refuses to be run like this: {error}", file=self.pair.base.path) from error
 

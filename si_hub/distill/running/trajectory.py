@@ -14,6 +14,7 @@ from si_hub.distill.running.runner import LISTED_TEXT, SHARED, Runner
 from si_hub.distill.running.states import States
 from si_hub.errors import CannotRun
 from si_hub.training.encoding import MASKS, POOLED
+from si_hub.words import option
 
 #: Share of the states with the null prompt, which guidance asks for in every second call.
 NULL_SHARE = 0.15
@@ -55,15 +56,23 @@ def trajectories(runner: Runner, prompts: Sequence[str], seeds: Sequence[int], s
         steps: of sampling.
 
     Raises:
-        CannotRun: the pipeline does not call its denoiser once or twice a step.
+        CannotRun: the pipeline does not call its denoiser once or twice a step, or draws no numbers.
     """
     calls = _Calls(runner)
     handle = runner.denoiser.register_forward_pre_hook(calls, with_kwargs=True)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     try:
-        runner.sample(prompt=list(prompts), num_inference_steps=steps, generator=generators, output_type="latent")
+        last = runner.sample(
+            prompt=list(prompts), num_inference_steps=steps, generator=generators, output_type="latent"
+        )
     finally:
         handle.remove()
+    if not torch.as_tensor(last.images).isfinite().all():
+        raise CannotRun(
+            "its own sampling ends in NaN or infinity",
+            file=runner.pair.tuned.path if runner.share else runner.pair.base.path,
+            hint=f"A weight of it is damaged, or its numbers are too large for {option('precision', 'fp16')}.",
+        )
     scheduler = runner.pipeline.scheduler
     times = scheduler.timesteps.cpu().double()
     each, odd = divmod(len(calls.found), len(times))

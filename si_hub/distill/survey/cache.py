@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from si_hub.distill.pair.matching import Pair
@@ -38,7 +39,7 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
     given, held_out, source = prompts.choose_prompts(
         request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed
     )
-    stages = survey_plan(pair, (given, held_out), settings, options)
+    stages = survey_plan(pair, (given, held_out), replace(settings, memory=runner.memory), options)
     work = _cache_folder(stages, request)
     if crew.main:
         work.keep()

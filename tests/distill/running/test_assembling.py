@@ -17,7 +17,7 @@ from si_hub.distill import distill, open_model
 from si_hub.distill.pair.matching import match_all
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import open_base
-from si_hub.distill.running.assembling import asked_prediction, load_pipeline, why_not
+from si_hub.distill.running.assembling import _dtype_in, asked_prediction, load_pipeline, why_not
 from si_hub.distill.running.releases import RELEASES, Release
 from si_hub.distill.running.stored import Stored
 from si_hub.errors import BaseMismatch, CannotRun, MissingFile, UsageError
@@ -111,6 +111,64 @@ def test_what_float16_is_not_enough_for_is_held_in_float32(tmp_path: Path) -> No
         assert found
         assert all(".wo." in name and kind == torch.float32 for name, kind in found.items())
         assert any(isinstance(one, Stored) for one in pipeline.transformer.parameters()) is stored
+
+
+def test_whoever_says_that_less_than_float32_is_not_enough_is_heard() -> None:
+    kinds: dict[str, Any] = {
+        home: type("Model", (torch.nn.Module,), {"_keep_in_fp32_modules": ["time"], "__module__": f"{home}.models"})
+        for home in ("diffusers", "transformers")
+    }
+    kinds["strict"] = type("Model", (torch.nn.Module,), {"_keep_in_fp32_modules_strict": ["time"]})
+    exact = {
+        (home, dtype): _dtype_in(kind(), "block.time.weight", dtype) == torch.float32
+        for home, kind in kinds.items() for dtype in (torch.float16, torch.bfloat16)
+    }  # fmt: skip
+    assert [key for key, kept in exact.items() if not kept] == [("transformers", torch.bfloat16)]
+    assert _dtype_in(kinds["strict"](), "block.other.weight", torch.float16) == torch.float16
+
+
+def test_buffers_are_those_of_the_file(tmp_path: Path) -> None:
+    def move(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["pos_embed.pos_embed"] += 1.0
+
+    folder = families.edited(families.sd3(tmp_path / "base"), tmp_path / "moved", "transformer", move)
+    found = [
+        load_pipeline(open_model(folder), torch.float16, stored=stored).transformer.pos_embed.pos_embed
+        for stored in (False, True)
+    ]
+    assert found[0].dtype == found[1].dtype == torch.float16
+    assert torch.equal(*found)
+
+
+def test_a_component_is_of_the_class_that_its_pipeline_names(tmp_path: Path) -> None:
+    folder = families.flux(tmp_path / "base")
+    config = folder / "text_encoder_2" / "config.json"
+    config.write_text(config.read_text().replace("T5EncoderModel", "T5ForConditionalGeneration"))
+    assert type(load_pipeline(open_model(folder), stored=True).text_encoder_2).__name__ == "T5EncoderModel"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_folder_that_lacks_a_weight_is_told_in_a_line(stored: bool, tmp_path: Path) -> None:
+    lost = "single_transformer_blocks.0.proj_out.weight"
+
+    def lose(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors[lost]
+
+    folder = families.edited(families.flux(tmp_path / "base"), tmp_path / "lacking", "transformer", lose)
+    with pytest.raises(BaseMismatch, match="lacks a weight that its configuration names") as raised:
+        load_pipeline(open_model(folder), stored=stored)
+    assert f"transformer.{lost}" in str(raised.value)
+
+
+def test_what_diffusers_refuses_to_load_is_told_in_a_line(tmp_path: Path) -> None:
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["x_embedder.weight"] = tensors["x_embedder.weight"][:, :8].clone()
+
+    folder = families.edited(families.flux(tmp_path / "base"), tmp_path / "cut", "transformer", cut)
+    with pytest.raises(CannotRun, match="cannot be loaded by diffusers: Cannot load"):
+        load_pipeline(open_model(folder))
+    with pytest.raises(BaseMismatch, match="has a weight of another shape than its configuration says"):
+        load_pipeline(open_model(folder), stored=True)
 
 
 def test_a_single_file_base_makes_the_adapter_that_its_folder_makes(single: Path, tmp_path: Path) -> None:

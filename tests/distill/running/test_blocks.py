@@ -147,6 +147,20 @@ class Blocks(nn.Module):
         return output
 
 
+def test_what_nobody_looks_at_and_nothing_trains_keeps_nothing() -> None:
+    """A text encoder that was not tuned, with gradients on: nothing of it is computed again."""
+    model = Blocks().requires_grad_(False)
+    expected = model(torch.ones(2, 3))
+    compute_by_blocks([model], Workplace(torch.device("cpu")))
+    with torch.enable_grad():
+        found = model(torch.ones(2, 3))
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+    last: Any = model.blocks[1]
+    with trace({("", "last"): last.layer}, 2, lambda *call: None), torch.enable_grad():
+        assert model(torch.ones(2, 3)).requires_grad
+
+
 def test_what_is_trained_at_home_gets_its_gradient_from_elsewhere() -> None:
     """Elsewhere is another dtype here, as it is another device on an accelerator; all else stays where it is."""
     torch.manual_seed(0)

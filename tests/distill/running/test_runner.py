@@ -11,12 +11,14 @@ from diffusers import DiffusionPipeline
 
 from examples.miniature.checkpoints import unfold
 from si_hub.distill import open_model
+from si_hub.distill.pair.change import ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.running.assembling import why_not
 from si_hub.distill.running.blocks import inside_blocks
 from si_hub.distill.running.runner import Runner, what_is_held
 from si_hub.distill.running.stored import Stored
+from si_hub.distill.running.tracing import trace
 from si_hub.distill.running.trajectory import trajectories
 from si_hub.errors import CannotRun, NotFinite
 from tests.distill import families, masked
@@ -88,6 +90,57 @@ def test_every_family_computes_from_its_files_what_it_computes_from_memory(famil
         inside = inside_blocks(model)
         assert inside, name
         assert all(isinstance(one, Stored) is (id(one) in inside) for one in model.parameters()), name
+
+
+@pytest.mark.parametrize("memory", ["blocks", "files"])
+def test_every_familys_gradients_are_those_of_the_whole_graph(family: Runner, memory: str) -> None:
+    """Of every layer that was tuned, text encoders' too: what is computed again is computed as it was."""
+    again = Runner(family.pair, options=family.options, memory=memory)
+    where = trajectories(family, ["a b", "c"], [1, 2], steps=2)[-1]
+    found: list[dict[ModuleKey, torch.Tensor]] = []
+    for runner in (family, again):
+        seen: dict[ModuleKey, torch.Tensor] = {}
+
+        def observe(
+            key: ModuleKey, module: torch.nn.Module, given: torch.Tensor, gradient: torch.Tensor, into: Any = seen
+        ) -> None:
+            into[key] = into[key] + gradient if key in into else gradient
+
+        runner.mix(0.5)
+        with trace(runner.modules(runner.pair.changes), 2, observe), torch.enable_grad():
+            runner(where).square().sum().backward()  # type: ignore[no-untyped-call]
+        runner.mix(0.0)
+        found.append(seen)
+    # What has no effect at all has no gradient in the one, and zeros in the other.
+    assert not any(found[1][key].any() for key in found[1].keys() - found[0].keys())
+    assert {key[0] for key in found[0]} == {change.component for change in family.pair.changes}
+    for key, gradient in found[0].items():
+        size = float(gradient.abs().max())
+        assert torch.allclose(found[1][key], gradient, rtol=1e-3, atol=1e-4 * size + 1e-9), key
+
+
+def test_what_a_pipeline_reads_while_it_samples_is_told_as_it_is(tmp_path: Path) -> None:
+    """And not as a call that the pipeline refuses."""
+
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["down_blocks.0.resnets.0.conv1.weight"][0] = float("nan")
+
+    runner = Runner(open_pair(families.edited(BASE, tmp_path / "tuned", "unet", damage)), memory="files")
+    runner.mix(1.0)
+    with pytest.raises(NotFinite, match=r"unet\.down_blocks\.0\.resnets\.0\.conv1"):
+        trajectories(runner, [RED], [1], steps=2)
+
+
+def test_sampling_that_ends_in_no_numbers_says_so(tmp_path: Path) -> None:
+    """A weight that base and tuned model share, and that nothing of their difference touches."""
+
+    def damage(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["conv_norm_out.weight"][:] = float("inf")
+
+    base = families.edited(BASE, tmp_path / "base", "unet", damage)
+    tuned = families.tuned(base, tmp_path / "tuned", ("text_encoder",))
+    with pytest.raises(CannotRun, match=r"base: its own sampling ends in NaN or infinity"):
+        trajectories(Runner(open_pair(tuned, base)), [RED], [1], steps=2)
 
 
 def test_mixing_gives_the_weights_of_either_model_and_of_the_middle(ink: Runner) -> None:
