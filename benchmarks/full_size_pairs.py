@@ -94,7 +94,7 @@ def _write_flux(folder: Path) -> Path:
         index[name] = ["transformers", type(other).__name__]
     FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True).save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
-    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
 
 

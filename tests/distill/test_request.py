@@ -133,7 +133,7 @@ def test_only_several_models_have_branches_and_a_router() -> None:
     ("options", "message"),
     [
         ({"precision": "int4"}, r"precision: no such precision \(expected no, fp16, bf16, found int4\)"),
-        ({"memory": "none"}, r"memory: no such memory \(expected auto, all, blocks, found none\)"),
+        ({"memory": "none"}, r"memory: no such memory \(expected auto, all, blocks, files, found none\)"),
     ],
 )
 def test_words_that_an_option_does_not_know_are_told(options: dict[str, str], message: str) -> None:

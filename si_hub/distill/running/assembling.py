@@ -211,7 +211,7 @@ def _filled(
     from torch import nn
 
     from si_hub.distill.running.blocks import inside_blocks
-    from si_hub.distill.running.stored import Stored
+    from si_hub.distill.running.stored import StoredParameter
 
     owners = dict(module.named_modules())
     # Pipelines widen their autoencoders now and then, which is small.
@@ -230,7 +230,7 @@ def _filled(
         owner, _, leaf = name.rpartition(".")
         own = _dtype_in(module, name, dtype)
         if id(empty) in left and isinstance(empty, nn.Parameter):
-            setattr(owners[owner], leaf, Stored.of(weight, own))
+            setattr(owners[owner], leaf, StoredParameter.of(weight, own))
             continue
         held = weight.torch().to(own).contiguous()
         setattr(

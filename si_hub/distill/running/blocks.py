@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.checkpoint import checkpoint
 
-from si_hub.distill.running.stored import Stored
+from si_hub.distill.running.stored import StoredParameter
 from si_hub.tuner.parameters import ParameterLayer
 
 _MARK = "_computed_as_block"
@@ -55,7 +55,7 @@ class Workplace:
     def bring(self, tensor: Tensor) -> Tensor:
         """The tensor at the place: the same one where it is there already."""
         dtype = self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
-        if isinstance(tensor, Stored):
+        if isinstance(tensor, StoredParameter):
             return tensor.read(self.device).to(dtype).contiguous()
         return tensor.to(self.device, dtype, non_blocking=True)
 

@@ -21,7 +21,7 @@ from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.running.assembling import load_pipeline
 from si_hub.distill.running.blocks import Workplace, compute_by_blocks
 from si_hub.distill.running.states import States
-from si_hub.distill.running.stored import Read, Stored, mixture
+from si_hub.distill.running.stored import Read, StoredParameter, mixture
 from si_hub.errors import BaseMismatch, CannotRun, SiHubError, UsageError
 from si_hub.training.encoding import MASKS, POOLED, encode_prompts, text_lengths
 from si_hub.tuner.injection import live_path
@@ -145,7 +145,7 @@ class Runner:
             for leaf, sides in (("weight", change.weight), ("bias", change.bias)):
                 if sides:
                     parameter, read = self._parameter(change, leaf), mixture(*sides, share)
-                    if isinstance(parameter, Stored):
+                    if isinstance(parameter, StoredParameter):
                         parameter.read = _checked_once(read, change)
                     else:
                         parameter.copy_(_finite(read(torch.device("cpu")), change))

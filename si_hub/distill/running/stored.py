@@ -19,7 +19,7 @@ from si_hub.distill.pair.weights import Weight
 Read = Callable[[torch.device], Tensor]
 
 
-class Stored(nn.Parameter):
+class StoredParameter(nn.Parameter):
     """A parameter whose numbers are elsewhere.
 
     Attributes:
@@ -29,9 +29,9 @@ class Stored(nn.Parameter):
     read: Read
 
     @staticmethod
-    def of(weight: Weight, dtype: torch.dtype) -> Stored:
+    def of(weight: Weight, dtype: torch.dtype) -> StoredParameter:
         """A parameter that is read from a weight, and counts as one of a dtype."""
-        found = Stored(torch.full((), math.nan, dtype=dtype).expand(weight.shape), requires_grad=False)
+        found = StoredParameter(torch.full((), math.nan, dtype=dtype).expand(weight.shape), requires_grad=False)
         found.read = mixture(weight, weight, 0.0)
         return found
 

@@ -19,7 +19,7 @@ from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.pair.opening import open_base
 from si_hub.distill.running.assembling import _dtype_in, asked_prediction, load_pipeline, why_not
 from si_hub.distill.running.releases import RELEASES, Release
-from si_hub.distill.running.stored import Stored
+from si_hub.distill.running.stored import StoredParameter
 from si_hub.errors import BaseMismatch, CannotRun, MissingFile, UsageError
 from tests.distill import families
 from tests.distill.singles import miniature_file
@@ -91,13 +91,13 @@ def test_what_stays_in_its_file_is_asked_what_it_predicts_all_the_same(
         model.architecture = replace(model.architecture, name="custom")
         monkeypatch.setattr("si_hub.distill.running.assembling.asked_prediction", lambda denoiser: _held(denoiser))
         pipeline = load_pipeline(model, stored=True)
-        assert any(isinstance(one, Stored) for one in pipeline.unet.parameters())
+        assert any(isinstance(one, StoredParameter) for one in pipeline.unet.parameters())
         found.append(model.prediction_type)
     assert found == ["epsilon", "v_prediction"]
 
 
 def _held(denoiser: Any) -> str:
-    assert not any(isinstance(one, Stored) for one in denoiser.parameters())
+    assert not any(isinstance(one, StoredParameter) for one in denoiser.parameters())
     return "v_prediction"
 
 
@@ -110,7 +110,7 @@ def test_what_float16_is_not_enough_for_is_held_in_float32(tmp_path: Path) -> No
         }
         assert found
         assert all(".wo." in name and kind == torch.float32 for name, kind in found.items())
-        assert any(isinstance(one, Stored) for one in pipeline.transformer.parameters()) is stored
+        assert any(isinstance(one, StoredParameter) for one in pipeline.transformer.parameters()) is stored
 
 
 def test_whoever_says_that_less_than_float32_is_not_enough_is_heard() -> None:
@@ -143,7 +143,8 @@ def test_buffers_are_those_of_the_file(tmp_path: Path) -> None:
 def test_a_component_is_of_the_class_that_its_pipeline_names(tmp_path: Path) -> None:
     folder = families.flux(tmp_path / "base")
     config = folder / "text_encoder_2" / "config.json"
-    config.write_text(config.read_text().replace("T5EncoderModel", "T5ForConditionalGeneration"))
+    said = config.read_text(encoding="utf-8").replace("T5EncoderModel", "T5ForConditionalGeneration")
+    config.write_text(said, encoding="utf-8")
     assert type(load_pipeline(open_model(folder), stored=True).text_encoder_2).__name__ == "T5EncoderModel"
 
 

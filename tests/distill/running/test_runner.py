@@ -17,7 +17,7 @@ from si_hub.distill.pair.model import ModelOnDisk
 from si_hub.distill.running.assembling import why_not
 from si_hub.distill.running.blocks import inside_blocks
 from si_hub.distill.running.runner import Runner, what_is_held
-from si_hub.distill.running.stored import Stored
+from si_hub.distill.running.stored import StoredParameter
 from si_hub.distill.running.tracing import trace
 from si_hub.distill.running.trajectory import trajectories
 from si_hub.errors import CannotRun, NotFinite
@@ -89,7 +89,7 @@ def test_every_family_computes_from_its_files_what_it_computes_from_memory(famil
         model = getattr(stored.pipeline, name)
         inside = inside_blocks(model)
         assert inside, name
-        assert all(isinstance(one, Stored) is (id(one) in inside) for one in model.parameters()), name
+        assert all(isinstance(one, StoredParameter) is (id(one) in inside) for one in model.parameters()), name
 
 
 @pytest.mark.parametrize("memory", ["blocks", "files"])

@@ -8,7 +8,7 @@ import torch
 
 from si_hub.distill.pair.weights import Weight
 from si_hub.distill.running.blocks import Workplace
-from si_hub.distill.running.stored import Stored, mixture
+from si_hub.distill.running.stored import StoredParameter, mixture
 from si_hub.storage.tensors import Tensor
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def test_a_mixture_has_all_the_digits_that_it_has_by_hand(dtype: torch.dtype, sh
 
 def test_a_stored_parameter_has_no_numbers_until_it_is_brought() -> None:
     base, tuned = _weights(torch.float16)
-    found = Stored.of(base, torch.bfloat16)
+    found = StoredParameter.of(base, torch.bfloat16)
     assert (found.shape, found.dtype, found.requires_grad) == ((5, 4), torch.bfloat16, False)
     assert found.isnan().all()
     assert found.untyped_storage().nbytes() == 2
