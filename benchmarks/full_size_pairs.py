@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ POOL = 1 << 22
 def write_pair(folder: Path, size: str) -> tuple[Path, Path]:
     """Base and tuned model, one tensor in memory at a time: single files, or folders of Flux."""
     if size == "flux":
-        return _write_flux(folder / "base"), _write_flux_beside(folder / "base", folder / "tuned")
+        return _write_flux(folder / "base", folder / "tuned")
     files = folder / "base.safetensors", folder / "tuned.safetensors"
     _write(files, shapes_in_file(size), untouched="first_stage")
     return files
@@ -70,8 +70,11 @@ def shapes_in_file(size: str) -> dict[str, tuple[int, ...]]:
     return held
 
 
-def _write_flux(folder: Path) -> Path:
-    """A pipeline's folder; the tokenizer of its T5 knows eight letters, and gives `TOKENS` of them."""
+def _write_flux(folder: Path, tuned: Path) -> tuple[Path, Path]:
+    """Two pipelines' folders, whose transformers differ; the other files are the same ones.
+
+    The tokenizer of their T5 knows eight letters, and gives `TOKENS` of them.
+    """
     parts = dict(BY_NAME["flux"].components)
     made: dict[str, Any] = {
         name: empty_model(part.library, part.class_name, {**part.config, **FLUX_BLOCKS.get(name, {})})
@@ -79,6 +82,7 @@ def _write_flux(folder: Path) -> Path:
     }
     made["vae"] = empty_model("diffusers", "AutoencoderKL", {**RELEASES["sdxl"].models["vae"].config, **FLUX_VAE})
     index: dict[str, Any] = {"_class_name": "FluxPipeline"}
+    (tuned / "transformer").mkdir(parents=True)
     for name, model in made.items():
         diffusers = hasattr(model, "save_config")
         index[name] = ["diffusers" if diffusers else "transformers", type(model).__name__]
@@ -86,7 +90,7 @@ def _write_flux(folder: Path) -> Path:
         shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
         # The second name of its first embedding, which files do not have.
         shapes.pop("encoder.embed_tokens.weight", None)
-        _write((_file(folder, name),), shapes)
+        _write([_file(place, name) for place in ((folder, tuned) if name == "transformer" else (folder,))], shapes)
     letters = t5()[1]
     letters.model_max_length = TOKENS
     for name, other in (("tokenizer", clip_tokenizer("<|endoftext|>")), ("tokenizer_2", letters)):
@@ -95,23 +99,12 @@ def _write_flux(folder: Path) -> Path:
     FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True).save_pretrained(folder / "scheduler")
     index["scheduler"] = ["diffusers", "FlowMatchEulerDiscreteScheduler"]
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
-    return folder
-
-
-def _write_flux_beside(base: Path, folder: Path) -> Path:
-    """The same folder with a tuned transformer; the other files are the same ones."""
-    changed = _file(base, "transformer")
-    for file in sorted(base.rglob("*")):
-        if file.is_file():
-            target = folder / file.relative_to(base)
+    for file in [one for one in sorted(folder.rglob("*")) if one.is_file()]:
+        target = tuned / file.relative_to(folder)
+        if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            if file != changed:
-                os.link(file, target)
-    part = BY_NAME["flux"].components["transformer"]
-    model = empty_model(part.library, part.class_name, {**part.config, **FLUX_BLOCKS["transformer"]})
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    _write((changed, _file(folder, "transformer")), shapes)
-    return folder
+            os.link(file, target)
+    return folder, tuned
 
 
 def _file(folder: Path, component: str) -> Path:
@@ -119,7 +112,7 @@ def _file(folder: Path, component: str) -> Path:
     return folder / component / f"{name}.safetensors"
 
 
-def _write(files: tuple[Path, ...], shapes: Shapes, untouched: str | None = None) -> None:
+def _write(files: Sequence[Path], shapes: Shapes, untouched: str | None = None) -> None:
     """The base's weights into the first file, the tuned model's into the second, if there is one."""
 
     class Promised:

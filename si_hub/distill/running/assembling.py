@@ -131,9 +131,8 @@ def _of_folder(model: ModelOnDisk, dtype: torch.dtype, *, stored: bool) -> Any:
             str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False, **given
         )
     except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
-        raise CannotRun(
-            f"cannot be loaded by diffusers: {str(error).splitlines()[0]}", file=folder, hint=_way_out(model)
-        ) from error
+        [said, *_] = str(error).splitlines() or [type(error).__name__]
+        raise CannotRun(f"cannot be loaded by diffusers: {said}", file=folder, hint=_way_out(model)) from error
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
             _check_filled(model, name, part)
@@ -184,9 +183,10 @@ def _of_release(model: ModelOnDisk, release: Release, dtype: torch.dtype, *, sto
     parts: dict[str, Any] = {name: make(name, stored=stored) for name in release.models}
     denoiser = parts[model.denoiser]
     if model.prediction_type is None:
-        asked = make(model.denoiser, stored=False) if stored and release.asks else denoiser
-        model.prediction_type = asked_prediction(asked) if release.asks else "epsilon"
-        del asked
+        model.prediction_type = "epsilon"
+        if release.asks:
+            # What stays in its file cannot be asked: it is held for a moment.
+            model.prediction_type = asked_prediction(make(model.denoiser, stored=False) if stored else denoiser)
     prediction = model.prediction_type
     denoiser.register_to_config(sample_size=release.sides[prediction == "v_prediction"])
     name, config = release.schedule(prediction, model.ignored)
