@@ -38,22 +38,28 @@ class Curve:
         base, tuned: the models.
         points: the smallest first.
         size: the one that was asked about, as its file would be.
+        fitted: whether the adapters were fitted to predictions, as one that is made is, before they were measured.
     """
 
     base: Path
     tuned: Path
     points: tuple[CurvePoint, ...]
     size: int | None = None
+    fitted: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The curve as JSON data."""
         points = [{"size": one.size, "predicted": one.predicted, "measured": one.measured} for one in self.points]
-        return {"base": str(self.base), "tuned": str(self.tuned), "size": self.size, "points": points}
+        return {
+            "base": str(self.base), "tuned": str(self.tuned), "size": self.size, "fitted": self.fitted,
+            "points": points,
+        }  # fmt: skip
 
     def as_text(self) -> str:
         """The curve as lines for people."""
         base, tuned = (make_safe(path, 400, keep_end=True) for path in (self.base, self.tuned))
-        head = f"what an adapter would leave of the error of {base} against {tuned}, calibrated:"
+        when = "" if self.fitted else ", before it is fitted"
+        head = f"what an adapter would leave of the error of {base} against {tuned}, calibrated{when}:"
         return f"{head}\n{curve_text(self.points, self.size)}"
 
 
@@ -77,6 +83,9 @@ def curve(
 ) -> Curve:
     """What calibrated adapters of several sizes leave of the error, predicted and measured; no adapter is written.
 
+    They are not fitted to the tuned model's predictions, which takes a few minutes each and would leave less, unless
+    ``passes`` says so.
+
     Args:
         base, tuned, dtype, seed, prompts, device, config, trust_order, progress: as for `si_hub.distill.distill`.
         size: bytes, or a text such as ``40MB``, that one point is to have, and that is marked.
@@ -95,6 +104,8 @@ def curve(
             raise UsageError("a curve is drawn before an adapter is made", key=label(name), hint="Leave it out.")
     if options.pop("method", None) not in {None, "calibrated"}:
         raise UsageError("only the method calibrated has a curve", key=label("method"), hint="Leave it out.")
+    if len(tuned) == 1:
+        options.setdefault("passes", 0)
     request = Request.of(
         "calibrated", tuned, size=size, dtype=dtype, seed=seed, prompts=prompts, device=device,
         progress=progress, options=options,
@@ -109,7 +120,7 @@ def curve(
     points = tuple(CurvePoint(*one) for one in sorted(found))
     wanted = request.size
     chosen = None if wanted is None else max(point.size for point in points if point.size <= wanted)
-    result = Curve(pairs[0].base.path, pairs[0].tuned.path, points, chosen)
+    result = Curve(pairs[0].base.path, pairs[0].tuned.path, points, chosen, request.survey.passes > 0)
     if is_main():
         plotted = Distillation(
             f"{pairs[0].tuned.title}: error by size",

@@ -32,6 +32,10 @@ WORDS = {"precision": PRECISIONS, "memory": ("auto", "all", "blocks", "files")}
 BRANCH_ROUTERS = ("fixed", "learned")
 #: Options that only an adapter of several tuned models has.
 SEVERAL = ("branches", "router")
+#: Options that an adapter of several tuned models has not.
+ALONE = ("passes",)
+#: The least that a whole number may be, where it is not 1.
+LEAST = {"passes": 0}
 #: Options of one method alone that the command line has a flag for; the others go by ``--set``.
 WITH_FLAG = ("guidance", "resolution", "steps", "images", "precision", *SEVERAL)
 #: Methods that have options of their own.
@@ -68,6 +72,7 @@ class SurveyOptions:
         held_out: prompts that adapters are measured with, each with a trajectory of its own.
         probes: random projections of the prediction in each state.
         pieces: rank-one pieces of each layer that can be chosen.
+        passes: over states, gradients and all, that fit what was chosen to the tuned model's predictions; 0 for none.
         batch: states at once; 0 goes by their size.
         precision: what the model is held in: ``no`` (float32), ``fp16`` or ``bf16``; it is run in it, on a CPU in
             float32. Differences of weights are float32 whatever it is.
@@ -81,6 +86,7 @@ class SurveyOptions:
     held_out: int = 32
     probes: int = 2
     pieces: int = 64
+    passes: int = 6
     batch: int = 0
     precision: str = "no"
     memory: str = "auto"
@@ -227,6 +233,8 @@ class Request:
             name: _word(name, options[name]) if name in WORDS else _whole(name, options[name])
             for name in names_of(SurveyOptions) if name in options
         }  # fmt: skip
+        if several:
+            looked |= dict.fromkeys(ALONE, 0)
         survey = SurveyOptions(**looked, seed=seed)
         if rank is not None:
             survey = replace(survey, pieces=max(survey.pieces, 2 * rank))
@@ -320,7 +328,8 @@ def options_of(method: str, *, several: bool) -> list[str]:
     """Names of the options that a method knows, for one tuned model or several."""
     names = names_of(CallOptions)
     if method != "svd":
-        names += [*names_of(SurveyOptions), "cache", *(SEVERAL if several else ())]
+        looked = [name for name in names_of(SurveyOptions) if not (several and name in ALONE)]
+        names += [*looked, "cache", *(SEVERAL if several else ())]
     return sorted(names + names_of(TrainingOptions) if method == "trained" else names)
 
 
@@ -397,8 +406,9 @@ def _word(name: str, value: Any) -> str:
 
 
 def _whole(name: str, value: Any, *, zero: bool = False) -> int:
-    """A whole number above 0; of a 0, ``zero`` says whether that is its only fault, or that it is not positive."""
-    check_number(name, value, zero=zero)
-    if not float(value).is_integer() or value < 1:
-        raise UsageError("is a whole number, 1 or more", key=name_option(name), found=value)
+    """A whole number, `LEAST` or more; of a 0, ``zero`` says whether that is its only fault, or not being positive."""
+    least = LEAST.get(name, 1)
+    check_number(name, value, zero=zero or not least)
+    if not float(value).is_integer() or value < least:
+        raise UsageError(f"is a whole number, {least} or more", key=name_option(name), found=value)
     return int(value)

@@ -120,7 +120,7 @@ class Distilled:
 
     def headline(self) -> str:
         """Size and error in a line, and what the next sizes would leave where this one was chosen."""
-        others = ", ".join(f"{size_text(size)} {error:.4f}" for size, error in self.sizes)
+        others = ", ".join(f"{size_text(size)} about {error:.4f}" for size, error in self.sizes)
         of = "the base's error" if "error" in self.fidelity else "the weights' difference"
         return f"{size_text(self.size)} leaves {self.error:.4f} of {of}" + (f"; {others}" if others else "")
 

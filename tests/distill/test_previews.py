@@ -46,11 +46,25 @@ def test_every_point_is_what_distilling_at_its_size_leaves(
     for point, size in zip(shown.points, (30_000, 60_000, 120_000), strict=True):
         assert point.size <= size
         made = distill(
-            BASE, tuned, output=tmp_path / f"{size}.safetensors", method="calibrated", size=size, cache=cache, **FEW
-        )
+            BASE, tuned, output=tmp_path / f"{size}.safetensors", method="calibrated", size=size, cache=cache,
+            passes=0, **FEW,
+        )  # fmt: skip
         assert made.fidelity["error"] == pytest.approx(point.measured, rel=1e-3)
         assert made.fidelity["predicted"] == pytest.approx(point.predicted, rel=1e-3)
         assert made.size == pytest.approx(point.size, abs=300)
+    assert not shown.fitted
+    assert ", before it is fitted:" in shown.as_text()
+
+
+def test_points_are_fitted_where_that_is_asked_for(tuned: Path, cache: Path) -> None:
+    plain, fitted = (curve(BASE, tuned, sizes=["40kB"], cache=cache, passes=passes, **FEW) for passes in (0, 4))
+    assert fitted.fitted
+    assert "before it is fitted" not in fitted.as_text()
+    (before,), (after,) = plain.points, fitted.points
+    assert before.measured is not None
+    assert after.measured is not None
+    assert after.measured < before.measured
+    assert after.size == before.size
 
 
 def test_the_curve_is_told_as_lines_as_data_and_as_a_plot(found: tuple[Curve, Path]) -> None:

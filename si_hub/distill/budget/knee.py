@@ -25,13 +25,16 @@ class Tried(Generic[Found]):
     error: float
 
 
-def choose_size(limit: int, make: Callable[[int], Found], error: Callable[[Found], float]) -> Found:
-    """The smallest that keeps `FIDELITY`; where not even the limit does, the knee of the curve up to there.
+def choose_size(
+    limit: int, make: Callable[[int], Found], error: Callable[[Found], float], fidelity: float = FIDELITY
+) -> Found:
+    """The smallest that keeps a fidelity; where not even the limit does, the knee of the curve up to there.
 
     Args:
         limit: the largest budget.
         make: what a budget buys.
         error: what that leaves of the error.
+        fidelity: 1 − the error allowed.
     """
     made: dict[int, Tried[Found]] = {}
 
@@ -41,8 +44,8 @@ def choose_size(limit: int, make: Callable[[int], Found], error: Callable[[Found
             made[budget] = Tried(budget, found, error(found))
         return made[budget]
 
-    if buy(limit).error <= 1.0 - FIDELITY:
-        return smallest(limit, buy, lambda one: one.error, FIDELITY).found
+    if buy(limit).error <= 1.0 - fidelity:
+        return smallest(limit, buy, lambda one: one.error, fidelity).found
     return knee([buy(limit >> k) for k in range(HALVINGS, -1, -1) if limit >> k]).found
 
 

@@ -1,21 +1,24 @@
 """``--method calibrated``: what the predicted noise feels of the difference, under one budget for all layers.
 
-The survey says what each part does (`survey.stages`), the budget which parts are worth their size (`budget.spend`), and
-running base, tuned model and adapter says what is left (`running.fidelity`). Everything up to the budget is cached, so
-that another one costs seconds.
+The survey says what each part does (`survey.stages`), the budget which parts are worth their size (`budget.spend`), a
+few passes over states of the survey fit these to what the tuned model predicts (`methods.fitting`), and running base,
+tuned model and adapter says what is left (`running.fidelity`). Everything up to the budget is cached.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 
 from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, adapter_bytes
-from si_hub.distill.budget.knee import SHARE, choose_size
+from si_hub.distill.budget.knee import FIDELITY, SHARE, choose_size
 from si_hub.distill.budget.rounding import LADDER, costs_little
 from si_hub.distill.budget.spend import Group, smallest
+from si_hub.distill.methods import fitting
 from si_hub.distill.methods.choosing import Choice, Chooser
 from si_hub.distill.pair.change import ModuleKey
 from si_hub.distill.pair.matching import Pair
@@ -30,6 +33,12 @@ from si_hub.report.text import size_text
 from si_hub.words import label, setting
 from si_hub.work.folder import Work
 
+#: Smaller adapters that are fitted, at most, where fitting one left less error than is allowed; of what it gained, the
+#: share that is counted on with the next; how much more of the error that must be, for another to be worth a try; the
+#: most that one may leave before it is fitted.
+SMALLER, CAREFUL, NEARLY, LOOSEST = 2, 0.95, 1.05, 0.5
+#: An error, as a share of what is allowed, that is none.
+TINY = 1e-3
 #: Points of a curve.
 HALVES = 8
 _REASONS = {
@@ -52,7 +61,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
 
         return several.make_branches(pairs, request, work)
     calibration = Calibration(_one(pairs), request)
-    return calibration.outcome(calibration.wanted())
+    return calibration.outcome(calibration.fitted())
 
 
 def curve_points(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] = ()) -> list[tuple[int, float, float]]:
@@ -65,10 +74,8 @@ def curve_points(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] =
     """
     calibration = Calibration(_one(pairs), request)
     wanted = [*(sizes or calibration.halves()), *([request.size] if request.size else [])]
-    found = {
-        calibration.size(one): (one.predicted, calibration.fidelity_of(one).error)
-        for one in map(calibration.within, wanted)
-    }
+    made = (calibration.fit(calibration.within(size)) for size in wanted)
+    found = {calibration.size(one): (one.predicted, calibration.fidelity_of(one).error) for one in made}
     return [(size, *errors) for size, errors in found.items()]
 
 
@@ -109,7 +116,7 @@ class Calibration:
         self.scores, self.changes = self.chooser.scores, self.chooser.changes
         if not self.findings.target.any():
             raise fidelity.unfelt(pair.tuned.path)
-        self._last: tuple[Choice, fidelity.Fidelity] | None = None
+        self._last: deque[tuple[Choice, fidelity.Fidelity]] = deque(maxlen=3)
 
     @cached_property
     def measure(self) -> fidelity.Measure:
@@ -117,54 +124,108 @@ class Calibration:
         return self.survey.measure()
 
     def fidelity_of(self, choice: Choice) -> fidelity.Fidelity:
-        """The error that an adapter leaves; the last one asked about is measured once."""
-        if self._last is None or self._last[0] is not choice:
-            self._last = choice, self.measure.of(choice.components)
-        return self._last[1]
+        """The error that an adapter leaves; those asked about last are measured once."""
+        for known, found in self._last:
+            if known is choice:
+                return found
+        self._last.append((choice, self.measure.of(choice.components)))
+        return self._last[-1][1]
 
-    def wanted(self) -> Choice:
+    def wanted(self, slack: float = 1.0) -> Choice:
         """The best adapter within the budget, or of a size that is chosen; in float16 where that costs little enough.
+
+        Args:
+            slack: how many times the error that is asked for may be left, since what comes after will lessen it.
 
         Raises:
             UsageError: nothing fits, or not even everything is as close as wanted.
         """
-        choice = self._within_budget() if self.request.dtype else self._in_fewest_bytes()
+        return self._within_budget(slack) if self.request.dtype else self._in_fewest_bytes(slack)
+
+    def fitted(self) -> Choice:
+        """The wanted adapter, fitted to what the tuned model predicts; where it came closer than asked, a smaller one.
+
+        Raises:
+            UsageError: as `wanted`.
+        """
+        choice, allowed = self.fit(self.wanted()), self._allowed()
+        if choice.before is not None and allowed is not None and choice.before <= allowed:
+            choice = self._in_less(choice, allowed)
         if not self.request.budgeted:
-            self.sizes = self._neighbours(self.size(choice))
+            self.sizes = self._neighbours(choice)
         return choice
 
-    def _in_fewest_bytes(self) -> Choice:
+    def _in_less(self, choice: Choice, allowed: float) -> Choice:
+        """The smallest that was found of those that leave no more than allowed when they are fitted.
+
+        Args:
+            choice: one that leaves less, and left no more before it was fitted.
+            allowed: error.
+        """
+        enough, too_much = 1.0, math.inf
+        for _ in range(SMALLER):
+            gained = allowed / max(self.fidelity_of(choice).error, TINY * allowed)
+            slack = min(CAREFUL * enough * gained, math.sqrt(enough * too_much), LOOSEST / allowed)
+            if slack < NEARLY * enough:
+                break
+            dtype = self.dtype
+            other = self.fit(self.wanted(slack))
+            if self.fidelity_of(other).error <= allowed and self.size(other) <= self.size(choice):
+                choice, enough = other, slack
+            else:
+                too_much, self.dtype = slack, dtype
+        return choice
+
+    def fit(self, choice: Choice) -> Choice:
+        """The choice as `si_hub.distill.methods.fitting` has it, if that measures better; ``before`` says so."""
+        before = self.fidelity_of(choice).error
+        components = fitting.fit_to_predictions(self.survey, self.findings, choice, self.dtype)
+        fitted = replace(choice, components=components, before=before)
+        return fitted if components is not choice.components and self.fidelity_of(fitted).error < before else choice
+
+    def _allowed(self) -> float | None:
+        """The error that may be left, where the size is to be the smallest for that."""
+        if self.request.fidelity is not None:
+            return 1.0 - self.request.fidelity
+        return None if self.request.budgeted else 1.0 - FIDELITY
+
+    def _in_fewest_bytes(self, slack: float) -> Choice:
         """The best within the budget, in the first of `LADDER` that costs little enough."""
         for self.dtype in LADDER[:-1]:
             with suppress(UsageError):
-                choice = self._within_budget()
+                choice = self._within_budget(slack)
                 if self._costs_little(choice):
                     return choice
         self.dtype = FULL
-        return self._within_budget()
+        return self._within_budget(slack)
 
     def _costs_little(self, choice: Choice) -> bool:
         """Whether being stored as they are is next to nothing of the error that some parts leave."""
         plain = self.chooser.components(choice, FULL)
         return costs_little(plain, self.dtype, lambda components: self.measure.of(components).error)
 
-    def _within_budget(self) -> Choice:
+    def _within_budget(self, slack: float) -> Choice:
         if self.request.fidelity is not None:
-            return self.for_fidelity()
+            return self.for_fidelity(1.0 - slack * (1.0 - self.request.fidelity))
         if self.request.size is not None:
             return self.within(self.request.size)
         if self.request.rank is not None:
             return self.for_rank(self.request.rank)
         limit = max(int(SHARE * self.pair.tuned.nbytes), self.halves()[-1])
-        return choose_size(limit, self.within, lambda choice: self.fidelity_of(choice).error)
+        fidelity = 1.0 - slack * (1.0 - FIDELITY)
+        return choose_size(limit, self.within, lambda choice: self.fidelity_of(choice).error, fidelity)
 
-    def _neighbours(self, size: int) -> list[tuple[int, float]]:
-        """Bytes and error of adapters of half of a size and twice it, where there are such."""
-        found = []
+    def _neighbours(self, choice: Choice) -> list[tuple[int, float]]:
+        """Bytes and error of adapters of half of a choice's size and twice it, where there are such.
+
+        Where the choice was fitted, these would be too, and would gain as much as it did, about.
+        """
+        size, error, found = self.size(choice), self.fidelity_of(choice).error, []
+        gained = 1.0 if choice.before is None else error / choice.before
         for wanted in (size // 2, 2 * size):
             with suppress(UsageError):
-                choice = self.within(wanted)
-                found.append((self.size(choice), self.fidelity_of(choice).error))
+                other = self.within(wanted)
+                found.append((self.size(other), gained * self.fidelity_of(other).error))
         return [one for one in found if one[0] != size]
 
     def for_rank(self, rank: int) -> Choice:
@@ -204,19 +265,18 @@ class Calibration:
         sizes = [whole >> k for k in range(HALVES)]
         return [size for size in sizes if size >= least] or sizes[:1]
 
-    def for_fidelity(self) -> Choice:
-        """The smallest adapter found that leaves no more error than wanted, by measuring.
+    def for_fidelity(self, fidelity: float) -> Choice:
+        """The smallest adapter found that leaves no more error than that, by measuring.
 
         Raises:
             UsageError: not even everything does.
         """
-        assert self.request.fidelity is not None
 
         def make(budget: int) -> Choice:
             return self._choose(budget, in_bytes=True)
 
         top = sum(group.opening + group.cost * len(group.columns) for group in self._groups())
-        return smallest(top, make, lambda choice: self.fidelity_of(choice).error, self.request.fidelity)
+        return smallest(top, make, lambda choice: self.fidelity_of(choice).error, fidelity)
 
     def _groups(self) -> list[Group]:
         """What can be carried as it is, with its cost in bytes of the file."""
@@ -241,7 +301,8 @@ class Calibration:
     def size(self, choice: Choice) -> int:
         """Bytes of the file that an adapter makes, about a hundred too many rather than one too few."""
         stand_in = self._outcome(
-            choice, fidelity.Fidelity(0.12345678, (0.12345678,) * fidelity.BUCKETS, 1_000_000, (0.12345678,) * 2)
+            replace(choice, before=0.12345678),
+            fidelity.Fidelity(0.12345678, (0.12345678,) * fidelity.BUCKETS, 1_000_000, (0.12345678,) * 2),
         )
         return adapter_bytes(distilled_adapter([self.pair], stand_in, self.request.about)) + SOURCE_HASH
 
@@ -256,6 +317,7 @@ class Calibration:
         left_out = self._left_out(choice)
         facts = {
             "predicted": float(f"{choice.predicted:.4g}"),
+            **({} if choice.before is None else {"before_fit": float(f"{choice.before:.4g}")}),
             "prompts": len(set(self.held_out)),
             "prompts_from": self.source,
             "seed": self.survey.settings.seed,

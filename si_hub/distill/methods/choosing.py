@@ -40,6 +40,7 @@ class Choice:
         components: the adapter's layers.
         groups: the groups that the parts are of.
         always: bare parameters that are carried besides.
+        before: where it was fitted to predictions (`si_hub.distill.methods.fitting`), the error that it left before.
     """
 
     columns: list[int]
@@ -48,6 +49,7 @@ class Choice:
     components: dict[str, Component]
     groups: Sequence[Group] = ()
     always: Sequence[Change] = ()
+    before: float | None = None
 
 
 class Chooser:

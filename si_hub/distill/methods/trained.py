@@ -99,7 +99,7 @@ def run(pairs: Sequence[Pair], request: Request, work: Work) -> Outcome:
     accelerator = accelerator_of(arithmetic_of(request.survey.precision, device), device)
     size = None if request.size is None else request.size - TRAINING
     calibration = Calibration(pairs[0], replace(request, size=size))
-    choice = calibration.wanted()
+    choice = calibration.fitted()
     started = calibration.fidelity_of(choice).error
     runner, survey = calibration.runner, calibration.survey
     student = Student(runner, choice.components)

@@ -40,11 +40,13 @@ class Student:
         )
         self.models: dict[str, nn.Module] = {name: getattr(runner.pipeline, name) for name in components}
         self.leaves: dict[str, nn.Parameter] = {}
+        self._live: dict[tuple[str, str], str] = {}
         for component, model in self.models.items():
             door = find_door(model)
             assert door is not None
             paths = dict(model.named_modules())
             layers = {live_path(paths, path) or path: layer for path, layer in components[component].layers.items()}
+            self._live |= {(component, path): live_path(paths, path) or path for path in components[component].layers}
             for path, site in door.sites.items():
                 for leaf, value in file_leaves(site.layer[_NAME]):
                     # What is loaded has the dtype of the layer that it goes into, which may be half precision.
@@ -52,6 +54,10 @@ class Student:
                     value.data = exact.to(value.device, torch.float32).reshape(value.shape).clone()
                     self.leaves[f"{component}.{path}.{leaf}"] = value
                     value.requires_grad_(True)
+
+    def leaf_of(self, component: str, module: str, leaf: str) -> nn.Parameter | None:
+        """The trainable tensor of a module by the name that the adapter has for it; ``None`` where there is none."""
+        return self.leaves.get(f"{component}.{self._live.get((component, module))}.{leaf}")
 
     @contextmanager
     def away(self, runner: Runner) -> Iterator[None]:

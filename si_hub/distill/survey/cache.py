@@ -39,7 +39,8 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
     given, held_out, source = prompts.choose_prompts(
         request.prompts, runner.pipeline.tokenizer, settings.trajectories, settings.held_out, request.seed
     )
-    stages = survey_plan(pair, (given, held_out), replace(settings, memory=runner.memory), options)
+    # What is fitted to is the same however long.
+    stages = survey_plan(pair, (given, held_out), replace(settings, memory=runner.memory, passes=0), options)
     work = _cache_folder(stages, request)
     if crew.main:
         work.keep()

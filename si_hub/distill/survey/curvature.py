@@ -158,24 +158,35 @@ class Felt:
         return matrix if self.out is None else self.out.times(matrix.T).T
 
 
-def pieces(
-    delta: Tensor, inputs: Moment, outputs: Moment, count: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Cores | None]:
-    """The leading pieces of a weight difference, each with its σ shared by both sides.
+class Pieces(NamedTuple):
+    """The leading pieces of a layer's weight difference, each with its σ shared by both sides.
+
+    Attributes:
+        down, up: ``[count, in · kernel]`` and ``[out, count]``.
+        seen, felt: lengths of down's rows in the norm of the inputs, of up's columns in that of the gradients,
+            ``[count]``: of length 1 in these norms, no direction is louder than another.
+        cores: where there is a kernel to be small.
+    """
+
+    down: Tensor
+    up: Tensor
+    seen: Tensor
+    felt: Tensor
+    cores: Cores | None
+
+
+def pieces(delta: Tensor, inputs: Moment, outputs: Moment, count: int, generator: torch.Generator) -> Pieces:
+    """The leading pieces of a weight difference.
 
     Args:
         delta: ``[out, in, *kernel]``.
         inputs, outputs: its layer's moments.
         count: how many; fewer where the matrix has not so many.
         generator: of the randomized decomposition.
-
-    Returns:
-        ``down [count, in · kernel]``, ``up [out, count]``, and cores where there is a kernel to be small.
     """
     into, out = inputs.root(), outputs.root()
-    felt = Felt.of(delta.flatten(1).float(), into, out)
-    left, sigma, right = singular(felt, count, generator=generator)
+    left, sigma, right = singular(Felt.of(delta.flatten(1).float(), into, out), count, generator=generator)
     down, up = balance(into.over(right), out.over(left.T).T * sigma)
     kernel = tuple(delta.shape[2:])
     cores = fit_cores(down, sigma.square(), into, kernel) if math.prod(kernel) > 1 else None
-    return down, up, cores
+    return Pieces(down, up, into.times(down).norm(dim=1), out.times(up.T).norm(dim=1), cores)

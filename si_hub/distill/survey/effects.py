@@ -27,6 +27,8 @@ class ChangeParts:
         bias: the bias's difference, ``None`` where there is none.
         kernel: shape of one row of the weight, ``[in, *kernel]``.
         cores: the pieces of a convolution between fewer inputs.
+        seen, felt: lengths of the pieces' sides in the norms of the layer's moments, ``[pieces]``, as
+            `si_hub.distill.survey.curvature.Pieces` has them; ``None`` where they are not known.
     """
 
     down: Tensor | None = None
@@ -35,6 +37,8 @@ class ChangeParts:
     bias: Tensor | None = None
     kernel: tuple[int, ...] = ()
     cores: Cores | None = None
+    seen: Tensor | None = None
+    felt: Tensor | None = None
 
     @property
     def names(self) -> list[str]:

@@ -21,6 +21,8 @@ from si_hub.report.text import size_text
 
 #: Calls after which the time is told.
 ENOUGH = 10
+#: States of a survey that adapters are fitted to, about.
+LESSONS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class SurveyCost:
 
 
 def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
-    """What a survey takes that nothing is kept of.
+    """What a survey takes that nothing is kept of, and fitting one adapter after it.
 
     Args:
         survey: a `Survey` (``stages``, which imports this), nothing of which is done.
@@ -65,6 +67,9 @@ def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
         "effects": states * (3 + backward * settings.probes),
         "measuring": 3 * measured,
     }
+    if settings.passes:
+        lessons = -(-states // lesson_stride(states))
+        calls["fitting"] = lessons * (1 + settings.passes * (1 + backward))
     changes = survey.low_rank_changes()
     limit = limit_of(changes) if survey.limit is None else survey.limit
     numbers = columns = moments = 0
@@ -79,6 +84,11 @@ def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
     latents = 3 * runner.latent_numbers * (states + measured)
     chunks = min(chunks, -(-states // survey.batch))
     return SurveyCost(calls, 4 * (numbers + columns * rows + latents), 4 * moments * chunks)
+
+
+def lesson_stride(states: int) -> int:
+    """Every how manyth of a survey's states adapters are fitted to."""
+    return max(1, states // LESSONS)
 
 
 def is_guided(pipeline: Any, options: dict[str, Any]) -> bool:

@@ -38,7 +38,7 @@ from si_hub.work.processes import Processes
 from si_hub.work.seeds import seed_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
-VERSION = 8
+VERSION = 9
 #: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
 #: there are small as noise, and decide what a picture shows.
 EVEN = 0.3
@@ -122,9 +122,9 @@ class Survey:
 
     def effects_of(self, parts: dict[ModuleKey, ChangeParts]) -> Findings:
         """The effects of these parts; what is kept must be of the same ones."""
-        shares = self._chunks()
+        shares = self.chunks_of(self.states())
         near = half_width(self.pair.changes, self.runner.dtype)
-        entries = self._keep("effects", len(shares), lambda k: self._effects(shares[k], parts, k, near))
+        entries = self.keep("effects", len(shares), lambda k: self._effects(shares[k], parts, k, near))
         held = [{name: tensor.torch() for name, tensor in entry.tensors.items()} for entry in entries]
         joined = {name: torch.cat([one[name] for one in held]) for name in ("effects", "target", "samples")}
         return Findings(parts, Effects(parts).columns, joined["effects"], joined["target"], joined["samples"])
@@ -138,7 +138,7 @@ class Survey:
     def measure(self) -> Measure:
         """What measures adapters, on trajectories of held-out prompts and seeds."""
         states = self._sample("held out", self.held_out, HELD_OUT_STATES)
-        [kept] = self._keep("reference", 1, lambda k: (references(self.runner, states, self.batch), {}))
+        [kept] = self.keep("reference", 1, lambda k: (references(self.runner, states, self.batch), {}))
         return Measure(self.runner, states, self.batch, kept.tensors["tuned"].torch(), kept.tensors["base"].torch())
 
     def _sample(self, stage: str, prompts: Sequence[str], each: int) -> States:
@@ -153,30 +153,31 @@ class Survey:
             steps = trajectory.trajectories(self.runner, chosen, seeds, self.settings.sampling_steps)
             return trajectory.pick(steps, each, trajectory.NULL_SHARE, seeds).as_tensors()
 
-        return States.join([States.from_entry(entry) for entry in self._keep(stage, len(starts), sample)])
+        return States.join([States.from_entry(entry) for entry in self.keep(stage, len(starts), sample)])
 
     def curvature(self) -> WorkEntry:
         """The moments of every layer over all states, as `Curvature.add_up` takes them."""
         whole, parts = self._stage_name("curvature"), self._stage_name("moments")
         moments: list[WorkEntry] = []
         if self.work.load(f"{whole} 0") is None:
-            shares = self._chunks()
-            moments = self._keep(parts, len(shares), lambda k: self._moments(shares[k], k))
+            shares = self.chunks_of(self.states())
+            moments = self.keep(parts, len(shares), lambda k: self._moments(shares[k], k))
 
         def total(_: int) -> Made:
             found = Curvature(self.low_rank_changes(), self._limit(), torch.device("cpu"))
             found.add_up([values_of(entry) for entry in moments])
             return found.as_tensors(), {}
 
-        [kept] = self._keep(whole, 1, total)
-        self._let_go(parts)
+        [kept] = self.keep(whole, 1, total)
+        self.let_go(parts)
         return kept
 
     def _stage_name(self, stage: str) -> str:
         """The name of a stage whose entries depend on the limit."""
         return stage if self.limit is None else f"{stage}{_UP_TO}{self.limit}"
 
-    def _let_go(self, stage: str) -> None:
+    def let_go(self, stage: str) -> None:
+        """Throw away what is kept of a stage in chunks."""
         if self.crew.main:
             self.work.drop([f"{stage} {k}" for k in range(CHUNKS)])
 
@@ -189,11 +190,9 @@ class Survey:
         other._states = self.states()
         return other
 
-    def _chunks(self) -> list[States]:
-        """All states in at most `CHUNKS` parts of whole batches."""
-        states = self.states()
-        size = math.ceil(math.ceil(len(states) / self.batch) / CHUNKS) * self.batch
-        return states.batches(size)
+    def chunks_of(self, states: States) -> list[States]:
+        """States in at most `CHUNKS` parts of whole batches."""
+        return states.batches(math.ceil(math.ceil(len(states) / self.batch) / CHUNKS) * self.batch)
 
     def low_rank_changes(self) -> list[Change]:
         """The changes whose weight's difference is cut into pieces: linear layers and ungrouped convolutions."""
@@ -211,10 +210,10 @@ class Survey:
         names = [f"pieces {k}" for k in range(len(layered))]
         moments: list[WorkEntry] = []
         if any(self.work.load(name) is None for name in names):
-            shares = self._chunks()
-            moments = self._keep("moments", len(shares), lambda k: self._moments(shares[k], k))
-        entries = self._keep("pieces", len(layered), lambda k: self._pieces(layered[k], moments))
-        self._let_go("moments")
+            shares = self.chunks_of(self.states())
+            moments = self.keep("moments", len(shares), lambda k: self._moments(shares[k], k))
+        entries = self.keep("pieces", len(layered), lambda k: self._pieces(layered[k], moments))
+        self.let_go("moments")
         found = {change.key: entry for change, entry in zip(layered, entries, strict=True)}
         live = self.runner.modules(self.pair.changes)
         return {key: parts_of(change, found.get(key)) for change in self.pair.changes if (key := change.key) in live}
@@ -237,8 +236,9 @@ class Survey:
         [(inputs, outputs)] = curvature.moments.values()
         seed = seed_of(self.settings.seed, change.name, 0)
         generator = torch.Generator(self.crew.solver).manual_seed(seed)
-        down, up, cores = pieces(delta.to(self.crew.solver), inputs, outputs, self.settings.pieces, generator)
-        return {"down": down, "up": up, **(cores.as_tensors() if cores else {})}, {}
+        found = pieces(delta.to(self.crew.solver), inputs, outputs, self.settings.pieces, generator)
+        sides = {"down": found.down, "up": found.up, "seen": found.seen, "felt": found.felt}
+        return {**sides, **(found.cores.as_tensors() if found.cores else {})}, {}
 
     def _effects(self, states: States, parts: dict[ModuleKey, ChangeParts], chunk: int, near: float) -> Made:
         """Effects in one chunk of states, and what all of the change does there, measured so near to the midpoint.
@@ -295,10 +295,21 @@ class Survey:
                 if after is not None:
                     after(signs)
 
-    def _keep(self, stage: str, count: int, make: Callable[[int], Made]) -> list[WorkEntry]:
-        """Entries ``stage 0``, ``stage 1`` ...; those that are missing are made, by whichever process's turn it is."""
-        if self.tell and self.work.load(f"{stage} {count - 1}") is None:
-            self.tell(PHASES[stage.partition(_UP_TO)[0]])
+    def keep(
+        self, stage: str, count: int, make: Callable[[int], Made], span: tuple[float, float] | None = None
+    ) -> list[WorkEntry]:
+        """Entries ``stage 0``, ``stage 1`` ...; those that are missing are made, by whichever process's turn it is.
+
+        Args:
+            stage: its name.
+            count: of the entries.
+            make: makes one.
+            span: where the stage begins and how long it is, in hundredths of what is under way, where it is none of
+                `STAGES`; whoever has it tells what it does.
+        """
+        kind = stage.partition(_UP_TO)[0]
+        if span is None and self.tell and self.work.load(f"{stage} {count - 1}") is None:
+            self.tell(PHASES[kind])
         for k in self.crew.share(range(count), lambda k: 1.0):
             if self.work.load(f"{stage} {k}") is None:
                 made, facts = make(k)
@@ -307,16 +318,13 @@ class Survey:
                 tensors = {name: Tensor.from_torch(made.pop(name)) for name in tuple(made)}
                 self.work.save(f"{stage} {k}", tensors, facts)
                 del tensors
-            self._advance(stage, (k + 1) / count)
+            if self.progress:
+                begin, length = span or STAGES[kind]
+                self.progress(round(begin + length * (k + 1) / count), 100)
         self.crew.wait()
         entries = [self.work.load(f"{stage} {k}") for k in range(count)]
         assert all(entries), stage
         return [entry for entry in entries if entry]
-
-    def _advance(self, stage: str, share: float) -> None:
-        if self.progress:
-            begin, length = STAGES[stage.partition(_UP_TO)[0]]
-            self.progress(round(begin + length * share), 100)
 
 
 _UP_TO = " up to "
@@ -348,7 +356,10 @@ def parts_of(change: Change, found: WorkEntry | None) -> ChangeParts:
         return ChangeParts(weight=change.delta(), bias=bias)
     held = {name: tensor.torch() for name, tensor in found.tensors.items()}
     cores = Cores.from_tensors(held)
-    return ChangeParts(held["down"], held["up"], bias=bias, kernel=tuple(change.shape[1:]), cores=cores)
+    return ChangeParts(
+        held["down"], held["up"], bias=bias, kernel=tuple(change.shape[1:]), cores=cores,
+        seen=held["seen"], felt=held["felt"],
+    )  # fmt: skip
 
 
 def even_scale(scale: torch.Tensor) -> torch.Tensor:

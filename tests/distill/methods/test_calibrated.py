@@ -60,10 +60,10 @@ def test_a_rank_means_as_many_numbers_as_that_rank_everywhere(ink: Distil) -> No
 
 
 def test_a_fidelity_is_kept_by_measurement(ink: Distil) -> None:
-    found = ink(fidelity=0.7)
-    assert found.error <= 0.3
+    found = ink(fidelity=0.9)
+    assert found.error <= 0.1
     smaller = ink("smaller.safetensors", size=int(found.size * 0.8))
-    assert smaller.error > 0.3
+    assert smaller.error > 0.1
 
 
 def test_without_a_budget_a_twentieth_of_the_checkpoint_is_spent_at_most_and_the_next_sizes_are_told(
@@ -80,16 +80,19 @@ def test_without_a_budget_a_twentieth_of_the_checkpoint_is_spent_at_most_and_the
     own = Calibration(
         open_pair(INK), Request.of("calibrated", [INK], prompts=PROMPTS, options={**SHORT, "cache": cache})
     )
-    nearest = own.within(own.size(own.wanted()) // 2)
+    choice = own.fitted()
+    nearest = own.within(own.size(choice) // 2)
     assert half == own.size(nearest)
-    assert more == pytest.approx(own.fidelity_of(nearest).error, rel=1e-6)
-    assert ink("half.safetensors", dtype="fp16", size=found.size // 2).error == pytest.approx(more, rel=0.01)
+    assert choice.before is not None
+    gained = own.fidelity_of(choice).error / choice.before
+    assert more == pytest.approx(gained * own.fidelity_of(nearest).error, rel=1e-6)
+    assert ink("half.safetensors", dtype="fp16", size=found.size // 2).error == pytest.approx(more, rel=0.2)
     first = found.as_text().splitlines()[0]
     assert first.startswith(f"{size_text(found.size)} leaves {found.error:.4f} of the base's error; ")
-    assert f"{size_text(half)} {more:.4f}, {size_text(twice)} {less:.4f}" in first
+    assert f"{size_text(half)} about {more:.4f}, {size_text(twice)} about {less:.4f}" in first
     said = ink("own.safetensors", size=120_000)
     assert said.sizes == ()
-    assert ink("bytes.safetensors", size=120_000, dtype="int8").error < 0.7 * said.error
+    assert ink("bytes.safetensors", size=120_000, dtype="int8").error < 0.75 * said.error
 
 
 def test_the_error_in_the_document_is_what_running_both_pipelines_shows(ink: Distil, calibration: Calibration) -> None:
@@ -184,7 +187,9 @@ def test_from_too_few_states_parts_are_not_fitted_until_they_are_worse_than_none
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     neon = checkpoint("neon")
-    starved: dict[str, Any] = {**SHORT, "trajectories": 1, "states": 1, "held_out": 4, "pieces": 8, "cache": cache}
+    starved: dict[str, Any] = {
+        **SHORT, "trajectories": 1, "states": 1, "held_out": 4, "pieces": 8, "passes": 0, "cache": cache,
+    }  # fmt: skip
 
     def run(name: str, size: int) -> Distilled:
         return distill(

@@ -48,7 +48,7 @@ def test_all_pieces_are_the_whole_change() -> None:
     torch.manual_seed(0)
     delta = torch.randn(6, 4, 3, 3)
     held = moments(torch.randn(300, 36) * torch.linspace(0.1, 2, 36), torch.randn(300, 6))
-    down, up, cores = pieces(delta, *held, 99, torch.Generator())
+    down, up, _, _, cores = pieces(delta, *held, 99, torch.Generator())
     assert cores is not None
     assert down.shape == (6, 36)
     assert torch.allclose(up @ down, delta.flatten(1), atol=1e-3)
@@ -61,7 +61,7 @@ def test_the_leading_pieces_leave_least_of_what_is_felt() -> None:
     inputs, gradients = torch.randn(500, 20) * torch.linspace(0.1, 3, 20), torch.randn(500, 12) @ torch.randn(12, 12)
     held = moments(inputs, gradients)
     roots = [one.root().times(torch.eye(n)).double() for one, n in zip(held, (20, 12), strict=True)]
-    down, up, cores = pieces(delta, *held, 3, torch.Generator())
+    down, up, _, _, cores = pieces(delta, *held, 3, torch.Generator())
     assert cores is None
     felt = roots[1].T @ (delta.double() - (up @ down).double()) @ roots[0]
     sigma = torch.linalg.svdvals(roots[1].T @ delta.double() @ roots[0])
@@ -97,7 +97,7 @@ def test_pieces_are_the_same_whether_their_roots_are_formed_or_not(
     assert torch.allclose(found.form().double(), whole, atol=tolerance)
     assert torch.allclose((found @ columns).double(), whole @ columns.double(), atol=tolerance)
     assert torch.allclose((found.T @ torch.eye(out)).double(), whole.T, atol=tolerance)
-    down, up, _ = pieces(delta, held[0], held[1], 4, torch.Generator().manual_seed(0))
+    down, up, *_ = pieces(delta, held[0], held[1], 4, torch.Generator().manual_seed(0))
     rest = outer.T @ (delta.double() - up.double() @ down.double()) @ into
     assert float(rest.square().sum()) == pytest.approx(float(torch.linalg.svdvals(whole)[4:].square().sum()), rel=2e-3)
 

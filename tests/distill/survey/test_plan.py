@@ -36,7 +36,10 @@ def test_calls_are_those_that_are_made_and_files_as_large_as_told(tmp_path: Path
     # Of two trajectories each: four steps of two calls; six states forward for moments, three times for effects; ten
     # states twice. Gradients are no calls here: of the plan's, one for each state's moments and two for its effects.
     assert calls == 4 * 4 * 2 + 6 + 3 * 6 + 2 * 10
-    assert said[0].startswith(f"plan: {4 * 8 + 6 * 2 + 6 * 5 + 3 * 10:,} calls of the denoiser (walking 32, ")
+    # An adapter would then be fitted in six passes with gradients over these states, after what the tuned model says.
+    fitting = 6 * (1 + 6 * 2)
+    assert said[0].startswith(f"plan: {4 * 8 + 6 * 2 + 6 * 5 + 3 * 10 + fitting:,} calls of the denoiser (walking 32, ")
+    assert f", fitting {fitting})" in said[0]
     assert [line for line in said if "s a call" in line]
     assert said[1] == "walking the tuned model's own sampling"
     kept = sum(file.stat().st_size for file in survey.work.folder.glob("*.safetensors"))

@@ -1,0 +1,231 @@
+"""Up matrices fitted to the tuned model's predictions: their gradients, what is gained, what is kept and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from si_hub.distill import distill
+from si_hub.distill.methods import fitting
+from si_hub.distill.methods.calibrated import Calibration
+from si_hub.distill.methods.choosing import Choice
+from si_hub.distill.pair.matching import match_all
+from si_hub.distill.request import Request
+from si_hub.distill.running.storing import FULL
+from si_hub.distill.running.student import Student
+from si_hub.distill.survey.plan import LESSONS, lesson_stride
+from si_hub.errors import UsageError
+from si_hub.format import read
+from si_hub.storage.header import read_safetensors
+from tests.distill import ways
+from tests.distill.methods.surveys import SHORT
+from tests.miniature import BASE, INK, PROMPTS
+
+
+@pytest.fixture(scope="module")
+def choice(calibration: Calibration) -> Choice:
+    found = calibration.within(100_000)
+    directions = {group.directions for group in found.groups if set(group.columns) & set(found.columns)}
+    assert len(directions) > 1, "pairs and cores are in it"
+    return found
+
+
+@pytest.fixture(scope="module")
+def lessons(calibration: Calibration) -> fitting.TunedPredictions:
+    """With what the tuned model predicts, asked while nothing else is in the pipeline."""
+    found = fitting.TunedPredictions(calibration.survey, 1)
+    assert sum(map(len, found.targets)) == SHORT["trajectories"] * SHORT["states"]
+    return found
+
+
+@pytest.fixture
+def student(calibration: Calibration, choice: Choice, lessons: fitting.TunedPredictions) -> Iterator[Student]:
+    made = Student(calibration.runner, choice.components)
+    yield made
+    made.leave()
+
+
+def test_every_number_that_moves_is_felt_alike_and_all_ranks_move(
+    student: Student, calibration: Calibration, choice: Choice
+) -> None:
+    """The moved effect of a direction and a rank, in the norms of the moments, from the tensors themselves."""
+    moves = list(fitting._moves(student, calibration.findings, choice))
+    ups = [name for name in student.leaves if name.endswith("up.weight")]
+    assert len(moves) == len(ups) > 10
+    for move in moves:
+        ranks = len(move.lengths)
+        assert move.leaf.shape[:2] == move.start.shape == (len(move.leaf), ranks)
+        move.put(torch.zeros(move.shape, dtype=torch.float64))
+        assert torch.equal(move.leaf.detach().flatten(1).double(), move.start)
+        draw = torch.randn(move.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        move.put(draw)
+        moved = move.leaf.detach().flatten(1).double() - move.start
+        assert torch.linalg.matrix_rank(moved) == min(move.shape)
+        move.put(torch.zeros(move.shape, dtype=torch.float64))
+
+
+def test_a_rank_whose_up_is_its_pieces_has_the_length_of_its_down(calibration: Calibration, choice: Choice) -> None:
+    """Down's rows in the norm of the inputs, by the survey's own lengths of the pieces that they are multiples of."""
+    parts = calibration.findings.parts
+    student = Student(calibration.runner, choice.components)
+    try:
+        moves = {id(move.leaf): move for move in fitting._moves(student, calibration.findings, choice)}
+        looked = 0
+        for component, held in choice.components.items():
+            for path, layer in held.layers.items():
+                pair = parts[(component, path)]
+                if "core.weight" in layer.tensors or pair.down is None or pair.seen is None:
+                    continue
+                leaf = student.leaf_of(component, path, "up.weight")
+                rows = layer.tensors["down.weight"].torch().flatten(1).double()
+                move = moves[id(leaf)]
+                ranks = [
+                    int(name) for key, name in (calibration.findings.columns[c] for c in choice.columns)
+                    if key == (component, path) and name.isdecimal()
+                ]  # fmt: skip
+                grown = rows.norm(dim=1) / pair.down.double()[ranks].norm(dim=1)
+                wanted = pair.seen.double()[ranks] * grown
+                assert move.lengths.tolist() == pytest.approx(wanted.tolist(), rel=2e-3)
+                looked += 1
+        assert looked > 10
+    finally:
+        student.leave()
+
+
+def test_the_gradient_is_the_slope_of_the_error(
+    student: Student, calibration: Calibration, choice: Choice, lessons: fitting.TunedPredictions
+) -> None:
+    for leaf in student.leaves.values():
+        leaf.requires_grad_(False)
+    moves = list(fitting._moves(student, calibration.findings, choice))
+    for move in moves:
+        move.leaf.requires_grad_(True)
+    search = fitting._Search(lessons, moves, "slope", 1)
+    calibration.runner.mix(0.0)
+
+    def error(moved: Tensor, name: str) -> tuple[float, Tensor]:
+        search.put(moved)
+        return lessons.miss(moves, name, 0)
+
+    here, slope = error(search.best, "here")
+    along = slope / slope.norm()
+    # As far as the error changes by a fiftieth.
+    step = 0.02 * here / float(slope.norm())
+    ends = [error(sign * step * along, f"there {sign}")[0] for sign in (1, -1)]
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(float(slope.norm()), rel=1e-3)
+    # By hand: the mean square over all states of what the pipeline with the adapter predicts beside the tuned model.
+    search.put(search.best)
+    states = calibration.survey.states()
+    scale = (0.7 * states.scale.square() + 0.3).sqrt()
+    with torch.no_grad():
+        ours = calibration.runner(states, scale)
+        with student.away(calibration.runner):
+            theirs = calibration.runner(states, scale)
+    assert here == pytest.approx(float((ours - theirs).double().square().mean()), rel=1e-4)
+
+
+def test_the_error_that_is_left_is_less_and_both_are_told(tmp_path: Path, cache: Path) -> None:
+    options: dict[str, Any] = {**SHORT, "cache": cache, "prompts": PROMPTS, "size": 100_000, "dtype": "fp16"}
+    plain = distill(BASE, INK, output=tmp_path / "plain.safetensors", passes=0, **options)
+    found = distill(BASE, INK, output=tmp_path / "fitted.safetensors", **options)
+    assert found.error < 0.85 * plain.error
+    assert found.fidelity["before_fit"] == pytest.approx(plain.error, rel=1e-3)
+    assert "before_fit" not in plain.fidelity
+    assert found.size <= 100_000
+    ours, theirs = (read(one.path).components for one in (found, plain))
+    for name, part in ours.items():
+        assert list(part.layers) == list(theirs[name].layers)
+        for path, layer in part.layers.items():
+            for leaf, tensor in layer.tensors.items():
+                same = torch.equal(tensor.torch(), theirs[name].layers[path].tensors[leaf].torch())
+                assert same or leaf == "up.weight", "nothing else moves"
+
+
+def test_what_was_fitted_is_kept_and_asks_nothing_again(
+    calibration: Calibration, choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = calibration.fit(choice)
+    assert first.before == calibration.fidelity_of(choice).error
+    assert calibration.fidelity_of(first).error < first.before
+    calls: list[int] = []
+    monkeypatch.setattr(fitting.TunedPredictions, "miss", lambda *_: calls.append(1))
+    again = fitting.fit_to_predictions(calibration.survey, calibration.findings, choice, "F16")
+    assert not calls
+    for name, part in again.items():
+        for path, layer in part.layers.items():
+            for leaf, tensor in layer.tensors.items():
+                assert torch.equal(tensor.torch(), first.components[name].layers[path].tensors[leaf].torch())
+
+
+def test_other_choices_have_other_names(choice: Choice) -> None:
+    fewer = replace(choice, columns=choice.columns[:-1], coefficients=choice.coefficients[:-1])
+    other = replace(choice, coefficients=1.01 * choice.coefficients)
+    plain = replace(choice, groups=[replace(group, directions=0) for group in choice.groups])
+    names = [fitting._name(one, "F16") for one in (choice, fewer, other, plain)]
+    assert len({*names, fitting._name(choice, FULL)}) == 5
+    assert fitting._name(replace(choice), "F16") == names[0]
+
+
+def test_a_fit_that_measures_worse_is_not_taken(
+    calibration: Calibration, choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = choice.components["unet"]
+    first = {"unet": replace(part, layers=dict(list(part.layers.items())[:1]))}
+    monkeypatch.setattr(fitting, "fit_to_predictions", lambda *_: first)
+    assert calibration.fit(choice) is choice
+
+
+def test_a_fidelity_is_kept_in_fewer_bytes(tmp_path: Path, cache: Path) -> None:
+    options: dict[str, Any] = {**SHORT, "cache": cache, "prompts": PROMPTS, "fidelity": 0.8, "dtype": "fp16"}
+    plain = distill(BASE, INK, output=tmp_path / "plain.safetensors", passes=0, **options)
+    found = distill(BASE, INK, output=tmp_path / "fitted.safetensors", **options)
+    assert found.error <= 0.2
+    assert plain.error <= 0.2
+    assert found.size < 0.95 * plain.size
+
+
+@pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way in ways.ONE_WAY else pytest.mark.slow)
+                                 for way in ways.WAYS])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["fp16", "int8"])
+def test_models_are_fitted_however_they_are_held_and_stored(way: str, dtype: str, tmp_path: Path) -> None:
+    base, tuned = ways.pair_of(way, tmp_path)
+    options = {name: value for name, value in ways.WAYS[way][2].items() if name != "config"}
+    config = ways.WAYS[way][2].get("config")
+    [pair] = match_all(base, [tuned], config=config)
+    request = Request.of(
+        "calibrated", [tuned], size=100_000, dtype=dtype, prompts=PROMPTS,
+        options={**SHORT, "cache": tmp_path / "cache", **options},
+    )  # fmt: skip
+    calibration = Calibration(pair, request)
+    found = calibration.fitted()
+    assert found.before is not None
+    assert calibration.fidelity_of(found).error < 0.9 * found.before
+    names = {read_safetensors(file).metadata["name"] for file in calibration.survey.work.folder.glob("*.safetensors")}
+    assert [name for name in names if name.startswith("fitted ")]
+    assert not [name for name in names if name.startswith("fit ")], "passes are thrown away"
+
+
+def test_every_state_of_few_and_evenly_many_of_more() -> None:
+    assert [lesson_stride(count) for count in (1, LESSONS, 2 * LESSONS - 1, 2 * LESSONS, 10 * LESSONS)] == [
+        1,
+        1,
+        1,
+        2,
+        10,
+    ]
+
+
+def test_passes_may_be_none_but_not_fewer() -> None:
+    assert Request.of("calibrated", [INK], options={"passes": 0}).survey.passes == 0
+    for wrong in (-1, 1.5, True, "many"):
+        with pytest.raises(UsageError, match="passes"):
+            Request.of("calibrated", [INK], options={"passes": wrong})
+    with pytest.raises(UsageError, match="no such option"):
+        Request.of("calibrated", [INK, BASE], options={"passes": 3})
+    assert Request.of("calibrated", [INK, BASE]).survey.passes == 0
