@@ -82,39 +82,40 @@ def _moved(choice: Choice, moves: Sequence[Move], dtype: str) -> dict[str, Compo
 
 @dataclass(slots=True)
 class Move:
-    """How the up matrix of a layer moves: ``start + directions (X / lengths)``.
+    """How the up matrix of a layer moves: ``start + ups (units X)``, with ``units [directions, ranks]``.
 
     Attributes:
         key: of the layer's module.
         leaf: the live tensor.
-        start: where it was, ``[out, ranks]``, float64.
-        directions: U, ``[out, directions]``, float64.
-        lengths: of the rows of down, ``[ranks]``, float64.
+        start: where it was, ``[out, ranks]``.
+        ups: the outputs of the layer's pieces, ``[out, directions]``.
+        units: what a number of X is multiplied with, so that all are felt alike: one by the length of the column of
+            ups, and of the row of down.
     """
 
     key: ModuleKey
     leaf: nn.Parameter
     start: Tensor
-    directions: Tensor
-    lengths: Tensor
+    ups: Tensor
+    units: Tensor
 
     @property
     def shape(self) -> torch.Size:
         """Of X."""
-        return torch.Size((self.directions.shape[1], len(self.lengths)))
+        return self.units.shape
 
     def put(self, moved: Tensor) -> None:
         """Set the leaf for some X."""
-        now = self.start + self.directions @ (moved / self.lengths)
+        now = self.start + self.ups @ (self.units * moved).float()
         self.leaf.data.copy_(now.reshape(self.leaf.shape))
 
     def take(self) -> Tensor:
-        """The leaf's gradient as that of X."""
+        """The leaf's gradient as that of X, float64."""
         gradient = self.leaf.grad
         self.leaf.grad = None
         if gradient is None:
             return torch.zeros(self.shape, dtype=torch.float64)
-        return self.directions.T @ (gradient.flatten(1).cpu().double() / self.lengths)
+        return self.units * (self.ups.T @ gradient.flatten(1).cpu().float()).double()
 
 
 def _moves(student: Student, findings: Findings, choice: Choice) -> Iterator[Move]:
@@ -132,15 +133,16 @@ def _moves(student: Student, findings: Findings, choice: Choice) -> Iterator[Mov
         if leaf is None or parts.up is None or parts.felt is None or parts.seen is None:
             continue
         places = [place for place, _, _ in ranks]
-        up, start = parts.up.double(), leaf.detach().flatten(1).cpu().double()
+        start = leaf.detach().flatten(1).cpu().float().clone()
         much = torch.tensor([amount * share for _, amount, share in ranks], dtype=torch.float64)
         # What the rank does is what its piece does, times that: up is longer or shorter, and so down the other way.
-        grown = start.norm(dim=0) / up[:, places].norm(dim=0)
+        grown = (start.norm(dim=0) / parts.up[:, places].norm(dim=0)).double()
         lengths = much * parts.seen.double()[places] / grown.clamp(min=torch.finfo(torch.float32).tiny)
         felt = parts.felt.double()
-        heard = felt > 0
-        if lengths.max() > 0 and heard.any():
-            yield Move(key, leaf, start, up[:, heard] / felt[heard], lengths.clamp(min=_QUIET * float(lengths.max())))
+        outer = torch.where(felt > 0, 1.0 / felt, 0.0)
+        if lengths.max() > 0 and outer.any():
+            inner = 1.0 / lengths.clamp(min=_QUIET * float(lengths.max()))
+            yield Move(key, leaf, start, parts.up, outer[:, None] * inner)
 
 
 def _name(choice: Choice, dtype: str) -> str:
@@ -201,13 +203,13 @@ class TunedPredictions:
                 left, unit = self._backward(states, target)
                 error += left
                 gradient = gradient + unit * torch.cat([move.take().flatten() for move in moves])
-            return {"gradient": gradient, "error": torch.tensor(error, dtype=torch.float64)}, {}
+            return {"gradient": gradient.float(), "error": torch.tensor(error, dtype=torch.float64)}, {}
 
         entries = self.survey.keep(stage, len(self.chunks), look, (self._share * (1 + number), self._share))
         found = [{name: tensor.torch() for name, tensor in entry.tensors.items()} for entry in entries]
         numbers = sum(target.numel() for target in self.targets)
         error = sum(float(one["error"]) for one in found)
-        return error / numbers, torch.stack([one["gradient"] for one in found]).sum(0) * 2 / numbers
+        return error / numbers, torch.stack([one["gradient"].double() for one in found]).sum(0) * 2 / numbers
 
     def _batches(self, k: int) -> list[States]:
         return self.chunks[k].batches(self.survey.batch)

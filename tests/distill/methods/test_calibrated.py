@@ -64,6 +64,9 @@ def test_a_fidelity_is_kept_by_measurement(ink: Distil) -> None:
     assert found.error <= 0.1
     smaller = ink("smaller.safetensors", size=int(found.size * 0.8))
     assert smaller.error > 0.1
+    plain = ink("plain.safetensors", fidelity=0.9, passes=0)
+    assert plain.error <= 0.1
+    assert found.size < 0.95 * plain.size, "what is fitted is smaller"
 
 
 def test_without_a_budget_a_twentieth_of_the_checkpoint_is_spent_at_most_and_the_next_sizes_are_told(

@@ -59,13 +59,12 @@ def test_every_number_that_moves_is_felt_alike_and_all_ranks_move(
     ups = [name for name in student.leaves if name.endswith("up.weight")]
     assert len(moves) == len(ups) > 10
     for move in moves:
-        ranks = len(move.lengths)
-        assert move.leaf.shape[:2] == move.start.shape == (len(move.leaf), ranks)
+        assert move.leaf.shape[:2] == move.start.shape == (len(move.leaf), move.shape[1])
         move.put(torch.zeros(move.shape, dtype=torch.float64))
-        assert torch.equal(move.leaf.detach().flatten(1).double(), move.start)
+        assert torch.equal(move.leaf.detach().flatten(1), move.start)
         draw = torch.randn(move.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         move.put(draw)
-        moved = move.leaf.detach().flatten(1).double() - move.start
+        moved = move.leaf.detach().flatten(1).double() - move.start.double()
         assert torch.linalg.matrix_rank(moved) == min(move.shape)
         move.put(torch.zeros(move.shape, dtype=torch.float64))
 
@@ -91,7 +90,11 @@ def test_a_rank_whose_up_is_its_pieces_has_the_length_of_its_down(calibration: C
                 ]  # fmt: skip
                 grown = rows.norm(dim=1) / pair.down.double()[ranks].norm(dim=1)
                 wanted = pair.seen.double()[ranks] * grown
-                assert move.lengths.tolist() == pytest.approx(wanted.tolist(), rel=2e-3)
+                # Columns of ups of length 1 in the norm of the gradients, and the others by the row of down.
+                assert pair.felt is not None
+                lengths = 1 / (move.units * pair.felt.double()[:, None])
+                for row in lengths.tolist():
+                    assert row == pytest.approx(wanted.tolist(), rel=2e-3)
                 looked += 1
         assert looked > 10
     finally:
@@ -179,15 +182,6 @@ def test_a_fit_that_measures_worse_is_not_taken(
     first = {"unet": replace(part, layers=dict(list(part.layers.items())[:1]))}
     monkeypatch.setattr(fitting, "fit_to_predictions", lambda *_: first)
     assert calibration.fit(choice) is choice
-
-
-def test_a_fidelity_is_kept_in_fewer_bytes(tmp_path: Path, cache: Path) -> None:
-    options: dict[str, Any] = {**SHORT, "cache": cache, "prompts": PROMPTS, "fidelity": 0.8, "dtype": "fp16"}
-    plain = distill(BASE, INK, output=tmp_path / "plain.safetensors", passes=0, **options)
-    found = distill(BASE, INK, output=tmp_path / "fitted.safetensors", **options)
-    assert found.error <= 0.2
-    assert plain.error <= 0.2
-    assert found.size < 0.95 * plain.size
 
 
 @pytest.mark.parametrize("way", [pytest.param(way, marks=[] if way in ways.ONE_WAY else pytest.mark.slow)
