@@ -157,6 +157,15 @@ def predicted_error(effects: Tensor, target: Tensor, chosen: Sequence[int], coef
     return float(rest.square().sum() / target.double().square().sum())
 
 
+def out_of_reach(least: float, fidelity: float) -> UsageError:
+    """The error for a fidelity that not even everything has, which leaves ``least``."""
+    return UsageError(
+        "no adapter of this method comes that close", key=label("fidelity"),
+        expected=f"{math.floor((1 - least) * 1e4) / 1e4:.4f} or less", found=fidelity,
+        hint=f"Look at more pieces of each layer with {setting('pieces', 'N')}, or train.",
+    )  # fmt: skip
+
+
 def smallest(top: int, make: Callable[[int], Found], error: Callable[[Found], float], fidelity: float) -> Found:
     """What the smallest budget buys that leaves no more error than a fidelity allows, by measuring, to `NEAR` of it.
 
@@ -171,10 +180,7 @@ def smallest(top: int, make: Callable[[int], Found], error: Callable[[Found], fl
     """
     best, allowed = make(top), 1.0 - fidelity
     if (least := error(best)) > allowed:
-        raise UsageError(
-            "no adapter of this method comes that close", key=label("fidelity"), expected=f"{1 - least:.4f} or less",
-            found=fidelity, hint=f"Look at more pieces of each layer with {setting('pieces', 'N')}, or train.",
-        )  # fmt: skip
+        raise out_of_reach(least, fidelity)
     low, high, at = 0.0, float(top), top / 4
     for _ in range(TRIES - 1):
         found = make(int(at))

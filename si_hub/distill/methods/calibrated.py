@@ -17,7 +17,7 @@ from functools import cached_property
 from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, adapter_bytes
 from si_hub.distill.budget.knee import FIDELITY, SHARE, choose_size
 from si_hub.distill.budget.rounding import LADDER, costs_little
-from si_hub.distill.budget.spend import Group, smallest
+from si_hub.distill.budget.spend import Group, out_of_reach, smallest
 from si_hub.distill.methods import fitting
 from si_hub.distill.methods.choosing import Choice, Chooser
 from si_hub.distill.pair.change import ModuleKey
@@ -148,12 +148,28 @@ class Calibration:
         Raises:
             UsageError: as `wanted`.
         """
-        choice, allowed = self.fit(self.wanted()), self._allowed()
+        choice, allowed = self._fitted_as_wanted(), self._allowed()
         if choice.before is not None and allowed is not None and choice.before <= allowed:
             choice = self._in_less(choice, allowed)
         if not self.request.budgeted:
             self.sizes = self._neighbours(choice)
         return choice
+
+    def _fitted_as_wanted(self) -> Choice:
+        """The wanted adapter, fitted; where only fitting everything comes as close as wanted, that."""
+        try:
+            return self.fit(self.wanted())
+        except UsageError:
+            if self.request.fidelity is None:
+                raise
+        choice = self.fit(self._choose(self._everything(), in_bytes=True))
+        if (least := self.fidelity_of(choice).error) > 1.0 - self.request.fidelity:
+            raise out_of_reach(least, self.request.fidelity)
+        return choice
+
+    def _everything(self) -> int:
+        """The budget in bytes that buys everything."""
+        return sum(group.opening + group.cost * len(group.columns) for group in self._groups())
 
     def _in_less(self, choice: Choice, allowed: float) -> Choice:
         """The smallest that was found of those that leave no more than allowed when they are fitted.
@@ -260,7 +276,7 @@ class Calibration:
     def halves(self) -> list[int]:
         """Bytes of everything that can be carried, of half of it, and so on, `HALVES` in all that hold something."""
         groups = self._groups()
-        whole = DOCUMENT + sum(group.opening + group.cost * len(group.columns) for group in groups)
+        whole = DOCUMENT + self._everything()
         least = DOCUMENT + 2 * max((group.opening + group.cost for group in groups), default=0)
         sizes = [whole >> k for k in range(HALVES)]
         return [size for size in sizes if size >= least] or sizes[:1]
@@ -275,8 +291,7 @@ class Calibration:
         def make(budget: int) -> Choice:
             return self._choose(budget, in_bytes=True)
 
-        top = sum(group.opening + group.cost * len(group.columns) for group in self._groups())
-        return smallest(top, make, lambda choice: self.fidelity_of(choice).error, fidelity)
+        return smallest(self._everything(), make, lambda choice: self.fidelity_of(choice).error, fidelity)
 
     def _groups(self) -> list[Group]:
         """What can be carried as it is, with its cost in bytes of the file."""

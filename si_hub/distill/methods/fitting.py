@@ -27,7 +27,7 @@ from si_hub.distill.pair.change import ModuleKey
 from si_hub.distill.running.states import States
 from si_hub.distill.running.storing import store_leaves
 from si_hub.distill.running.student import Student
-from si_hub.distill.survey.plan import lesson_stride
+from si_hub.distill.survey.plan import lesson_rows
 from si_hub.distill.survey.stages import Findings, Made, Survey, even_scale
 from si_hub.format.whole import UP
 from si_hub.storage.tensors import Tensor as StoredTensor
@@ -36,6 +36,8 @@ from si_hub.storage.tensors import Tensor as StoredTensor
 FIRST = 0.3
 #: A row of down that is this quiet beside the loudest of its layer moves no further than one that is so loud.
 _QUIET = 1e-3
+#: Calls that end no search: passes do.
+_ENDLESS = 1 << 30
 
 
 def fit_to_predictions(survey: Survey, findings: Findings, choice: Choice, dtype: str) -> dict[str, Component]:
@@ -50,14 +52,13 @@ def fit_to_predictions(survey: Survey, findings: Findings, choice: Choice, dtype
         dtype: safetensors' name of what numbers are stored as.
     """
     passes = survey.settings.passes
-    if not passes or not choice.components:
+    # The first pass moves nothing.
+    if passes < 2 or not any(_is_known(findings, column) for column in choice.columns):
         return choice.components
     wanted = TunedPredictions(survey, passes)
     student = Student(survey.runner, choice.components)
     try:
         moves = list(_moves(student, findings, choice))
-        if not moves:
-            return choice.components
         for leaf in student.leaves.values():
             leaf.requires_grad_(False)
         for move in moves:
@@ -118,6 +119,13 @@ class Move:
         return self.units * (self.ups.T @ gradient.flatten(1).cpu().float()).double()
 
 
+def _is_known(findings: Findings, column: int) -> bool:
+    """Whether a part is a piece whose lengths are known."""
+    key, name = findings.columns[column]
+    parts = findings.parts[key]
+    return name.isdecimal() and parts.felt is not None and parts.seen is not None
+
+
 def _moves(student: Student, findings: Findings, choice: Choice) -> Iterator[Move]:
     """The pairs of a choice whose pieces' lengths are known, in the order of its layers."""
     kept = {column: share for group in choice.groups if group.kept is not None
@@ -125,13 +133,15 @@ def _moves(student: Student, findings: Findings, choice: Choice) -> Iterator[Mov
     taken: dict[ModuleKey, list[tuple[int, float, float]]] = {}
     for column, much in zip(choice.columns, choice.coefficients.tolist(), strict=True):
         key, name = findings.columns[column]
-        if name.isdecimal():
+        if _is_known(findings, column):
             taken.setdefault(key, []).append((int(name), abs(much), kept.get(column, 1.0) ** 0.5))
     for key, ranks in taken.items():
         parts = findings.parts[key]
         leaf = student.leaf_of(*key, UP)
-        if leaf is None or parts.up is None or parts.felt is None or parts.seen is None:
-            continue
+        assert leaf is not None
+        assert parts.up is not None
+        assert parts.felt is not None
+        assert parts.seen is not None
         places = [place for place, _, _ in ranks]
         start = leaf.detach().flatten(1).cpu().float().clone()
         much = torch.tensor([amount * share for _, amount, share in ranks], dtype=torch.float64)
@@ -148,7 +158,9 @@ def _moves(student: Student, findings: Findings, choice: Choice) -> Iterator[Mov
 def _name(choice: Choice, dtype: str) -> str:
     """What a choice is known by among those of the same survey."""
     forms = sorted({(group.columns[0], group.directions) for group in choice.groups})
-    facts = [choice.columns, [float(f"{much:.6g}") for much in choice.coefficients.tolist()], forms, dtype]
+    besides = [change.name for change in choice.always]
+    much = [float(f"{one:.6g}") for one in choice.coefficients.tolist()]
+    facts = [choice.columns, much, forms, besides, dtype]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -168,16 +180,13 @@ class TunedPredictions:
 
     def __init__(self, survey: Survey, passes: int) -> None:
         self.survey, self._share = survey, 100 / (passes + 1)
-        states = survey.states()
-        self.chunks: Sequence[States] = survey.chunks_of(states[:: lesson_stride(len(states))])
-
+        states, trajectories = survey.states(), len(survey.prompts)
+        rows = lesson_rows(trajectories, len(states) // trajectories)
+        self.chunks: Sequence[States] = survey.chunks_of(states[rows])
         self.targets = self._ask()
 
     def _ask(self) -> list[Tensor]:
         survey = self.survey
-        names = [f"targets {k}" for k in range(len(self.chunks))]
-        if survey.tell and any(survey.work.load(name) is None for name in names):
-            survey.tell("fitting what was chosen to what the tuned model predicts")
 
         def predict(k: int) -> Made:
             survey.runner.mix(1.0)
@@ -185,7 +194,7 @@ class TunedPredictions:
                 found = [survey.runner(part, even_scale(part.scale)).cpu() for part in self._batches(k)]
             return {"predicted": torch.cat(found)}, {}
 
-        entries = survey.keep("targets", len(names), predict, (0.0, self._share))
+        entries = survey.keep("targets", len(self.chunks), predict, (0.0, self._share))
         return [entry.tensors["predicted"].torch() for entry in entries]
 
     def miss(self, moves: Sequence[Move], stage: str, number: int) -> tuple[float, Tensor]:
@@ -198,11 +207,11 @@ class TunedPredictions:
         """
 
         def look(k: int) -> Made:
-            error, gradient = 0.0, torch.zeros((), dtype=torch.float64)
+            error, unit = 0.0, 0.0
             for states, target in zip(self._batches(k), torch.split(self.targets[k], self.survey.batch), strict=True):
-                left, unit = self._backward(states, target)
+                left, unit = self._backward(states, target, unit)
                 error += left
-                gradient = gradient + unit * torch.cat([move.take().flatten() for move in moves])
+            gradient = unit * torch.cat([move.take().flatten() for move in moves])
             return {"gradient": gradient.float(), "error": torch.tensor(error, dtype=torch.float64)}, {}
 
         entries = self.survey.keep(stage, len(self.chunks), look, (self._share * (1 + number), self._share))
@@ -214,17 +223,17 @@ class TunedPredictions:
     def _batches(self, k: int) -> list[States]:
         return self.chunks[k].batches(self.survey.batch)
 
-    def _backward(self, states: States, target: Tensor) -> tuple[float, float]:
-        """The squared distance in a batch, and the unit that the leaves have half its gradient in.
+    def _backward(self, states: States, target: Tensor, unit: float) -> tuple[float, float]:
+        """The squared distance in a batch, and the unit of half its gradient, which leaves get besides what they have.
 
-        Half precision has the gradients of small errors as those of large ones, in a unit that is the error's own.
+        Half precision has gradients of small errors as those of large ones, in a unit that is the first error's own.
         """
         runner = self.survey.runner
         half = runner.computed != torch.float32
         with torch.enable_grad(), torch.autocast(runner.device.type, runner.computed, enabled=half):
             predicted = runner(states, even_scale(states.scale))
         left = predicted.detach() - target.to(predicted.device)
-        unit = float(left.square().mean().sqrt()) or 1.0
+        unit = unit or float(left.square().mean().sqrt()) or 1.0
         (predicted * (left / unit)).sum().backward()  # type: ignore[no-untyped-call]
         return float(left.cpu().double().square().sum()), unit
 
@@ -257,20 +266,26 @@ class _Search:
 
     def run(self) -> Tensor:
         """The X that leaves the least, from what is kept where it is."""
-        survey, kept = self.wanted.survey, f"fitted {self.name}"
-        if (entry := survey.work.load(kept)) is not None:
-            return entry.tensors["moved"].torch().double()
-        survey.runner.mix(0.0)
-        with suppress(_Enough):
-            self._descend()
-        best = self.best.float()
+        survey, kept = self.wanted.survey, f"fitted {self.name} {self.passes}"
         survey.crew.wait()
-        if survey.crew.main:
-            survey.work.save(kept, {"moved": StoredTensor.from_torch(best)}, {})
-        for number in range(self.looked):
+        entry = survey.work.load(kept)
+        if entry is None:
+            if survey.tell:
+                survey.tell("fitting what was chosen to what the tuned model predicts")
+            survey.runner.mix(0.0)
+            with suppress(_Enough):
+                self._descend()
+            survey.crew.wait()
+            if survey.crew.main:
+                survey.work.save(kept, {"moved": StoredTensor.from_torch(self.best.float())}, {})
+            survey.crew.wait()
+            entry = survey.work.load(kept)
+        assert entry is not None
+        for number in range(self.passes):
             survey.let_go(self._stage(number))
-        survey.crew.wait()
-        return best.double()
+        if survey.progress:
+            survey.progress(100, 100)
+        return entry.tensors["moved"].torch().double()
 
     def _descend(self) -> None:
         error, slope = self._look(self.best)
@@ -280,8 +295,8 @@ class _Search:
         unit = FIRST * error * float(slope.abs().sum() / slope.square().sum())
         moved = nn.Parameter(torch.zeros_like(self.best))
         optimizer = torch.optim.LBFGS(
-            [moved], max_iter=self.passes, tolerance_grad=0.0, tolerance_change=0.0, history_size=self.passes,
-            line_search_fn="strong_wolfe",
+            [moved], max_iter=self.passes, max_eval=_ENDLESS, tolerance_grad=0.0, tolerance_change=0.0,
+            history_size=self.passes, line_search_fn="strong_wolfe",
         )  # fmt: skip
         known: tuple[float, Tensor] | None = (error, slope)
 
@@ -300,7 +315,7 @@ class _Search:
         self.put(moved)
         error, slope = self.wanted.miss(self.moves, self._stage(self.looked), self.looked)
         self.looked += 1
-        if not math.isfinite(error):
+        if not math.isfinite(error) or not slope.isfinite().all():
             raise _Enough
         if error < self.least:
             self.least, self.best = error, moved.clone()

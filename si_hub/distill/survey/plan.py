@@ -68,7 +68,7 @@ def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
         "measuring": 3 * measured,
     }
     if settings.passes:
-        lessons = -(-states // lesson_stride(states))
+        lessons = len(lesson_rows(len(survey.prompts), settings.states))
         calls["fitting"] = lessons * (1 + settings.passes * (1 + backward))
     changes = survey.low_rank_changes()
     limit = limit_of(changes) if survey.limit is None else survey.limit
@@ -86,9 +86,20 @@ def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
     return SurveyCost(calls, 4 * (numbers + columns * rows + latents), 4 * moments * chunks)
 
 
-def lesson_stride(states: int) -> int:
-    """Every how manyth of a survey's states adapters are fitted to."""
-    return max(1, states // LESSONS)
+def lesson_rows(trajectories: int, states: int) -> list[int]:
+    """Which of a survey's states adapters are fitted to: one of so many, of each trajectory other ones.
+
+    Args:
+        trajectories: how many.
+        states: of each, in the order of its sampling.
+    """
+    stride = max(1, trajectories * states // LESSONS)
+    return [
+        trajectory * states + state
+        for trajectory in range(trajectories)
+        for state in range(states)
+        if (trajectory + state) % stride == 0
+    ]
 
 
 def is_guided(pipeline: Any, options: dict[str, Any]) -> bool:

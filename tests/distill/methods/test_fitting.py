@@ -19,7 +19,7 @@ from si_hub.distill.pair.matching import match_all
 from si_hub.distill.request import Request
 from si_hub.distill.running.storing import FULL
 from si_hub.distill.running.student import Student
-from si_hub.distill.survey.plan import LESSONS, lesson_stride
+from si_hub.distill.survey.plan import LESSONS, lesson_rows
 from si_hub.errors import UsageError
 from si_hub.format import read
 from si_hub.storage.header import read_safetensors
@@ -51,10 +51,9 @@ def student(calibration: Calibration, choice: Choice, lessons: fitting.TunedPred
     made.leave()
 
 
-def test_every_number_that_moves_is_felt_alike_and_all_ranks_move(
+def test_every_pair_moves_in_every_direction_from_where_it_was(
     student: Student, calibration: Calibration, choice: Choice
 ) -> None:
-    """The moved effect of a direction and a rank, in the norms of the moments, from the tensors themselves."""
     moves = list(fitting._moves(student, calibration.findings, choice))
     ups = [name for name in student.leaves if name.endswith("up.weight")]
     assert len(moves) == len(ups) > 10
@@ -166,12 +165,24 @@ def test_what_was_fitted_is_kept_and_asks_nothing_again(
                 assert torch.equal(tensor.torch(), first.components[name].layers[path].tensors[leaf].torch())
 
 
-def test_other_choices_have_other_names(choice: Choice) -> None:
+def test_another_number_of_passes_is_another_fit(tmp_path: Path, cache: Path) -> None:
+    errors = [
+        distill(
+            BASE, INK, output=tmp_path / f"{passes}.safetensors", passes=passes, size=80_000, dtype="fp16",
+            prompts=PROMPTS, cache=cache, **SHORT,
+        ).error
+        for passes in (1, 3, 6)
+    ]  # fmt: skip
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_other_choices_have_other_names(calibration: Calibration, choice: Choice) -> None:
     fewer = replace(choice, columns=choice.columns[:-1], coefficients=choice.coefficients[:-1])
     other = replace(choice, coefficients=1.01 * choice.coefficients)
     plain = replace(choice, groups=[replace(group, directions=0) for group in choice.groups])
-    names = [fitting._name(one, "F16") for one in (choice, fewer, other, plain)]
-    assert len({*names, fitting._name(choice, FULL)}) == 5
+    bare = replace(choice, always=[next(iter(calibration.changes.values()))])
+    names = [fitting._name(one, "F16") for one in (choice, fewer, other, plain, bare)]
+    assert len({*names, fitting._name(choice, FULL)}) == 6
     assert fitting._name(replace(choice), "F16") == names[0]
 
 
@@ -205,14 +216,20 @@ def test_models_are_fitted_however_they_are_held_and_stored(way: str, dtype: str
     assert not [name for name in names if name.startswith("fit ")], "passes are thrown away"
 
 
-def test_every_state_of_few_and_evenly_many_of_more() -> None:
-    assert [lesson_stride(count) for count in (1, LESSONS, 2 * LESSONS - 1, 2 * LESSONS, 10 * LESSONS)] == [
-        1,
-        1,
-        1,
-        2,
-        10,
-    ]
+@pytest.mark.parametrize(("trajectories", "states"), [(64, 8), (128, 8), (256, 8), (128, 16), (100, 7), (50, 21)])
+def test_of_many_states_those_of_every_part_of_the_sampling_and_of_every_trajectory(
+    trajectories: int, states: int
+) -> None:
+    rows = lesson_rows(trajectories, states)
+    assert rows == sorted(set(rows))
+    assert 0.98 * LESSONS < len(rows) < 2 * LESSONS
+    assert {row % states for row in rows} == set(range(states))
+    assert {row // states for row in rows} == set(range(trajectories))
+
+
+def test_few_states_are_all_fitted_to() -> None:
+    assert lesson_rows(8, 3) == list(range(24))
+    assert lesson_rows(1, 1) == [0]
 
 
 def test_passes_may_be_none_but_not_fewer() -> None:

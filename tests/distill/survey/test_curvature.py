@@ -61,10 +61,14 @@ def test_the_leading_pieces_leave_least_of_what_is_felt() -> None:
     inputs, gradients = torch.randn(500, 20) * torch.linspace(0.1, 3, 20), torch.randn(500, 12) @ torch.randn(12, 12)
     held = moments(inputs, gradients)
     roots = [one.root().times(torch.eye(n)).double() for one, n in zip(held, (20, 12), strict=True)]
-    down, up, _, _, cores = pieces(delta, *held, 3, torch.Generator())
+    down, up, seen, lengths, cores = pieces(delta, *held, 3, torch.Generator())
     assert cores is None
+    # What a row of down and a column of up are felt as: together the singular values, each side by the damped moment.
+    assert seen.tolist() == pytest.approx((down.double() @ roots[0]).norm(dim=1).tolist(), rel=1e-4)
+    assert lengths.tolist() == pytest.approx((roots[1].T @ up.double()).norm(dim=0).tolist(), rel=1e-4)
     felt = roots[1].T @ (delta.double() - (up @ down).double()) @ roots[0]
     sigma = torch.linalg.svdvals(roots[1].T @ delta.double() @ roots[0])
+    assert (seen * lengths).tolist() == pytest.approx(sigma[:3].tolist(), rel=1e-3)
     assert float(felt.square().sum()) == pytest.approx(float(sigma[3:].square().sum()), rel=1e-3)
     plain = torch.linalg.svd(delta.double())
     truncated = plain.U[:, :3] @ plain.S[:3].diag() @ plain.Vh[:3]
