@@ -64,7 +64,8 @@ def run(
     return {
         "method": method, "precision": precision, "seconds": round(seconds), "phases": phases_of(said, seconds),
         "processor": round(usage.ru_utime + usage.ru_stime), "peak_mb": round(usage.ru_maxrss / 1000),
-        "size": output.stat().st_size, "error": fidelity.get("error"), "ranks": dict(sorted(ranks.items())),
+        "size": output.stat().st_size, "error": fidelity.get("error"),
+        "before_fit": fidelity.get("before_fit"), "ranks": dict(sorted(ranks.items())),
     }  # fmt: skip
 
 

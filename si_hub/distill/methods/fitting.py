@@ -28,7 +28,7 @@ from si_hub.distill.running.states import States
 from si_hub.distill.running.storing import store_leaves
 from si_hub.distill.running.student import Student
 from si_hub.distill.survey.plan import lesson_rows
-from si_hub.distill.survey.stages import Findings, Made, Survey, even_scale
+from si_hub.distill.survey.stages import PHASES, Findings, Made, Survey, even_scale
 from si_hub.format.whole import UP
 from si_hub.storage.tensors import Tensor as StoredTensor
 
@@ -271,7 +271,7 @@ class _Search:
         entry = survey.work.load(kept)
         if entry is None:
             if survey.tell:
-                survey.tell("fitting what was chosen to what the tuned model predicts")
+                survey.tell(PHASES["fit"])
             survey.runner.mix(0.0)
             with suppress(_Enough):
                 self._descend()

@@ -38,7 +38,7 @@ from si_hub.work.processes import Processes
 from si_hub.work.seeds import seed_of
 
 #: Of what the stages compute: what another version of them has kept is not used.
-VERSION = 9
+VERSION = 10
 #: Share of its own weight that a prediction of something else than noise keeps where it hardly says any noise: errors
 #: there are small as noise, and decide what a picture shows.
 EVEN = 0.3
@@ -341,6 +341,7 @@ PHASES = {
     "curvature": "adding up what the layers see", "pieces": "cutting every difference into pieces",
     "effects": "measuring what each piece does to the prediction", "held out": "walking prompts to measure on",
     "reference": "asking base and tuned model on them",
+    "fit": "fitting what was chosen to what the tuned model predicts",
 }  # fmt: skip
 
 
