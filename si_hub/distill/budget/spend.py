@@ -157,7 +157,7 @@ def predicted_error(effects: Tensor, target: Tensor, chosen: Sequence[int], coef
     return float(rest.square().sum() / target.double().square().sum())
 
 
-def out_of_reach(least: float, fidelity: float) -> UsageError:
+def fidelity_too_high(least: float, fidelity: float) -> UsageError:
     """The error for a fidelity that not even everything has, which leaves ``least``."""
     return UsageError(
         "no adapter of this method comes that close", key=label("fidelity"),
@@ -180,7 +180,7 @@ def smallest(top: int, make: Callable[[int], Found], error: Callable[[Found], fl
     """
     best, allowed = make(top), 1.0 - fidelity
     if (least := error(best)) > allowed:
-        raise out_of_reach(least, fidelity)
+        raise fidelity_too_high(least, fidelity)
     low, high, at = 0.0, float(top), top / 4
     for _ in range(TRIES - 1):
         found = make(int(at))

@@ -17,7 +17,7 @@ from functools import cached_property
 from si_hub.distill.budget.filesize import DOCUMENT, ENTRY, SOURCE_HASH, adapter_bytes
 from si_hub.distill.budget.knee import FIDELITY, SHARE, choose_size
 from si_hub.distill.budget.rounding import LADDER, costs_little
-from si_hub.distill.budget.spend import Group, out_of_reach, smallest
+from si_hub.distill.budget.spend import Group, fidelity_too_high, smallest
 from si_hub.distill.methods import fitting
 from si_hub.distill.methods.choosing import Choice, Chooser
 from si_hub.distill.pair.change import ModuleKey
@@ -164,7 +164,7 @@ class Calibration:
                 raise
         choice = self.fit(self._choose(self._everything(), in_bytes=True))
         if (least := self.fidelity_of(choice).error) > 1.0 - self.request.fidelity:
-            raise out_of_reach(least, self.request.fidelity)
+            raise fidelity_too_high(least, self.request.fidelity)
         return choice
 
     def _everything(self) -> int:
