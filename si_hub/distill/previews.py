@@ -83,7 +83,7 @@ def curve(
 ) -> Curve:
     """What calibrated adapters of several sizes leave of the error, predicted and measured; no adapter is written.
 
-    They are not fitted to the tuned model's predictions, which takes a few minutes each and would leave less, unless
+    They are not fitted to the tuned model's predictions, which takes many calls for each and would leave less, unless
     ``passes`` says so.
 
     Args:
@@ -120,7 +120,7 @@ def curve(
     points = tuple(CurvePoint(*one) for one in sorted(found))
     wanted = request.size
     chosen = None if wanted is None else max(point.size for point in points if point.size <= wanted)
-    result = Curve(pairs[0].base.path, pairs[0].tuned.path, points, chosen, request.survey.passes > 0)
+    result = Curve(pairs[0].base.path, pairs[0].tuned.path, points, chosen, request.survey.fits)
     if is_main():
         plotted = Distillation(
             f"{pairs[0].tuned.title}: error by size",

@@ -72,7 +72,8 @@ class SurveyOptions:
         held_out: prompts that adapters are measured with, each with a trajectory of its own.
         probes: random projections of the prediction in each state.
         pieces: rank-one pieces of each layer that can be chosen.
-        passes: over states, gradients and all, that fit what was chosen to the tuned model's predictions; 0 for none.
+        passes: over states, gradients and all, that fit what was chosen to the tuned model's predictions, the first
+            before anything moves; 0 for none.
         batch: states at once; 0 goes by their size.
         precision: what the model is held in: ``no`` (float32), ``fp16`` or ``bf16``; it is run in it, on a CPU in
             float32. Differences of weights are float32 whatever it is.
@@ -91,6 +92,11 @@ class SurveyOptions:
     precision: str = "no"
     memory: str = "auto"
     seed: int = 0
+
+    @property
+    def fits(self) -> bool:
+        """Whether anything is fitted to predictions: the first pass alone moves nothing."""
+        return self.passes > 1
 
 
 @dataclass(frozen=True, slots=True)

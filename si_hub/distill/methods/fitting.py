@@ -6,7 +6,7 @@ running it. So the up matrix ``B`` of every pair moves on, to ``B + U X``, on st
 the layer's pieces, each of length 1 in the norm of the gradients there, and X's columns are divided by the length that
 the rank's row of down has in the norm of the inputs: a number of X is felt about like any other, as after K-FAC's
 preconditioning (Martens & Grosse, arXiv 1503.05671), and what is left between layers the limited-memory BFGS finds
-(Liu & Nocedal 1989) in a few passes. On the miniature's ink, at dim 2 of LyCORIS's, 6 of them leave 0.7 of the error.
+(Liu & Nocedal 1989) in a few passes. What that leaves of the error: docs/DISTILL.md.
 """
 
 from __future__ import annotations
@@ -51,10 +51,9 @@ def fit_to_predictions(survey: Survey, findings: Findings, choice: Choice, dtype
         choice: what is carried.
         dtype: safetensors' name of what numbers are stored as.
     """
-    passes = survey.settings.passes
-    # The first pass moves nothing.
-    if passes < 2 or not any(_is_known(findings, column) for column in choice.columns):
+    if not survey.settings.fits or not any(_is_known(findings, column) for column in choice.columns):
         return choice.components
+    passes = survey.settings.passes
     wanted = TunedPredictions(survey, passes)
     student = Student(survey.runner, choice.components)
     try:

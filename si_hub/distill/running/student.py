@@ -45,8 +45,9 @@ class Student:
             door = find_door(model)
             assert door is not None
             paths = dict(model.named_modules())
-            layers = {live_path(paths, path) or path: layer for path, layer in components[component].layers.items()}
-            self._live |= {(component, path): live_path(paths, path) or path for path in components[component].layers}
+            live = {path: live_path(paths, path) or path for path in components[component].layers}
+            layers = {live[path]: layer for path, layer in components[component].layers.items()}
+            self._live |= {(component, path): place for path, place in live.items()}
             for path, site in door.sites.items():
                 for leaf, value in file_leaves(site.layer[_NAME]):
                     # What is loaded has the dtype of the layer that it goes into, which may be half precision.

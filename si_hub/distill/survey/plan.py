@@ -67,7 +67,7 @@ def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
         "effects": states * (3 + backward * settings.probes),
         "measuring": 3 * measured,
     }
-    if settings.passes:
+    if settings.fits:
         lessons = len(lesson_rows(len(survey.prompts), settings.states))
         calls["fitting"] = lessons * (1 + settings.passes * (1 + backward))
     changes = survey.low_rank_changes()
