@@ -36,6 +36,8 @@ from si_hub.storage.tensors import Tensor as StoredTensor
 FIRST = 0.3
 #: A row of down that is this quiet beside the loudest of its layer moves no further than one that is so loud.
 _QUIET = 1e-3
+#: Units of gradients, in those of the first error: half precision has no numbers for all of a fine one's.
+_UNITS = (1.0, 2.0**6, 2.0**12, 2.0**18)
 #: Calls that end no search: passes do.
 _ENDLESS = 1 << 30
 
@@ -206,11 +208,7 @@ class TunedPredictions:
         """
 
         def look(k: int) -> Made:
-            error, unit = 0.0, 0.0
-            for states, target in zip(self._batches(k), torch.split(self.targets[k], self.survey.batch), strict=True):
-                left, unit = self._backward(states, target, unit)
-                error += left
-            gradient = unit * torch.cat([move.take().flatten() for move in moves])
+            error, gradient = self._look(k, moves)
             return {"gradient": gradient.float(), "error": torch.tensor(error, dtype=torch.float64)}, {}
 
         entries = self.survey.keep(stage, len(self.chunks), look, (self._share * (1 + number), self._share))
@@ -222,17 +220,36 @@ class TunedPredictions:
     def _batches(self, k: int) -> list[States]:
         return self.chunks[k].batches(self.survey.batch)
 
-    def _backward(self, states: States, target: Tensor, unit: float) -> tuple[float, float]:
+    def _look(self, k: int, moves: Sequence[Move]) -> tuple[float, Tensor]:
+        """The squared distance in a chunk and half its gradient, in the finest unit that has numbers for all of it.
+
+        Half precision has gradients of small errors as those of large ones, in a unit that is the first error's own;
+        where a layer adds up more of them than it can hold, in a coarser one.
+        """
+        for finest in _UNITS:
+            error, unit = 0.0, 0.0
+            for states, target in zip(self._batches(k), torch.split(self.targets[k], self.survey.batch), strict=True):
+                left, unit = self._backward(states, target, unit, finest)
+                error += left
+            gradient = unit * torch.cat([move.take().flatten() for move in moves])
+            if gradient.isfinite().all() or not math.isfinite(error):
+                break
+        return error, gradient
+
+    def _backward(self, states: States, target: Tensor, unit: float, finest: float) -> tuple[float, float]:
         """The squared distance in a batch, and the unit of half its gradient, which leaves get besides what they have.
 
-        Half precision has gradients of small errors as those of large ones, in a unit that is the first error's own.
+        Args:
+            states, target: what is asked, and what the tuned model predicts.
+            unit: of the gradients that leaves have already; 0 where they have none.
+            finest: the unit of the first batch, in root mean squares of its distance.
         """
         runner = self.survey.runner
         half = runner.computed != torch.float32
         with torch.enable_grad(), torch.autocast(runner.device.type, runner.computed, enabled=half):
             predicted = runner(states, even_scale(states.scale))
         left = predicted.detach() - target.to(predicted.device)
-        unit = unit or float(left.square().mean().sqrt()) or 1.0
+        unit = unit or finest * (float(left.square().mean().sqrt()) or 1.0)
         (predicted * (left / unit)).sum().backward()  # type: ignore[no-untyped-call]
         return float(left.cpu().double().square().sum()), unit
 

@@ -132,6 +132,39 @@ def test_the_gradient_is_the_slope_of_the_error(
     assert here == pytest.approx(float((ours - theirs).double().square().mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize(("loud", "there_is"), [(1e5, True), (1e8, True), (1e13, False)])
+def test_gradients_that_half_precision_cannot_hold_are_taken_in_a_coarser_unit(
+    loud: float, there_is: bool, student: Student, calibration: Calibration, choice: Choice,
+    lessons: fitting.TunedPredictions,
+) -> None:  # fmt: skip
+    for leaf in student.leaves.values():
+        leaf.requires_grad_(False)
+    moves = list(fitting._moves(student, calibration.findings, choice))
+    for move in moves:
+        move.leaf.requires_grad_(True)
+    calibration.runner.mix(0.0)
+    error, slope = lessons.miss(moves, "whole", 0)
+    overflowed: list[bool] = []
+
+    def through_half(gradient: Tensor) -> Tensor:
+        """As where a layer of float16 adds up gradients that are so loud."""
+        half = (loud * gradient).half()
+        overflowed.append(not bool(half.isfinite().all()))
+        return half.float() / loud
+
+    hook = moves[0].leaf.register_hook(through_half)
+    try:
+        again, found = lessons.miss(moves, f"half {loud}", 0)
+    finally:
+        hook.remove()
+    assert any(overflowed)
+    assert again == error
+    assert bool(found.isfinite().all()) is there_is
+    if there_is:
+        assert not overflowed[-1]
+        assert float((found - slope).norm()) < 2e-3 * float(slope.norm())
+
+
 def test_the_error_that_is_left_is_less_and_both_are_told(tmp_path: Path, cache: Path) -> None:
     options: dict[str, Any] = {**SHORT, "cache": cache, "prompts": PROMPTS, "size": 100_000, "dtype": "fp16"}
     plain = distill(BASE, INK, output=tmp_path / "plain.safetensors", passes=0, **options)
