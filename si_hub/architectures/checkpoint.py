@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from si_hub.architectures.bases import BASES
 from si_hub.architectures.folder import from_folder
-from si_hub.architectures.layouts import Names
+from si_hub.architectures.layouts import Layout, Names
 from si_hub.architectures.model import Architecture, Model, Module
 from si_hub.architectures.namings import WHOLE
 from si_hub.errors import BaseMismatch
@@ -56,7 +56,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], known: Iterable[Architectur
     known = tuple(known)
     for prefix in DENOISER_PREFIXES:
         inner = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
-        found = [match for architecture in known if (match := _match(architecture, inner))]
+        found = [match for architecture in known if (match := _match(architecture, inner))] if inner else []
         if found:
             return max(found, key=lambda match: match.likeness).architecture
     return None
@@ -91,7 +91,7 @@ def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) ->
         model = architecture.components.get(component)
         for layout in WHOLE if model else ():
             assert model is not None
-            if layout.local and (few := layout(_first_of_each(model))) and _sizes(model, few, shapes) is None:
+            if layout.local and (few := _first_names(layout, model)) and _sizes(model, few, shapes) is None:
                 continue
             names = layout(model)
             modules = _sizes(model, names, shapes)
@@ -100,6 +100,12 @@ def _match(architecture: Architecture, shapes: Mapping[str, tuple[int, ...]]) ->
                 likeness = len(modules), _count_biases(modules, names, shapes)
                 return _Match(replace(architecture, components=held), likeness)
     return None
+
+
+@lru_cache(maxsize=4096)
+def _first_names(layout: Layout, model: Model) -> Names:
+    """The names of a few modules, each of every kind, in a layout that is local."""
+    return layout(_first_of_each(model))
 
 
 @lru_cache(maxsize=256)
@@ -119,6 +125,8 @@ def _count_biases(modules: Mapping[str, Module], names: Names, shapes: Mapping[s
 
 def _sizes(model: Model, names: Names, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Module] | None:
     """The model's modules with the checkpoint's sizes, ``None`` if it is another model."""
+    if not names:
+        return None
     modules = dict(model.modules)
     for name, parts in names.items():
         first = modules[parts[0].path]
@@ -130,7 +138,7 @@ def _sizes(model: Model, names: Names, shapes: Mapping[str, tuple[int, ...]]) ->
             return None
         elif shape != expected:
             modules[parts[0].path] = replace(first, shape=shape)
-    return modules if names else None
+    return modules
 
 
 def is_alike(path: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
