@@ -152,7 +152,7 @@ def test_gradients_that_half_precision_cannot_hold_are_taken_in_a_coarser_unit(
         overflowed.append(not bool(half.isfinite().all()))
         return half.float() / loud
 
-    hook = moves[0].leaf.register_hook(through_half)
+    hook = moves[0].leaf.register_hook(through_half)  # type: ignore[no-untyped-call]
     try:
         again, found = lessons.miss(moves, f"half {loud}", 0)
     finally:
