@@ -20,6 +20,7 @@ from si_hub.distill.budget.rounding import LADDER, costs_little
 from si_hub.distill.budget.spend import Group, fidelity_too_high, smallest
 from si_hub.distill.methods import fitting
 from si_hub.distill.methods.choosing import Choice, Chooser
+from si_hub.distill.methods.tries import SMALLER, tries_of
 from si_hub.distill.pair.change import ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
@@ -27,16 +28,17 @@ from si_hub.distill.result import Outcome, distilled_adapter
 from si_hub.distill.running import fidelity
 from si_hub.distill.running.storing import FULL
 from si_hub.distill.survey.cache import survey_of
+from si_hub.distill.survey.plan import Tries
 from si_hub.distill.survey.stages import Findings
 from si_hub.errors import UsageError
 from si_hub.report.text import size_text
 from si_hub.words import label, setting
 from si_hub.work.folder import Work
 
-#: Smaller adapters that are fitted, at most, where fitting one left less error than is allowed; of what it gained, the
-#: share that is counted on with the next; how much more of the error that must be, for another to be worth a try; the
-#: most that one may leave before it is fitted.
-SMALLER, CAREFUL, NEARLY, LOOSEST = 2, 0.95, 1.05, 0.5
+#: Where fitting an adapter left less error than is allowed: of what it gained, the share that is counted on with a
+#: smaller one; how much more of the error that must be, for another to be worth a try; the most that one may leave
+#: before it is fitted.
+CAREFUL, NEARLY, LOOSEST = 0.95, 1.05, 0.5
 #: An error, as a share of what is allowed, that is none.
 TINY = 1e-3
 #: Points of a curve.
@@ -72,7 +74,8 @@ def curve_points(pairs: Sequence[Pair], request: Request, sizes: Sequence[int] =
         request: its size is one of the sizes.
         sizes: the others; by default everything, and halves of it.
     """
-    calibration = Calibration(_one(pairs), request)
+    count = (len(sizes) or HALVES) + (request.size is not None)
+    calibration = Calibration(_one(pairs), request, Tries(count * (1 + request.survey.fits), count))
     wanted = [*(sizes or calibration.halves()), *([request.size] if request.size else [])]
     made = (calibration.fit(calibration.within(size)) for size in wanted)
     found = {calibration.size(one): (one.predicted, calibration.fidelity_of(one).error) for one in made}
@@ -93,6 +96,7 @@ class Calibration:
     Args:
         pair: base and tuned model.
         request: what is wanted.
+        tries: adapters that will be made; by default what `fitted` makes.
 
     Attributes:
         dtype: safetensors' name of what numbers are stored as; where nobody said, `wanted` decides.
@@ -104,11 +108,11 @@ class Calibration:
         NotFinite: one of the two models has NaN or infinity.
     """
 
-    def __init__(self, pair: Pair, request: Request) -> None:
+    def __init__(self, pair: Pair, request: Request, tries: Tries | None = None) -> None:
         self.pair, self.request = pair, request
         self.dtype = request.dtype or LADDER[0]
         self.sizes: list[tuple[int, float]] = []
-        self.survey, self.source = survey_of(pair, request)
+        self.survey, self.source = survey_of(pair, request, tries=tries or tries_of(request))
         self.runner, self.crew = self.survey.runner, self.survey.crew
         self.prompts, self.held_out = self.survey.prompts, self.survey.held_out
         self.findings: Findings = self.survey.findings()

@@ -27,6 +27,7 @@ from si_hub.distill.budget.rounding import LADDER, costs_little
 from si_hub.distill.budget.spend import Group, refit, scores, smallest, spend
 from si_hub.distill.methods.branches import Branch, standing_of, train_branches
 from si_hub.distill.methods.routing import fit_routers
+from si_hub.distill.methods.tries import tries_of
 from si_hub.distill.pair.change import Change, ModuleKey
 from si_hub.distill.pair.matching import Pair
 from si_hub.distill.request import Request
@@ -103,7 +104,7 @@ class Teachers:
         pipeline: Any = None
         self.source = ""
         for name, pair in zip(self.names, pairs, strict=True):
-            survey, self.source = survey_of(pair, request, pipeline, limit)
+            survey, self.source = survey_of(pair, request, pipeline, limit, tries_of(request))
             pipeline = survey.runner.pipeline
             curvature = survey.curvature()
             measure = survey.measure()

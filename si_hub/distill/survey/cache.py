@@ -13,19 +13,22 @@ from si_hub.distill.request import Request
 from si_hub.distill.running import prompts
 from si_hub.distill.running.runner import Runner, dtype_of
 from si_hub.distill.survey.kept import KEPT, make_room, survey_home
+from si_hub.distill.survey.plan import Tries
 from si_hub.distill.survey.stages import Survey, survey_plan
 from si_hub.work.folder import Work
 from si_hub.work.processes import processes
 
 
-def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | None = None) -> tuple[Survey, str]:
+def survey_of(
+    pair: Pair, request: Request, pipeline: Any = None, limit: int | None = None, tries: Tries | None = None
+) -> tuple[Survey, str]:
     """A pair's survey, in the cache, and where its prompts are from.
 
     Args:
         pair: base and tuned model.
         request: what is wanted.
         pipeline: the base's, where it is loaded already.
-        limit: as `Survey` has it.
+        limit, tries: as `Survey` has them.
 
     Raises:
         CannotRun: the base's pipeline cannot be run.
@@ -48,7 +51,8 @@ def survey_of(pair: Pair, request: Request, pipeline: Any = None, limit: int | N
     crew.wait()
     work.open(stages)
     tell = request.tell if crew.main else None
-    return Survey(runner, given, held_out, settings, work, crew, request.progress, limit, tell), source
+    survey = Survey(runner, given, held_out, settings, work, crew, request.progress, limit, tell, tries or Tries())
+    return survey, source
 
 
 def _cache_folder(stages: Mapping[str, Any], request: Request) -> Work:

@@ -26,8 +26,21 @@ LESSONS = 256
 
 
 @dataclass(frozen=True, slots=True)
+class Tries:
+    """How many adapters are made of a survey, at most.
+
+    Attributes:
+        measured: to see what they leave of the error.
+        fitted: to what the tuned model predicts, where anything is.
+    """
+
+    measured: int = 1
+    fitted: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class SurveyCost:
-    """What a survey takes.
+    """What a survey takes, and the adapters that are made of it.
 
     Attributes:
         calls: of the denoiser, by what they are for.
@@ -44,13 +57,13 @@ class SurveyCost:
         shares = ", ".join(f"{what} {count:,}" for what, count in self.calls.items())
         total = sum(self.calls.values())
         return (
-            f"plan: {total:,} calls of the denoiser ({shares}); about {size_text(self.kept)} stay in the cache, and "
-            f"{size_text(self.passing)} more while it works"
+            f"plan: up to {total:,} calls of the denoiser ({shares}); about {size_text(self.kept)} stay in the cache, "
+            f"and {size_text(self.passing)} more while it works"
         )
 
 
 def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
-    """What a survey takes that nothing is kept of, and fitting one adapter after it.
+    """What a survey takes that nothing is kept of, and the adapters after it.
 
     Args:
         survey: a `Survey` (``stages``, which imports this), nothing of which is done.
@@ -65,11 +78,11 @@ def cost_of(survey: Any, held_out_states: int, chunks: int) -> SurveyCost:
         "walking": (len(survey.prompts) + len(survey.held_out)) * walked,
         "moments": states * (1 + backward),
         "effects": states * (3 + backward * settings.probes),
-        "measuring": 3 * measured,
+        "measuring": (2 + survey.tries.measured) * measured,
     }
     if settings.fits:
         lessons = len(lesson_rows(len(survey.prompts), settings.states))
-        calls["fitting"] = lessons * (1 + settings.passes * (1 + backward))
+        calls["fitting"] = lessons * (1 + survey.tries.fitted * settings.passes * (1 + backward))
     changes = survey.low_rank_changes()
     limit = limit_of(changes) if survey.limit is None else survey.limit
     numbers = columns = moments = 0

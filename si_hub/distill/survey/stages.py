@@ -27,7 +27,7 @@ from si_hub.distill.running.tracing import Observer, trace
 from si_hub.distill.survey.cores import Cores
 from si_hub.distill.survey.curvature import Curvature, limit_of, pieces
 from si_hub.distill.survey.effects import ChangeParts, Effects
-from si_hub.distill.survey.plan import Pace, cost_of
+from si_hub.distill.survey.plan import Pace, Tries, cost_of
 from si_hub.distill.survey.slopes import half_width
 from si_hub.report.progress import Progress
 from si_hub.storage.tensors import Tensor
@@ -88,6 +88,7 @@ class Survey:
         progress: called with (work done, all work).
         limit: width up to which moments are whole matrices; ``None`` where these layers alone decide.
         tell: called with a line of words: what the survey will take, and what it is doing.
+        tries: adapters that are then made of it.
     """
 
     runner: Runner
@@ -99,6 +100,7 @@ class Survey:
     progress: Progress | None = None
     limit: int | None = None
     tell: Callable[[str], None] | None = None
+    tries: Tries = field(default_factory=Tries)
     _states: States | None = field(default=None, init=False)
 
     @property
