@@ -151,7 +151,7 @@ class Pace:
         if self.calls >= ENOUGH:
             self._handle.remove()
             each = (self.clock() - self.begin) / self.states
-            self.tell(f"{each:.2g} s a call: about {duration(each * self.total)} in all")
+            self.tell(f"{each:.2g} s a call: about {duration(each * self.total)} for all of them")
 
 
 def duration(seconds: float) -> str:

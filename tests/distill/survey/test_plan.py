@@ -57,7 +57,7 @@ def test_the_time_is_told_after_ten_calls_and_not_again() -> None:
     for _ in range(30):
         layer(torch.zeros(2, 5, 3))
     # One tick for nine calls of two states: 400 / 18 s.
-    assert said == ["0.056 s a call: about 22 s in all"]
+    assert said == ["0.056 s a call: about 22 s for all of them"]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(12.4, "12 s"), (600, "10 minutes"), (9000, "2.5 hours")])
