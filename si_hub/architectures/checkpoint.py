@@ -56,8 +56,7 @@ def recognise(shapes: Mapping[str, tuple[int, ...]], known: Iterable[Architectur
     known = tuple(known)
     for prefix in DENOISER_PREFIXES:
         inner = {name[len(prefix) :]: shape for name, shape in shapes.items() if name.startswith(prefix)}
-        found = [match for architecture in known if (match := _match(architecture, inner))] if inner else []
-        if found:
+        if inner and (found := [match for architecture in known if (match := _match(architecture, inner))]):
             return max(found, key=lambda match: match.likeness).architecture
     return None
 

@@ -208,7 +208,7 @@ class TunedPredictions:
         """
 
         def look(k: int) -> Made:
-            error, gradient = self._look(k, moves)
+            error, gradient = self._in_chunk(k, moves)
             return {"gradient": gradient.float(), "error": torch.tensor(error, dtype=torch.float64)}, {}
 
         entries = self.survey.keep(stage, len(self.chunks), look, (self._share * (1 + number), self._share))
@@ -220,7 +220,7 @@ class TunedPredictions:
     def _batches(self, k: int) -> list[States]:
         return self.chunks[k].batches(self.survey.batch)
 
-    def _look(self, k: int, moves: Sequence[Move]) -> tuple[float, Tensor]:
+    def _in_chunk(self, k: int, moves: Sequence[Move]) -> tuple[float, Tensor]:
         """The squared distance in a chunk and half its gradient, in the finest unit that has numbers for all of it.
 
         Half precision has gradients of small errors as those of large ones, in a unit that is the first error's own;

@@ -1,4 +1,4 @@
-"""How many adapters a request makes of its survey, at most: what the plan says before anything is run."""
+"""How many adapters a request makes of its survey: what the plan says before anything is run."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ LESSONS = 256
 
 @dataclass(frozen=True, slots=True)
 class Tries:
-    """How many adapters are made of a survey, at most.
+    """How many adapters are made of a survey, where a search takes all its tries and finds at the first precision.
 
     Attributes:
         measured: to see what they leave of the error.
@@ -57,7 +57,7 @@ class SurveyCost:
         shares = ", ".join(f"{what} {count:,}" for what, count in self.calls.items())
         total = sum(self.calls.values())
         return (
-            f"plan: up to {total:,} calls of the denoiser ({shares}); about {size_text(self.kept)} stay in the cache, "
+            f"plan: about {total:,} calls of the denoiser ({shares}); {size_text(self.kept)} stay in the cache, "
             f"and {size_text(self.passing)} more while it works"
         )
 

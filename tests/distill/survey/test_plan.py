@@ -39,13 +39,13 @@ def test_calls_are_those_that_are_made_and_files_as_large_as_told(tmp_path: Path
     # An adapter would then be fitted in six passes with gradients over these states, after what the tuned model says.
     fitting = 6 * (1 + 6 * 2)
     assert said[0].startswith(
-        f"plan: up to {4 * 8 + 6 * 2 + 6 * 5 + 3 * 10 + fitting:,} calls of the denoiser (walking 32, "
+        f"plan: about {4 * 8 + 6 * 2 + 6 * 5 + 3 * 10 + fitting:,} calls of the denoiser (walking 32, "
     )
     assert f", fitting {fitting})" in said[0]
     assert [line for line in said if "s a call" in line]
     assert said[1] == "walking the tuned model's own sampling"
     kept = sum(file.stat().st_size for file in survey.work.folder.glob("*.safetensors"))
-    told = said[0].split("about ")[1].split(" stay")[0]
+    told = said[0].split("; ")[1].split(" stay")[0]
     assert 0.3 * kept < {"kB": 1e3, "MB": 1e6}[told.split()[1]] * float(told.split()[0]) < 3 * kept
 
 
